@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Packs: SIMD lanes as values with IEEE arithmetic, and the choice of the level that runs them.
+///
+/// This is the one place where Eigen enters the core. A pack of a dispatched level keeps its lanes
+/// in an array, which each operation loads and stores: so no vector crosses a call whose two sides
+/// were compiled for different instruction sets. Optimisers remove the round trips.
+#pragma once
+
+#include <Eigen/Core>
+
+#include <polyak/core/law.hpp>
+#include <polyak/core/scalar.hpp>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define POLYAK_X86_LEVELS 1
+#include <immintrin.h>
+#else
+#define POLYAK_X86_LEVELS 0
+#endif
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+/// The instruction set that a translation unit is compiled for, through Eigen's packets. The number
+/// keeps units compiled with different flags from sharing instantiations.
+template <int Flags>
+struct BaselineLevel {};
+#if defined(__AVX512F__)
+using Baseline = BaselineLevel<3>;
+#elif defined(__AVX__) && defined(__FMA__)
+using Baseline = BaselineLevel<2>;
+#elif defined(__AVX__)
+using Baseline = BaselineLevel<1>;
+#else
+using Baseline = BaselineLevel<0>;
+#endif
+
+/// Lanes of one register.
+template <class T, class Level>
+inline constexpr int native_lanes = static_cast<int>(Eigen::internal::packet_traits<T>::size);
+
+/// `Lanes` numbers of type T. The primary template joins two packs of half the width.
+template <class T, int Lanes, class Level>
+struct Pack {
+  static_assert(Lanes > native_lanes<T, Level> && Lanes % 2 == 0);
+  using Half = Pack<T, Lanes / 2, Level>;
+  Half low, high;
+
+  Pack() = default;
+  POLYAK_LAW Pack(T value) : low(value), high(value) {}
+  POLYAK_LAW Pack(const Half& l, const Half& h) : low(l), high(h) {}
+  POLYAK_LAW static Pack load(const T* p) { return {Half::load(p), Half::load(p + Lanes / 2)}; }
+  POLYAK_LAW void store(T* p) const { low.store(p), high.store(p + Lanes / 2); }
+
+  friend POLYAK_LAW Pack operator+(const Pack& a, const Pack& b) {
+    return {a.low + b.low, a.high + b.high};
+  }
+  friend POLYAK_LAW Pack operator-(const Pack& a, const Pack& b) {
+    return {a.low - b.low, a.high - b.high};
+  }
+  friend POLYAK_LAW Pack operator*(const Pack& a, const Pack& b) {
+    return {a.low * b.low, a.high * b.high};
+  }
+  friend POLYAK_LAW Pack operator/(const Pack& a, const Pack& b) {
+    return {a.low / b.low, a.high / b.high};
+  }
+  friend POLYAK_LAW Pack fma(const Pack& a, const Pack& b, const Pack& c) {
+    return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
+  }
+  friend POLYAK_LAW Pack sqrt(const Pack& a) { return {sqrt(a.low), sqrt(a.high)}; }
+  friend POLYAK_LAW Pack max(const Pack& a, const Pack& b) {
+    return {max(a.low, b.low), max(a.high, b.high)};
+  }
+  friend POLYAK_LAW Pack if_zero(const Pack& test, const Pack& then, const Pack& otherwise) {
+    return {if_zero(test.low, then.low, otherwise.low),
+            if_zero(test.high, then.high, otherwise.high)};
+  }
+};
+
+// ---- Eigen's packets: whatever the translation unit is compiled for --------------------------
+
+// Eigen 3.4's own psqrt is an approximation that turns infinity into NaN.
+#if POLYAK_X86_LEVELS
+POLYAK_LAW __m128 ieee_sqrt(__m128 a) { return _mm_sqrt_ps(a); }
+POLYAK_LAW __m128d ieee_sqrt(__m128d a) { return _mm_sqrt_pd(a); }
+#if defined(__AVX__)
+POLYAK_LAW __m256 ieee_sqrt(__m256 a) { return _mm256_sqrt_ps(a); }
+POLYAK_LAW __m256d ieee_sqrt(__m256d a) { return _mm256_sqrt_pd(a); }
+#endif
+#if defined(__AVX512F__)
+POLYAK_LAW __m512 ieee_sqrt(__m512 a) { return _mm512_sqrt_ps(a); }
+POLYAK_LAW __m512d ieee_sqrt(__m512d a) { return _mm512_sqrt_pd(a); }
+#endif
+#else
+template <class Packet>
+POLYAK_LAW Packet ieee_sqrt(const Packet& a) {
+  using T = typename Eigen::internal::unpacket_traits<Packet>::type;
+  T values[sizeof(Packet) / sizeof(T)];
+  Eigen::internal::pstoreu(values, a);
+  for (T& value : values) value = std::sqrt(value);
+  return Eigen::internal::ploadu<Packet>(values);
+}
+#endif
+
+template <class T, int Lanes, int Flags>
+requires(Lanes ==
+         native_lanes<T, BaselineLevel<Flags>>) struct Pack<T, Lanes, BaselineLevel<Flags>> {
+  using Packet = typename Eigen::internal::packet_traits<T>::type;
+  Packet p;
+
+  Pack() = default;
+  POLYAK_LAW Pack(T value) : p(Eigen::internal::pset1<Packet>(value)) {}
+  struct Wrap {};
+  POLYAK_LAW Pack(Wrap, const Packet& packet) : p(packet) {}
+  POLYAK_LAW static Pack load(const T* from) {
+    return {Wrap{}, Eigen::internal::ploadu<Packet>(from)};
+  }
+  POLYAK_LAW void store(T* to) const { Eigen::internal::pstoreu(to, p); }
+
+  friend POLYAK_LAW Pack operator+(const Pack& a, const Pack& b) {
+    return {Wrap{}, Eigen::internal::padd(a.p, b.p)};
+  }
+  friend POLYAK_LAW Pack operator-(const Pack& a, const Pack& b) {
+    return {Wrap{}, Eigen::internal::psub(a.p, b.p)};
+  }
+  friend POLYAK_LAW Pack operator*(const Pack& a, const Pack& b) {
+    return {Wrap{}, Eigen::internal::pmul(a.p, b.p)};
+  }
+  friend POLYAK_LAW Pack operator/(const Pack& a, const Pack& b) {
+    return {Wrap{}, Eigen::internal::pdiv(a.p, b.p)};
+  }
+  friend POLYAK_LAW Pack fma(const Pack& a, const Pack& b, const Pack& c) {
+    return {Wrap{}, Eigen::internal::pmadd(a.p, b.p, c.p)};
+  }
+  friend POLYAK_LAW Pack sqrt(const Pack& a) { return {Wrap{}, ieee_sqrt(a.p)}; }
+  friend POLYAK_LAW Pack max(const Pack& a, const Pack& b) {
+    return {Wrap{}, Eigen::internal::pselect(Eigen::internal::pcmp_lt(b.p, a.p), a.p, b.p)};
+  }
+  friend POLYAK_LAW Pack if_zero(const Pack& test, const Pack& then, const Pack& otherwise) {
+    const Packet zero = Eigen::internal::pset1<Packet>(T(0));
+    return {Wrap{},
+            Eigen::internal::pselect(Eigen::internal::pcmp_eq(test.p, zero), then.p, otherwise.p)};
+  }
+};
+
+// ---- packs of one type from memory and packs of another ---------------------------------------
+
+template <class T, int Lanes, int Flags>
+POLYAK_LAW void load_half(const void* from, Pack<T, Lanes, BaselineLevel<Flags>>& to) {
+  T values[Lanes];
+  for (int k = 0; k < Lanes; ++k) {
+    values[k] = widened<T>(static_cast<const Eigen::half*>(from), static_cast<std::size_t>(k));
+  }
+  to = Pack<T, Lanes, BaselineLevel<Flags>>::load(values);
+}
+template <class T, int Lanes, int Flags>
+POLYAK_LAW void load_bfloat16(const void* from, Pack<T, Lanes, BaselineLevel<Flags>>& to) {
+  T values[Lanes];
+  for (int k = 0; k < Lanes; ++k) {
+    values[k] = widened<T>(static_cast<const Eigen::bfloat16*>(from), static_cast<std::size_t>(k));
+  }
+  to = Pack<T, Lanes, BaselineLevel<Flags>>::load(values);
+}
+template <class T, int Lanes, int Flags>
+POLYAK_LAW void store_half(void* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
+  T values[Lanes];
+  from.store(values);
+  for (int k = 0; k < Lanes; ++k) {
+    narrow_into(static_cast<Eigen::half*>(to), static_cast<std::size_t>(k), values[k]);
+  }
+}
+template <class T, int Lanes, int Flags>
+POLYAK_LAW void store_bfloat16(void* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
+  T values[Lanes];
+  from.store(values);
+  for (int k = 0; k < Lanes; ++k) {
+    narrow_into(static_cast<Eigen::bfloat16*>(to), static_cast<std::size_t>(k), values[k]);
+  }
+}
+template <int Lanes, int Flags>
+POLYAK_LAW void widen(const Pack<float, Lanes, BaselineLevel<Flags>>& from,
+                      Pack<double, Lanes, BaselineLevel<Flags>>& to) {
+  float singles[Lanes];
+  double doubles[Lanes];
+  from.store(singles);
+  for (int k = 0; k < Lanes; ++k) doubles[k] = static_cast<double>(singles[k]);
+  to = Pack<double, Lanes, BaselineLevel<Flags>>::load(doubles);
+}
+template <int Lanes, int Flags>
+POLYAK_LAW void narrow(const Pack<double, Lanes, BaselineLevel<Flags>>& from,
+                       Pack<float, Lanes, BaselineLevel<Flags>>& to) {
+  float singles[Lanes];
+  double doubles[Lanes];
+  from.store(doubles);
+  for (int k = 0; k < Lanes; ++k) singles[k] = static_cast<float>(doubles[k]);
+  to = Pack<float, Lanes, BaselineLevel<Flags>>::load(singles);
+}
+
+/// The type that holds a parameter's value exactly and is computed in at least.
+template <class P>
+using carrier_t = std::conditional_t<std::same_as<P, double>, double, float>;
+
+/// A pack of the carrier type from an array of P.
+template <class P, int Lanes, class Level>
+POLYAK_LAW void load_pack(const P* from, Pack<carrier_t<P>, Lanes, Level>& to) {
+  if constexpr (std::same_as<P, Eigen::half>) {
+    load_half(from, to);
+  } else if constexpr (std::same_as<P, Eigen::bfloat16>) {
+    load_bfloat16(from, to);
+  } else {
+    to = Pack<carrier_t<P>, Lanes, Level>::load(from);
+  }
+}
+
+template <class P, int Lanes, class Level>
+POLYAK_LAW void store_pack(P* to, const Pack<carrier_t<P>, Lanes, Level>& from) {
+  if constexpr (std::same_as<P, Eigen::half>) {
+    store_half(to, from);
+  } else if constexpr (std::same_as<P, Eigen::bfloat16>) {
+    store_bfloat16(to, from);
+  } else {
+    from.store(to);
+  }
+}
+
+/// Between the carrier of the parameters and the type of a state, in either direction.
+template <class From, class To, int Lanes, class Level>
+POLYAK_LAW void convert(const Pack<From, Lanes, Level>& from, Pack<To, Lanes, Level>& to) {
+  if constexpr (std::same_as<From, To>) {
+    to = from;
+  } else if constexpr (std::same_as<To, double>) {
+    widen(from, to);
+  } else {
+    narrow(from, to);
+  }
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
+
+#include <polyak/core/pack_x86.hpp>
