@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Slots: the state of a method, one aligned block with the layout of the parameters.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <polyak/core/layout.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/scalar.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// What a method's state costs.
+struct MemoryReport {
+  struct Slot {
+    std::string name;
+    DType dtype;
+    std::size_t elements;  ///< of the parameters, without padding
+    std::size_t bytes;     ///< allocated, with padding
+  };
+  std::vector<Slot> slots;
+  std::size_t total = 0;  ///< bytes allocated for state
+};
+
+/// The read-only elements of one tensor.
+template <class S>
+class TensorView {
+ public:
+  TensorView(const TensorInfo& info, const S* data) : info_(&info), data_(data) {}
+  [[nodiscard]] const std::string& name() const { return info_->name; }
+  [[nodiscard]] const Shape& shape() const { return info_->shape; }
+  [[nodiscard]] Order order() const { return info_->order; }
+  [[nodiscard]] std::size_t size() const { return info_->size; }
+  [[nodiscard]] const S* data() const { return data_; }
+  [[nodiscard]] const S* begin() const { return data_; }
+  [[nodiscard]] const S* end() const { return data_ + size(); }
+  [[nodiscard]] const S& operator()(std::size_t k) const { return data_[k]; }
+  [[nodiscard]] const S& operator[](std::size_t k) const { return data_[k]; }
+
+ private:
+  const TensorInfo* info_;
+  const S* data_;
+};
+
+namespace detail {
+
+/// Elements that every tensor's slot is padded to a multiple of: whole packs of any type.
+inline constexpr std::size_t slot_granule = 32;
+inline constexpr std::size_t cache_line = 64;
+inline constexpr std::size_t huge_page = std::size_t{1} << 21;
+/// Streams at equal addresses modulo 4 KiB alias; an odd number of lines keeps slots apart.
+inline constexpr std::size_t stagger = 11 * cache_line;
+
+/// One zeroed, 64-byte aligned block; on huge pages where it is large and the system grants them.
+class Block {
+ public:
+  explicit Block(std::size_t bytes)
+      : bytes_(bytes), alignment_(bytes >= 2 * huge_page ? huge_page : cache_line) {
+    if (bytes == 0) return;
+    data_ = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment_}));
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (alignment_ == huge_page) ::madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+    std::memset(data_, 0, bytes);
+  }
+  Block(const Block& other) : Block(other.bytes_) {
+    if (bytes_ != 0) std::memcpy(data_, other.data_, bytes_);
+  }
+  Block& operator=(const Block&) = delete;
+  ~Block() {
+    if (data_ != nullptr) ::operator delete (data_, std::align_val_t{alignment_});
+  }
+  [[nodiscard]] std::byte* data() const { return data_; }
+  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+
+  /// Set while a SwapGuard has exchanged these elements for the weights.
+  bool lent = false;
+
+ private:
+  std::size_t bytes_ = 0;
+  std::size_t alignment_ = cache_line;
+  std::byte* data_ = nullptr;
+};
+
+}  // namespace detail
+
+/// Which tensors a method keeps state for.
+enum class Kept : std::uint8_t {
+  trained,   ///< roles average and ignore
+  averaged,  ///< role average
+};
+
+/// The state slots of one method: for each slot name, elements of type S for each kept tensor.
+///
+/// One allocation; tensors start at multiples of 64 bytes and are padded to whole packs, slots are
+/// staggered. A value: a copy has memory of its own. A SwapGuard shares the block, so that it
+/// survives a moved or destroyed method.
+template <StateScalar S>
+class Slots {
+ public:
+  static constexpr std::size_t absent = std::numeric_limits<std::size_t>::max();
+
+  Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
+        std::vector<std::string> names)
+      : layout_(std::move(layout)), names_(std::move(names)) {
+    std::size_t elements = 0;
+    for (const TensorInfo& tensor : layout_->tensors) {
+      const bool keep =
+          tensor.dtype == parameters &&
+          (tensor.role == Role::average || (tensor.role == Role::ignore && kept == Kept::trained));
+      offsets_.push_back(keep ? elements : absent);
+      if (!keep) continue;
+      elements_ += tensor.size;
+      elements +=
+          (tensor.size + detail::slot_granule - 1) / detail::slot_granule * detail::slot_granule;
+    }
+    stride_ = elements + detail::stagger / sizeof(S);
+    block_ =
+        std::make_shared<detail::Block>(elements == 0 ? 0 : names_.size() * stride_ * sizeof(S));
+  }
+
+  Slots(const Slots& other)
+      : layout_(other.layout_),
+        names_(other.names_),
+        offsets_(other.offsets_),
+        elements_(other.elements_),
+        stride_(other.stride_) {
+    if (other.lent())
+      detail::refuse_order("polyak: copying a method while its average is swapped in");
+    block_ = std::make_shared<detail::Block>(*other.block_);
+  }
+  Slots(Slots&&) noexcept = default;
+  Slots& operator=(const Slots& other) { return *this = Slots(other); }
+  Slots& operator=(Slots&&) noexcept = default;
+  ~Slots() = default;
+
+  [[nodiscard]] std::size_t count() const { return names_.size(); }
+  [[nodiscard]] const std::vector<std::string>& names() const { return names_; }
+  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return layout_; }
+
+  /// Whether there is state for the tensor, and where it begins in a slot.
+  [[nodiscard]] bool keeps(std::size_t tensor) const { return offsets_[tensor] != absent; }
+  [[nodiscard]] std::size_t offset(std::size_t tensor) const { return offsets_[tensor]; }
+  [[nodiscard]] const std::size_t* offsets() const { return offsets_.data(); }
+
+  /// First element of a slot. State belongs to the method, so a const method has const state only
+  /// by the manners of its interface.
+  [[nodiscard]] S* data(std::size_t slot) const {
+    return reinterpret_cast<S*>(block_->data()) + slot * stride_;
+  }
+
+  /// The elements of one tensor in one slot.
+  [[nodiscard]] std::span<S> tensor(std::size_t slot, std::size_t index) const {
+    if (!keeps(index)) return {};
+    return {data(slot) + offsets_[index], layout_->tensors[index].size};
+  }
+
+  /// Index of a slot. Throws std::invalid_argument where there is none of that name.
+  [[nodiscard]] std::size_t find(std::string_view name) const {
+    std::string known;
+    for (std::size_t slot = 0; slot < names_.size(); ++slot) {
+      if (names_[slot] == name) return slot;
+      known += (slot == 0 ? "" : ", ") + names_[slot];
+    }
+    detail::refuse_value("polyak: there is no slot \"" + std::string(name) +
+                         "\"; the slots are: " + known);
+  }
+
+  [[nodiscard]] MemoryReport memory_report() const {
+    MemoryReport report;
+    const std::size_t each = names_.empty() ? 0 : block_->bytes() / names_.size();
+    for (const std::string& name : names_) {
+      report.slots.push_back({name, detail::dtype_of<S>(), elements_, each});
+    }
+    report.total = block_->bytes();
+    return report;
+  }
+
+  [[nodiscard]] bool lent() const { return block_->lent; }
+  [[nodiscard]] const std::shared_ptr<detail::Block>& block() const { return block_; }
+
+ private:
+  std::shared_ptr<const Layout> layout_;
+  std::vector<std::string> names_;
+  std::vector<std::size_t> offsets_;
+  std::size_t elements_ = 0;
+  std::size_t stride_ = 0;
+  std::shared_ptr<detail::Block> block_;
+};
+
+/// Read-only view of one slot, tensor by tensor. Lives as long as the method does not move.
+template <StateScalar S>
+class SlotView {
+ public:
+  SlotView(const Slots<S>& slots, std::size_t slot) : slots_(&slots), slot_(slot) {}
+
+  /// Number of tensors of the parameter list.
+  [[nodiscard]] std::size_t size() const { return slots_->layout()->tensors.size(); }
+
+  /// The elements of the i-th tensor. Throws std::invalid_argument where no state is kept for it.
+  [[nodiscard]] TensorView<S> operator[](std::size_t index) const {
+    const TensorInfo& info = slots_->layout()->tensors[index];
+    if (!slots_->keeps(index)) {
+      detail::refuse_value("polyak: slot \"" + slots_->names()[slot_] +
+                           "\" keeps nothing for tensor \"" + info.name + "\"");
+    }
+    return {info, slots_->tensor(slot_, index).data()};
+  }
+
+  /// The elements of the tensor of that name or alias.
+  [[nodiscard]] TensorView<S> operator[](std::string_view name) const {
+    for (const auto& [alias, target] : slots_->layout()->aliases) {
+      if (alias == name) name = target;
+    }
+    const std::size_t index = slots_->layout()->find(name);
+    if (index == size()) {
+      detail::refuse_value(std::string("polyak: there is no tensor \"").append(name).append("\""));
+    }
+    return (*this)[index];
+  }
+
+ private:
+  const Slots<S>* slots_;
+  std::size_t slot_;
+};
+
+}  // namespace v0
+}  // namespace polyak
