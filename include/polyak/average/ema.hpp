@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Ema: exponential moving average of the weights.
+///
+///   avg_t = avg_{t-1} + c_t (x_t - avg_{t-1})      t = 1, 2, ...
+///   c_t   =  1 - decay                             Start::params, from avg_0 = x_0
+///   c_1   =  1, then 1 - decay                     Start::first_update
+///   c_t   = (1 - decay) / (1 - decay^t)            Start::zero_debiased
+///
+/// Weight of x_t in avg_T: (1 - decay) decay^(T-t), over 1 - decay^T where debiased.
+/// Debiasing: "Adam: A Method for Stochastic Optimization" (arXiv 1412.6980), section 3.
+/// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and update.
+#pragma once
+
+#include <cstdint>
+
+#include <polyak/average/average.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+struct EmaOptions {
+  double decay = 0.999;         ///< in [0, 1]: remembers about 1/(1 - decay) calls; < 1 if debiased
+  Start start = Start::params;  ///< what the average holds before its first update
+  std::int64_t update_every =
+      1;  ///< calls per update, >= 1; an update then decays by decay^update_every
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const EmaOptions& o) {
+  require(o.decay >= 0 && o.decay <= 1, "EmaOptions.decay must lie in [0, 1]", o.decay);
+  require(o.decay < 1 || o.start != Start::zero_debiased,
+          "EmaOptions.decay must be below 1 with Start::zero_debiased", o.decay);
+  require(o.update_every >= 1, "EmaOptions.update_every must be >= 1", o.update_every);
+}
+
+/// Exponential moving average of a model's weights. Throws std::invalid_argument for options out of
+/// range; everything else is Average.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class Ema : public Average<P, ExponentialWeighting, S> {
+ public:
+  explicit Ema(const Parameters<P>& params, EmaOptions options = {})
+      : Average<P, ExponentialWeighting, S>(params, weighting(options), options.nonfinite) {}
+
+ private:
+  static ExponentialWeighting weighting(const EmaOptions& options) {
+    validate(options);
+    return {options.decay, options.start, options.update_every};
+  }
+};
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// HareTortoise: fast weights (the hare) that return to their slow average every k calls.
+///
+///   each call j = 0, 1, ...:  avg <- avg + c_j (x - avg)
+///     c_j = 1                                               for j <= update_after
+///     1 - c_j = clip(1 - (1 + (j - update_after)/inverse_gamma)^-power, min_decay, decay)
+///   after call j >= 1, j a multiple of switch_every:  x <- blend x + (1 - blend) avg
+///
+/// "Slow and Steady Wins the Race: Maintaining Plasticity with Hare and Tortoise Networks"
+/// (arXiv 2406.02596); the decay's warmup is that of the ema-pytorch package.
+/// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and call, 4 at a
+/// switch.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include <polyak/average/switching.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+struct HareTortoiseOptions {
+  double decay = 0.999;              ///< cap of the decay, in [0, 1)
+  std::int64_t switch_every = 1000;  ///< k calls from one switch to the next, >= 1
+  double blend = 0;                  ///< share of the fast weights after a switch, in [0, 1]
+  std::int64_t update_after = 0;     ///< calls after the first that still copy, >= 0
+  double inverse_gamma = 1;          ///< of the warmup, > 0
+  double power = 2.0 / 3.0;          ///< of the warmup, >= 0
+  double min_decay = 0;              ///< floor of the decay, in [0, decay]
+  std::int64_t update_every =
+      1;  ///< only calls j that it divides update; >= 1, divides switch_every
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const HareTortoiseOptions& o) {
+  require(o.decay >= 0 && o.decay < 1, "HareTortoiseOptions.decay must lie in [0, 1)", o.decay);
+  require(o.switch_every >= 1, "HareTortoiseOptions.switch_every must be >= 1", o.switch_every);
+  require(o.blend >= 0 && o.blend <= 1, "HareTortoiseOptions.blend must lie in [0, 1]", o.blend);
+  require(o.update_after >= 0, "HareTortoiseOptions.update_after must be >= 0", o.update_after);
+  require(o.inverse_gamma > 0 && std::isfinite(o.inverse_gamma),
+          "HareTortoiseOptions.inverse_gamma must be finite and > 0", o.inverse_gamma);
+  require(o.power >= 0 && std::isfinite(o.power),
+          "HareTortoiseOptions.power must be finite and >= 0", o.power);
+  require(o.min_decay >= 0 && o.min_decay <= o.decay,
+          "HareTortoiseOptions.min_decay must lie in [0, decay]", o.min_decay);
+  require(o.update_every >= 1, "HareTortoiseOptions.update_every must be >= 1", o.update_every);
+  require(o.switch_every % o.update_every == 0,
+          "HareTortoiseOptions.update_every must divide switch_every", o.update_every);
+}
+
+struct HareTortoiseWeighting {
+  HareTortoiseOptions options;
+
+  [[nodiscard]] double gain(std::int64_t t) const {
+    const std::int64_t waited = t - 1 - options.update_after;
+    if ((t - 1) % options.update_every != 0) return 0;
+    if (waited <= 0) return 1;
+    const double warmup =
+        std::exp(-options.power * std::log1p(static_cast<double>(waited) / options.inverse_gamma));
+    return std::fmin(std::fmax(warmup, 1 - options.decay), 1 - options.min_decay);
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const std::int64_t waited = t - 1 - options.update_after;
+    if ((t - 1) % options.update_every != 0) return 1;
+    if (waited <= 0) return 0;
+    const double warmup = -std::expm1(
+        -options.power * std::log1p(static_cast<double>(waited) / options.inverse_gamma));
+    return std::fmax(std::fmin(warmup, options.decay), options.min_decay);
+  }
+};
+
+struct HareTortoiseRule {
+  std::int64_t switch_every;
+  [[nodiscard]] bool after(std::int64_t t) const { return t > 1 && (t - 1) % switch_every == 0; }
+};
+
+/// Exponential average with warmup that the weights return to every k calls. Optimizer state goes
+/// on. Throws std::invalid_argument for options out of range; everything else is Average.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class HareTortoise : public SwitchingAverage<P, HareTortoiseWeighting, HareTortoiseRule, S> {
+ public:
+  explicit HareTortoise(const Parameters<P>& params, HareTortoiseOptions options = {})
+      : SwitchingAverage<P, HareTortoiseWeighting, HareTortoiseRule, S>(
+            params, weighting(options), {options.switch_every}, options.blend, options.nonfinite) {}
+
+ private:
+  static HareTortoiseWeighting weighting(const HareTortoiseOptions& options) {
+    validate(options);
+    return {options};
+  }
+};
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// PosthocEma: any power average, at any time, after training, from snapshots of a few.
+///
+///   snapshots i at times t_i of exponents g_i, target r:  x = argmin | sum_i x_i p_i - p_r |
+///   G x = h,   G_ij = <i, j>,   h_i = <i, r>
+///   <i, j> = (g_i+1)(g_j+1) / ((g_i+g_j+1) max(t_i, t_j)) (t_small/t_large)^(g of the later one)
+///   average at t_r = sum_i x_i snapshot_i
+///
+/// "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv 2312.02696), section
+/// 3.2 and appendix C. Memory: one copy of the average per snapshot.
+#pragma once
+
+#include <Eigen/LU>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <limits>
+#include <span>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <polyak/average/average.hpp>
+#include <polyak/average/conversions.hpp>
+#include <polyak/average/power_ema.hpp>
+#include <polyak/core/arena.hpp>
+#include <polyak/core/parameters.hpp>
+#include <polyak/core/walk.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// How the weights of the snapshots are made to sum to 1.
+enum class Normalisation : std::uint8_t {
+  by_sum,       ///< divided by their sum, as the authors do
+  constrained,  ///< the best weights among those that sum to 1
+  none,         ///< not at all
+};
+
+/// The power average to reconstruct: either its width or its exponent, and when.
+struct PosthocTarget {
+  double sigma_rel = std::numeric_limits<double>::quiet_NaN();  ///< in (0, 1/sqrt(12)]
+  double gamma = std::numeric_limits<double>::quiet_NaN();      ///< finite, >= 0
+  double time = std::numeric_limits<double>::quiet_NaN();  ///< in (0, last snapshot]; NaN: that one
+  Normalisation normalisation = Normalisation::by_sum;
+};
+
+/// The weights of the snapshots and what they achieve.
+struct PosthocSolution {
+  double gamma = 0;
+  double time = 0;
+  std::vector<double> weights;  ///< one per snapshot, 0 for those after `time`
+  double residual = 0;      ///< |achieved - wanted profile| / |wanted|, L2; resolved to about 1e-8
+  double condition = 0;     ///< estimated 1-norm condition of G with unit diagonal
+  double absolute_sum = 0;  ///< sum of |weights|: multiplies the rounding of the snapshots
+};
+
+/// sum <- sum + w_1 s_1 + ... + w_N s_N
+template <class T, int N>
+struct CombineLaw {
+  static constexpr Traffic traffic{.slots = N, .writes_parameter = true, .writes_slots = false};
+  std::array<T, N> weights;
+  template <class V, class... Streams>
+  POLYAK_LAW void operator()(V& sum, const Streams&... streams) const {
+    int k = 0;
+    ((sum = fma(V(weights[static_cast<std::size_t>(k++)]), streams, sum)), ...);
+  }
+};
+
+namespace detail {
+
+/// <i, j> of two power profiles: the integral of the product of their densities.
+[[nodiscard]] inline double power_product(double gamma_i, double time_i, double gamma_j,
+                                          double time_j) {
+  const double later_gamma = time_i >= time_j ? gamma_i : gamma_j;
+  const double later = std::fmax(time_i, time_j);
+  const double ratio = std::fmin(time_i, time_j) / later;
+  return (gamma_i + 1) * (gamma_j + 1) / ((gamma_i + gamma_j + 1) * later) *
+         std::pow(ratio, later_gamma);
+}
+
+}  // namespace detail
+
+/// Snapshots of power averages in memory, and what can be made of them.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class PosthocEma {
+ public:
+  /// When and of what exponent a snapshot is.
+  struct Snapshot {
+    double gamma;
+    double time;
+    Slots<S> average;
+  };
+
+  /// Keeps a copy of each average as it is now. Two or more of different widths, taken at regular
+  /// times, serve best. Throws std::logic_error for an average without updates or swapped in,
+  /// std::invalid_argument for other parameters than before, or for a time and exponent kept
+  /// already.
+  template <std::same_as<PowerEma<P, S>>... Averages>
+  void snapshot(const Averages&... averages) {
+    std::vector<Snapshot> added;
+    (added.push_back({averages.gamma(), averages.updated_time(), copied(averages)}), ...);
+    keep(std::move(added));
+  }
+
+  /// Keeps a copy of weights that hold such an average, from a file, say. gamma >= 0, time > 0.
+  void snapshot(const Parameters<P>& average, double gamma, double time) {
+    require(gamma >= 0 && std::isfinite(gamma), "a snapshot's gamma must be finite and >= 0",
+            gamma);
+    require(time > 0 && std::isfinite(time), "a snapshot's time must be finite and > 0", time);
+    Slots<S> slots(average.layout(), detail::dtype_of<P>(), Kept::averaged, {"average"});
+    detail::walk_kept<P>(ParameterAccess<P>::memory(average), slots, CopyLaw<S>{});
+    std::vector<Snapshot> added;
+    added.push_back({gamma, time, std::move(slots)});
+    keep(std::move(added));
+  }
+
+  [[nodiscard]] const std::vector<Snapshot>& snapshots() const { return snapshots_; }
+
+  /// Bytes of all snapshots.
+  [[nodiscard]] MemoryReport memory_report() const {
+    MemoryReport report;
+    for (const Snapshot& snapshot : snapshots_) {
+      const MemoryReport one = snapshot.average.memory_report();
+      report.slots.insert(report.slots.end(), one.slots.begin(), one.slots.end());
+      report.total += one.total;
+    }
+    return report;
+  }
+
+  /// The weights that come closest to the target's profile, from the snapshots up to its time.
+  /// Throws std::invalid_argument for a target out of range, std::logic_error without snapshots.
+  [[nodiscard]] PosthocSolution solve(const PosthocTarget& target) const {
+    if (snapshots_.empty()) detail::refuse_order("polyak: solve() without snapshots");
+    validate({.sigma_rel = target.sigma_rel, .gamma = target.gamma});
+    double last = 0, first = std::numeric_limits<double>::infinity();
+    for (const Snapshot& snapshot : snapshots_) {
+      last = std::fmax(last, snapshot.time);
+      first = std::fmin(first, snapshot.time);
+    }
+    PosthocSolution solution;
+    solution.gamma =
+        std::isnan(target.gamma) ? gamma_from_sigma_rel(target.sigma_rel) : target.gamma;
+    solution.time = std::isnan(target.time) ? last : target.time;
+    require(solution.time >= first && solution.time <= last,
+            "PosthocTarget.time must lie between the first and the last snapshot, " +
+                detail::text(first) + " and " + detail::text(last),
+            solution.time);
+    solve_gram(target.normalisation, solution);
+    return solution;
+  }
+
+  /// Writes the combination into `target`, a list of the snapshots' layout, block by block: beyond
+  /// the snapshots it needs 64 KiB. Buffers (Role::copy) are left alone. Throws std::logic_error
+  /// while an average is swapped in, std::invalid_argument for other parameters or other snapshots.
+  void reconstruct(const PosthocSolution& solution, const Parameters<P>& target) const {
+    require(solution.weights.size() == snapshots_.size() && !snapshots_.empty(),
+            "a solution must have one weight per snapshot", solution.weights.size());
+    if (target.swapped())
+      detail::refuse_order("polyak: reconstruct() while an average is swapped in");
+    const Slots<S>& layout = snapshots_.front().average;
+    detail::require_same(target.layout(), layout.layout(), "the target and the snapshots");
+    std::vector<std::pair<S, const Slots<S>*>> terms;
+    for (std::size_t i = 0; i < snapshots_.size(); ++i) {
+      if (solution.weights[i] != 0) {
+        terms.emplace_back(static_cast<S>(solution.weights[i]), &snapshots_[i].average);
+      }
+    }
+    detail::Block sum(block_elements * sizeof(S));
+    for (std::size_t k = 0; k < target.size(); ++k) {
+      if (!layout.keeps(k)) continue;
+      for (std::size_t at = 0; at < target[k].size(); at += block_elements) {
+        const std::size_t count = std::min(block_elements, target[k].size() - at);
+        auto* const sums = reinterpret_cast<S*>(sum.data());
+        std::memset(sum.data(), 0, sum.bytes());
+        combine(sums, count, layout.offset(k) + at, terms);
+        run<P>(target[k].data() + at, count, ReadLaw<S>{}, std::array{sums});
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t block_elements = 16384;
+
+  static Slots<S> copied(const PowerEma<P, S>& average) {
+    static_cast<void>(average.view());  // refuses what must not be handed out
+    return average.slots();
+  }
+
+  void keep(std::vector<Snapshot> added) {
+    for (std::size_t i = 0; i < added.size(); ++i) {
+      const Snapshot& one = added[i];
+      const auto known = [&](const Snapshot& other) {
+        return other.time == one.time && other.gamma == one.gamma;
+      };
+      const auto end = added.begin() + static_cast<std::ptrdiff_t>(i);
+      if (std::any_of(snapshots_.begin(), snapshots_.end(), known) ||
+          std::any_of(added.begin(), end, known)) {
+        require(false, "a snapshot of gamma " + detail::text(one.gamma) + " must be of a new time",
+                one.time);
+      }
+      const Slots<S>& reference =
+          snapshots_.empty() ? added.front().average : snapshots_.front().average;
+      detail::require_same(one.average.layout(), reference.layout(), "the snapshots");
+    }
+    snapshots_.reserve(snapshots_.size() + added.size());
+    for (Snapshot& one : added) snapshots_.push_back(std::move(one));
+  }
+
+  void solve_gram(Normalisation normalisation, PosthocSolution& solution) const {
+    std::vector<std::size_t> used;
+    for (std::size_t i = 0; i < snapshots_.size(); ++i) {
+      if (snapshots_[i].time <= solution.time) used.push_back(i);
+    }
+    const auto n = static_cast<Eigen::Index>(used.size());
+    const auto snapshot = [&](Eigen::Index i) -> const Snapshot& {
+      return snapshots_[used[static_cast<std::size_t>(i)]];
+    };
+    // Scaled to a unit diagonal: the snapshots' norms differ by orders of magnitude.
+    Eigen::VectorXd norm(n), right(n);
+    for (Eigen::Index i = 0; i < n; ++i) norm[i] = std::sqrt(product(snapshot(i), snapshot(i)));
+    Eigen::MatrixXd gram(n, n);
+    for (Eigen::Index i = 0; i < n; ++i) {
+      for (Eigen::Index j = 0; j < n; ++j) {
+        gram(i, j) = product(snapshot(i), snapshot(j)) / (norm[i] * norm[j]);
+      }
+      right[i] = detail::power_product(snapshot(i).gamma, snapshot(i).time, solution.gamma,
+                                       solution.time) /
+                 norm[i];
+    }
+    const Eigen::PartialPivLU<Eigen::MatrixXd> factors(gram);
+    Eigen::VectorXd scaled = factors.solve(right);
+    const Eigen::VectorXd ones = norm.cwiseInverse();
+    const double sum = ones.dot(scaled);
+    if (normalisation == Normalisation::by_sum) {
+      scaled /= sum;
+    } else if (normalisation == Normalisation::constrained) {
+      const Eigen::VectorXd direction = factors.solve(ones);
+      scaled += direction * ((1 - sum) / ones.dot(direction));
+    }
+    const double wanted =
+        detail::power_product(solution.gamma, solution.time, solution.gamma, solution.time);
+    const double square = (scaled.dot(gram * scaled) - 2 * scaled.dot(right) + wanted) / wanted;
+    solution.residual = std::sqrt(std::fmax(square, 0.0));
+    solution.condition = 1 / factors.rcond();
+    solution.weights.assign(snapshots_.size(), 0);
+    for (Eigen::Index i = 0; i < n; ++i) {
+      const double weight = scaled[i] / norm[i];
+      solution.weights[used[static_cast<std::size_t>(i)]] = weight;
+      solution.absolute_sum += std::fabs(weight);
+    }
+  }
+
+  [[nodiscard]] static double product(const Snapshot& a, const Snapshot& b) {
+    return detail::power_product(a.gamma, a.time, b.gamma, b.time);
+  }
+
+  /// sums += all terms, four streams at a time: that is what the hardware prefetches well.
+  static void combine(S* sums, std::size_t count, std::size_t offset,
+                      const std::vector<std::pair<S, const Slots<S>*>>& terms) {
+    std::size_t i = 0;
+    for (; i + 4 <= terms.size(); i += 4) combine_some<4>(sums, count, offset, &terms[i]);
+    for (; i < terms.size(); ++i) combine_some<1>(sums, count, offset, &terms[i]);
+  }
+
+  template <std::size_t N>
+  static void combine_some(S* sums, std::size_t count, std::size_t offset,
+                           const std::pair<S, const Slots<S>*>* terms) {
+    CombineLaw<S, static_cast<int>(N)> law{};
+    std::array<S*, N> streams{};
+    for (std::size_t k = 0; k < N; ++k) {
+      law.weights[k] = terms[k].first;
+      streams[k] = terms[k].second->data(0) + offset;
+    }
+    run<S>(sums, count, law, streams);
+  }
+
+  /// One law over `count` elements of plain memory.
+  template <class X, class Law, std::size_t N>
+  static void run(X* x, std::size_t count, const Law& law, const std::array<S*, N>& streams) {
+    const detail::TensorMemory memory{x, count};
+    const std::size_t start = 0;
+    const detail::Run<Law, S> one{law, streams, &start};
+    detail::walk<const Serial, X>(serial, &memory, nullptr, 0, 1, std::tuple(one));
+  }
+
+  std::vector<Snapshot> snapshots_;
+};
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// PowerEma: average with weights that grow as a power of time.
+///
+///   c = 1 - (1 - dt/t)^(gamma+1)            t: time including this update, dt: since the last one
+///   weight of the iterate at t_k in the average at T:   (t_k/T)^(gamma+1) - (t_{k-1}/T)^(gamma+1)
+///   sigma_rel = sqrt(gamma+1) / ((gamma+2) sqrt(gamma+3))     width over the training time
+///
+/// "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv 2312.02696).
+/// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and update.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include <polyak/average/average.hpp>
+#include <polyak/average/conversions.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// Give either the width or the exponent.
+struct PowerEmaOptions {
+  double sigma_rel = std::numeric_limits<double>::quiet_NaN();  ///< in (0, 1/sqrt(12)]
+  double gamma = std::numeric_limits<double>::quiet_NaN();      ///< finite, >= 0
+  double batch_size = 1;          ///< time that one call advances, in any unit; finite, > 0
+  std::int64_t update_every = 1;  ///< calls per update, >= 1; dt is then the time of all of them
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const PowerEmaOptions& o) {
+  require(std::isnan(o.sigma_rel) != std::isnan(o.gamma),
+          "PowerEmaOptions: one of sigma_rel and gamma must be given; sigma_rel is", o.sigma_rel);
+  require(std::isnan(o.sigma_rel) || (o.sigma_rel > 0 && o.sigma_rel <= 1 / std::sqrt(12.0)),
+          "PowerEmaOptions.sigma_rel must lie in (0, 1/sqrt(12)]", o.sigma_rel);
+  require(std::isnan(o.gamma) || (o.gamma >= 0 && std::isfinite(o.gamma)),
+          "PowerEmaOptions.gamma must be finite and >= 0", o.gamma);
+  require(o.batch_size > 0 && std::isfinite(o.batch_size),
+          "PowerEmaOptions.batch_size must be finite and > 0", o.batch_size);
+  require(o.update_every >= 1, "PowerEmaOptions.update_every must be >= 1", o.update_every);
+}
+
+/// The power weighting on a clock whose pace may change. It answers for the next call only.
+struct PowerClock {
+  double gamma = 0;
+  double batch_size = 1;
+  std::int64_t update_every = 1;
+  double time = 0;          ///< after the last call
+  double updated_time = 0;  ///< after the last update
+
+  [[nodiscard]] double gain(std::int64_t t) const {
+    const double next = time + batch_size;
+    return t % update_every == 0 ? PowerWeighting::gain(gamma, next - updated_time, next) : 0;
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    return t % update_every == 0 ? std::pow(updated_time / (time + batch_size), gamma + 1) : 1;
+  }
+  void advance(std::int64_t t) {
+    time += batch_size;
+    if (t % update_every == 0) updated_time = time;
+  }
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    visit.scalar("batch_size", batch_size);
+    visit.scalar("time", time);
+    visit.scalar("updated_time", updated_time);
+  }
+};
+
+/// Power-function average of a model's weights. Snapshots of two or more of different widths give
+/// any other width after training: see PosthocEma. Throws std::invalid_argument for options out of
+/// range; everything else is Average.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class PowerEma : public Average<P, PowerClock, S> {
+ public:
+  explicit PowerEma(const Parameters<P>& params, PowerEmaOptions options)
+      : Average<P, PowerClock, S>(params, clock(options), options.nonfinite) {}
+
+  /// The next calls advance the time by `batch_size`: `power.at(64).update(params)`. Throws
+  /// std::invalid_argument unless it is finite and > 0.
+  PowerEma& at(double batch_size) {
+    require(batch_size > 0 && std::isfinite(batch_size), "batch_size must be finite and > 0",
+            batch_size);
+    this->mutable_weighting().batch_size = batch_size;
+    return *this;
+  }
+
+  [[nodiscard]] double gamma() const { return this->weighting().gamma; }
+  [[nodiscard]] double sigma_rel() const { return sigma_rel_from_gamma(gamma()); }
+  /// Time so far: the sum of the batch sizes of all calls.
+  [[nodiscard]] double time() const { return this->weighting().time; }
+  /// Time of the last update; what a snapshot taken now belongs to.
+  [[nodiscard]] double updated_time() const { return this->weighting().updated_time; }
+
+ private:
+  static PowerClock clock(const PowerEmaOptions& options) {
+    validate(options);
+    const double gamma =
+        std::isnan(options.gamma) ? gamma_from_sigma_rel(options.sigma_rel) : options.gamma;
+    return {gamma, options.batch_size, options.update_every, 0, 0};
+  }
+};
+
+}  // namespace v0
+}  // namespace polyak

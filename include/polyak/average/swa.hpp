@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Swa: stochastic weight averaging, the equal average of chosen iterates.
+///
+///   avg <- avg + (x_t - avg) / (n + 1)      n iterates collected before; the first copies
+///   collected: calls t >= start with (t - start) a multiple of period
+///
+/// "Averaging Weights Leads to Wider Optima and Better Generalization" (arXiv 1803.05407).
+/// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and collection.
+#pragma once
+
+#include <cstdint>
+
+#include <polyak/average/average.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+struct SwaOptions {
+  std::int64_t start = 1;   ///< first call that is collected, >= 0; calls are counted from 1
+  std::int64_t period = 1;  ///< calls from one collection to the next, >= 1
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const SwaOptions& o) {
+  require(o.start >= 0, "SwaOptions.start must be >= 0", o.start);
+  require(o.period >= 1, "SwaOptions.period must be >= 1", o.period);
+}
+
+/// Equal average of the collected weights; a call is whatever unit the caller counts (steps,
+/// epochs). Throws std::invalid_argument for options out of range; everything else is Average.
+/// BatchNorm statistics do not belong to the averaged weights: re-estimate them.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class Swa : public Average<P, UniformWeighting, S> {
+ public:
+  explicit Swa(const Parameters<P>& params, SwaOptions options = {})
+      : Average<P, UniformWeighting, S>(params, weighting(options), options.nonfinite) {}
+
+ private:
+  static UniformWeighting weighting(const SwaOptions& options) {
+    validate(options);
+    return {options.start, options.period};
+  }
+};
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// SwitchEma: an exponential average that training goes on from.
+///
+///   each call:      avg <- decay_i avg + (1 - decay_i) x          i = 0, 1, ... counts the calls
+///   at a switch:    x <- avg                                      avg itself unchanged
+///   unit epochs:      before the first call of epoch e when start < e <= end, (e + 1) % interval =
+///   0 unit iterations:  after call i when start < i <= end, (i + 1) % interval = 0
+///
+/// Optimizer state, learning-rate schedule and warmup go on through a switch as if there was none.
+/// "Switch EMA: A Free Lunch for Better Flatness and Sharpness" (arXiv 2402.09240).
+/// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and call, 4 at a
+/// switch.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include <polyak/average/switching.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// What `interval`, `start` and `end` count, all from 0.
+enum class SwitchUnit : std::uint8_t { epochs, iterations };
+
+/// The decay of call i <= warmup_iterations =: W, with r = warmup_ratio; afterwards it is `decay`.
+enum class SwitchWarmup : std::uint8_t {
+  none,         ///< decay
+  constant,     ///< r decay
+  linear,       ///< decay (1 - (1 - i/W)(1 - r))
+  exponential,  ///< decay r^(1 - i/W)
+};
+
+struct SwitchEmaOptions {
+  double decay = 0.999;                  ///< in (0, 1)
+  SwitchUnit unit = SwitchUnit::epochs;  ///< of the next three
+  std::int64_t interval = 1;             ///< from one switch to the next, >= 1
+  std::int64_t start = 0;  ///< the first switch comes after this epoch or iteration, >= 0
+  std::int64_t end =
+      std::numeric_limits<std::int64_t>::max();  ///< the last one at the latest, >= start
+  SwitchWarmup warmup = SwitchWarmup::none;
+  std::int64_t warmup_iterations = 0;  ///< W, >= 1 with a warmup
+  double warmup_ratio = 0.1;           ///< r in (0, 1]
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const SwitchEmaOptions& o) {
+  require(o.decay > 0 && o.decay < 1, "SwitchEmaOptions.decay must lie in (0, 1)", o.decay);
+  require(o.interval >= 1, "SwitchEmaOptions.interval must be >= 1", o.interval);
+  require(o.start >= 0, "SwitchEmaOptions.start must be >= 0", o.start);
+  require(o.end >= o.start, "SwitchEmaOptions.end must be >= start", o.end);
+  require(o.warmup == SwitchWarmup::none || o.warmup_iterations >= 1,
+          "SwitchEmaOptions.warmup_iterations must be >= 1 with a warmup", o.warmup_iterations);
+  require(o.warmup_ratio > 0 && o.warmup_ratio <= 1,
+          "SwitchEmaOptions.warmup_ratio must lie in (0, 1]", o.warmup_ratio);
+}
+
+/// Exponential weighting with the warmups above.
+struct SwitchWeighting {
+  SwitchEmaOptions options;
+
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const std::int64_t i = t - 1;
+    if (options.warmup == SwitchWarmup::none || i > options.warmup_iterations) return options.decay;
+    const double missing =
+        1 - static_cast<double>(i) / static_cast<double>(options.warmup_iterations);
+    const double ratio = options.warmup_ratio;
+    switch (options.warmup) {
+      case SwitchWarmup::constant:
+        return ratio * options.decay;
+      case SwitchWarmup::linear:
+        return options.decay * (1 - missing * (1 - ratio));
+      default:
+        return options.decay * std::pow(ratio, missing);
+    }
+  }
+  [[nodiscard]] double gain(std::int64_t t) const { return 1 - complement(t); }
+};
+
+/// Which iterations and epochs end or begin with a switch.
+struct SwitchRule {
+  SwitchUnit unit;
+  std::int64_t interval, start, end;
+  std::int64_t epoch = -1;  ///< the current epoch; none has begun
+
+  [[nodiscard]] bool due(std::int64_t index) const {
+    return index > start && index <= end && (index + 1) % interval == 0;
+  }
+  [[nodiscard]] bool after(std::int64_t t) const {
+    return unit == SwitchUnit::iterations && due(t - 1);
+  }
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    visit.scalar("epoch", epoch);
+  }
+};
+
+/// Exponential average of the weights that is copied into the model at regular times. In unit
+/// epochs call begin_epoch() at the beginning of each epoch, the first included; evaluate the end
+/// of an epoch with swap_into() before that. BatchNorm statistics stay those of the online model.
+/// Throws std::invalid_argument for options out of range; everything else is Average.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class SwitchEma : public SwitchingAverage<P, SwitchWeighting, SwitchRule, S> {
+ public:
+  explicit SwitchEma(const Parameters<P>& params, SwitchEmaOptions options = {})
+      : SwitchingAverage<P, SwitchWeighting, SwitchRule, S>(
+            params, weighting(options),
+            {options.unit, options.interval, options.start, options.end}, 0, options.nonfinite) {}
+
+  /// A new epoch begins: copies the average into the model if the rule says so, and returns whether
+  /// it did. Throws std::logic_error in unit iterations and while an average is swapped in,
+  /// std::invalid_argument for other parameters.
+  bool begin_epoch(const Parameters<P>& params) {
+    if (this->rule().unit != SwitchUnit::epochs) {
+      detail::refuse_order("polyak: begin_epoch() of a SwitchEma that counts iterations");
+    }
+    if (params.swapped())
+      detail::refuse_order("polyak: begin_epoch() while an average is swapped in");
+    detail::check_method(*this, params);
+    ++this->rule().epoch;
+    if (!this->rule().due(this->rule().epoch) || !this->ready()) return false;
+    detail::walk_kept<P>(ParameterAccess<P>::memory(params), this->slots(), ReadLaw<S>{});
+    this->count_switch();
+    return true;
+  }
+
+ private:
+  static SwitchWeighting weighting(const SwitchEmaOptions& options) {
+    validate(options);
+    return {options};
+  }
+};
+
+}  // namespace v0
+}  // namespace polyak

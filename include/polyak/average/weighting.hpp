@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Weightings: the gains c_t that turn one recurrence into every average.
+///
+///   avg_t = avg_{t-1} + c_t (x_t - avg_{t-1})           t = 1, 2, ... counts the calls
+///   w_{t,T} = c_t prod_{s=t+1..T} (1 - c_s)             weight of x_t in avg_T
+///   w_{0,T} = prod_{s=1..T} (1 - c_s)                   weight of the initial value
+///
+/// A weighting is a value with `gain(t)` = c_t (1: copy, 0: rest) and `complement(t)` = 1 - c_t,
+/// computed directly, because the subtraction loses the digits that profiles need. Write your own
+/// and give it to Average.
+#pragma once
+
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+template <class W>
+concept Weighting = requires(const W& weighting, std::int64_t t) {
+  { weighting.gain(t) } -> std::convertible_to<double>;
+  { weighting.complement(t) } -> std::convertible_to<double>;
+};
+
+/// What an exponential average holds before its first update.
+enum class Start : std::uint8_t {
+  params,         ///< the parameters at construction, with their weight
+  first_update,   ///< nothing: the first update copies
+  zero_debiased,  ///< nothing: zero, divided by the sum of the weights so far
+};
+
+/// Profile w_{0..T, T}: the weight of the initial value, then of each call's iterate. Sums to 1.
+template <Weighting W>
+[[nodiscard]] std::vector<double> profile(const W& weighting, std::int64_t calls) {
+  std::vector<double> weights(static_cast<std::size_t>(calls) + 1);
+  double rest = 1;
+  for (std::int64_t t = calls; t >= 1; --t) {
+    weights[static_cast<std::size_t>(t)] = weighting.gain(t) * rest;
+    rest *= weighting.complement(t);
+  }
+  weights[0] = rest;
+  return weights;
+}
+
+/// Equal weights of the calls start, start + period, ...: c = 1/n for the n-th of them.
+struct UniformWeighting {
+  std::int64_t start = 1;   ///< first call that counts, >= 0
+  std::int64_t period = 1;  ///< calls from one to the next, >= 1
+
+  [[nodiscard]] bool counts(std::int64_t t) const {
+    return t >= start && (t - start) % period == 0;
+  }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    return counts(t) ? 1 / (static_cast<double>((t - first()) / period) + 1) : 0;
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const auto before = static_cast<double>((t - first()) / period);
+    return counts(t) ? before / (before + 1) : 1;
+  }
+
+ private:
+  /// The first call that counts: calls are counted from 1, and `start` may be 0.
+  [[nodiscard]] std::int64_t first() const { return start > 0 ? start : period; }
+};
+
+/// Weights that fall by the factor `decay` per call, whichever way the average starts.
+struct ExponentialWeighting {
+  double decay = 0.999;  ///< b in [0, 1]
+  Start start = Start::params;
+  std::int64_t update_every = 1;  ///< calls per update; the update's decay is b^update_every
+
+  [[nodiscard]] double gain(std::int64_t t) const {
+    if (t % update_every != 0) return 0;
+    if (t == update_every && start != Start::params) return 1;
+    const double gain = fall(update_every);
+    return start == Start::zero_debiased ? gain / fall(t) : gain;
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    if (t % update_every != 0) return 1;
+    if (t == update_every && start != Start::params) return 0;
+    const double kept = std::pow(decay, static_cast<double>(update_every));
+    return start == Start::zero_debiased ? kept * fall(t - update_every) / fall(t) : kept;
+  }
+
+ private:
+  /// 1 - b^n, without cancellation for b close to 1.
+  [[nodiscard]] double fall(std::int64_t n) const {
+    if (n == 1) return 1 - decay;  // exact for b >= 1/2
+    return decay == 0 ? 1 : -std::expm1(static_cast<double>(n) * std::log(decay));
+  }
+};
+
+/// Polynomial decay, "Stochastic Gradient Descent for Non-smooth Optimization" (arXiv 1212.1824):
+/// c_t = (eta + 1)/(t + eta). eta = 0 is uniform, eta = 1 has weights proportional to t.
+struct PolynomialWeighting {
+  double eta = 8;  ///< >= 0
+
+  [[nodiscard]] double gain(std::int64_t t) const {
+    return (eta + 1) / (static_cast<double>(t) + eta);
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const auto n = static_cast<double>(t);
+    return (n - 1) / (n + eta);
+  }
+};
+
+/// Weights proportional to t^p - (t-1)^p, p = gamma + 1: the power function of PowerEma in steps.
+struct PowerWeighting {
+  double gamma = 6.94;  ///< >= 0
+
+  /// c = 1 - (1 - elapsed/time)^(gamma+1) of an update at `time`, `elapsed` after the one before.
+  [[nodiscard]] static double gain(double gamma, double elapsed, double time) {
+    return elapsed == time ? 1 : -std::expm1((gamma + 1) * std::log1p(-elapsed / time));
+  }
+  [[nodiscard]] double gain(std::int64_t t) const { return gain(gamma, 1, static_cast<double>(t)); }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const auto n = static_cast<double>(t);
+    return std::pow((n - 1) / n, gamma + 1);
+  }
+};
+
+/// Exponential with the warmup decay min(b, (1 + k)/(10 + k)), k = t - 1.
+struct TfWarmupWeighting {
+  double decay = 0.999;  ///< cap b, in [0, 1]
+
+  [[nodiscard]] double gain(std::int64_t t) const {
+    return std::fmax(1 - decay, 9 / (9 + static_cast<double>(t)));
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const auto n = static_cast<double>(t);
+    return std::fmin(decay, n / (9 + n));
+  }
+};
+
+/// Exponential with the warmup decay min(b, 1 - (1 + k/inverse_gamma)^-power), k = t - 1.
+struct InverseGammaWeighting {
+  double inverse_gamma = 1;  ///< > 0
+  double power = 1;          ///< >= 0
+  double decay = 0.9999;     ///< cap b, in [0, 1]
+
+  [[nodiscard]] double gain(std::int64_t t) const {
+    return std::fmax(1 - decay, std::exp(-power * warmth(t)));
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    return std::fmin(decay, -std::expm1(-power * warmth(t)));
+  }
+
+ private:
+  [[nodiscard]] double warmth(std::int64_t t) const {
+    return std::log1p(static_cast<double>(t - 1) / inverse_gamma);
+  }
+};
+
+/// Equal weights of the calls from `start` on; before that the newest iterate.
+struct TailWeighting {
+  std::int64_t start = 1;  ///< first call of the tail, >= 1
+
+  [[nodiscard]] double gain(std::int64_t t) const {
+    return t <= start ? 1 : 1 / static_cast<double>(t - start + 1);
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const auto n = static_cast<double>(t - start + 1);
+    return t <= start ? 0 : (n - 1) / n;
+  }
+};
+
+/// Any positive weights of a stream: c_t = omega_t / sum_{s<=t} omega_s.
+class StreamWeighting {
+ public:
+  /// Throws std::invalid_argument unless every weight is finite and >= 0, the first > 0.
+  explicit StreamWeighting(std::vector<double> weights) : weights_(std::move(weights)) {
+    double sum = 0;
+    for (const double weight : weights_) {
+      require(weight >= 0 && std::isfinite(weight) && sum + weight > 0,
+              "StreamWeighting: weights must be finite and >= 0, the first > 0", weight);
+      sums_.push_back(sum += weight);
+    }
+  }
+  [[nodiscard]] double gain(std::int64_t t) const { return weights_[at(t)] / sums_[at(t)]; }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    return t == 1 ? 0 : sums_[at(t - 1)] / sums_[at(t)];
+  }
+
+ private:
+  [[nodiscard]] static std::size_t at(std::int64_t t) { return static_cast<std::size_t>(t - 1); }
+  std::vector<double> weights_, sums_;
+};
+
+}  // namespace v0
+}  // namespace polyak
