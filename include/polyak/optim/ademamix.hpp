@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// AdEMAMix: AdamW with a second, much slower average of the gradients.
+///
+///   m1 = beta1 m1 + (1 - beta1) g
+///   m2 = beta3(t) m2 + (1 - beta3(t)) g            not bias corrected
+///   v  = beta2 v + (1 - beta2) g^2
+///   u  = (m1 / (1 - beta1^t) + alpha(t) m2) / (sqrt(v / (1 - beta2^t)) + epsilon)
+///   x <- x - learning_rate (u + weight_decay x)
+///
+///   alpha(t) = alpha min(t/T_alpha, 1)
+///   beta3(t): 1/ln beta3(t) goes linearly from 1/ln beta1 to 1/ln beta3 until T_beta3
+///
+/// "The AdEMAMix Optimizer: Better, Faster, Older" (arXiv 2409.03137).
+/// State: slots "exp_avg_fast" (none for beta1 = 0), "exp_avg_slow", "exp_avg_sq". Elementwise; any
+/// shape. 9 words per parameter and step; beta1 = 0: 7.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <numbers>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <polyak/core/law.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/optim/optimizer.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+struct AdEMAMixOptions {
+  double learning_rate = 1e-3;    ///< finite, >= 0
+  double beta1 = 0.9;             ///< of the fast average, in [0, 1); 0 keeps no fast average
+  double beta2 = 0.999;           ///< of the second moment, in [0, 1)
+  double beta3 = 0.9999;          ///< of the slow average, in [0, 1)
+  double alpha = 5;               ///< weight of the slow average, finite, >= 0
+  double epsilon = 1e-8;          ///< finite, > 0
+  double weight_decay = 0;        ///< decoupled, finite, >= 0
+  std::int64_t alpha_warmup = 0;  ///< T_alpha in steps, >= 1; 0: alpha from the first step on
+  std::int64_t beta3_warmup = 0;  ///< T_beta3 in steps, >= 1; 0: beta3 from the first step on
+  double log_guard = 0;           ///< added to beta in logarithms: 1e-8 follows the authors' code
+  std::int64_t schedule_offset = 0;  ///< added to t in the schedules: -1 counts from 0
+  bool allow_zero_epsilon = false;   ///< epsilon = 0 is meant; then 0/0 is 0
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const AdEMAMixOptions& o) {
+  detail::require_learning_rate(o.learning_rate,
+                                "AdEMAMixOptions.learning_rate must be finite and >= 0");
+  detail::require_beta(o.beta1, "AdEMAMixOptions.beta1 must lie in [0, 1)");
+  detail::require_beta(o.beta2, "AdEMAMixOptions.beta2 must lie in [0, 1)");
+  detail::require_beta(o.beta3, "AdEMAMixOptions.beta3 must lie in [0, 1)");
+  detail::require_not_negative(o.alpha, "AdEMAMixOptions.alpha must be finite and >= 0");
+  detail::require_epsilon<double>(
+      o.epsilon, o.allow_zero_epsilon,
+      "AdEMAMixOptions.epsilon must be finite and > 0 (0 with allow_zero_epsilon)");
+  detail::require_not_negative(o.weight_decay,
+                               "AdEMAMixOptions.weight_decay must be finite and >= 0");
+  require(o.alpha_warmup >= 0, "AdEMAMixOptions.alpha_warmup must be >= 1, or 0 for none",
+          o.alpha_warmup);
+  require(o.beta3_warmup >= 0, "AdEMAMixOptions.beta3_warmup must be >= 1, or 0 for none",
+          o.beta3_warmup);
+  require(o.beta3_warmup == 0 || o.beta3 >= o.beta1,
+          "AdEMAMixOptions.beta3 must be >= beta1 with beta3_warmup", o.beta3);
+  detail::require_not_negative(o.log_guard, "AdEMAMixOptions.log_guard must be finite and >= 0");
+  require(o.schedule_offset == 0 || o.schedule_offset == -1,
+          "AdEMAMixOptions.schedule_offset must be 0 or -1", o.schedule_offset);
+}
+
+/// alpha(t) of step t = 1, 2, ...
+[[nodiscard]] inline double alpha_at(const AdEMAMixOptions& o, std::int64_t t) {
+  t += o.schedule_offset;
+  if (o.alpha_warmup == 0 || t >= o.alpha_warmup) return o.alpha;
+  return o.alpha * (static_cast<double>(t) / static_cast<double>(o.alpha_warmup));
+}
+
+/// beta3(t) of step t = 1, 2, ...
+[[nodiscard]] inline double beta3_at(const AdEMAMixOptions& o, std::int64_t t) {
+  t += o.schedule_offset;
+  if (o.beta3_warmup == 0 || t >= o.beta3_warmup) return o.beta3;
+  if (t <= 0) return o.beta1;
+  const double s = static_cast<double>(t) / static_cast<double>(o.beta3_warmup);
+  if (o.log_guard > 0) {
+    const double ln_half = -std::numbers::ln2;
+    const auto half_life = [&](double beta) { return ln_half / std::log(beta + o.log_guard) - 1; };
+    const double now = (1 - s) * half_life(o.beta1) + s * half_life(o.beta3);
+    return std::exp(ln_half / (now + 1));
+  }
+  if (o.beta3 == 0) return 0;
+  const double last = std::log(o.beta3);
+  if (o.beta1 == 0) return std::exp(last / s);
+  const double first = std::log(o.beta1);
+  return std::exp(first * last / ((1 - s) * last + s * first));
+}
+
+template <class T, bool FastAverage, bool Guarded>
+struct AdEMAMixLaw {
+  static constexpr Traffic traffic{
+      .slots = 2 + FastAverage, .gradient = true, .writes_parameter = true};
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, beta3, one_minus_beta3;
+  T fast_scale;  ///< 1 / (1 - beta1^t)
+  T alpha;       ///< alpha(t)
+  T root_scale;  ///< 1 / sqrt(1 - beta2^t)
+  T epsilon;
+  T step;    ///< learning rate
+  T shrink;  ///< 1 - learning rate * weight decay
+  template <class V>
+  POLYAK_LAW void operator()(V& x, const V& g, V& m1, V& m2, V& v) const {
+    m1 = fma(V(beta1), m1, V(one_minus_beta1) * g);
+    m2 = fma(V(beta3), m2, V(one_minus_beta3) * g);
+    v = fma(V(beta2), v, V(one_minus_beta2) * g * g);
+    const V numerator = fma(V(alpha), m2, V(fast_scale) * m1);
+    const V denominator = fma(sqrt(v), V(root_scale), V(epsilon));
+    V u = numerator / denominator;
+    if constexpr (Guarded) u = if_zero(denominator, V(T(0)), u);
+    x = fma(V(-step), u, V(shrink) * x);
+  }
+  template <class V>
+  POLYAK_LAW void operator()(V& x, const V& g, V& m2, V& v) const {
+    V m1 = g;  // beta1 = 0
+    (*this)(x, g, m1, m2, v);
+  }
+};
+
+/// AdEMAMix. Throws std::invalid_argument for options out of range.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class AdEMAMix : public Optimizer<AdEMAMix<P, S>, P, S> {
+  using Base = Optimizer<AdEMAMix<P, S>, P, S>;
+
+ public:
+  using Laws = std::tuple<AdEMAMixLaw<S, true, false>, AdEMAMixLaw<S, false, false>,
+                          AdEMAMixLaw<S, true, true>, AdEMAMixLaw<S, false, true>>;
+
+  explicit AdEMAMix(const Parameters<P>& params, AdEMAMixOptions options = {})
+      : Base(params, slot_names(options), options.learning_rate, options.nonfinite),
+        options_(options),
+        slow_start_(params.size(), 0) {}
+
+  [[nodiscard]] const AdEMAMixOptions& options() const { return options_; }
+
+  /// Forgets the slow average and begins its schedules anew: what a run that was resumed from
+  /// AdamW, or whose data changed, needs.
+  void reset_slow() {
+    const std::size_t slow = this->slots().find("exp_avg_slow");
+    for (std::size_t k = 0; k < slow_start_.size(); ++k) {
+      const auto elements = this->slots().tensor(slow, k);
+      if (!elements.empty()) std::memset(elements.data(), 0, elements.size_bytes());
+      slow_start_[k] = this->tensor_steps(k);
+    }
+  }
+
+  // What step() calls.
+  [[nodiscard]] bool same_law(std::size_t a, std::size_t b) const {
+    return Base::same_law(a, b) && slow_start_[a] == slow_start_[b];
+  }
+  [[nodiscard]] int form() const {
+    const int guarded = static_cast<S>(options_.epsilon) == 0 ? 2 : 0;
+    return guarded + (options_.beta1 == 0 ? 1 : 0);
+  }
+  template <int K>
+  [[nodiscard]] auto law(std::size_t tensor) const {
+    const std::int64_t t = this->tensor_steps(tensor);
+    const std::int64_t slow_t = t - slow_start_[tensor];
+    const double beta3 = beta3_at(options_, slow_t);
+    const double rate = this->learning_rate();
+    return std::tuple_element_t<K, Laws>{
+        static_cast<S>(options_.beta1),
+        static_cast<S>(1 - options_.beta1),
+        static_cast<S>(options_.beta2),
+        static_cast<S>(1 - options_.beta2),
+        static_cast<S>(beta3),
+        static_cast<S>(1 - beta3),
+        static_cast<S>(1 / detail::bias_correction(options_.beta1, t)),
+        static_cast<S>(alpha_at(options_, slow_t)),
+        static_cast<S>(1 / std::sqrt(detail::bias_correction(options_.beta2, t))),
+        static_cast<S>(options_.epsilon),
+        static_cast<S>(rate),
+        static_cast<S>(1 - rate * options_.weight_decay)};
+  }
+
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    Base::state(visit);
+    visit.bytes("slow_start", slow_start_.data(), slow_start_.size() * sizeof(std::int64_t));
+  }
+
+ private:
+  static std::vector<std::string> slot_names(const AdEMAMixOptions& options) {
+    validate(options);
+    detail::require_epsilon<S>(options.epsilon, options.allow_zero_epsilon,
+                               "AdEMAMixOptions.epsilon must not vanish in the type of the state");
+    std::vector<std::string> names{"exp_avg_slow", "exp_avg_sq"};
+    if (options.beta1 != 0) names.insert(names.begin(), "exp_avg_fast");
+    return names;
+  }
+
+  AdEMAMixOptions options_;
+  std::vector<std::int64_t> slow_start_;  // of each tensor, in its steps
+};
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Learning-rate schedules: factors of the base rate as plain functions of the step.
+///
+///   optimizer.at(rate * cosine(n, {.total_steps = N, .warmup_steps = W}))      n = 0, 1, ...
+///
+/// "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations" (arXiv 2405.18392).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <numbers>
+
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// min(1, (step + 1)/warmup_steps) of the 0-based step; 1 without warmup. warmup_steps >= 0.
+[[nodiscard]] inline double linear_warmup(std::int64_t step, std::int64_t warmup_steps) {
+  require(step >= 0, "linear_warmup: step must be >= 0", step);
+  require(warmup_steps >= 0, "linear_warmup: warmup_steps must be >= 0", warmup_steps);
+  if (step + 1 >= warmup_steps) return 1;
+  return static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
+}
+
+/// The other warmup in use: from 1/start_divisor at step 0 to 1 at step warmup_steps, linearly.
+[[nodiscard]] inline double linear_warmup_from(std::int64_t step, std::int64_t warmup_steps,
+                                               double start_divisor) {
+  require(step >= 0, "linear_warmup_from: step must be >= 0", step);
+  require(warmup_steps >= 0, "linear_warmup_from: warmup_steps must be >= 0", warmup_steps);
+  require(start_divisor >= 1 && std::isfinite(start_divisor),
+          "linear_warmup_from: start_divisor must be finite and >= 1", start_divisor);
+  if (step >= warmup_steps) return 1;
+  const double done = static_cast<double>(step) / static_cast<double>(warmup_steps);
+  return done + (1 - done) / start_divisor;
+}
+
+struct CosineOptions {
+  std::int64_t total_steps = 0;   ///< N, required, >= 1
+  std::int64_t warmup_steps = 0;  ///< W, in [0, N - flat_steps)
+  double final_factor = 0;        ///< f at the end, finite, >= 0
+  std::int64_t flat_steps = 0;    ///< last steps at f, in [0, N)
+  double start_divisor = 0;       ///< 0: linear_warmup; >= 1: linear_warmup_from
+};
+
+/// Warmup, then f + (1 - f)(1 + cos(pi (n - W)/(N - flat_steps - W)))/2, then f. n = `step` counts
+/// from 0. Throws std::invalid_argument for options out of range.
+[[nodiscard]] inline double cosine(std::int64_t step, const CosineOptions& o) {
+  require(step >= 0, "cosine: step must be >= 0", step);
+  require(o.total_steps >= 1, "CosineOptions.total_steps must be >= 1", o.total_steps);
+  require(o.flat_steps >= 0 && o.flat_steps < o.total_steps,
+          "CosineOptions.flat_steps must lie in [0, total_steps)", o.flat_steps);
+  const std::int64_t end = o.total_steps - o.flat_steps;
+  require(o.warmup_steps >= 0 && o.warmup_steps < end,
+          "CosineOptions.warmup_steps must lie in [0, total_steps - flat_steps)", o.warmup_steps);
+  require(o.final_factor >= 0 && std::isfinite(o.final_factor),
+          "CosineOptions.final_factor must be finite and >= 0", o.final_factor);
+  require(o.start_divisor == 0 || (o.start_divisor >= 1 && std::isfinite(o.start_divisor)),
+          "CosineOptions.start_divisor must be 0, or finite and >= 1", o.start_divisor);
+  if (step < o.warmup_steps) {
+    return o.start_divisor == 0 ? linear_warmup(step, o.warmup_steps)
+                                : linear_warmup_from(step, o.warmup_steps, o.start_divisor);
+  }
+  if (step >= end) return o.final_factor;
+  const double u =
+      static_cast<double>(step - o.warmup_steps) / static_cast<double>(end - o.warmup_steps);
+  return o.final_factor + (1 - o.final_factor) * 0.5 * (1 + std::cos(std::numbers::pi * u));
+}
+
+/// How the rate falls in a cooldown, s from 0 to 1, to the floor phi.
+enum class CooldownShape : std::uint8_t {
+  linear,          ///< phi + (1 - phi)(1 - s)
+  one_minus_sqrt,  ///< phi + (1 - phi)(1 - sqrt s)
+  cosine,          ///< phi + (1 - phi)(1 + cos(pi s))/2
+  square,          ///< phi + (1 - phi)(1 - s^2)
+  mirror_cosine,   ///< 2 linear - cosine
+  exponential,     ///< phi^s
+};
+
+struct CooldownOptions {
+  std::int64_t total_steps = 0;    ///< N, required, >= 1
+  std::int64_t warmup_steps = 0;   ///< W, in [0, N - D)
+  double cooldown_fraction = 0.2;  ///< D = floor(fraction N) steps of cooldown; in [0, 1)
+  double final_factor = 0;         ///< phi in [0, 1]; > 0 for exponential
+  CooldownShape shape = CooldownShape::one_minus_sqrt;
+  double start_divisor = 0;  ///< 0: linear_warmup; >= 1: linear_warmup_from
+};
+
+/// Warmup, then 1, then a cooldown over the last D steps: s = (n - (N - D))/D; phi from N on.
+/// n = `step` counts from 0. Throws std::invalid_argument for options out of range.
+[[nodiscard]] inline double constant_with_cooldown(std::int64_t step, const CooldownOptions& o) {
+  require(step >= 0, "constant_with_cooldown: step must be >= 0", step);
+  require(o.total_steps >= 1, "CooldownOptions.total_steps must be >= 1", o.total_steps);
+  require(o.cooldown_fraction >= 0 && o.cooldown_fraction < 1,
+          "CooldownOptions.cooldown_fraction must lie in [0, 1)", o.cooldown_fraction);
+  const auto cooldown =
+      static_cast<std::int64_t>(o.cooldown_fraction * static_cast<double>(o.total_steps));
+  const std::int64_t begin = o.total_steps - cooldown;
+  require(o.warmup_steps >= 0 && o.warmup_steps < begin,
+          "CooldownOptions.warmup_steps must lie in [0, total_steps - cooldown steps)",
+          o.warmup_steps);
+  require(o.final_factor >= 0 && o.final_factor <= 1,
+          "CooldownOptions.final_factor must lie in [0, 1]", o.final_factor);
+  require(o.shape != CooldownShape::exponential || o.final_factor > 0,
+          "CooldownOptions.final_factor must be > 0 for an exponential cooldown", o.final_factor);
+  require(o.start_divisor == 0 || (o.start_divisor >= 1 && std::isfinite(o.start_divisor)),
+          "CooldownOptions.start_divisor must be 0, or finite and >= 1", o.start_divisor);
+  if (step < o.warmup_steps) {
+    return o.start_divisor == 0 ? linear_warmup(step, o.warmup_steps)
+                                : linear_warmup_from(step, o.warmup_steps, o.start_divisor);
+  }
+  if (step < begin) return 1;
+  if (step >= o.total_steps) return o.final_factor;
+  const double s = static_cast<double>(step - begin) / static_cast<double>(cooldown);
+  const double floor = o.final_factor;
+  const double linear = floor + (1 - floor) * (1 - s);
+  const double cosine = floor + (1 - floor) * 0.5 * (1 + std::cos(std::numbers::pi * s));
+  switch (o.shape) {
+    case CooldownShape::linear:
+      return linear;
+    case CooldownShape::one_minus_sqrt:
+      return floor + (1 - floor) * (1 - std::sqrt(s));
+    case CooldownShape::cosine:
+      return cosine;
+    case CooldownShape::square:
+      return floor + (1 - floor) * (1 - s * s);
+    case CooldownShape::mirror_cosine:
+      return 2 * linear - cosine;
+    case CooldownShape::exponential:
+      return std::pow(floor, s);
+  }
+  return floor;
+}
+
+}  // namespace v0
+}  // namespace polyak

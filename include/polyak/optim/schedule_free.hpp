@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What Schedule-Free optimizers share: the averaging weights, the move of y and z, and x.
+///
+///   gamma_t = learning_rate min(1, t/warmup_steps)
+///   L_t = max(L_{t-1}, gamma_t),  w_t = t^r L_t^weight_lr_power,  c_t = w_t / sum_{s<=t} w_s
+///   z <- z - gamma_t d                           base iterate
+///   x <- x + c_t (z - x)                         average: evaluate and ship this one
+///   y <- beta x + (1 - beta) z                   the model's memory: train at this one
+///
+/// Only y and z are kept: y <- y + c (z - y) + gamma (beta (1 - c) - 1) d, and x is recovered as
+/// y + (1 - 1/beta)(z - y), by copy, guard or view; the model holds y always, there are no modes.
+/// "The Road Less Scheduled" (arXiv 2405.15682).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <polyak/average/swap.hpp>
+#include <polyak/core/law.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/optim/optimizer.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// The learning rate that the averaging weights w_t are made of.
+enum class AverageWeight : std::uint8_t {
+  running_maximum,  ///< L_t, as the authors' code
+  learning_rate,    ///< gamma_t, as the paper
+};
+
+/// The scalars of the last step.
+struct ScheduleFreeScalars {
+  double learning_rate = 0;       ///< gamma_t
+  double learning_rate_max = -1;  ///< L_t
+  double weight_sum = 0;          ///< sum of w_s
+  double gain = 0;                ///< c_t
+};
+
+/// The move of y and z along a direction d.
+template <class T>
+struct ScheduleFreeMove {
+  T gain;  ///< c_t
+  T pull;  ///< gamma_t (beta (1 - c_t) - 1)
+  T step;  ///< gamma_t
+  template <class V>
+  POLYAK_LAW void operator()(V& y, V& z, const V& d) const {
+    y = fma(V(pull), d, fma(V(gain), z - y, y));
+    z = fma(V(-step), d, z);
+  }
+};
+
+/// x = y + (1 - 1/beta)(z - y), read from the slot "z".
+template <class T>
+struct ScheduleFreeReadLaw {
+  static constexpr Traffic traffic{.slots = 1, .writes_parameter = true, .writes_slots = false};
+  T extrapolation;  ///< 1 - 1/beta
+  template <class V>
+  POLYAK_LAW void operator()(V& y, const V& z) const {
+    y = fma(V(extrapolation), z - y, y);
+  }
+};
+
+template <class Derived, ParameterScalar P, StateScalar S>
+class ScheduleFree;
+
+/// The elements of x of one tensor, each computed when it is asked for.
+template <ParameterScalar P, StateScalar S>
+class ScheduleFreeTensor {
+ public:
+  ScheduleFreeTensor(const P* y, std::span<const S> z, std::size_t size, ScheduleFreeReadLaw<S> law)
+      : y_(y), z_(z), size_(size), law_(law) {}
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] P operator()(std::size_t k) const {
+    P value = y_[k];
+    if (z_.empty()) return value;
+    S z[detail::slot_granule] = {z_[k]};
+    const detail::TensorMemory memory{&value, 1};
+    const std::size_t start = 0;
+    const detail::Run<ScheduleFreeReadLaw<S>, S> run{law_, {z}, &start};
+    detail::walk<const Serial, P>(serial, &memory, nullptr, 0, 1, std::tuple(run));
+    return value;
+  }
+  [[nodiscard]] P operator[](std::size_t k) const { return (*this)(k); }
+
+ private:
+  const P* y_;
+  std::span<const S> z_;  // empty where x = y: no gradient yet, or a buffer
+  std::size_t size_;
+  ScheduleFreeReadLaw<S> law_;
+};
+
+/// Read-only view of x. Lives as long as the optimizer and the parameters do not move.
+template <class Derived, ParameterScalar P, StateScalar S>
+class ScheduleFreeView {
+ public:
+  ScheduleFreeView(const ScheduleFree<Derived, P, S>& method, const Parameters<P>& params)
+      : method_(&method), params_(params) {}
+  [[nodiscard]] std::size_t size() const { return params_.size(); }
+  [[nodiscard]] ScheduleFreeTensor<P, S> operator[](std::size_t index) const {
+    return {params_[index].data(), method_->z_of(index), params_[index].size(),
+            method_->read_law()};
+  }
+  [[nodiscard]] ScheduleFreeTensor<P, S> operator[](std::string_view name) const {
+    const std::string target = params_.at(name).name();
+    return (*this)[params_.layout()->find(target)];
+  }
+
+ private:
+  const ScheduleFree<Derived, P, S>* method_;
+  Parameters<P> params_;
+};
+
+/// Base of the Schedule-Free optimizers: the scalars of a step, and x.
+template <class Derived, ParameterScalar P, StateScalar S>
+class ScheduleFree : public Optimizer<Derived, P, S> {
+  using Base = Optimizer<Derived, P, S>;
+
+ public:
+  [[nodiscard]] const ScheduleFreeScalars& scalars() const { return scalars_; }
+  /// Whether there is an average to hand out.
+  [[nodiscard]] bool ready() const { return this->count() > 0; }
+
+  /// Reads x, element by element, without a copy; `params` hold y. Throws std::logic_error before
+  /// the first step and while something is swapped in, std::invalid_argument for other parameters.
+  [[nodiscard]] ScheduleFreeView<Derived, P, S> view(const Parameters<P>& params) const {
+    check(params);
+    return {*this, params};
+  }
+
+  /// Writes x into `target`, other memory of the same layout; `params` hold y. Throws as view().
+  void copy_to(const Parameters<P>& params, const Parameters<P>& target) const {
+    check(params);
+    if (target.swapped()) detail::refuse_order("polyak: copy_to while an average is swapped in");
+    detail::require_same(target.layout(), params.layout(), "the target and the parameters");
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (params[k].bytes() == 0) continue;
+      if (params[k].raw() == target[k].raw()) {
+        detail::refuse_value("polyak: copy_to would overwrite the weights of tensor \"" +
+                             params[k].name() + "\"; use swap_into");
+      }
+    }
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (params[k].bytes() != 0) std::memcpy(target[k].raw(), params[k].raw(), params[k].bytes());
+    }
+    read_into(target);
+  }
+
+  /// Puts x into the model until the guard ends; then it holds y again, bit for bit. The guard
+  /// keeps a copy of y, because y cannot be recomputed from x and z to the last bit. Throws as
+  /// view().
+  [[nodiscard]] SwapGuard swap_into(const Parameters<P>& params) const {
+    check(params);
+    std::vector<SwapGuard::Piece> pieces;
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (this->slots().keeps(k)) pieces.push_back({params[k].raw(), nullptr, params[k].bytes()});
+    }
+    auto guard = SwapGuard::keep(params, std::move(pieces));
+    read_into(params);
+    return guard;
+  }
+
+  /// The same, but keeps the current weights before the first step.
+  [[nodiscard]] SwapGuard swap_into(const Parameters<P>& params, OrCurrent) const {
+    return ready() ? swap_into(params) : SwapGuard::keep(params, {});
+  }
+
+  // What the view and step() call.
+  [[nodiscard]] std::span<const S> z_of(std::size_t tensor) const {
+    return this->tensor_steps(tensor) > 0 ? this->slots().tensor(0, tensor) : std::span<S>{};
+  }
+  [[nodiscard]] ScheduleFreeReadLaw<S> read_law() const {
+    return {static_cast<S>(1 - 1 / schedule_.beta)};
+  }
+  void advance(const Parameters<P>& params, const P* const* gradients) {
+    this->count_step(gradients);
+    for (std::size_t k = 0; k < params.size();
+         ++k) {  // z begins where the tensor's training begins
+      if (gradients[k] == nullptr || this->tensor_steps(k) != 1) continue;
+      const auto run = detail::make_run(CopyToZ{}, this->slots());
+      detail::walk<const Serial, P>(serial, ParameterAccess<P>::memory(params), nullptr, k, k + 1,
+                                    std::tuple(run));
+    }
+    const auto t = static_cast<double>(this->count());
+    double rate = this->learning_rate();
+    if (this->count() < schedule_.warmup_steps) {
+      rate *= t / static_cast<double>(schedule_.warmup_steps);
+    }
+    if (schedule_.corrected_beta2 > 0) {
+      rate *= std::sqrt(detail::bias_correction(schedule_.corrected_beta2, this->count()));
+    }
+    scalars_.learning_rate = rate;
+    scalars_.learning_rate_max = std::fmax(scalars_.learning_rate_max, rate);
+    const double base = schedule_.average_weight == AverageWeight::learning_rate
+                            ? rate
+                            : scalars_.learning_rate_max;
+    const bool counts = base > 0 || schedule_.weight_lr_power == 0;  // no weight for a rate of 0
+    const double weight =
+        counts ? std::pow(t, schedule_.r) * std::pow(base, schedule_.weight_lr_power) : 0;
+    scalars_.weight_sum += weight;
+    scalars_.gain = scalars_.weight_sum > 0 ? weight / scalars_.weight_sum : 0;
+  }
+
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    Base::state(visit);
+    visit.scalar("scheduled_learning_rate", scalars_.learning_rate);
+    visit.scalar("learning_rate_max", scalars_.learning_rate_max);
+    visit.scalar("weight_sum", scalars_.weight_sum);
+    visit.scalar("gain", scalars_.gain);
+  }
+
+ protected:
+  struct Schedule {
+    double beta;
+    std::int64_t warmup_steps;
+    double r, weight_lr_power;
+    AverageWeight average_weight;
+    double corrected_beta2 = 0;  // of bias_correction_in_lr, else 0
+  };
+
+  ScheduleFree(const Parameters<P>& params, std::vector<std::string> slots, double learning_rate,
+               Nonfinite nonfinite, Schedule schedule)
+      : Base(params, std::move(slots), learning_rate, nonfinite), schedule_(schedule) {}
+
+  [[nodiscard]] ScheduleFreeMove<S> move() const {
+    const double c = scalars_.gain, rate = scalars_.learning_rate;
+    return {static_cast<S>(c), static_cast<S>(rate * (schedule_.beta * (1 - c) - 1)),
+            static_cast<S>(rate)};
+  }
+
+ private:
+  struct CopyToZ {
+    static constexpr Traffic traffic{.slots = 1};
+    template <class V>
+    POLYAK_LAW void operator()(const V& y, V& z) const {
+      z = y;
+    }
+  };
+
+  void check(const Parameters<P>& params) const {
+    if (!ready()) {
+      detail::refuse_order(
+          "polyak: no step was made, there is no average yet; ask for the current "
+          "weights with or_current if that is meant");
+    }
+    if (params.swapped())
+      detail::refuse_order("polyak: an average is swapped in; end its guard first");
+    detail::require_same(params.layout(), this->slots().layout(),
+                         "the parameters and those of the optimizer");
+  }
+
+  void read_into(const Parameters<P>& target) const {
+    for (std::size_t k = 0; k < target.size(); ++k) {
+      if (z_of(k).empty()) continue;
+      detail::walk<const Serial, P>(serial, ParameterAccess<P>::memory(target), nullptr, k, k + 1,
+                                    std::tuple(detail::make_run(read_law(), this->slots())));
+    }
+  }
+
+  Schedule schedule_;
+  ScheduleFreeScalars scalars_;
+};
+
+}  // namespace v0
+}  // namespace polyak

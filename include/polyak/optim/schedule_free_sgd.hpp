@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// ScheduleFreeSgd: SGD whose averaging replaces the learning-rate schedule.
+///
+///   d = g + weight_decay y
+///   z <- z - gamma_t d
+///   x <- x + c_t (z - x)                c_t, gamma_t: see schedule_free.hpp
+///   y <- beta x + (1 - beta) z          the model holds y
+///
+/// "The Road Less Scheduled" (arXiv 2405.15682).
+/// State: 1 slot ("z"). Elementwise; any shape. 5 words per parameter and step.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <polyak/core/law.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/optim/schedule_free.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+struct ScheduleFreeSgdOptions {
+  double learning_rate = 1;       ///< finite, >= 0
+  double beta = 0.9;              ///< y between z (0) and x (1), in (0, 1)
+  std::int64_t warmup_steps = 0;  ///< linear warmup, >= 0
+  double weight_decay = 0;        ///< at y, finite, >= 0
+  double r = 0;                   ///< power of t in the averaging weights, finite, >= 0
+  double weight_lr_power = 2;     ///< power of the learning rate in them, finite
+  AverageWeight average_weight = AverageWeight::running_maximum;
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const ScheduleFreeSgdOptions& o) {
+  detail::require_learning_rate(o.learning_rate,
+                                "ScheduleFreeSgdOptions.learning_rate must be finite and >= 0");
+  require(o.beta > 0 && o.beta < 1, "ScheduleFreeSgdOptions.beta must lie in (0, 1)", o.beta);
+  require(o.warmup_steps >= 0, "ScheduleFreeSgdOptions.warmup_steps must be >= 0", o.warmup_steps);
+  detail::require_not_negative(o.weight_decay,
+                               "ScheduleFreeSgdOptions.weight_decay must be finite and >= 0");
+  detail::require_not_negative(o.r, "ScheduleFreeSgdOptions.r must be finite and >= 0");
+  require(std::isfinite(o.weight_lr_power), "ScheduleFreeSgdOptions.weight_lr_power must be finite",
+          o.weight_lr_power);
+}
+
+template <class T>
+struct ScheduleFreeSgdLaw {
+  static constexpr Traffic traffic{.slots = 1, .gradient = true, .writes_parameter = true};
+  ScheduleFreeMove<T> move;
+  T decay;
+  template <class V>
+  POLYAK_LAW void operator()(V& y, const V& g, V& z) const {
+    move(y, z, fma(V(decay), y, g));
+  }
+};
+
+/// Schedule-Free SGD. Throws std::invalid_argument for options out of range.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class ScheduleFreeSgd : public ScheduleFree<ScheduleFreeSgd<P, S>, P, S> {
+  using Base = ScheduleFree<ScheduleFreeSgd<P, S>, P, S>;
+
+ public:
+  using Laws = std::tuple<ScheduleFreeSgdLaw<S>>;
+
+  explicit ScheduleFreeSgd(const Parameters<P>& params, ScheduleFreeSgdOptions options = {})
+      : Base(params, slot_names(options), options.learning_rate, options.nonfinite,
+             {options.beta, options.warmup_steps, options.r, options.weight_lr_power,
+              options.average_weight}),
+        options_(options) {}
+
+  [[nodiscard]] const ScheduleFreeSgdOptions& options() const { return options_; }
+
+  // What step() calls.
+  [[nodiscard]] int form() const { return 0; }
+  template <int>
+  [[nodiscard]] auto law(std::size_t) const {
+    return ScheduleFreeSgdLaw<S>{this->move(), static_cast<S>(options_.weight_decay)};
+  }
+
+ private:
+  static std::vector<std::string> slot_names(const ScheduleFreeSgdOptions& options) {
+    validate(options);
+    return {"z"};
+  }
+
+  ScheduleFreeSgdOptions options_;
+};
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Everything that needs only Eigen and the standard library.
+#pragma once
+
+#include <polyak/average/average.hpp>
+#include <polyak/average/conversions.hpp>
+#include <polyak/average/ema.hpp>
+#include <polyak/average/hare_tortoise.hpp>
+#include <polyak/average/posthoc.hpp>
+#include <polyak/average/power_ema.hpp>
+#include <polyak/average/swa.hpp>
+#include <polyak/average/swap.hpp>
+#include <polyak/average/switch_ema.hpp>
+#include <polyak/average/weighting.hpp>
+#include <polyak/core/executor.hpp>
+#include <polyak/core/gradients.hpp>
+#include <polyak/core/parameters.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
+#include <polyak/core/step.hpp>
+#include <polyak/optim/adamw.hpp>
+#include <polyak/optim/ademamix.hpp>
+#include <polyak/optim/learning_rate.hpp>
+#include <polyak/optim/schedule_free_adamw.hpp>
+#include <polyak/optim/schedule_free_sgd.hpp>
+#include <polyak/optim/sgd.hpp>
+#include <polyak/version.hpp>
