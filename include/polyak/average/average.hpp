@@ -78,7 +78,7 @@ class Average {
       : slots_(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"average"}),
         buffers_(std::make_shared<detail::Block>(buffer_bytes(params))),
         weighting_(std::move(weighting)),
-        nonfinite_(nonfinite) {
+        nonfinite_(detail::checked(nonfinite)) {
     if (params.swapped())
       detail::refuse_order("polyak: an average begun while another is swapped in");
     detail::walk_kept<P>(ParameterAccess<P>::memory(params), slots_, CopyLaw<S>{});

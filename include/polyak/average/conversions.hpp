@@ -90,7 +90,7 @@ inline void require_positive(double value, const char* rule) { require(value > 0
 /// sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
 /// "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv 2312.02696).
 [[nodiscard]] inline double sigma_rel_from_gamma(double gamma) {
-  require(gamma >= 0 && std::isfinite(gamma), "gamma must be finite and >= 0", gamma);
+  require(gamma >= 0 && detail::is_finite(gamma), "gamma must be finite and >= 0", gamma);
   return std::sqrt(gamma + 1) / ((gamma + 2) * std::sqrt(gamma + 3));
 }
 

@@ -40,9 +40,9 @@ inline void validate(const HareTortoiseOptions& o) {
   require(o.switch_every >= 1, "HareTortoiseOptions.switch_every must be >= 1", o.switch_every);
   require(o.blend >= 0 && o.blend <= 1, "HareTortoiseOptions.blend must lie in [0, 1]", o.blend);
   require(o.update_after >= 0, "HareTortoiseOptions.update_after must be >= 0", o.update_after);
-  require(o.inverse_gamma > 0 && std::isfinite(o.inverse_gamma),
+  require(o.inverse_gamma > 0 && detail::is_finite(o.inverse_gamma),
           "HareTortoiseOptions.inverse_gamma must be finite and > 0", o.inverse_gamma);
-  require(o.power >= 0 && std::isfinite(o.power),
+  require(o.power >= 0 && detail::is_finite(o.power),
           "HareTortoiseOptions.power must be finite and >= 0", o.power);
   require(o.min_decay >= 0 && o.min_decay <= o.decay,
           "HareTortoiseOptions.min_decay must lie in [0, decay]", o.min_decay);

@@ -109,9 +109,9 @@ class PosthocEma {
 
   /// Keeps a copy of weights that hold such an average, from a file, say. gamma >= 0, time > 0.
   void snapshot(const Parameters<P>& average, double gamma, double time) {
-    require(gamma >= 0 && std::isfinite(gamma), "a snapshot's gamma must be finite and >= 0",
+    require(gamma >= 0 && detail::is_finite(gamma), "a snapshot's gamma must be finite and >= 0",
             gamma);
-    require(time > 0 && std::isfinite(time), "a snapshot's time must be finite and > 0", time);
+    require(time > 0 && detail::is_finite(time), "a snapshot's time must be finite and > 0", time);
     Slots<S> slots(average.layout(), detail::dtype_of<P>(), Kept::averaged, {"average"});
     detail::walk_kept<P>(ParameterAccess<P>::memory(average), slots, CopyLaw<S>{});
     std::vector<Snapshot> added;
@@ -144,8 +144,8 @@ class PosthocEma {
     }
     PosthocSolution solution;
     solution.gamma =
-        std::isnan(target.gamma) ? gamma_from_sigma_rel(target.sigma_rel) : target.gamma;
-    solution.time = std::isnan(target.time) ? last : target.time;
+        detail::is_nan(target.gamma) ? gamma_from_sigma_rel(target.sigma_rel) : target.gamma;
+    solution.time = detail::is_nan(target.time) ? last : target.time;
     require(solution.time >= first && solution.time <= last,
             "PosthocTarget.time must lie between the first and the last snapshot, " +
                 detail::text(first) + " and " + detail::text(last),

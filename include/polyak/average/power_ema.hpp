@@ -31,13 +31,13 @@ struct PowerEmaOptions {
 };
 
 inline void validate(const PowerEmaOptions& o) {
-  require(std::isnan(o.sigma_rel) != std::isnan(o.gamma),
+  require(detail::is_nan(o.sigma_rel) != detail::is_nan(o.gamma),
           "PowerEmaOptions: one of sigma_rel and gamma must be given; sigma_rel is", o.sigma_rel);
-  require(std::isnan(o.sigma_rel) || (o.sigma_rel > 0 && o.sigma_rel <= 1 / std::sqrt(12.0)),
+  require(detail::is_nan(o.sigma_rel) || (o.sigma_rel > 0 && o.sigma_rel <= 1 / std::sqrt(12.0)),
           "PowerEmaOptions.sigma_rel must lie in (0, 1/sqrt(12)]", o.sigma_rel);
-  require(std::isnan(o.gamma) || (o.gamma >= 0 && std::isfinite(o.gamma)),
+  require(detail::is_nan(o.gamma) || (o.gamma >= 0 && detail::is_finite(o.gamma)),
           "PowerEmaOptions.gamma must be finite and >= 0", o.gamma);
-  require(o.batch_size > 0 && std::isfinite(o.batch_size),
+  require(o.batch_size > 0 && detail::is_finite(o.batch_size),
           "PowerEmaOptions.batch_size must be finite and > 0", o.batch_size);
   require(o.update_every >= 1, "PowerEmaOptions.update_every must be >= 1", o.update_every);
 }
@@ -81,7 +81,7 @@ class PowerEma : public Average<P, PowerClock, S> {
   /// The next calls advance the time by `batch_size`: `power.at(64).update(params)`. Throws
   /// std::invalid_argument unless it is finite and > 0.
   PowerEma& at(double batch_size) {
-    require(batch_size > 0 && std::isfinite(batch_size), "batch_size must be finite and > 0",
+    require(batch_size > 0 && detail::is_finite(batch_size), "batch_size must be finite and > 0",
             batch_size);
     this->mutable_weighting().batch_size = batch_size;
     return *this;
@@ -98,7 +98,7 @@ class PowerEma : public Average<P, PowerClock, S> {
   static PowerClock clock(const PowerEmaOptions& options) {
     validate(options);
     const double gamma =
-        std::isnan(options.gamma) ? gamma_from_sigma_rel(options.sigma_rel) : options.gamma;
+        detail::is_nan(options.gamma) ? gamma_from_sigma_rel(options.sigma_rel) : options.gamma;
     return {gamma, options.batch_size, options.update_every, 0, 0};
   }
 };

@@ -179,7 +179,7 @@ class StreamWeighting {
   explicit StreamWeighting(std::vector<double> weights) : weights_(std::move(weights)) {
     double sum = 0;
     for (const double weight : weights_) {
-      require(weight >= 0 && std::isfinite(weight) && sum + weight > 0,
+      require(weight >= 0 && detail::is_finite(weight) && sum + weight > 0,
               "StreamWeighting: weights must be finite and >= 0, the first > 0", weight);
       sums_.push_back(sum += weight);
     }

@@ -162,7 +162,8 @@ class Slots {
   /// First element of a slot. State belongs to the method, so a const method has const state only
   /// by the manners of its interface.
   [[nodiscard]] S* data(std::size_t slot) const {
-    return reinterpret_cast<S*>(block_->data()) + slot * stride_;
+    auto* const first = reinterpret_cast<S*>(block_->data());
+    return first == nullptr ? nullptr : first + slot * stride_;
   }
 
   /// The elements of one tensor in one slot.

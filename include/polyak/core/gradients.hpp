@@ -52,7 +52,7 @@ class Gradients {
   /// The gradient of the i-th tensor, or null.
   [[nodiscard]] const P* operator[](std::size_t index) const { return data_[index]; }
   [[nodiscard]] const P* const* data() const { return data_.data(); }
-  [[nodiscard]] std::shared_ptr<const Layout> layout() const { return params_.layout(); }
+  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return params_.layout(); }
 
   /// Sets the gradient of the i-th tensor, as `set` by name.
   template <class Object>
@@ -87,7 +87,7 @@ class Gradients {
 
  private:
   [[nodiscard]] std::size_t index_of(std::string_view name) const {
-    const auto layout = params_.layout();
+    const auto& layout = params_.layout();
     for (const auto& [alias, target] : layout->aliases) {
       if (alias == name) {
         detail::refuse_value(std::string("polyak: \"").append(name) + "\" is an alias of \"" +

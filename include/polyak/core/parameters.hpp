@@ -240,7 +240,7 @@ class Parameters {
   }
 
   /// Names, shapes and roles; two lists of equal layout can stand for each other.
-  [[nodiscard]] std::shared_ptr<const Layout> layout() const { return layout_; }
+  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return layout_; }
 
   /// Whether the memory holds an average now, through a SwapGuard.
   [[nodiscard]] bool swapped() const { return swapped_->load(); }
@@ -304,11 +304,13 @@ class Parameters {
 
   /// The layout, copied first where a method or another list holds it.
   Layout& own_layout() {
-    if (layout_.use_count() > 1) layout_ = std::make_shared<Layout>(*layout_);
-    return *layout_;
+    auto own = layout_.use_count() > 1 ? std::make_shared<Layout>(*layout_)
+                                       : std::const_pointer_cast<Layout>(layout_);
+    layout_ = own;
+    return *own;
   }
 
-  std::shared_ptr<Layout> layout_;
+  std::shared_ptr<const Layout> layout_;
   std::vector<detail::TensorMemory> memory_;
   std::shared_ptr<std::atomic<bool>> swapped_;
 };

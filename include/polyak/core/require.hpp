@@ -3,6 +3,7 @@
 /// Errors: how polyak refuses misuse, with and without C++ exceptions.
 #pragma once
 
+#include <bit>
 #include <charconv>
 #include <concepts>
 #include <cstdint>
@@ -35,6 +36,14 @@ class nonfinite_error : public std::runtime_error {
 };
 
 namespace detail {
+
+/// std::isnan and std::isfinite, also under -ffast-math, where those are constants.
+[[nodiscard]] inline bool is_nan(double value) {
+  return (std::bit_cast<std::uint64_t>(value) << 1) > (std::uint64_t{0x7ff} << 53);
+}
+[[nodiscard]] inline bool is_finite(double value) {
+  return (std::bit_cast<std::uint64_t>(value) << 1) < (std::uint64_t{0x7ff} << 53);
+}
 
 [[noreturn]] POLYAK_COLD inline void end_program(const char* type, std::string_view message) {
   std::fprintf(stderr, "%s: %.*s\n", type, static_cast<int>(message.size()), message.data());

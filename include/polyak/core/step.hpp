@@ -31,6 +31,18 @@ enum class Nonfinite : std::uint8_t {
   error,      ///< nonfinite_error
 };
 
+namespace detail {
+/// Returns the policy. -ffast-math removes the checks for NaN, so there only `propagate` is honest.
+[[nodiscard]] inline Nonfinite checked(Nonfinite nonfinite) {
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+  require(nonfinite == Nonfinite::propagate,
+          "nonfinite must be Nonfinite::propagate under -ffast-math or -ffinite-math-only",
+          static_cast<int>(nonfinite));
+#endif
+  return nonfinite;
+}
+}  // namespace detail
+
 /// The law form of a method that does nothing in this step.
 inline constexpr int resting = -1;
 

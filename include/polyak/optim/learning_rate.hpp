@@ -29,7 +29,7 @@ inline namespace v0 {
                                                double start_divisor) {
   require(step >= 0, "linear_warmup_from: step must be >= 0", step);
   require(warmup_steps >= 0, "linear_warmup_from: warmup_steps must be >= 0", warmup_steps);
-  require(start_divisor >= 1 && std::isfinite(start_divisor),
+  require(start_divisor >= 1 && detail::is_finite(start_divisor),
           "linear_warmup_from: start_divisor must be finite and >= 1", start_divisor);
   if (step >= warmup_steps) return 1;
   const double done = static_cast<double>(step) / static_cast<double>(warmup_steps);
@@ -54,9 +54,9 @@ struct CosineOptions {
   const std::int64_t end = o.total_steps - o.flat_steps;
   require(o.warmup_steps >= 0 && o.warmup_steps < end,
           "CosineOptions.warmup_steps must lie in [0, total_steps - flat_steps)", o.warmup_steps);
-  require(o.final_factor >= 0 && std::isfinite(o.final_factor),
+  require(o.final_factor >= 0 && detail::is_finite(o.final_factor),
           "CosineOptions.final_factor must be finite and >= 0", o.final_factor);
-  require(o.start_divisor == 0 || (o.start_divisor >= 1 && std::isfinite(o.start_divisor)),
+  require(o.start_divisor == 0 || (o.start_divisor >= 1 && detail::is_finite(o.start_divisor)),
           "CosineOptions.start_divisor must be 0, or finite and >= 1", o.start_divisor);
   if (step < o.warmup_steps) {
     return o.start_divisor == 0 ? linear_warmup(step, o.warmup_steps)
@@ -104,7 +104,7 @@ struct CooldownOptions {
           "CooldownOptions.final_factor must lie in [0, 1]", o.final_factor);
   require(o.shape != CooldownShape::exponential || o.final_factor > 0,
           "CooldownOptions.final_factor must be > 0 for an exponential cooldown", o.final_factor);
-  require(o.start_divisor == 0 || (o.start_divisor >= 1 && std::isfinite(o.start_divisor)),
+  require(o.start_divisor == 0 || (o.start_divisor >= 1 && detail::is_finite(o.start_divisor)),
           "CooldownOptions.start_divisor must be 0, or finite and >= 1", o.start_divisor);
   if (step < o.warmup_steps) {
     return o.start_divisor == 0 ? linear_warmup(step, o.warmup_steps)

@@ -28,10 +28,10 @@ namespace detail {
 }
 
 inline void require_learning_rate(double value, const char* rule) {
-  require(value >= 0 && std::isfinite(value), rule, value);
+  require(value >= 0 && detail::is_finite(value), rule, value);
 }
 inline void require_not_negative(double value, const char* rule) {
-  require(value >= 0 && std::isfinite(value), rule, value);
+  require(value >= 0 && detail::is_finite(value), rule, value);
 }
 inline void require_beta(double value, const char* rule) {
   require(value >= 0 && value < 1, rule, value);
@@ -40,8 +40,8 @@ inline void require_beta(double value, const char* rule) {
 /// epsilon must be representable in the state's type: 1e-50 would be 0 in float.
 template <StateScalar S>
 void require_epsilon(double value, bool zero_allowed, const char* rule) {
-  const bool positive = value > 0 && std::isfinite(value) && static_cast<S>(value) > 0;
-  require(positive || (zero_allowed && value >= 0 && std::isfinite(value)), rule, value);
+  const bool positive = value > 0 && detail::is_finite(value) && static_cast<S>(value) > 0;
+  require(positive || (zero_allowed && value >= 0 && detail::is_finite(value)), rule, value);
 }
 
 }  // namespace detail
@@ -113,7 +113,7 @@ class Optimizer {
       : slots_(params.layout(), detail::dtype_of<P>(), Kept::trained, std::move(slots)),
         tensor_steps_(params.size(), 0),
         learning_rate_(learning_rate),
-        nonfinite_(nonfinite) {}
+        nonfinite_(detail::checked(nonfinite)) {}
 
   void count_step(const P* const* gradients) {
     ++steps_;

@@ -108,8 +108,7 @@ class ScheduleFreeView {
             method_->read_law()};
   }
   [[nodiscard]] ScheduleFreeTensor<P, S> operator[](std::string_view name) const {
-    const std::string target = params_.at(name).name();
-    return (*this)[params_.layout()->find(target)];
+    return (*this)[params_.layout()->find(params_.at(name).name())];
   }
 
  private:

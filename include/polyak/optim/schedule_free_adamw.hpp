@@ -57,7 +57,7 @@ inline void validate(const ScheduleFreeAdamWOptions& o) {
   detail::require_not_negative(o.weight_decay,
                                "ScheduleFreeAdamWOptions.weight_decay must be finite and >= 0");
   detail::require_not_negative(o.r, "ScheduleFreeAdamWOptions.r must be finite and >= 0");
-  require(std::isfinite(o.weight_lr_power),
+  require(detail::is_finite(o.weight_lr_power),
           "ScheduleFreeAdamWOptions.weight_lr_power must be finite", o.weight_lr_power);
 }
 

@@ -43,8 +43,8 @@ inline void validate(const ScheduleFreeSgdOptions& o) {
   detail::require_not_negative(o.weight_decay,
                                "ScheduleFreeSgdOptions.weight_decay must be finite and >= 0");
   detail::require_not_negative(o.r, "ScheduleFreeSgdOptions.r must be finite and >= 0");
-  require(std::isfinite(o.weight_lr_power), "ScheduleFreeSgdOptions.weight_lr_power must be finite",
-          o.weight_lr_power);
+  require(detail::is_finite(o.weight_lr_power),
+          "ScheduleFreeSgdOptions.weight_lr_power must be finite", o.weight_lr_power);
 }
 
 template <class T>
