@@ -167,7 +167,7 @@ class Average {
   /// Bytes of state.
   [[nodiscard]] MemoryReport memory_report() const {
     MemoryReport report = slots_.memory_report();
-    report.total += buffers_->bytes();
+    report.total += buffers_->allocated();
     return report;
   }
 

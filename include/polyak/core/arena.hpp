@@ -64,37 +64,55 @@ namespace detail {
 inline constexpr std::size_t slot_granule = 32;
 inline constexpr std::size_t cache_line = 64;
 inline constexpr std::size_t huge_page = std::size_t{1} << 21;
-/// Streams at equal addresses modulo 4 KiB alias; an odd number of lines keeps slots apart.
-inline constexpr std::size_t stagger = 11 * cache_line;
+inline constexpr std::size_t page = 4096;
+
+/// Bytes between the end of one slot and the start of the next. Streams at equal addresses modulo
+/// 4 KiB alias in the cache, those of large powers of two in the banks of the memory: an odd number
+/// of lines, above a page where the slots are large.
+[[nodiscard]] constexpr std::size_t stagger(std::size_t slot_bytes) {
+  return (slot_bytes >= (std::size_t{1} << 20) ? 107 : 11) * cache_line;
+}
 
 /// One zeroed, 64-byte aligned block; on huge pages where it is large and the system grants them.
+/// The system puts all larger blocks at one address modulo 4 KiB; they start at a line of their
+/// first page that depends on the page, so that blocks which are walked together do not alias.
 class Block {
  public:
   explicit Block(std::size_t bytes)
-      : bytes_(bytes), alignment_(bytes >= 2 * huge_page ? huge_page : cache_line) {
+      : bytes_(bytes),
+        allocated_(bytes >= 16 * page ? bytes + page : bytes),
+        alignment_(bytes >= 2 * huge_page ? huge_page : cache_line) {
     if (bytes == 0) return;
-    data_ = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment_}));
+    raw_ = static_cast<std::byte*>(::operator new (allocated_, std::align_val_t{alignment_}));
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (alignment_ == huge_page) ::madvise(data_, bytes, MADV_HUGEPAGE);
+    if (alignment_ == huge_page) ::madvise(raw_, allocated_, MADV_HUGEPAGE);
 #endif
-    std::memset(data_, 0, bytes);
+    std::memset(raw_, 0, allocated_);
+    data_ = raw_;
+    if (allocated_ > bytes) {
+      const auto number = static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(raw_) / page);
+      data_ += (number * 0x9e3779b97f4a7c15u >> 58) * cache_line;  // one of the page's 64 lines
+    }
   }
   Block(const Block& other) : Block(other.bytes_) {
     if (bytes_ != 0) std::memcpy(data_, other.data_, bytes_);
   }
   Block& operator=(const Block&) = delete;
   ~Block() {
-    if (data_ != nullptr) ::operator delete (data_, std::align_val_t{alignment_});
+    if (raw_ != nullptr) ::operator delete (raw_, std::align_val_t{alignment_});
   }
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
+  [[nodiscard]] std::size_t allocated() const { return allocated_; }
 
   /// Set while a SwapGuard has exchanged these elements for the weights.
   bool lent = false;
 
  private:
   std::size_t bytes_ = 0;
+  std::size_t allocated_ = 0;
   std::size_t alignment_ = cache_line;
+  std::byte* raw_ = nullptr;
   std::byte* data_ = nullptr;
 };
 
@@ -130,7 +148,7 @@ class Slots {
       elements +=
           (tensor.size + detail::slot_granule - 1) / detail::slot_granule * detail::slot_granule;
     }
-    stride_ = elements + detail::stagger / sizeof(S);
+    stride_ = elements + detail::stagger(elements * sizeof(S)) / sizeof(S);
     block_ =
         std::make_shared<detail::Block>(elements == 0 ? 0 : names_.size() * stride_ * sizeof(S));
   }
@@ -185,11 +203,11 @@ class Slots {
 
   [[nodiscard]] MemoryReport memory_report() const {
     MemoryReport report;
-    const std::size_t each = names_.empty() ? 0 : block_->bytes() / names_.size();
+    const std::size_t each = names_.empty() ? 0 : block_->allocated() / names_.size();
     for (const std::string& name : names_) {
       report.slots.push_back({name, detail::dtype_of<S>(), elements_, each});
     }
-    report.total = block_->bytes();
+    report.total = block_->allocated();
     return report;
   }
 

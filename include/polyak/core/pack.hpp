@@ -90,8 +90,8 @@ POLYAK_LAW __m256 ieee_sqrt(__m256 a) { return _mm256_sqrt_ps(a); }
 POLYAK_LAW __m256d ieee_sqrt(__m256d a) { return _mm256_sqrt_pd(a); }
 #endif
 #if defined(__AVX512F__)
-POLYAK_LAW __m512 ieee_sqrt(__m512 a) { return _mm512_sqrt_ps(a); }
-POLYAK_LAW __m512d ieee_sqrt(__m512d a) { return _mm512_sqrt_pd(a); }
+POLYAK_LAW __m512 ieee_sqrt(__m512 a) { return _mm512_maskz_sqrt_ps(0xffff, a); }
+POLYAK_LAW __m512d ieee_sqrt(__m512d a) { return _mm512_maskz_sqrt_pd(0xff, a); }
 #endif
 #else
 template <class Packet>

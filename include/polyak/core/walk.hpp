@@ -47,7 +47,9 @@ template <class Law, class S>
   return run;
 }
 
-/// The laws of the runs, applied in order to one pack of each stream.
+/// The laws of the runs, applied in order to a few packs of each stream. All packs are loaded
+/// before the first is stored: loads do not wait behind stores whose values are still being
+/// computed.
 template <class P, class Level, class... Runs>
 struct Tile {
   using Carrier = carrier_t<P>;
@@ -55,46 +57,77 @@ struct Tile {
   static constexpr bool reads_gradient = (Runs::LawType::traffic.gradient || ...);
   static constexpr bool writes_parameter = (Runs::LawType::traffic.writes_parameter || ...);
   using Value = Pack<Carrier, lanes, Level>;
+  template <class R>
+  using SlotValue = Pack<typename R::State, lanes, Level>;
+
+  /// One pack of every stream.
+  template <class R>
+  struct SlotValues {
+    SlotValue<R> slot[R::slot_count == 0 ? 1 : R::slot_count];
+  };
+  struct Values {
+    Value x, gradient;
+    std::tuple<SlotValues<Runs>...> slots;
+  };
 
   template <class R, std::size_t... K>
-  POLYAK_LAW static void apply(const R& run, Value& x, const Value& gradient, std::size_t at,
+  POLYAK_LAW static void load_slots(const R& run, [[maybe_unused]] std::size_t at,
+                                    SlotValues<R>& to, std::index_sequence<K...>) {
+    ((to.slot[K] = SlotValue<R>::load(run.slots[K] + at)), ...);
+  }
+
+  template <class R, std::size_t... K>
+  POLYAK_LAW static void apply(const R& run, Values& values, SlotValues<R>& slots,
                                std::index_sequence<K...>) {
-    using S = typename R::State;
-    using V = Pack<S, lanes, Level>;
+    using V = SlotValue<R>;
     using Law = typename R::LawType;
     V parameter;
-    convert(x, parameter);
-    V slot[R::slot_count == 0 ? 1 : R::slot_count];
-    ((slot[K] = V::load(run.slots[K] + at)), ...);
+    convert(values.x, parameter);
     if constexpr (Law::traffic.gradient) {
       V g;
-      convert(gradient, g);
-      run.law(parameter, static_cast<const V&>(g), slot[K]...);
+      convert(values.gradient, g);
+      run.law(parameter, static_cast<const V&>(g), slots.slot[K]...);
     } else {
-      run.law(parameter, slot[K]...);
+      run.law(parameter, slots.slot[K]...);
     }
-    if constexpr (Law::traffic.writes_slots) (slot[K].store(run.slots[K] + at), ...);
     if constexpr (Law::traffic.writes_parameter) {
-      convert(parameter, x);
+      convert(parameter, values.x);
       if constexpr (scalar_bytes<P> == 2) {  // the next law sees what memory will hold
         alignas(cache_line) P rounded[static_cast<std::size_t>(lanes)];
-        store_pack(rounded, x);
-        load_pack(static_cast<const P*>(rounded), x);
+        store_pack(rounded, values.x);
+        load_pack(static_cast<const P*>(rounded), values.x);
       }
     }
   }
 
+  template <class R, std::size_t... K>
+  POLYAK_LAW static void store_slots(const R& run, [[maybe_unused]] std::size_t at,
+                                     const SlotValues<R>& from, std::index_sequence<K...>) {
+    if constexpr (R::LawType::traffic.writes_slots) (from.slot[K].store(run.slots[K] + at), ...);
+  }
+
+  template <class R>
+  static constexpr auto slots_of =
+      std::make_index_sequence<static_cast<std::size_t>(R::slot_count)>{};
+
   /// x and gradient point at the elements, `at` is their place in each tensor's slots.
   template <std::size_t... R>
-  POLYAK_LAW static void at(P* x, const P* gradient, const std::tuple<Runs...>& runs,
-                            std::size_t at, std::index_sequence<R...>) {
-    Value value, g;
-    load_pack(static_cast<const P*>(x), value);
-    if constexpr (reads_gradient) load_pack(gradient, g);
-    (apply(std::get<R>(runs), value, g, at,
-           std::make_index_sequence<static_cast<std::size_t>(Runs::slot_count)>{}),
-     ...);
-    if constexpr (writes_parameter) store_pack(x, value);
+  POLYAK_LAW static void load(const P* x, const P* gradient, const std::tuple<Runs...>& runs,
+                              std::size_t at, Values& to, std::index_sequence<R...>) {
+    load_pack(x, to.x);
+    if constexpr (reads_gradient) load_pack(gradient, to.gradient);
+    (load_slots(std::get<R>(runs), at, std::get<R>(to.slots), slots_of<Runs>), ...);
+  }
+  template <std::size_t... R>
+  POLYAK_LAW static void apply(const std::tuple<Runs...>& runs, Values& values,
+                               std::index_sequence<R...>) {
+    (apply(std::get<R>(runs), values, std::get<R>(values.slots), slots_of<Runs>), ...);
+  }
+  template <std::size_t... R>
+  POLYAK_LAW static void store(P* x, const std::tuple<Runs...>& runs, std::size_t at,
+                               const Values& from, std::index_sequence<R...>) {
+    (store_slots(std::get<R>(runs), at, std::get<R>(from.slots), slots_of<Runs>), ...);
+    if constexpr (writes_parameter) store_pack(x, from.x);
   }
 };
 
@@ -110,8 +143,13 @@ POLYAK_LAW void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& 
   };
   std::size_t i = begin;
   for (; i + 2 * lanes <= end; i += 2 * lanes) {
-    T::at(x + i, gradient_at(i), runs, i, all);
-    T::at(x + i + lanes, gradient_at(i + lanes), runs, i + lanes, all);
+    typename T::Values first, second;
+    T::load(x + i, gradient_at(i), runs, i, first, all);
+    T::load(x + i + lanes, gradient_at(i + lanes), runs, i + lanes, second, all);
+    T::apply(runs, first, all);
+    T::apply(runs, second, all);
+    T::store(x + i, runs, i, first, all);
+    T::store(x + i + lanes, runs, i + lanes, second, all);
   }
   for (; i < end; i += lanes) {
     const std::size_t rest = end - i < lanes ? end - i : lanes;
@@ -123,7 +161,10 @@ POLYAK_LAW void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& 
       std::memset(static_cast<void*>(gradient_copy), 0, sizeof gradient_copy);
       std::memcpy(static_cast<void*>(gradient_copy), gradient + i, rest * sizeof(P));
     }
-    T::at(x_copy, T::reads_gradient ? gradient_copy : nullptr, runs, i, all);
+    typename T::Values values;
+    T::load(x_copy, T::reads_gradient ? gradient_copy : nullptr, runs, i, values, all);
+    T::apply(runs, values, all);
+    T::store(x_copy, runs, i, values, all);
     if constexpr (T::writes_parameter) {
       std::memcpy(static_cast<void*>(x + i), x_copy, rest * sizeof(P));
     }
