@@ -13,6 +13,7 @@
 
 #include "cases.hpp"
 #include "harness.hpp"
+#include "limit_pass.hpp"
 #include "streams.hpp"
 
 namespace polyak_bench {
@@ -134,8 +135,9 @@ class Ensemble {
 /// What the program measures: a method alone or several fused.
 struct Subject {
   std::string name;
-  std::size_t updated;  ///< arrays that a step must read and write; one more is only read
+  std::size_t words;  ///< floats per parameter that a step must read and write
   std::function<Pass(const Case&)> make_pass;
+  std::function<Pass(const Case&)> make_limit;
   std::function<bool(const Case&)> fused_equals_separate;
   std::function<Pass(const Case&)> make_eigen = nullptr;  ///< the same as Eigen statements
 };
@@ -148,12 +150,14 @@ Subject subject(const Part<Makes>&... parts) {
     if (!name.empty()) name += '+';
     name += part;
   }
-  const std::size_t parameters = Methods::optimizes ? 1 : 0;
-  return {name, (parameters + ... + parts.slots),
+  // One array is only read: the gradients, or without an optimizer the parameters.
+  const std::size_t updated = ((Methods::optimizes ? 1 : 0) + ... + parts.slots);
+  return {name, 1 + 2 * updated,
           [parts...](const Case& tensors) -> Pass {
             const auto methods = std::make_shared<Methods>(tensors, parts...);
             return [methods] { methods->fused(); };
           },
+          [updated](const Case& tensors) { return limit_pass(tensors, updated); },
           [parts...](const Case& tensors) {
             Methods fused(tensors, parts...), separate(tensors, parts...);
             for (int step = 0; step < 5; ++step) {

@@ -20,7 +20,8 @@ typedef float Vector __attribute__((vector_size(vector_bytes), may_alias));
 constexpr std::size_t lanes = vector_bytes / sizeof(float);
 
 // Every value is replaced by source - value: two rounds give it back, so that it stays finite and
-// normal for ever. Two vectors of each stream per iteration, plain stores, no prefetch.
+// normal for ever. Two vectors of each stream per iteration, all loads before the stores, plain
+// stores, no prefetch.
 template <std::size_t... Stream>
 void run(const float* source, float* const* updated, std::size_t count,
          std::index_sequence<Stream...>) {
@@ -29,10 +30,9 @@ void run(const float* source, float* const* updated, std::size_t count,
   const std::size_t vectors = (count + lanes - 1) / lanes;
   std::size_t i = 0;
   for (; i + 2 <= vectors; i += 2) {
-    const Vector first = in[i];
-    const Vector second = in[i + 1];
-    ((out[Stream][i] = first - out[Stream][i], out[Stream][i + 1] = second - out[Stream][i + 1]),
-     ...);
+    const Vector first[] = {in[i] - out[Stream][i]...};
+    const Vector second[] = {in[i + 1] - out[Stream][i + 1]...};
+    ((out[Stream][i] = first[Stream], out[Stream][i + 1] = second[Stream]), ...);
   }
   if (i < vectors) ((out[Stream][i] = in[i] - out[Stream][i]), ...);
 }
@@ -40,6 +40,15 @@ void run(const float* source, float* const* updated, std::size_t count,
 template <std::size_t Updated>
 void kernel(const float* source, float* const* updated, std::size_t count) {
   run(source, updated, count, std::make_index_sequence<Updated>());
+}
+
+template <std::size_t... Source>
+void sum(const float* const* sources, float* target, std::size_t count,
+         std::index_sequence<Source...>) {
+  const Vector* const in[] = {reinterpret_cast<const Vector*>(sources[Source])...};
+  Vector* const out = reinterpret_cast<Vector*>(target);
+  const std::size_t vectors = (count + lanes - 1) / lanes;
+  for (std::size_t i = 0; i < vectors; ++i) out[i] = (in[Source][i] + ...);
 }
 
 template <std::size_t... Index>
@@ -52,6 +61,10 @@ LimitKernel choose(std::size_t updated, std::index_sequence<Index...>) {
 
 LimitKernel limit_kernel(std::size_t updated) {
   return choose(updated, std::make_index_sequence<max_updated_streams>());
+}
+
+void limit_sum(const float* const* sources, float* target, std::size_t count) {
+  sum(sources, target, count, std::make_index_sequence<summed_streams>());
 }
 
 std::size_t limit_vector_bytes() { return vector_bytes; }

@@ -15,6 +15,11 @@ inline constexpr std::size_t max_updated_streams = 8;
 /// The kernel for one stream that is read and `updated` (1 to 8) that are read and written.
 [[nodiscard]] LimitKernel limit_kernel(std::size_t updated);
 
+inline constexpr std::size_t summed_streams = 8;
+
+/// Reads `count` floats of each of the 8 sources and writes their sum; memory as above.
+void limit_sum(const float* const* sources, float* target, std::size_t count);
+
 /// Width in bytes of the vectors that the kernels were compiled for.
 [[nodiscard]] std::size_t limit_vector_bytes();
 

@@ -27,4 +27,17 @@ inline Pass limit_pass(const Case& tensors, std::size_t updated) {
   };
 }
 
+/// The sum of 8 streams over all tensors of a case.
+inline Pass limit_sum_pass(const Case& tensors) {
+  const auto streams = std::make_shared<Streams>(tensors, summed_streams + 1);
+  for (std::size_t stream = 0; stream <= summed_streams; ++stream) streams->fill(stream, 1.0F);
+  return [tensors, streams] {
+    for (std::size_t tensor = 0; tensor < tensors.tensors.size(); ++tensor) {
+      std::array<const float*, summed_streams> pointers;
+      for (std::size_t k = 0; k < summed_streams; ++k) pointers[k] = streams->data(k + 1, tensor);
+      limit_sum(pointers.data(), streams->data(0, tensor), tensors.tensors[tensor].size());
+    }
+  };
+}
+
 }  // namespace polyak_bench

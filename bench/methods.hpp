@@ -31,6 +31,30 @@ inline Subject against_eigen(Subject subject, bool adamw, std::size_t averages) 
   return subject;
 }
 
+/// The reconstruction of an average from 8 snapshots in memory: two widths at four times.
+inline Subject posthoc_ema() {
+  const auto posthoc_pass = [](const Case& tensors) -> Pass {
+    struct State {
+      explicit State(const Case& tensors) : model(tensors) {
+        polyak::PowerEma sharp(model.parameters, {.sigma_rel = 0.05});
+        polyak::PowerEma smooth(model.parameters, {.sigma_rel = 0.10});
+        for (std::size_t i = 0; i < summed_streams / 2; ++i) {
+          polyak::update(model.parameters, sharp, smooth);
+          posthoc.snapshot(sharp, smooth);
+        }
+        solution = posthoc.solve({.sigma_rel = 0.15});
+      }
+      Model model;
+      polyak::PosthocEma<float> posthoc;
+      polyak::PosthocSolution solution;
+    };
+    const auto state = std::make_shared<State>(tensors);
+    return [state] { state->posthoc.reconstruct(state->solution, state->model.parameters); };
+  };
+  return {"posthoc_ema", summed_streams + 1, posthoc_pass, limit_sum_pass,
+          [](const Case&) { return true; }};
+}
+
 /// Every method of the library, alone and in the combinations that people use. The number after
 /// the name is the state that a step reads and writes, in floats per parameter.
 inline std::vector<Subject> all_subjects() {
@@ -70,6 +94,9 @@ inline std::vector<Subject> all_subjects() {
                        [](const List& list) { return polyak::PowerEma(list, {.sigma_rel = 0.1}); }};
   const Part switch_ema{"switch_ema", 1,
                         [](const List& list) { return polyak::SwitchEma(list, {.decay = decay}); }};
+  const Part hare_tortoise{"hare_tortoise", 1, [](const List& list) {
+                             return polyak::HareTortoise(list, {.decay = decay});
+                           }};
   return {subject(sgd_plain),
           subject(sgd),
           against_eigen(subject(adamw), true, 0),
@@ -82,6 +109,8 @@ inline std::vector<Subject> all_subjects() {
           against_eigen(subject(ema), false, 1),
           subject(power_ema),
           subject(switch_ema),
+          subject(hare_tortoise),
+          posthoc_ema(),
           subject(sgd, ema),
           against_eigen(subject(adamw, ema), true, 1),
           against_eigen(subject(adamw, ema, ema), true, 2),

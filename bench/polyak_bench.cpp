@@ -17,7 +17,6 @@
 #include "cases.hpp"
 #include "harness.hpp"
 #include "limit.hpp"
-#include "limit_pass.hpp"
 #include "methods.hpp"
 
 namespace polyak_bench {
@@ -27,10 +26,9 @@ Contest contest(const Subject& subject, const Case& tensors) {
   constexpr std::size_t elements_per_round = 4 << 20;
   Contest result;
   result.method = subject.make_pass(tensors);
-  result.limit = limit_pass(tensors, subject.updated);
+  result.limit = subject.make_limit(tensors);
   if (subject.make_eigen) result.peers.emplace_back("vs_eigen", subject.make_eigen(tensors));
-  const std::size_t words = (1 + 2 * subject.updated) * tensors.elements();
-  result.bytes = static_cast<double>(words * sizeof(float));
+  result.bytes = static_cast<double>(subject.words * tensors.elements() * sizeof(float));
   result.passes = std::max<std::size_t>(1, elements_per_round / tensors.elements());
   return result;
 }

@@ -115,8 +115,14 @@ class Average {
   [[nodiscard]] std::int64_t count() const { return updates_; }
   /// Calls that Nonfinite::skip_step left out; they are not in calls().
   [[nodiscard]] std::int64_t skipped() const { return skipped_; }
-  /// Whether there is an average to hand out.
-  [[nodiscard]] bool ready() const { return updates_ > 0; }
+  /// Whether there is an average to hand out: after the first update, or, where the parameters at
+  /// construction have a weight, after the first call.
+  [[nodiscard]] bool ready() const {
+    if constexpr (requires { weighting_.weighs_initial(); }) {
+      if (weighting_.weighs_initial() && calls_ > 0) return true;
+    }
+    return updates_ > 0;
+  }
   /// The gain c of the last call, as it was applied.
   [[nodiscard]] double gain() const { return static_cast<double>(gain_); }
   [[nodiscard]] const W& weighting() const { return weighting_; }

@@ -22,10 +22,10 @@ inline void require_decay(double decay) {
 inline void require_positive(double value, const char* rule) { require(value > 0, rule, value); }
 }  // namespace detail
 
-/// Updates after which a weight has halved: -ln 2 / ln decay.
+/// Updates after which a weight has halved: -ln 2 / ln decay; infinity for decay 1.
 [[nodiscard]] inline double half_life(double decay) {
   detail::require_decay(decay);
-  return -std::numbers::ln2 / std::log(decay);
+  return std::numbers::ln2 / std::fabs(std::log(decay));
 }
 /// 1 - decay of a half-life > 0: 1 - 2^(-1/h); 0 for infinity.
 [[nodiscard]] inline double complement_from_half_life(double half_life) {
@@ -39,7 +39,7 @@ inline void require_positive(double value, const char* rule) { require(value > 0
 /// Updates after which a weight has fallen by e: -1 / ln decay.
 [[nodiscard]] inline double time_constant(double decay) {
   detail::require_decay(decay);
-  return -1 / std::log(decay);
+  return 1 / std::fabs(std::log(decay));
 }
 /// 1 - decay of a time constant > 0: 1 - exp(-1/tau).
 [[nodiscard]] inline double complement_from_time_constant(double time_constant) {

@@ -23,20 +23,19 @@ namespace polyak {
 inline namespace v0 {
 
 struct HareTortoiseOptions {
-  double decay = 0.999;              ///< cap of the decay, in [0, 1)
+  double decay = 0.999;  ///< cap of the decay, in [0, 1]; 1 freezes the average after the copies
   std::int64_t switch_every = 1000;  ///< k calls from one switch to the next, >= 1
   double blend = 0;                  ///< share of the fast weights after a switch, in [0, 1]
   std::int64_t update_after = 0;     ///< calls after the first that still copy, >= 0
   double inverse_gamma = 1;          ///< of the warmup, > 0
   double power = 2.0 / 3.0;          ///< of the warmup, >= 0
   double min_decay = 0;              ///< floor of the decay, in [0, decay]
-  std::int64_t update_every =
-      1;  ///< only calls j that it divides update; >= 1, divides switch_every
+  std::int64_t update_every = 1;     ///< only calls j that it divides update, >= 1
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
 inline void validate(const HareTortoiseOptions& o) {
-  require(o.decay >= 0 && o.decay < 1, "HareTortoiseOptions.decay must lie in [0, 1)", o.decay);
+  require(o.decay >= 0 && o.decay <= 1, "HareTortoiseOptions.decay must lie in [0, 1]", o.decay);
   require(o.switch_every >= 1, "HareTortoiseOptions.switch_every must be >= 1", o.switch_every);
   require(o.blend >= 0 && o.blend <= 1, "HareTortoiseOptions.blend must lie in [0, 1]", o.blend);
   require(o.update_after >= 0, "HareTortoiseOptions.update_after must be >= 0", o.update_after);
@@ -47,8 +46,6 @@ inline void validate(const HareTortoiseOptions& o) {
   require(o.min_decay >= 0 && o.min_decay <= o.decay,
           "HareTortoiseOptions.min_decay must lie in [0, decay]", o.min_decay);
   require(o.update_every >= 1, "HareTortoiseOptions.update_every must be >= 1", o.update_every);
-  require(o.switch_every % o.update_every == 0,
-          "HareTortoiseOptions.update_every must divide switch_every", o.update_every);
 }
 
 struct HareTortoiseWeighting {
@@ -58,6 +55,7 @@ struct HareTortoiseWeighting {
     const std::int64_t waited = t - 1 - options.update_after;
     if ((t - 1) % options.update_every != 0) return 0;
     if (waited <= 0) return 1;
+    if (options.decay == 1) return 0;
     const double warmup =
         std::exp(-options.power * std::log1p(static_cast<double>(waited) / options.inverse_gamma));
     return std::fmin(std::fmax(warmup, 1 - options.decay), 1 - options.min_decay);
@@ -66,6 +64,7 @@ struct HareTortoiseWeighting {
     const std::int64_t waited = t - 1 - options.update_after;
     if ((t - 1) % options.update_every != 0) return 1;
     if (waited <= 0) return 0;
+    if (options.decay == 1) return 1;
     const double warmup = -std::expm1(
         -options.power * std::log1p(static_cast<double>(waited) / options.inverse_gamma));
     return std::fmax(std::fmin(warmup, options.decay), options.min_decay);
@@ -73,6 +72,7 @@ struct HareTortoiseWeighting {
 };
 
 struct HareTortoiseRule {
+  static constexpr bool rests_or_blends = true;
   std::int64_t switch_every;
   [[nodiscard]] bool after(std::int64_t t) const { return t > 1 && (t - 1) % switch_every == 0; }
 };

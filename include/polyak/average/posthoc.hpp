@@ -17,7 +17,6 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
-#include <cstring>
 #include <limits>
 #include <span>
 #include <tuple>
@@ -59,31 +58,33 @@ struct PosthocSolution {
   double absolute_sum = 0;  ///< sum of |weights|: multiplies the rounding of the snapshots
 };
 
-/// sum <- sum + w_1 s_1 + ... + w_N s_N
-template <class T, int N>
+/// sum <- [sum +] w_1 s_1 + ... + w_N s_N
+template <class T, int N, bool Begins>
 struct CombineLaw {
   static constexpr Traffic traffic{.slots = N, .writes_parameter = true, .writes_slots = false};
   std::array<T, N> weights;
   template <class V, class... Streams>
-  POLYAK_LAW void operator()(V& sum, const Streams&... streams) const {
-    int k = 0;
-    ((sum = fma(V(weights[static_cast<std::size_t>(k++)]), streams, sum)), ...);
+  POLYAK_LAW void operator()(V& sum, const V& first, const Streams&... others) const {
+    if constexpr (Begins) {
+      sum = V(weights[0]) * first;
+    } else {
+      sum = fma(V(weights[0]), first, sum);
+    }
+    std::size_t k = 1;
+    ((sum = fma(V(weights[k++]), others, sum)), ...);
   }
 };
 
-namespace detail {
-
-/// <i, j> of two power profiles: the integral of the product of their densities.
-[[nodiscard]] inline double power_product(double gamma_i, double time_i, double gamma_j,
-                                          double time_j) {
+/// <i, j> of two power profiles: the integral of the product of their densities. Exponents >= 0,
+/// times > 0.
+[[nodiscard]] inline double power_profile_product(double gamma_i, double time_i, double gamma_j,
+                                                  double time_j) {
   const double later_gamma = time_i >= time_j ? gamma_i : gamma_j;
   const double later = std::fmax(time_i, time_j);
   const double ratio = std::fmin(time_i, time_j) / later;
   return (gamma_i + 1) * (gamma_j + 1) / ((gamma_i + gamma_j + 1) * later) *
          std::pow(ratio, later_gamma);
 }
-
-}  // namespace detail
 
 /// Snapshots of power averages in memory, and what can be made of them.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
@@ -155,8 +156,9 @@ class PosthocEma {
   }
 
   /// Writes the combination into `target`, a list of the snapshots' layout, block by block: beyond
-  /// the snapshots it needs 64 KiB. Buffers (Role::copy) are left alone. Throws std::logic_error
-  /// while an average is swapped in, std::invalid_argument for other parameters or other snapshots.
+  /// the snapshots it needs at most 128 KiB. Buffers (Role::copy) are left alone. Throws
+  /// std::logic_error while an average is swapped in, std::invalid_argument for other parameters or
+  /// other snapshots.
   void reconstruct(const PosthocSolution& solution, const Parameters<P>& target) const {
     require(solution.weights.size() == snapshots_.size() && !snapshots_.empty(),
             "a solution must have one weight per snapshot", solution.weights.size());
@@ -170,15 +172,21 @@ class PosthocEma {
         terms.emplace_back(static_cast<S>(solution.weights[i]), &snapshots_[i].average);
       }
     }
-    detail::Block sum(block_elements * sizeof(S));
+    if (terms.empty()) terms.emplace_back(S(0), &layout);
+    detail::Block block(std::same_as<P, S> ? 0 : block_elements * sizeof(S));
     for (std::size_t k = 0; k < target.size(); ++k) {
       if (!layout.keeps(k)) continue;
       for (std::size_t at = 0; at < target[k].size(); at += block_elements) {
         const std::size_t count = std::min(block_elements, target[k].size() - at);
-        auto* const sums = reinterpret_cast<S*>(sum.data());
-        std::memset(sum.data(), 0, sum.bytes());
-        combine(sums, count, layout.offset(k) + at, terms);
-        run<P>(target[k].data() + at, count, ReadLaw<S>{}, std::array{sums});
+        const std::size_t offset = layout.offset(k) + at;
+        P* const place = target[k].data() + at;
+        if constexpr (std::same_as<P, S>) {
+          combine(place, count, offset, terms);  // the block stays in the cache meanwhile
+        } else {
+          auto* const sums = reinterpret_cast<S*>(block.data());
+          combine(sums, count, offset, terms);
+          run<P>(place, count, ReadLaw<S>{}, std::array{sums});
+        }
       }
     }
   }
@@ -228,7 +236,7 @@ class PosthocEma {
       for (Eigen::Index j = 0; j < n; ++j) {
         gram(i, j) = product(snapshot(i), snapshot(j)) / (norm[i] * norm[j]);
       }
-      right[i] = detail::power_product(snapshot(i).gamma, snapshot(i).time, solution.gamma,
+      right[i] = power_profile_product(snapshot(i).gamma, snapshot(i).time, solution.gamma,
                                        solution.time) /
                  norm[i];
     }
@@ -243,7 +251,7 @@ class PosthocEma {
       scaled += direction * ((1 - sum) / ones.dot(direction));
     }
     const double wanted =
-        detail::power_product(solution.gamma, solution.time, solution.gamma, solution.time);
+        power_profile_product(solution.gamma, solution.time, solution.gamma, solution.time);
     const double square = (scaled.dot(gram * scaled) - 2 * scaled.dot(right) + wanted) / wanted;
     solution.residual = std::sqrt(std::fmax(square, 0.0));
     solution.condition = 1 / factors.rcond();
@@ -256,21 +264,27 @@ class PosthocEma {
   }
 
   [[nodiscard]] static double product(const Snapshot& a, const Snapshot& b) {
-    return detail::power_product(a.gamma, a.time, b.gamma, b.time);
+    return power_profile_product(a.gamma, a.time, b.gamma, b.time);
   }
 
-  /// sums += all terms, four streams at a time: that is what the hardware prefetches well.
+  /// sums = all terms, four streams at a time: that is what the hardware prefetches well.
   static void combine(S* sums, std::size_t count, std::size_t offset,
                       const std::vector<std::pair<S, const Slots<S>*>>& terms) {
     std::size_t i = 0;
-    for (; i + 4 <= terms.size(); i += 4) combine_some<4>(sums, count, offset, &terms[i]);
-    for (; i < terms.size(); ++i) combine_some<1>(sums, count, offset, &terms[i]);
+    for (; i + 4 <= terms.size(); i += 4) {
+      i == 0 ? combine_some<4, true>(sums, count, offset, &terms[i])
+             : combine_some<4, false>(sums, count, offset, &terms[i]);
+    }
+    for (; i < terms.size(); ++i) {
+      i == 0 ? combine_some<1, true>(sums, count, offset, &terms[i])
+             : combine_some<1, false>(sums, count, offset, &terms[i]);
+    }
   }
 
-  template <std::size_t N>
+  template <std::size_t N, bool Begins>
   static void combine_some(S* sums, std::size_t count, std::size_t offset,
                            const std::pair<S, const Slots<S>*>* terms) {
-    CombineLaw<S, static_cast<int>(N)> law{};
+    CombineLaw<S, static_cast<int>(N), Begins> law{};
     std::array<S*, N> streams{};
     for (std::size_t k = 0; k < N; ++k) {
       law.weights[k] = terms[k].first;

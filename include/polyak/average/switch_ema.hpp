@@ -82,6 +82,7 @@ struct SwitchWeighting {
 
 /// Which iterations and epochs end or begin with a switch.
 struct SwitchRule {
+  static constexpr bool rests_or_blends = false;
   SwitchUnit unit;
   std::int64_t interval, start, end;
   std::int64_t epoch = -1;  ///< the current epoch; none has begun

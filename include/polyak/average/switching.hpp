@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include <polyak/average/average.hpp>
@@ -13,38 +14,35 @@
 namespace polyak {
 inline namespace v0 {
 
-/// avg <- avg + c (x - avg);  x <- avg
-template <class T>
+/// avg <- avg + c (x - avg), unless it rests;  x <- avg, or avg + blend (x - avg)
+template <class T, bool Rests, bool Blends>
 struct SwitchLaw {
-  static constexpr Traffic traffic{.slots = 1, .writes_parameter = true};
-  T gain;
-  template <class V>
-  POLYAK_LAW void operator()(V& x, V& average) const {
-    average = fma(V(gain), x - average, average);
-    x = average;
-  }
-};
-
-/// avg <- avg + c (x - avg);  x <- avg + blend (x - avg)
-template <class T>
-struct BlendLaw {
-  static constexpr Traffic traffic{.slots = 1, .writes_parameter = true};
+  static constexpr Traffic traffic{.slots = 1, .writes_parameter = true, .writes_slots = !Rests};
   T gain, blend;
-  template <class V>
-  POLYAK_LAW void operator()(V& x, V& average) const {
-    average = fma(V(gain), x - average, average);
-    x = fma(V(blend), x - average, average);
+  template <class V, class Slot>
+  POLYAK_LAW void operator()(V& x, Slot& average) const {
+    if constexpr (!Rests) average = fma(V(gain), x - average, average);
+    if constexpr (Blends) {
+      x = fma(V(blend), x - average, average);
+    } else {
+      x = average;
+    }
   }
 };
 
 /// An average whose rule says after which updates the weights become avg + blend (x - avg).
-/// `Rule::after(t)` answers for call t = 1, 2, ...
+/// `Rule::after(t)` answers for call t = 1, 2, ...; `Rule::rests_or_blends` is false where blend is
+/// 0 and every call updates.
 template <ParameterScalar P, Weighting W, class Rule, StateScalar S>
 class SwitchingAverage : public Average<P, W, S> {
   using Base = Average<P, W, S>;
 
  public:
-  using Laws = std::tuple<AverageLaw<S>, CopyLaw<S>, SwitchLaw<S>, BlendLaw<S>>;
+  using Laws = std::conditional_t<
+      Rule::rests_or_blends,
+      std::tuple<AverageLaw<S>, CopyLaw<S>, SwitchLaw<S, false, false>, SwitchLaw<S, false, true>,
+                 SwitchLaw<S, true, false>, SwitchLaw<S, true, true>>,
+      std::tuple<AverageLaw<S>, CopyLaw<S>, SwitchLaw<S, false, false>>>;
 
   SwitchingAverage(const Parameters<P>& params, W weighting, Rule rule, double blend,
                    Nonfinite nonfinite)
@@ -63,19 +61,18 @@ class SwitchingAverage : public Average<P, W, S> {
   // What step() and update() call.
   void advance(const Parameters<P>& params, const P* const* gradients) {
     Base::advance(params, gradients);
-    switching_ = Base::form() == 0 && rule_.after(this->calls());
+    switching_ = Base::form() != 1 && rule_.after(this->calls());  // after a copy x is avg
     if (switching_) ++switches_;
   }
   [[nodiscard]] int form() const {
     if (!switching_) return Base::form();
-    return blend_ == 0 ? 2 : 3;
+    const int blends = blend_ == 0 ? 0 : 1;
+    return (Base::form() == resting ? 4 : 2) + blends;
   }
   template <int K>
   [[nodiscard]] auto law(std::size_t tensor) const {
-    if constexpr (K == 2) {
-      return SwitchLaw<S>{static_cast<S>(this->gain())};
-    } else if constexpr (K == 3) {
-      return BlendLaw<S>{static_cast<S>(this->gain()), blend_};
+    if constexpr (K >= 2) {
+      return std::tuple_element_t<K, Laws>{static_cast<S>(this->gain()), blend_};
     } else {
       return Base::template law<K>(tensor);
     }

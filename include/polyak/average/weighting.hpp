@@ -77,6 +77,8 @@ struct ExponentialWeighting {
   Start start = Start::params;
   std::int64_t update_every = 1;  ///< calls per update; the update's decay is b^update_every
 
+  /// Whether the initial value has a weight of its own.
+  [[nodiscard]] bool weighs_initial() const { return start == Start::params; }
   [[nodiscard]] double gain(std::int64_t t) const {
     if (t % update_every != 0) return 0;
     if (t == update_every && start != Start::params) return 1;
