@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Replays of averages that follow given iterates: SWA, EMA, target networks.
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <polyak/polyak.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "case.hpp"
+#include "model.hpp"
+
+namespace golden {
+namespace {
+
+/// The average, or nothing where the library has none; it must then refuse to hand one out.
+template <class T, class Average>
+std::optional<Tensors> handed_out(Case& run, const Average& average, Model<T>& target,
+                                  bool expect_ready) {
+  run.report().check(run.place("average is ready"), average.ready() == expect_ready);
+  if (average.ready()) {
+    average.copy_to(target.params());
+    return target.values();
+  }
+  bool refused = false;
+  try {
+    average.copy_to(target.params());
+  } catch (const std::logic_error&) {
+    refused = true;
+  }
+  run.report().check(run.place("average before the first collection is refused"), refused);
+  return std::nullopt;
+}
+
+template <class T>
+void replay_swa(Case& run, std::int64_t default_start) {
+  polyak::SwaOptions options;
+  options.start = run.hyperparameters.integer("start", default_start);
+  options.period = run.hyperparameters.integer("period", 1);
+
+  Model<T> model(run.layout, run.initial());
+  Model<T> target(run.layout, run.initial_average());
+  polyak::Swa<T> average(model.params(), options);
+
+  History averages;
+  std::vector<double> counts;
+  bool collected = false;
+  for (const Tensors& iterate : run.calls("iterates")) {
+    model.assign(iterate);
+    average.update(model.params());
+    const auto call = static_cast<std::int64_t>(averages.size()) + 1;
+    collected =
+        collected || (call >= options.start && (call - options.start) % options.period == 0);
+    averages.push_back(handed_out(run, average, target, collected));
+    counts.push_back(static_cast<double>(average.count()));
+  }
+
+  const Section per_step = run.expected.section("per_step");
+  run.compare(per_step, "avg", averages);
+  run.compare(per_step, "n_averaged", counts, exact);
+  run.compare_final("avg", averages);
+}
+
+/// Feeds the iterates to the average and returns it after every call, read through its view.
+template <class T, class Average>
+History follow(const std::vector<Tensors>& iterates, Model<T>& model, Average& average) {
+  History averages;
+  for (const Tensors& iterate : iterates) {
+    model.assign(iterate);
+    average.update(model.params());
+    averages.push_back(values_of_view(average.view()));
+  }
+  return averages;
+}
+
+template <class T>
+void replay_ema(Case& run) {
+  polyak::EmaOptions options;
+  options.decay = run.hyperparameters.number("decay");
+  const std::string init = run.hyperparameters.text("init", "initial_params");
+  if (init == "copy_first") {
+    options.start = polyak::Start::first_update;
+  } else if (init == "initial_params") {
+    options.start = polyak::Start::params;
+  } else {
+    throw Malformed(run.place("unknown init \"" + init + "\""));
+  }
+
+  Model<T> model(run.layout, run.initial_average());
+  polyak::Ema<T> average(model.params(), options);
+  const History averages = follow(run.calls("iterates"), model, average);
+  run.compare(run.expected.section("per_step"), "avg", averages);
+  run.compare_final("avg", averages);
+}
+
+template <class T>
+void replay_debiased_ema(Case& run) {
+  polyak::EmaOptions options;
+  options.decay = run.hyperparameters.number("decay");
+  options.start = polyak::Start::zero_debiased;
+
+  Model<T> model(run.layout, run.initial());
+  polyak::Ema<T> average(model.params(), options);
+  const History averages = follow(run.calls("iterates"), model, average);
+
+  // The library keeps the debiased average alone; the sum from zero is it times 1 - decay^t.
+  History sums = averages;
+  for (std::size_t t = 0; t < sums.size(); ++t) {
+    const double weight = -std::expm1(static_cast<double>(t + 1) * std::log(options.decay));
+    for (auto& tensor : *sums[t]) {
+      for (double& value : tensor) {
+        value *= weight;
+      }
+    }
+  }
+  const Section per_step = run.expected.section("per_step");
+  run.compare(per_step, "avg", averages);
+  run.compare(per_step, "raw", sums);
+  run.compare_final("avg", averages);
+  run.compare_final("raw", sums);
+}
+
+template <class T>
+void replay_target_update(Case& run) {
+  polyak::EmaOptions incremental_options;
+  incremental_options.decay = 1 - run.hyperparameters.number("step_size");
+  polyak::EmaOptions periodic_options;
+  periodic_options.decay = 0;
+  periodic_options.update_every = run.hyperparameters.integer("update_period");
+
+  Model<T> model(run.layout, run.initial_average());
+  polyak::Ema<T> incremental(model.params(), incremental_options);
+  polyak::Ema<T> periodic(model.params(), periodic_options);
+  const std::vector<Tensors> iterates = run.calls("iterates");
+  const History of_incremental = follow(iterates, model, incremental);
+  const History of_periodic = follow(iterates, model, periodic);
+
+  const Section per_step = run.expected.section("per_step");
+  run.compare(per_step, "incremental", of_incremental);
+  run.compare(per_step, "periodic", of_periodic);
+  run.compare_final("incremental", of_incremental);
+  run.compare_final("periodic", of_periodic);
+}
+
+}  // namespace
+
+Replays average_replays() {
+  return {
+      {"swa_equal", by_dtype([](Case& run) { replay_swa<float>(run, 1); },
+                             [](Case& run) { replay_swa<double>(run, 1); })},
+      // The reference script collects from epoch 161 unless told otherwise.
+      {"swa_start_period", by_dtype([](Case& run) { replay_swa<float>(run, 161); },
+                                    [](Case& run) { replay_swa<double>(run, 161); })},
+      {"ema_constant", by_dtype(replay_ema<float>, replay_ema<double>)},
+      {"ema_zero_debiased", by_dtype(replay_debiased_ema<float>, replay_debiased_ema<double>)},
+      {"target_update", by_dtype(replay_target_update<float>, replay_target_update<double>)},
+  };
+}
+
+}  // namespace golden

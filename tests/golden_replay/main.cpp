@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// polyak_golden FILE...: replays recorded runs of reference implementations through the library.
+/// Prints one line per file and fails where one does not match or cannot be replayed in full.
+
+#include <algorithm>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <string>
+
+#include "case.hpp"
+#include "compare.hpp"
+#include "json.hpp"
+
+namespace golden {
+namespace {
+
+Replays all_replays() {
+  Replays all;
+  for (auto family : {average_replays, switch_replays, power_replays, table_replays,
+                      optimizer_replays, schedule_replays}) {
+    all.merge(family());
+  }
+  return all;
+}
+
+void replay_case(const Json& document, const std::string& label, Report& report) {
+  static const Replays replays = all_replays();
+  const std::string algorithm = document.value("algorithm", "");
+  const auto replay = replays.find(algorithm);
+  if (replay == replays.end()) {
+    throw Malformed(label + "unknown algorithm \"" + algorithm + "\"");
+  }
+  Case run(document, label, report);
+  replay->second(run);
+  run.finish();
+}
+
+Json parsed(const std::filesystem::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream || std::filesystem::is_directory(file)) {
+    throw Malformed("cannot be read");
+  }
+  return Json::parse(stream);
+}
+
+Report replay_file(const std::filesystem::path& file) {
+  Report report;
+  const Json document = parsed(file);
+  const std::string format = document.is_object() ? document.value("format", "") : "";
+  if (format == "polyak-golden-1") {
+    replay_case(document, "", report);
+  } else if (format == "polyak-golden-optimizers/1") {
+    for (const Json& entry : list_of(document.at("cases"), "cases")) {
+      const std::string name = entry.at("name").get<std::string>();
+      try {
+        replay_case(entry, name + ": ", report);
+      } catch (const Malformed&) {
+        throw;
+      } catch (const std::exception& error) {
+        throw Malformed(name + ": " + error.what());
+      }
+    }
+  } else {
+    throw Malformed("unknown format \"" + format + "\"");
+  }
+  if (report.empty()) {
+    throw Malformed("records nothing to compare with");
+  }
+  return report;
+}
+
+/// Whether the file matches; says so in one line.
+bool passes(const std::filesystem::path& file) {
+  std::string line;
+  bool passed = false;
+  try {
+    const Report report = replay_file(file);
+    passed = report.passed();
+    line = report.summary();
+  } catch (const std::exception& error) {
+    line = error.what();
+    std::replace(line.begin(), line.end(), '\n', ' ');
+  }
+  std::cout << (passed ? "ok    " : "FAIL  ") << file.filename().string() << "  " << line
+            << std::endl;
+  return passed;
+}
+
+}  // namespace
+}  // namespace golden
+
+int main(int count, char** arguments) {
+  if (count < 2 || std::string(arguments[1]) == "--help") {
+    std::cout << "usage: polyak_golden FILE...\n"
+                 "Replays golden files and compares with what they record. Each line gives the\n"
+                 "worst error divided by its tolerance. Fails if any file does not match, names\n"
+                 "an unknown algorithm, or holds an entry that the replay does not use.\n";
+    return count < 2 ? 2 : 0;
+  }
+  bool all_pass = true;
+  for (int i = 1; i < count; ++i) {
+    all_pass = golden::passes(arguments[i]) && all_pass;
+  }
+  return all_pass ? 0 : 1;
+}
