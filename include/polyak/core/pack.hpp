@@ -13,8 +13,16 @@
 #include <polyak/core/scalar.hpp>
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#define POLYAK_X86_LEVELS 1
+#define POLYAK_X86 1
 #include <immintrin.h>
+#else
+#define POLYAK_X86 0
+#endif
+
+// Defined for a whole program, POLYAK_NO_DISPATCH leaves only the level that it is compiled for:
+// a third of the code, for programs that are built for one machine.
+#if POLYAK_X86 && !defined(POLYAK_NO_DISPATCH)
+#define POLYAK_X86_LEVELS 1
 #else
 #define POLYAK_X86_LEVELS 0
 #endif
@@ -82,7 +90,7 @@ struct Pack {
 // ---- Eigen's packets: whatever the translation unit is compiled for --------------------------
 
 // Eigen 3.4's own psqrt is an approximation that turns infinity into NaN.
-#if POLYAK_X86_LEVELS
+#if POLYAK_X86
 POLYAK_LAW __m128 ieee_sqrt(__m128 a) { return _mm_sqrt_ps(a); }
 POLYAK_LAW __m128d ieee_sqrt(__m128d a) { return _mm_sqrt_pd(a); }
 #if defined(__AVX__)
