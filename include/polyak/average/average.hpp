@@ -58,9 +58,8 @@ struct ReadLaw {
 ///
 /// State: one slot "average" of the parameters' layout, and the newest value of each buffer
 /// (Role::copy). The weighting is asked once per call, in double. A float average moves as long as
-/// c |x - avg| exceeds half an ulp of avg: for a constant gain c it comes to rest within
-/// 2^-25 / c (relative) of a constant x; keep it in double (`Ema<float, double>`) where that
-/// matters.
+/// c |x - avg| exceeds half an ulp of avg: for a constant gain c it comes to rest within 2^-24 / c
+/// (relative) of a constant x; keep it in double (`Ema<float, double>`) where that matters.
 template <ParameterScalar P, Weighting W, StateScalar S = default_state_t<P>>
 class Average {
   static_assert(sizeof(S) >= detail::scalar_bytes<P>,

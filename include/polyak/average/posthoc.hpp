@@ -48,13 +48,23 @@ struct PosthocTarget {
   Normalisation normalisation = Normalisation::by_sum;
 };
 
+inline void validate(const PosthocTarget& o) {
+  require(detail::is_nan(o.sigma_rel) != detail::is_nan(o.gamma),
+          "PosthocTarget: one of sigma_rel and gamma must be given; sigma_rel is", o.sigma_rel);
+  require(detail::is_nan(o.sigma_rel) || (o.sigma_rel > 0 && o.sigma_rel <= 1 / std::sqrt(12.0)),
+          "PosthocTarget.sigma_rel must lie in (0, 1/sqrt(12)]", o.sigma_rel);
+  require(detail::is_nan(o.gamma) || (o.gamma >= 0 && detail::is_finite(o.gamma)),
+          "PosthocTarget.gamma must be finite and >= 0", o.gamma);
+}
+
 /// The weights of the snapshots and what they achieve.
 struct PosthocSolution {
   double gamma = 0;
   double time = 0;
   std::vector<double> weights;  ///< one per snapshot, 0 for those after `time`
-  double residual = 0;      ///< |achieved - wanted profile| / |wanted|, L2; resolved to about 1e-8
-  double condition = 0;     ///< estimated 1-norm condition of G with unit diagonal
+  double residual = 0;   ///< |achieved - wanted profile| / |wanted|, L2; resolved to about 1e-8
+  double condition = 0;  ///< estimated 1-norm condition of G with unit diagonal; weights from
+                         ///< beyond 1e12 (snapshots that hardly differ) are not to be trusted
   double absolute_sum = 0;  ///< sum of |weights|: multiplies the rounding of the snapshots
 };
 
@@ -137,7 +147,7 @@ class PosthocEma {
   /// Throws std::invalid_argument for a target out of range, std::logic_error without snapshots.
   [[nodiscard]] PosthocSolution solve(const PosthocTarget& target) const {
     if (snapshots_.empty()) detail::refuse_order("polyak: solve() without snapshots");
-    validate({.sigma_rel = target.sigma_rel, .gamma = target.gamma});
+    validate(target);
     double last = 0, first = std::numeric_limits<double>::infinity();
     for (const Snapshot& snapshot : snapshots_) {
       last = std::fmax(last, snapshot.time);

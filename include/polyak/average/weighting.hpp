@@ -38,8 +38,10 @@ enum class Start : std::uint8_t {
 };
 
 /// Profile w_{0..T, T}: the weight of the initial value, then of each call's iterate. Sums to 1.
+/// Throws std::invalid_argument for calls < 0.
 template <Weighting W>
 [[nodiscard]] std::vector<double> profile(const W& weighting, std::int64_t calls) {
+  require(calls >= 0, "profile: calls must be >= 0", calls);
   std::vector<double> weights(static_cast<std::size_t>(calls) + 1);
   double rest = 1;
   for (std::int64_t t = calls; t >= 1; --t) {

@@ -53,5 +53,11 @@ POLYAK_LAW double if_zero(double test, double then, double otherwise) {
   return test == 0 ? then : otherwise;
 }
 
+/// g + decay x; just g where decay is 0, so that an infinite x does not make it NaN.
+template <class V>
+POLYAK_LAW V with_decay(const V& decay, const V& x, const V& g) {
+  return if_zero(decay, g, fma(decay, x, g));
+}
+
 }  // namespace v0
 }  // namespace polyak

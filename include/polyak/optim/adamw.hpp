@@ -80,7 +80,7 @@ struct AdamVariantLaw {
   T coupled;  ///< coupled decay
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g, V& m, V& v, V& v_max) const {
-    const V d = fma(V(coupled), x, g);
+    const V d = with_decay(V(coupled), x, g);
     m = fma(V(adamw.beta1), m, V(adamw.one_minus_beta1) * d);
     v = fma(V(adamw.beta2), v, V(adamw.one_minus_beta2) * d * d);
     v_max = Amsgrad ? max(v_max, v) : v;
@@ -174,19 +174,35 @@ struct AdamOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
+inline void validate(const AdamOptions& o) {
+  detail::require_learning_rate(o.learning_rate,
+                                "AdamOptions.learning_rate must be finite and >= 0");
+  detail::require_beta(o.beta1, "AdamOptions.beta1 must lie in [0, 1)");
+  detail::require_beta(o.beta2, "AdamOptions.beta2 must lie in [0, 1)");
+  detail::require_epsilon<double>(o.epsilon, false, "AdamOptions.epsilon must be finite and > 0");
+  detail::require_not_negative(o.coupled_weight_decay,
+                               "AdamOptions.coupled_weight_decay must be finite and >= 0");
+}
+
 /// Adam: AdamW without decoupled decay.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Adam : public AdamW<P, S> {
  public:
   explicit Adam(const Parameters<P>& params, AdamOptions options = {})
-      : AdamW<P, S>(params, {.learning_rate = options.learning_rate,
-                             .beta1 = options.beta1,
-                             .beta2 = options.beta2,
-                             .epsilon = options.epsilon,
-                             .weight_decay = 0,
-                             .coupled_weight_decay = options.coupled_weight_decay,
-                             .amsgrad = options.amsgrad,
-                             .nonfinite = options.nonfinite}) {}
+      : AdamW<P, S>(params, adamw(options)) {}
+
+ private:
+  static AdamWOptions adamw(const AdamOptions& options) {
+    validate(options);
+    return {.learning_rate = options.learning_rate,
+            .beta1 = options.beta1,
+            .beta2 = options.beta2,
+            .epsilon = options.epsilon,
+            .weight_decay = 0,
+            .coupled_weight_decay = options.coupled_weight_decay,
+            .amsgrad = options.amsgrad,
+            .nonfinite = options.nonfinite};
+  }
 };
 
 }  // namespace v0

@@ -140,7 +140,7 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
     detail::require_same(target.layout(), params.layout(), "the target and the parameters");
     for (std::size_t k = 0; k < params.size(); ++k) {
       if (params[k].bytes() == 0) continue;
-      if (params[k].raw() == target[k].raw()) {
+      if (detail::overlap(params[k].raw(), params[k].bytes(), target[k].raw(), target[k].bytes())) {
         detail::refuse_value("polyak: copy_to would overwrite the weights of tensor \"" +
                              params[k].name() + "\"; use swap_into");
       }

@@ -87,7 +87,7 @@ struct ScheduleFreeAdamWLaw {
   POLYAK_LAW void run(V& y, const V& g, V& z, V& v, const V& n) const {
     v = fma(V(beta2), v, V(one_minus_beta2) * g * g);
     const V denominator = fma(sqrt(v), V(root_scale), V(epsilon));
-    move(y, z, fma(V(decay), DecayAtZ ? z : y, n / denominator));
+    move(y, z, with_decay(V(decay), DecayAtZ ? z : y, n / denominator));
   }
 };
 

@@ -66,7 +66,7 @@ struct SgdLaw {
   T coupled;     ///< coupled decay
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g, V& m) const {
-    const V d = fma(V(coupled), x, g);
+    const V d = with_decay(V(coupled), x, g);
     m = fma(V(momentum), m, V(intake) * d);
     const V u = Nesterov ? fma(V(look_ahead), m, d) : m;
     x = fma(V(-step), u, V(shrink) * x);
@@ -79,7 +79,7 @@ struct PlainSgdLaw {
   T step, shrink, coupled;
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g) const {
-    const V d = fma(V(coupled), x, g);
+    const V d = with_decay(V(coupled), x, g);
     x = fma(V(-step), d, V(shrink) * x);
   }
 };
