@@ -32,7 +32,7 @@ struct MemoryReport {
     std::string name;
     DType dtype;
     std::size_t elements;  ///< of the parameters, without padding
-    std::size_t bytes;     ///< allocated, with padding
+    std::size_t bytes;     ///< allocated, with padding; its share of the block
   };
   std::vector<Slot> slots;
   std::size_t total = 0;  ///< bytes allocated for state

@@ -94,10 +94,11 @@ template <Registrable Object>
     }
     described.order = row_major ? Order::row_major : Order::column_major;
   } else if constexpr (TensorObject<Object>) {
-    for (int k = 0; k < static_cast<int>(Object::NumDimensions); ++k) {
-      described.shape.push_back(
-          static_cast<std::int64_t>(object.dimensions()[static_cast<std::size_t>(k)]));
+    [[maybe_unused]] const auto& extents = object.dimensions();
+    [&]<std::size_t... K>(std::index_sequence<K...>) {  // constants fit any type of index
+      described.shape = {static_cast<std::int64_t>(extents[K])...};
     }
+    (std::make_index_sequence<static_cast<std::size_t>(Object::NumDimensions)>{});
     constexpr bool row_major = static_cast<int>(Object::Layout) == 1;
     described.order = row_major ? Order::row_major : Order::column_major;
   } else {

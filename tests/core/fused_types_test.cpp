@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// The library's averages, other types and other lists of methods: one call equals one for each.
+#include <tuple>
+
+#include <Eigen/Core>
+#include <polyak/polyak.hpp>
+
+#include "../support/catch.hpp"
+#include "../support/fused.hpp"
+
+using fused::check;
+using fused::Scripted;
+
+TEST_CASE("fused equals separate: the averages of the library") {
+  using namespace polyak;
+  check<float>("AdamW, Swa, PowerEma", [](const Parameters<float>& params) {
+    return std::tuple(AdamW(params, {.learning_rate = 0.1}),
+                      Swa(params, SwaOptions{.start = 3, .period = 2}),
+                      PowerEma(params, {.gamma = 3}));
+  });
+  check<float>("AdamW, Ema, Ema, SwitchEma", [](const Parameters<float>& params) {
+    return std::tuple(
+        AdamW(params, {.learning_rate = 0.1}),
+        Ema(params, EmaOptions{.decay = 0.75, .start = Start::first_update}),
+        Ema(params, EmaOptions{.decay = 0.5, .update_every = 2}),
+        SwitchEma(params, SwitchEmaOptions{.unit = SwitchUnit::iterations, .interval = 4}));
+  });
+}
+
+TEST_CASE("fused equals separate: HareTortoise between others") {
+  using namespace polyak;
+  check<float>("Ema, AdamW, HareTortoise, Ema", [](const Parameters<float>& params) {
+    return std::tuple(Ema(params, EmaOptions{.decay = 0.75}), AdamW(params, {.learning_rate = 0.1}),
+                      HareTortoise(params, HareTortoiseOptions{.switch_every = 5}),
+                      Ema(params, EmaOptions{.decay = 0.5}));
+  });
+}
+
+TEST_CASE("fused equals separate: averages alone") {
+  using namespace polyak;
+  check<float>("3 averages", [](const Parameters<float>& params) {
+    return std::tuple(Scripted<float>(params, 0), Scripted<float>(params, 2),
+                      Scripted<float>(params, 3));
+  });
+}
+
+TEST_CASE("fused equals separate: two optimizers") {
+  using namespace polyak;
+  check<float>("Sgd, AdamW, average", [](const Parameters<float>& params) {
+    return std::tuple(Sgd(params, {.learning_rate = 0.1, .momentum = 0.9}),
+                      AdamW(params, {.learning_rate = 0.1}), Scripted<float>(params, 1));
+  });
+}
+
+TEST_CASE("fused equals separate: double") {
+  using namespace polyak;
+  check<double>("AdamW, 2 averages", [](const Parameters<double>& params) {
+    return std::tuple(AdamW(params, {.learning_rate = 0.1}), Scripted<double>(params, 0),
+                      Scripted<double>(params, 3));
+  });
+}
+
+TEMPLATE_TEST_CASE("fused equals separate: averages of double with an optimizer of float", "",
+                   float, Eigen::half, Eigen::bfloat16) {
+  using namespace polyak;
+  // What the optimizer wrote is rounded to the parameters' type before an average sees it.
+  check<TestType>("AdamW, 2 averages", [](const Parameters<TestType>& params) {
+    return std::tuple(AdamW(params, {.learning_rate = 0.1}), Scripted<TestType, double>(params, 0),
+                      Scripted<TestType>(params, 3));
+  });
+  check<TestType>("average, AdamW, average", [](const Parameters<TestType>& params) {
+    return std::tuple(Scripted<TestType, double>(params, 5), AdamW(params, {.learning_rate = 0.1}),
+                      Scripted<TestType, double>(params, 2));
+  });
+}

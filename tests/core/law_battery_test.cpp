@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every law, float and double: packs equal numbers at every size, alignment and level.
+#include "../support/law_battery.hpp"
+#include "../support/catch.hpp"
+#include "../support/laws.hpp"
+
+namespace {
+
+template <class T>
+constexpr auto battery =
+    [](const char* name, const auto& law) { law_battery::check<T, T>(name, law); };
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("laws of averages: packs equal numbers", "", float, double) {
+  laws::for_each_average<TestType>(battery<TestType>);
+}
+
+TEMPLATE_TEST_CASE("laws of optimizers: packs equal numbers", "", float, double) {
+  laws::for_each_optimizer<TestType>(battery<TestType>);
+}
+
+TEMPLATE_TEST_CASE("laws of Schedule-Free: packs equal numbers", "", float, double) {
+  laws::for_each_schedule_free<TestType>(battery<TestType>);
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// 16-bit numbers: scalar.hpp, Eigen and the packs of every level convert alike.
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <Eigen/Core>
+#include <polyak/core/pack.hpp>
+#include <polyak/core/scalar.hpp>
+
+#include "../support/bits.hpp"
+#include "../support/catch.hpp"
+#include "../support/levels.hpp"
+
+namespace {
+
+using polyak::detail::narrow_into;
+using polyak::detail::widened;
+
+constexpr std::size_t patterns = 65536;
+
+/// Every number of the type.
+template <class P>
+std::vector<P> all_numbers() {
+  std::vector<P> numbers;
+  for (std::size_t word = 0; word < patterns; ++word) {
+    numbers.push_back(bits::number<P>(static_cast<std::uint16_t>(word)));
+  }
+  return numbers;
+}
+
+/// Floats on, halfway between and just off the numbers of the type, and others of all magnitudes.
+template <class P>
+std::vector<float> floats() {
+  std::vector<float> list;
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  const std::vector<P> numbers = all_numbers<P>();
+  for (std::size_t word = 0; word + 1 < patterns; ++word) {
+    const float here = widened<float>(numbers.data(), word);
+    const float next = widened<float>(numbers.data(), word + 1);
+    const float middle = here / 2 + next / 2;
+    for (const float value : {here, middle}) {
+      list.insert(list.end(),
+                  {value, std::nextafter(value, infinity), std::nextafter(value, -infinity)});
+    }
+  }
+  for (const float value : {65504.0F, 65519.99F, 65520.0F, 65536.0F, 0x1p-24F, 0x1p-25F, 0x1p-26F,
+                            0x1.8p-25F, 0x1p-14F, 0x1.ffcp-15F, std::numeric_limits<float>::max(),
+                            std::numeric_limits<float>::denorm_min(), infinity}) {
+    list.insert(list.end(), {value, -value});
+  }
+  // NaNs, quiet and signalling, with payloads high and low.
+  for (const std::uint32_t nan : {0x7fc00000U, 0xffc00001U, 0x7f800001U, 0xff802000U, 0x7fbfffffU,
+                                  0x7fffffffU, 0xffffffffU, 0x7f80ffffU}) {
+    list.push_back(bits::number<float>(nan));
+  }
+  for (std::uint64_t k = 0; k < 300000; ++k) {
+    list.push_back(bits::number<float>(static_cast<std::uint32_t>(bits::mixed(k))));
+  }
+  return list;
+}
+
+/// One array to another through packs of float.
+template <class P, class T>
+struct Convert {
+  const P* from;
+  T* to;
+  std::size_t count;  // a multiple of every pack
+
+  template <class Level>
+  POLYAK_LAW void run() const {
+    constexpr int lanes = polyak::detail::native_lanes<float, Level>;
+    for (std::size_t k = 0; k < count; k += static_cast<std::size_t>(lanes)) {
+      polyak::detail::Pack<float, lanes, Level> pack;
+      polyak::detail::load_pack(from + k, pack);
+      polyak::detail::store_pack(to + k, pack);
+    }
+  }
+};
+
+template <class From, class To>
+std::vector<To> converted(int level, std::vector<From> from) {
+  const std::size_t count = from.size();
+  from.resize((count + 15) / 16 * 16);
+  std::vector<To> to(from.size());
+  polyak::detail::run_at(level, Convert<From, To>{from.data(), to.data(), to.size()});
+  to.resize(count);
+  return to;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("16-bit numbers widen to what they are", "", Eigen::half, Eigen::bfloat16) {
+  const std::vector<TestType> numbers = all_numbers<TestType>();
+  std::vector<std::size_t> wrong;
+  for (std::size_t k = 0; k < numbers.size(); ++k) {
+    const auto single = widened<float>(numbers.data(), k);
+    const bool good = bits::same(single, static_cast<float>(numbers[k])) &&
+                      bits::same(widened<double>(numbers.data(), k), static_cast<double>(single));
+    if (!good) wrong.push_back(k);
+  }
+  CHECK(wrong == std::vector<std::size_t>{});
+}
+
+TEMPLATE_TEST_CASE("16-bit numbers survive the way to float and back", "", Eigen::half,
+                   Eigen::bfloat16) {
+  const std::vector<TestType> numbers = all_numbers<TestType>();
+  std::vector<std::size_t> wrong;
+  for (std::size_t k = 0; k < numbers.size(); ++k) {
+    TestType back{};
+    narrow_into(&back, 0, widened<float>(numbers.data(), k));
+    // A NaN becomes quiet and keeps the rest of its payload.
+    constexpr std::uint16_t quiet = std::is_same_v<TestType, Eigen::half> ? 0x0200 : 0x0040;
+    const auto expected = static_cast<std::uint16_t>(k | (bits::is_nan(numbers[k]) ? quiet : 0U));
+    if (bits::of(back) != expected) wrong.push_back(k);
+  }
+  CHECK(wrong == std::vector<std::size_t>{});
+}
+
+TEMPLATE_TEST_CASE("floats round to 16 bits as Eigen rounds them", "", Eigen::half,
+                   Eigen::bfloat16) {
+  std::size_t wrong = 0;
+  for (const float value : floats<TestType>()) {
+    TestType rounded{}, from_double{};
+    narrow_into(&rounded, 0, value);
+    narrow_into(&from_double, 0, static_cast<double>(value));
+    const bool good = bits::same(rounded, static_cast<TestType>(value)) &&
+                      bits::same(rounded, from_double) &&
+                      bits::is_nan(rounded) == bits::is_nan(value) &&
+                      (std::signbit(value) == (bits::of(rounded) >= 0x8000));
+    if (!good && ++wrong <= 5) FAIL_CHECK("float " << std::hex << bits::of(value));
+  }
+  CHECK(wrong == 0);
+}
+
+TEMPLATE_TEST_CASE("16-bit numbers in packs equal those outside", "", Eigen::half,
+                   Eigen::bfloat16) {
+  const std::vector<TestType> numbers = all_numbers<TestType>();
+  const std::vector<float> singles = floats<TestType>();
+  for (const int level : levels::supported()) {
+    CAPTURE(level);
+    const auto wide = converted<TestType, float>(level, numbers);
+    std::vector<std::size_t> wrong;
+    for (std::size_t k = 0; k < wide.size(); ++k) {
+      // NaNs bit for bit too: what is kept of a payload does not depend on the level.
+      if (bits::of(wide[k]) != bits::of(widened<float>(numbers.data(), k))) wrong.push_back(k);
+    }
+    CHECK(wrong == std::vector<std::size_t>{});
+
+    const auto narrow = converted<float, TestType>(level, singles);
+    std::size_t narrowed_wrong = 0;
+    for (std::size_t k = 0; k < narrow.size(); ++k) {
+      TestType expected{};
+      narrow_into(&expected, 0, singles[k]);
+      if (bits::of(narrow[k]) != bits::of(expected) && ++narrowed_wrong <= 5) {
+        FAIL_CHECK("float " << std::hex << bits::of(singles[k]));
+      }
+    }
+    CHECK(narrowed_wrong == 0);
+  }
+}

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The battery for methods. Everything here is about bits: whatever the tensors, the executor, the
+/// pauses and the copies, a method computes the same.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <polyak/average/switch_ema.hpp>
+#include <polyak/core/state.hpp>
+#include <polyak/core/step.hpp>
+
+#include "allocations.hpp"
+#include "bits.hpp"
+#include "catch.hpp"
+#include "model.hpp"
+#include "splitter.hpp"
+
+namespace method_battery {
+
+using Bytes = std::vector<std::byte>;
+
+/// A method, without its type.
+template <class P>
+class AnyMethod {
+ public:
+  virtual ~AnyMethod() = default;
+  virtual bool run(Splitter& splitter, const polyak::Parameters<P>& params,
+                   const polyak::Gradients<P>& gradients) = 0;
+  /// Changes learning rate or pace as a user would between two steps.
+  virtual void vary() = 0;
+  [[nodiscard]] virtual Bytes state() = 0;
+  virtual void restore(const Bytes& bytes) = 0;
+  [[nodiscard]] virtual std::unique_ptr<AnyMethod> copied() const = 0;
+  [[nodiscard]] virtual std::unique_ptr<AnyMethod> moved() = 0;
+  /// Becomes a copy of another method of the same type.
+  virtual void assign(const AnyMethod& other) = 0;
+  [[nodiscard]] virtual polyak::MemoryReport memory() const = 0;
+  /// The elements of each slot, one tensor after the other.
+  [[nodiscard]] virtual std::vector<Bytes> slots() const = 0;
+  /// The elements of one tensor, one slot after the other.
+  [[nodiscard]] virtual Bytes tensor(std::size_t index) const = 0;
+};
+
+template <class M>
+class Holder final : public AnyMethod<typename M::Parameter> {
+  using P = typename M::Parameter;
+
+ public:
+  explicit Holder(M method) : method_(std::move(method)) {}
+
+  bool run(Splitter& splitter, const polyak::Parameters<P>& params,
+           const polyak::Gradients<P>& gradients) override {
+    if constexpr (M::trains) {
+      return polyak::step(splitter, params, gradients, method_);
+    } else {
+      static_cast<void>(gradients);
+      return polyak::update(splitter, params, method_);
+    }
+  }
+  void vary() override {
+    if constexpr (M::trains) {
+      method_.at(method_.learning_rate() * 0.9375);
+    } else if constexpr (requires { method_.at(1); }) {
+      method_.at(1.0 + static_cast<double>(method_.calls() % 3));
+    }
+  }
+  Bytes state() override { return polyak::state_bytes(method_); }
+  void restore(const Bytes& bytes) override { polyak::restore_state(method_, bytes); }
+  std::unique_ptr<AnyMethod<P>> copied() const override {
+    return std::make_unique<Holder>(method_);
+  }
+  std::unique_ptr<AnyMethod<P>> moved() override {
+    return std::make_unique<Holder>(std::move(method_));
+  }
+  void assign(const AnyMethod<P>& other) override {
+    method_ = static_cast<const Holder&>(other).method_;
+  }
+  polyak::MemoryReport memory() const override { return method_.memory_report(); }
+  std::vector<Bytes> slots() const override {
+    std::vector<Bytes> list;
+    for (std::size_t slot = 0; slot < method_.slots().count(); ++slot) {
+      list.emplace_back();
+      for (std::size_t k = 0; k < method_.slots().layout()->tensors.size(); ++k) {
+        append(list.back(), bits::bytes(method_.slots().tensor(slot, k)));
+      }
+    }
+    return list;
+  }
+  Bytes tensor(std::size_t index) const override {
+    Bytes all;
+    for (std::size_t slot = 0; slot < method_.slots().count(); ++slot) {
+      append(all, bits::bytes(method_.slots().tensor(slot, index)));
+    }
+    return all;
+  }
+
+ private:
+  static void append(Bytes& all, const Bytes& more) {
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  M method_;
+};
+
+/// SwitchEma in unit epochs, of three calls each.
+template <class P, class S>
+class EpochSwitchEma : public polyak::SwitchEma<P, S> {
+  using Base = polyak::SwitchEma<P, S>;
+
+ public:
+  using Base::Base;
+  void finish(const polyak::Parameters<P>& params) {
+    Base::finish(params);
+    if (this->calls() % 3 == 0) this->begin_epoch(params);
+  }
+};
+
+/// A method with its options.
+template <class P>
+struct Entry {
+  std::string name;
+  std::function<std::unique_ptr<AnyMethod<P>>(const polyak::Parameters<P>&)> make;
+  bool trains;
+};
+
+template <class M, class Options>
+[[nodiscard]] Entry<typename M::Parameter> entry(std::string name, Options options) {
+  using P = typename M::Parameter;
+  return {std::move(name),
+          [options](const polyak::Parameters<P>& params) {
+            return std::make_unique<Holder<M>>(M(params, options));
+          },
+          M::trains};
+}
+
+/// One method at work on one model.
+template <class P>
+struct Training {
+  Model<P> model;
+  std::unique_ptr<AnyMethod<P>> method;
+  Splitter splitter;
+  bool trains;
+
+  Training(const Entry<P>& entry, const std::vector<std::size_t>& sizes, bool extras = false,
+           Split split = Split::whole)
+      : model(sizes, extras),
+        method(entry.make(model.params)),
+        splitter(split),
+        trains(entry.trains) {}
+
+  /// Everything a step needs but the step.
+  void prepare(std::uint64_t step, const std::set<std::size_t>& without = {}) {
+    model.differentiate(step, without);
+    if (!trains) model.wander(step);
+  }
+  void run() {
+    if (!method->run(splitter, model.params, model.gradients)) FAIL_CHECK("a step was skipped");
+  }
+  void step(std::uint64_t number, const std::set<std::size_t>& without = {}) {
+    prepare(number, without);
+    run();
+    method->vary();
+  }
+  [[nodiscard]] bool equals(Training& other) {
+    return model.bytes() == other.model.bytes() && method->state() == other.method->state();
+  }
+};
+
+template <class P>
+void check_tensors(const Entry<P>& entry) {
+  // The second: slots large enough to be laid out for the cache.
+  for (const auto& sizes : {std::vector<std::size_t>{0, 1, 31, 32, 33, 0, 64, 42, 0},
+                            std::vector<std::size_t>{17, 19983}}) {
+    Training<P> one(entry, {std::accumulate(sizes.begin(), sizes.end(), std::size_t{0})});
+    Training<P> several(entry, sizes);
+    for (std::uint64_t step = 0; step < 8; ++step) {
+      one.step(step);
+      several.step(step);
+      if (one.model.bytes() != several.model.bytes() ||
+          one.method->slots() != several.method->slots()) {
+        FAIL_CHECK(entry.name << ": the way tensors divide the memory matters, step " << step);
+        break;
+      }
+    }
+  }
+}
+
+template <class P>
+void check_executors(const Entry<P>& entry) {
+  const std::vector<std::size_t> sizes{5, 0, 203, 64, 1000};
+  Training<P> whole(entry, sizes, true);
+  Training<P> pieces(entry, sizes, true, Split::pieces);
+  Training<P> threads(entry, sizes, true, Split::threads);
+  for (std::uint64_t step = 0; step < 7; ++step) {
+    const std::set<std::size_t> without =
+        step % 3 == 1 ? std::set<std::size_t>{2} : std::set<std::size_t>{};
+    whole.prepare(step, without);
+    const Bytes gradients = whole.model.gradient_bytes();
+    whole.run();
+    if (whole.model.gradient_bytes() != gradients) FAIL_CHECK(entry.name << ": wrote a gradient");
+    whole.method->vary();
+    pieces.step(step, without);
+    threads.step(step, without);
+    if (!whole.equals(pieces)) FAIL_CHECK(entry.name << ": pieces matter, step " << step);
+    if (!whole.equals(threads)) FAIL_CHECK(entry.name << ": threads matter, step " << step);
+  }
+  if (!whole.model.margins_intact() || !pieces.model.margins_intact()) {
+    FAIL_CHECK(entry.name << ": wrote beside the weights");
+  }
+}
+
+template <class P>
+void check_resume(const Entry<P>& entry) {
+  constexpr std::uint64_t steps = 11;
+  const std::vector<std::size_t> sizes{5, 70, 33};
+  const auto without = [](std::uint64_t step) {
+    return step == 4 || step == 5 ? std::set<std::size_t>{1} : std::set<std::size_t>{};
+  };
+  Training<P> run(entry, sizes, true);
+  std::vector<Bytes> weights, states;
+  std::vector<std::unique_ptr<AnyMethod<P>>> copies;
+  for (std::uint64_t step = 0; step < steps; ++step) {
+    weights.push_back(run.model.bytes());
+    states.push_back(run.method->state());
+    copies.push_back(run.method->copied());
+    run.step(step, without(step));
+  }
+  for (std::uint64_t pause = 0; pause < steps; ++pause) {
+    const auto goes_on = [&](const char* how, auto resume) {
+      Training<P> resumed(entry, sizes, true);
+      resumed.model.wander(99);  // restored below
+      resumed.method = entry.make(resumed.model.params);
+      resumed.model.restore(weights[pause]);
+      resume(resumed);
+      for (std::uint64_t step = pause; step < steps; ++step) resumed.step(step, without(step));
+      if (!resumed.equals(run)) FAIL_CHECK(entry.name << ": " << how << " after " << pause);
+    };
+    goes_on("restored from its bytes",
+            [&](auto& resumed) { resumed.method->restore(states[pause]); });
+    goes_on("assigned from a copy", [&](auto& resumed) { resumed.method->assign(*copies[pause]); });
+    goes_on("copied", [&](auto& resumed) { resumed.method = copies[pause]->copied(); });
+    goes_on("moved", [&](auto& resumed) { resumed.method = copies[pause]->moved(); });
+  }
+  Bytes short_state = run.method->state();
+  short_state.pop_back();
+  const Bytes before = run.method->state();
+  CHECK_THROWS_AS(run.method->restore(short_state), std::invalid_argument);
+  if (run.method->state() != before) FAIL_CHECK(entry.name << ": a refused state left traces");
+}
+
+/// Tensors without a gradient, of methods that train.
+template <class P>
+void check_gaps(const Entry<P>& entry) {
+  Training<P> run(entry, {5, 70, 33}, true);
+  const std::size_t resting = 1;
+  for (std::uint64_t step = 0; step < 9; ++step) {
+    const bool rests = step < 2 || (step >= 4 && step < 7);
+    const Bytes weights = run.model.tensor_bytes(resting);
+    const Bytes state = run.method->tensor(resting);
+    run.step(step, rests ? std::set<std::size_t>{resting} : std::set<std::size_t>{});
+    const bool same =
+        run.model.tensor_bytes(resting) == weights && run.method->tensor(resting) == state;
+    if (same != rests) FAIL_CHECK(entry.name << ": a tensor without gradient, step " << step);
+  }
+}
+
+/// A tensor whose training begins later than that of others is trained as if on its own. Not for
+/// methods with one clock for all.
+template <class P>
+void check_late_start(const Entry<P>& entry) {
+  constexpr std::uint64_t late = 4, steps = 10;
+  Training<P> run(entry, {64, 70});
+  Training<P> alone(entry, {64, 70});  // its first tensor never has a gradient
+  for (std::uint64_t step = 0; step < steps; ++step) {
+    run.prepare(step, step < late ? std::set<std::size_t>{1} : std::set<std::size_t>{});
+    run.run();
+    if (step < late) continue;
+    alone.prepare(step, {0});
+    alone.run();
+    if (run.model.tensor_bytes(1) != alone.model.tensor_bytes(1) ||
+        run.method->tensor(1) != alone.method->tensor(1)) {
+      FAIL_CHECK(entry.name << ": a tensor that joins late, step " << step);
+    }
+  }
+}
+
+template <class P>
+void check_empty(const Entry<P>& entry) {
+  for (const auto& sizes : {std::vector<std::size_t>{}, std::vector<std::size_t>{0},
+                            std::vector<std::size_t>{0, 0, 0}}) {
+    Training<P> run(entry, sizes);
+    for (std::uint64_t step = 0; step < 6; ++step) run.step(step);
+    const auto copy = run.method->copied();
+    if (copy->state() != run.method->state() || !run.model.margins_intact()) {
+      FAIL_CHECK(entry.name << ": " << sizes.size() << " empty tensors");
+    }
+    if (run.method->memory().total != 0) FAIL_CHECK(entry.name << ": memory for no elements");
+  }
+}
+
+template <class P>
+void check_memory(const Entry<P>& entry) {
+  for (const std::size_t size : {std::size_t{1000}, std::size_t{20000}}) {
+    const bool extras = size == 1000;
+    Model<P> model({size, 33, 0}, extras);
+    const allocations::Counter counter;
+    const auto method = entry.make(model.params);
+    const allocations::Counts counts = counter.counts();
+    const polyak::MemoryReport report = method->memory();
+    const auto copy = method->copied();
+    const std::size_t all = counter.counts().aligned_bytes;
+    std::size_t slots = 0;
+    for (const auto& slot : report.slots) {
+      slots += slot.bytes;
+      if (slot.bytes < slot.elements * polyak::detail::bytes_of(slot.dtype)) {
+        FAIL_CHECK(entry.name << ": slot " << slot.name << " is too small");
+      }
+    }
+    const std::size_t buffers = entry.trains || !extras ? 0 : 7 * sizeof(P) + 3 * 8;
+    INFO(entry.name);
+    CHECK(counts.aligned_bytes == report.total);
+    CHECK(slots + buffers <= report.total);
+    CHECK(report.total - slots - buffers <= report.slots.size());  // what does not divide evenly
+    CHECK(counts.bytes - counts.aligned_bytes < 4096);
+    CHECK(all == 2 * report.total);
+  }
+}
+
+template <class P>
+void check_allocations(const Entry<P>& entry) {
+  for (const Split split : {Split::whole, Split::pieces}) {
+    Training<P> run(entry, {5, 70, 1000}, true, split);
+    for (std::uint64_t step = 0; step < 8; ++step) {
+      run.prepare(step, step == 3 ? std::set<std::size_t>{1} : std::set<std::size_t>{});
+      const allocations::Counter counter;
+      run.run();
+      const std::size_t allocated = counter.counts().number;
+      if (allocated != 0) {
+        FAIL_CHECK(entry.name << ": " << allocated << " allocations in step " << step);
+      }
+    }
+  }
+}
+
+/// Everything, for a list of methods.
+template <class P>
+void check(const std::vector<Entry<P>>& entries, bool one_clock = false) {
+  for (const Entry<P>& entry : entries) {
+    check_tensors(entry);
+    check_executors(entry);
+    check_resume(entry);
+    check_empty(entry);
+    check_memory(entry);
+    check_allocations(entry);
+    if (!entry.trains) continue;
+    check_gaps(entry);
+    if (!one_clock) check_late_start(entry);
+  }
+  SUCCEED();
+}
+
+}  // namespace method_battery
