@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+# char_lm (PROGRAM) must answer wrong inputs with one line on stderr, before it trains.
+file(REMOVE_RECURSE "${FOLDER}")
+file(MAKE_DIRECTORY "${FOLDER}")
+file(WRITE "${FOLDER}/empty.txt" "")
+file(WRITE "${FOLDER}/short.txt" "To be, or not to be, that is the question.")
+
+function(expect_refusal message)
+  execute_process(COMMAND "${PROGRAM}" ${ARGN} WORKING_DIRECTORY "${FOLDER}"
+    RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE error)
+  if(NOT status MATCHES "^[12]$")
+    message(SEND_ERROR "${ARGN}: exit status ${status}, not 1 or 2")
+  endif()
+  if(NOT error MATCHES "^char_lm: [^\n]*${message}[^\n]*\n$")
+    message(SEND_ERROR "${ARGN}: stderr is not one line with \"${message}\" in it:\n${error}")
+  endif()
+  if(NOT output STREQUAL "")
+    message(SEND_ERROR "${ARGN}: stdout is not empty:\n${output}")
+  endif()
+endfunction()
+
+expect_refusal("no_such_file.txt: No such file" --corpus "${FOLDER}/no_such_file.txt")
+expect_refusal("cannot read .*: Is a directory" --corpus "${FOLDER}")
+expect_refusal("empty.txt is empty" --corpus "${FOLDER}/empty.txt")
+expect_refusal("short.txt is too short" --corpus "${FOLDER}/short.txt")
+expect_refusal("cannot create the folder" --out "${FOLDER}/empty.txt/out")
+expect_refusal("--steps" --steps 0)
+expect_refusal("--steps" --steps many)
+expect_refusal("--cosine-rate" --cosine-rate -1)
+expect_refusal("--batch" --batch 1)
+expect_refusal("--unknown" --unknown)
