@@ -51,9 +51,6 @@ Classification clusters() {
 /// Recognition of Handwritten Digits".
 std::optional<Classification> digits() {
   std::string folder;
-#if defined(POLYAK_SOURCE_DIR)
-  folder = std::string(POLYAK_SOURCE_DIR) + "/../shared/data";
-#endif
   if (const char* given = std::getenv("POLYAK_TEST_DATA")) folder = given;
   std::ifstream file(folder + "/optdigits.tra");
   std::vector<float> pixels;

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+# What our own programs (tests, benchmarks, examples) share. Consumers never include this file.
+
+# As most users expect; the presets say what they want.
+if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+
+# Gives one of our programs its warnings and, where asked for, this machine's instructions.
+function(polyak_program_options target)
+  if(MSVC)
+    target_compile_options(${target} PRIVATE /W4 $<$<BOOL:${POLYAK_WERROR}>:/WX>)
+  else()
+    target_compile_options(${target} PRIVATE
+      -Wall -Wextra -Wpedantic -Wconversion -Wshadow
+      $<$<BOOL:${POLYAK_WERROR}>:-Werror>
+      $<$<BOOL:${POLYAK_NATIVE}>:-march=native>)
+    if(POLYAK_NATIVE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND
+       CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+      # Its AVX-512 headers, which Eigen's own loops use, pass undefined vectors on purpose.
+      target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)
+    endif()
+  endif()
+endfunction()
+
+# Finds what only our programs use; each of them is optional. A preset that cannot do without one
+# sets CMAKE_REQUIRE_FIND_PACKAGE_<name>.
+macro(polyak_find_optional_dependencies)
+  if(POLYAK_BUILD_TESTS)
+    find_package(Catch2 CONFIG)
+    find_package(PkgConfig)
+  endif()
+  if(POLYAK_BUILD_TESTS OR POLYAK_BUILD_BENCH)
+    find_package(nlohmann_json CONFIG)
+  endif()
+  if(POLYAK_BUILD_BENCH)
+    find_package(benchmark CONFIG)
+  endif()
+  if(POLYAK_BUILD_EXAMPLES)
+    find_package(CLI11 CONFIG)
+    find_program(POLYAK_GNUPLOT gnuplot DOC "gnuplot, which draws the plots of the examples")
+    mark_as_advanced(POLYAK_GNUPLOT)
+  endif()
+endmacro()
+
+# Says what was found and what the absence of the rest costs.
+function(polyak_report_dependencies)
+  function(report wanted found name version gain loss)
+    if(NOT wanted)
+      return()
+    elseif(found)
+      string(STRIP "${name} ${version}" what)
+      message(STATUS "  ${what}: ${gain}")
+    else()
+      message(STATUS "  ${name}: absent, ${loss}")
+    endif()
+  endfunction()
+
+  message(STATUS "polyak ${PROJECT_VERSION} with")
+  report(TRUE TRUE "Eigen" "${Eigen3_VERSION}" "the library" "")
+  report("${POLYAK_BUILD_TESTS}" "${Catch2_FOUND}" "Catch2" "${Catch2_VERSION}"
+    "unit tests" "no unit tests")
+  report("${POLYAK_BUILD_TESTS}" "${nlohmann_json_FOUND}" "nlohmann_json"
+    "${nlohmann_json_VERSION}" "replay of golden files" "no replay of golden files")
+  report("${POLYAK_BUILD_TESTS}" "${PKG_CONFIG_FOUND}" "pkg-config" "${PKG_CONFIG_VERSION_STRING}"
+    "test of polyak.pc" "polyak.pc is not tested")
+  report("${POLYAK_BUILD_BENCH}" "${benchmark_FOUND}" "Google Benchmark" "${benchmark_VERSION}"
+    "polyak_bench" "no benchmarks")
+  report("${POLYAK_BUILD_EXAMPLES}" "${CLI11_FOUND}" "CLI11" "${CLI11_VERSION}"
+    "examples" "no examples that take options")
+  report("${POLYAK_BUILD_EXAMPLES}" "${POLYAK_GNUPLOT}" "gnuplot" ""
+    "plots of the examples" "the examples write CSV without plots")
+endfunction()

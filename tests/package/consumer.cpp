@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a user's program does with polyak: train, average, evaluate the average.
+#include <Eigen/Core>
+#include <cstdio>
+#include <polyak/polyak.hpp>
+
+int main() {
+  Eigen::MatrixXf weights = Eigen::MatrixXf::Constant(4, 5, 2.0F);
+  Eigen::MatrixXf gradient(4, 5);
+  polyak::Parameters params;
+  params.add("weights", weights);
+  const auto gradients = polyak::like(params, gradient);
+
+  polyak::AdamW optimizer(params, {.learning_rate = 0.05, .weight_decay = 0.0});
+  polyak::Ema ema(params, {.decay = 0.9});
+  for (int step = 0; step < 200; ++step) {
+    gradient = weights;  // of half the squared norm
+    polyak::step(params, gradients, optimizer, ema);
+  }
+
+  const float trained = weights.norm();
+  float averaged = 0.0F;
+  {
+    const auto guard = ema.swap_into(params);
+    averaged = weights.norm();
+  }
+  std::printf("polyak %s: norm %g, of the average %g\n", POLYAK_VERSION_STRING,
+              static_cast<double>(trained), static_cast<double>(averaged));
+  return trained < 0.5F && averaged < 0.5F && averaged != trained && weights.norm() == trained ? 0
+                                                                                               : 1;
+}
