@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/executor.hpp>
+#include <polyak/core/require.hpp>
 #include <polyak/polyak.hpp>
 
 #include "../support/bits.hpp"

@@ -10,6 +10,7 @@
 
 #include <polyak/core/gradients.hpp>
 #include <polyak/core/parameters.hpp>
+#include <polyak/optim/optimizer.hpp>
 
 #include "catch.hpp"
 #include "numbers.hpp"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <polyak/core/state.hpp>
+#include <polyak/optim/schedule_free.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>
 #include <polyak/optim/schedule_free_sgd.hpp>
 

@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/arena.hpp>
+#include <polyak/core/law.hpp>
 #include <polyak/core/walk.hpp>
 
 #include "bits.hpp"

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include <polyak/core/dispatch.hpp>
+#include <polyak/core/pack.hpp>
+#include <polyak/core/pack_x86.hpp>
 
 namespace levels {
 

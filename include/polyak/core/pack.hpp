@@ -155,37 +155,17 @@ requires(Lanes ==
 
 // ---- packs of one type from memory and packs of another ---------------------------------------
 
-template <class T, int Lanes, int Flags>
-POLYAK_LAW void load_half(const void* from, Pack<T, Lanes, BaselineLevel<Flags>>& to) {
+template <class P, class T, int Lanes, int Flags>
+POLYAK_LAW void load_bits(const P* from, Pack<T, Lanes, BaselineLevel<Flags>>& to) {
   T values[Lanes];
-  for (int k = 0; k < Lanes; ++k) {
-    values[k] = widened<T>(static_cast<const Eigen::half*>(from), static_cast<std::size_t>(k));
-  }
+  for (int k = 0; k < Lanes; ++k) values[k] = widened<T>(from, static_cast<std::size_t>(k));
   to = Pack<T, Lanes, BaselineLevel<Flags>>::load(values);
 }
-template <class T, int Lanes, int Flags>
-POLYAK_LAW void load_bfloat16(const void* from, Pack<T, Lanes, BaselineLevel<Flags>>& to) {
-  T values[Lanes];
-  for (int k = 0; k < Lanes; ++k) {
-    values[k] = widened<T>(static_cast<const Eigen::bfloat16*>(from), static_cast<std::size_t>(k));
-  }
-  to = Pack<T, Lanes, BaselineLevel<Flags>>::load(values);
-}
-template <class T, int Lanes, int Flags>
-POLYAK_LAW void store_half(void* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
+template <class P, class T, int Lanes, int Flags>
+POLYAK_LAW void store_bits(P* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
   T values[Lanes];
   from.store(values);
-  for (int k = 0; k < Lanes; ++k) {
-    narrow_into(static_cast<Eigen::half*>(to), static_cast<std::size_t>(k), values[k]);
-  }
-}
-template <class T, int Lanes, int Flags>
-POLYAK_LAW void store_bfloat16(void* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
-  T values[Lanes];
-  from.store(values);
-  for (int k = 0; k < Lanes; ++k) {
-    narrow_into(static_cast<Eigen::bfloat16*>(to), static_cast<std::size_t>(k), values[k]);
-  }
+  for (int k = 0; k < Lanes; ++k) narrow_into(to, static_cast<std::size_t>(k), values[k]);
 }
 template <int Lanes, int Flags>
 POLYAK_LAW void widen(const Pack<float, Lanes, BaselineLevel<Flags>>& from,
@@ -213,10 +193,8 @@ using carrier_t = std::conditional_t<std::same_as<P, double>, double, float>;
 /// A pack of the carrier type from an array of P.
 template <class P, int Lanes, class Level>
 POLYAK_LAW void load_pack(const P* from, Pack<carrier_t<P>, Lanes, Level>& to) {
-  if constexpr (std::same_as<P, Eigen::half>) {
-    load_half(from, to);
-  } else if constexpr (std::same_as<P, Eigen::bfloat16>) {
-    load_bfloat16(from, to);
+  if constexpr (scalar_bytes<P> == 2) {
+    load_bits(from, to);
   } else {
     to = Pack<carrier_t<P>, Lanes, Level>::load(from);
   }
@@ -224,10 +202,8 @@ POLYAK_LAW void load_pack(const P* from, Pack<carrier_t<P>, Lanes, Level>& to) {
 
 template <class P, int Lanes, class Level>
 POLYAK_LAW void store_pack(P* to, const Pack<carrier_t<P>, Lanes, Level>& from) {
-  if constexpr (std::same_as<P, Eigen::half>) {
-    store_half(to, from);
-  } else if constexpr (std::same_as<P, Eigen::bfloat16>) {
-    store_bfloat16(to, from);
+  if constexpr (scalar_bytes<P> == 2) {
+    store_bits(to, from);
   } else {
     from.store(to);
   }
