@@ -15,6 +15,7 @@
 #include <polyak/average/weighting.hpp>
 #include <polyak/core/executor.hpp>
 #include <polyak/core/gradients.hpp>
+#include <polyak/core/method.hpp>
 #include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/state.hpp>

@@ -13,6 +13,7 @@
 
 #include <Eigen/Core>
 #include <polyak/core/layout.hpp>
+#include <polyak/core/views.hpp>
 #include <polyak/polyak.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 

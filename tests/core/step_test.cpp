@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <polyak/core/executor.hpp>
+#include <polyak/core/method.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/polyak.hpp>
 

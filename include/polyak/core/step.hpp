@@ -15,58 +15,13 @@
 #include <polyak/core/arena.hpp>
 #include <polyak/core/executor.hpp>
 #include <polyak/core/gradients.hpp>
+#include <polyak/core/method.hpp>
 #include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/walk.hpp>
 
 namespace polyak {
 inline namespace v0 {
-
-/// What a method does about a NaN or an infinity, in the gradients (optimizers) or in the weights
-/// (averages). The last two read them once more, before the pass.
-enum class Nonfinite : std::uint8_t {
-  propagate,  ///< nothing is checked
-  skip_step,  ///< nothing changes but the count of skipped steps; a fused step is skipped as a
-              ///< whole
-  error,      ///< nonfinite_error
-};
-
-namespace detail {
-/// Returns the policy. -ffast-math removes the checks for NaN, so there only `propagate` is honest.
-[[nodiscard]] inline Nonfinite checked(Nonfinite nonfinite) {
-#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
-  require(nonfinite == Nonfinite::propagate,
-          "nonfinite must be Nonfinite::propagate under -ffast-math or -ffinite-math-only",
-          static_cast<int>(nonfinite));
-#endif
-  return nonfinite;
-}
-}  // namespace detail
-
-/// The law form of a method that does nothing in this step.
-inline constexpr int resting = -1;
-
-/// What step() and update() need of a method. `Laws` is a std::tuple of the law types it may run,
-/// the usual one first; methods in their usual form are fused into one pass.
-template <class M>
-concept Method = requires(M& method, const M& constant,
-                          const typename M::Parameter* const* gradients, std::size_t tensor,
-                          const Parameters<typename M::Parameter>& params) {
-  typename M::State;
-  typename M::Laws;
-  { M::trains } -> std::convertible_to<bool>;  // reads gradients
-  { constant.slots() } -> std::same_as<const Slots<typename M::State>&>;
-  { constant.nonfinite() } -> std::same_as<Nonfinite>;
-  {method.advance(params, gradients)};       // the clock moves on by one step, and the laws with it
-  { constant.form() } -> std::same_as<int>;  // index in Laws, or resting
-  {constant.template law<0>(tensor)};
-  { constant.same_law(tensor, tensor) } -> std::same_as<bool>;
-  {method.finish(params)};  // after the pass
-  {method.skip()};          // instead of advance
-};
-
-template <class M>
-concept AveragingMethod = Method<M> && !M::trains;
 
 namespace detail {
 
