@@ -60,7 +60,7 @@ std::vector<AdamWOptions> variants() {
 
 }  // namespace
 
-TEST_CASE("the first step, by pencil", "[adamw]") {
+TEST_CASE("adamw: the first step, by pencil", "[adamw]") {
   // m/(1 - beta1) = g, v/(1 - beta2) = g^2: the step is the rate times g/(|g| + epsilon).
   OneTensor<> model({1, 1, 1, 1});
   polyak::Adam<double> optimizer(model.params, {.learning_rate = 0.5, .epsilon = 1});
@@ -85,7 +85,7 @@ TEST_CASE("no first step is longer than the learning rate", "[adamw]") {
   for (const float x : model.x) CHECK(std::fabs(x) <= 0.01f * 1.000001f);
 }
 
-TEST_CASE("every variant follows the formula", "[adamw]") {
+TEST_CASE("adamw: every variant follows the formula", "[adamw]") {
   for (const AdamWOptions& options : variants()) {
     INFO("beta1 " << options.beta1 << ", beta2 " << options.beta2 << ", amsgrad " << options.amsgrad
                   << ", corrected " << options.bias_correction << ", epsilon first "
@@ -114,7 +114,7 @@ TEST_CASE("every variant follows the formula", "[adamw]") {
   }
 }
 
-TEST_CASE("which slots there are", "[adamw]") {
+TEST_CASE("adamw: which slots there are", "[adamw]") {
   using Names = std::vector<std::string>;
   OneTensor<float> model(std::vector<float>(1000, 1));
   const auto names = [&](const AdamWOptions& options) {
@@ -130,7 +130,7 @@ TEST_CASE("which slots there are", "[adamw]") {
   CHECK(report.total < 10000);
 }
 
-TEST_CASE("with zero gradients only the decay acts", "[adamw]") {
+TEST_CASE("adamw: with zero gradients only the decay acts", "[adamw]") {
   const auto start = RandomNumbers(4).many(30);
   OneTensor<> model(start);
   polyak::AdamW<double> optimizer(model.params, {.learning_rate = 0.1, .weight_decay = 0.2});

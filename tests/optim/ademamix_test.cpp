@@ -39,7 +39,7 @@ struct Reference {
 
 }  // namespace
 
-TEST_CASE("the first step, by pencil", "[ademamix]") {
+TEST_CASE("ademamix: the first step, by pencil", "[ademamix]") {
   // m1/(1 - beta1) = g, m2 = (1 - beta3) g, v/(1 - beta2) = g^2.
   OneTensor<> model({0, 0, 0});
   polyak::AdEMAMix<double> optimizer(
@@ -53,7 +53,7 @@ TEST_CASE("the first step, by pencil", "[ademamix]") {
   CHECK(optimizer.slot("exp_avg_fast")[0](0) == Approx(0.4).epsilon(1e-14));
 }
 
-TEST_CASE("every variant follows the formula", "[ademamix]") {
+TEST_CASE("ademamix: every variant follows the formula", "[ademamix]") {
   const std::vector<AdEMAMixOptions> variants{
       {},
       {.weight_decay = 0.1, .alpha_warmup = 100, .beta3_warmup = 100},
@@ -89,7 +89,7 @@ TEST_CASE("every variant follows the formula", "[ademamix]") {
   }
 }
 
-TEST_CASE("which slots there are", "[ademamix]") {
+TEST_CASE("ademamix: which slots there are", "[ademamix]") {
   using Names = std::vector<std::string>;
   OneTensor<float> model(std::vector<float>(1000, 1));
   CHECK(polyak::AdEMAMix<float>(model.params).slots().names() ==
@@ -150,7 +150,7 @@ TEST_CASE("a constant gradient ends in steps of 1 + alpha", "[ademamix]") {
   CHECK(model.x[0] - before == Approx(0.5 * (1 + 4)).epsilon(1e-5));
 }
 
-TEST_CASE("with zero gradients only the decay acts", "[ademamix]") {
+TEST_CASE("ademamix: with zero gradients only the decay acts", "[ademamix]") {
   for (const double beta1 : {0.0, 0.9}) {
     OneTensor<> model({3, -5});
     polyak::AdEMAMix<double> optimizer(

@@ -312,7 +312,7 @@ TEST_CASE("on a noisy quadratic the average is better than the iterate", "[sched
   }
 }
 
-TEST_CASE("which slots there are", "[schedule_free]") {
+TEST_CASE("schedule_free: which slots there are", "[schedule_free]") {
   using Names = std::vector<std::string>;
   OneTensor<float> model(std::vector<float>(1000, 1));
   CHECK(polyak::ScheduleFreeSgd<float>(model.params).slots().names() == Names{"z"});

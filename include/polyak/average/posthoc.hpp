@@ -62,9 +62,9 @@ struct PosthocSolution {
   double gamma = 0;
   double time = 0;
   std::vector<double> weights;  ///< one per snapshot, 0 for those after `time`
-  double residual = 0;   ///< |achieved - wanted profile| / |wanted|, L2; resolved to about 1e-8
-  double condition = 0;  ///< estimated 1-norm condition of G with unit diagonal; weights from
-                         ///< beyond 1e12 (snapshots that hardly differ) are not to be trusted
+  double residual = 0;      ///< |achieved - wanted profile| / |wanted|, L2; resolved to about 1e-8
+  double condition = 0;     ///< estimated 1-norm condition of G with unit diagonal; weights from
+                            ///< beyond 1e12 (snapshots that hardly differ) are not to be trusted
   double absolute_sum = 0;  ///< sum of |weights|: multiplies the rounding of the snapshots
 };
 
@@ -72,7 +72,7 @@ struct PosthocSolution {
 template <class T, int N, bool Begins>
 struct CombineLaw {
   static constexpr Traffic traffic{.slots = N, .writes_parameter = true, .writes_slots = false};
-  std::array<T, N> weights;
+  std::array<T, static_cast<std::size_t>(N)> weights;
   template <class V, class... Streams>
   POLYAK_LAW void operator()(V& sum, const V& first, const Streams&... others) const {
     if constexpr (Begins) {

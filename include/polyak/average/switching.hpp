@@ -72,7 +72,8 @@ class SwitchingAverage : public Average<P, W, S> {
   template <int K>
   [[nodiscard]] auto law(std::size_t tensor) const {
     if constexpr (K >= 2) {
-      return std::tuple_element_t<K, Laws>{static_cast<S>(this->gain()), blend_};
+      return std::tuple_element_t<static_cast<std::size_t>(K), Laws>{static_cast<S>(this->gain()),
+                                                                     blend_};
     } else {
       return Base::template law<K>(tensor);
     }

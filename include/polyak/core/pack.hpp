@@ -157,21 +157,21 @@ requires(Lanes ==
 
 template <class P, class T, int Lanes, int Flags>
 POLYAK_LAW void load_bits(const P* from, Pack<T, Lanes, BaselineLevel<Flags>>& to) {
-  T values[Lanes];
+  T values[static_cast<std::size_t>(Lanes)];
   for (int k = 0; k < Lanes; ++k) values[k] = widened<T>(from, static_cast<std::size_t>(k));
   to = Pack<T, Lanes, BaselineLevel<Flags>>::load(values);
 }
 template <class P, class T, int Lanes, int Flags>
 POLYAK_LAW void store_bits(P* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
-  T values[Lanes];
+  T values[static_cast<std::size_t>(Lanes)];
   from.store(values);
   for (int k = 0; k < Lanes; ++k) narrow_into(to, static_cast<std::size_t>(k), values[k]);
 }
 template <int Lanes, int Flags>
 POLYAK_LAW void widen(const Pack<float, Lanes, BaselineLevel<Flags>>& from,
                       Pack<double, Lanes, BaselineLevel<Flags>>& to) {
-  float singles[Lanes];
-  double doubles[Lanes];
+  float singles[static_cast<std::size_t>(Lanes)];
+  double doubles[static_cast<std::size_t>(Lanes)];
   from.store(singles);
   for (int k = 0; k < Lanes; ++k) doubles[k] = static_cast<double>(singles[k]);
   to = Pack<double, Lanes, BaselineLevel<Flags>>::load(doubles);
@@ -179,8 +179,8 @@ POLYAK_LAW void widen(const Pack<float, Lanes, BaselineLevel<Flags>>& from,
 template <int Lanes, int Flags>
 POLYAK_LAW void narrow(const Pack<double, Lanes, BaselineLevel<Flags>>& from,
                        Pack<float, Lanes, BaselineLevel<Flags>>& to) {
-  float singles[Lanes];
-  double doubles[Lanes];
+  float singles[static_cast<std::size_t>(Lanes)];
+  double doubles[static_cast<std::size_t>(Lanes)];
   from.store(doubles);
   for (int k = 0; k < Lanes; ++k) singles[k] = static_cast<float>(doubles[k]);
   to = Pack<float, Lanes, BaselineLevel<Flags>>::load(singles);

@@ -144,7 +144,8 @@ class AdamW : public Optimizer<AdamW<P, S>, P, S> {
     if constexpr (K == 0) {
       return adamw;
     } else {
-      return std::tuple_element_t<K, Laws>{adamw, static_cast<S>(options_.coupled_weight_decay)};
+      return std::tuple_element_t<static_cast<std::size_t>(K), Laws>{
+          adamw, static_cast<S>(options_.coupled_weight_decay)};
     }
   }
 

@@ -166,7 +166,7 @@ class AdEMAMix : public Optimizer<AdEMAMix<P, S>, P, S> {
     const std::int64_t slow_t = t - slow_start_[tensor];
     const double beta3 = beta3_at(options_, slow_t);
     const double rate = this->learning_rate();
-    return std::tuple_element_t<K, Laws>{
+    return std::tuple_element_t<static_cast<std::size_t>(K), Laws>{
         static_cast<S>(options_.beta1),
         static_cast<S>(1 - options_.beta1),
         static_cast<S>(options_.beta2),

@@ -120,7 +120,7 @@ class ScheduleFreeAdamW : public ScheduleFree<ScheduleFreeAdamW<P, S>, P, S> {
     const double root_scale = options_.bias_correction_in_lr
                                   ? 1
                                   : 1 / std::sqrt(detail::bias_correction(options_.beta2, t));
-    std::tuple_element_t<K, Laws> law;
+    std::tuple_element_t<static_cast<std::size_t>(K), Laws> law;
     law.move = this->move();
     law.decay = static_cast<S>(options_.weight_decay);
     law.beta2 = static_cast<S>(options_.beta2);
