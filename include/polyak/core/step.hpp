@@ -117,7 +117,7 @@ class Call {
               "polyak: the optimizer's update made a weight NaN or infinite; the update stands, "
               "the averages that check for it were not updated");
         }
-        complete = skip_averages(waiting);
+        complete = skip_averages(waiting) && complete;
       }
       advance(waiting);
     }
@@ -128,8 +128,6 @@ class Call {
   static constexpr std::size_t count = sizeof...(M);
   static constexpr bool trains = (M::trains || ...);
   using Chosen = std::array<bool, count>;
-  template <std::size_t I>
-  using At = std::tuple_element_t<I, std::tuple<M...>>;
 
   template <class Each>
   void each(Each&& call) {
