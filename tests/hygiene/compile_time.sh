@@ -30,8 +30,9 @@ for ((run = 0; run < runs; ++run)); do
   measure polyak
 done
 
-median() { sort -g "$folder/$1.times" | sed -n "$((runs / 2 + 1))p"; }
-awk -v compiler="$compiler" -v polyak="$(median polyak)" -v eigen="$(median eigen)" 'BEGIN {
+# The fastest run is the one that the rest of the machine disturbed least.
+fastest() { sort -g "$folder/$1.times" | head -n 1; }
+awk -v compiler="$compiler" -v polyak="$(fastest polyak)" -v eigen="$(fastest eigen)" 'BEGIN {
   ratio = polyak / eigen
   printf "%s: <polyak/polyak.hpp> %.2f s, <Eigen/Core> %.2f s, ratio %.2f (at most 2)\n",
     compiler, polyak, eigen, ratio
