@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Holds the umbrella header to its budget: at most twice the compile time of <Eigen/Core>, medians
-# of alternating runs. Uses the compiler in CXX, else c++.
+# Holds the umbrella header to its budget: at most twice the compile time of <Eigen/Core>, fastest
+# of alternating runs each. Uses the compiler in CXX, else c++.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export LC_ALL=C  # a decimal point in the times
