@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <stdexcept>
 #include <vector>
 
 #include "catch.hpp"
@@ -293,4 +294,9 @@ TEST_CASE("stream weights must be numbers that can be weights", "[weighting]") {
   CHECK(refused({infinity}) == rule + "inf");
   CHECK_NOTHROW(StreamWeighting({1, 0, 2}));
   check_profile(profile(StreamWeighting({1, 0, 3}), 3), {0, 0.25, 0, 0.75});
+}
+
+TEST_CASE("profile() refuses a negative number of calls") {
+  CHECK_THROWS_AS(polyak::profile(polyak::UniformWeighting{}, -1), std::invalid_argument);
+  CHECK(polyak::profile(polyak::UniformWeighting{}, 0) == std::vector<double>{1});
 }

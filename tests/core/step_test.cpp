@@ -483,3 +483,17 @@ TEST_CASE("the state lists everything that changes") {
   check(SwitchEma(run.params), with(with(average, kept), {"switches", "epoch"}));
   check(HareTortoise(run.params), with(with(average, kept), {"switches"}));
 }
+
+TEST_CASE("averages before and after an optimizer that propagates a NaN are both skipped") {
+  std::vector<float> x{std::numeric_limits<float>::quiet_NaN()}, g{1};
+  polyak::Parameters<float> params;
+  params.add("x", x);
+  const auto gradients = polyak::like(params, g);
+  polyak::Sgd<float> sgd(params, {.learning_rate = 0.1});
+  polyak::Ema<float> before(params, {.nonfinite = polyak::Nonfinite::skip_step});
+  polyak::Ema<float> after(params, {.nonfinite = polyak::Nonfinite::skip_step});
+  CHECK_FALSE(polyak::step(params, gradients, before, sgd, after));
+  CHECK(before.skipped() == 1);
+  CHECK(after.skipped() == 1);
+  CHECK(sgd.count() == 1);
+}

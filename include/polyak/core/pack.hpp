@@ -20,7 +20,7 @@
 #endif
 
 // Defined for a whole program, POLYAK_NO_DISPATCH leaves only the level that it is compiled for:
-// a third of the code, for programs that are built for one machine.
+// one form of each loop instead of three, for programs that are built for one machine.
 #if POLYAK_X86 && !defined(POLYAK_NO_DISPATCH)
 #define POLYAK_X86_LEVELS 1
 #else
