@@ -3,12 +3,15 @@
 /// One average for every weighting: avg <- avg + c_t (x_t - avg).
 #pragma once
 
+#include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
-#include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -19,6 +22,8 @@
 #include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/storage.hpp>
+#include <polyak/core/walk.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -28,8 +33,8 @@ template <class T>
 struct AverageLaw {
   static constexpr Traffic traffic{.slots = 1};
   T gain;
-  template <class V>
-  POLYAK_LAW void operator()(const V& x, V& average) const {
+  template <class V, class Slot>
+  POLYAK_LAW void operator()(const V& x, Slot& average) const {
     average = fma(V(gain), x - average, average);
   }
 };
@@ -38,8 +43,8 @@ struct AverageLaw {
 template <class T>
 struct CopyLaw {
   static constexpr Traffic traffic{.slots = 1};
-  template <class V>
-  POLYAK_LAW void operator()(const V& x, V& average) const {
+  template <class V, class Slot>
+  POLYAK_LAW void operator()(const V& x, Slot& average) const {
     average = x;
   }
 };
@@ -48,47 +53,128 @@ struct CopyLaw {
 template <class T>
 struct ReadLaw {
   static constexpr Traffic traffic{.slots = 1, .writes_parameter = true, .writes_slots = false};
-  template <class V>
-  POLYAK_LAW void operator()(V& x, const V& average) const {
+  template <class V, class Slot>
+  POLYAK_LAW void operator()(V& x, const Slot& average) const {
     x = average;
   }
 };
 
+/// How an average is kept.
+struct Accumulation {
+  Accumulate accumulate = Accumulate::plain;
+  std::uint64_t seed = 0;  ///< of Accumulate::stochastic; another one for another average
+};
+
+/// Largest distance, relative to a weight, at which an average of gain c stays although its input
+/// is constant: half an ulp of S over c, of a sum of two S with Accumulate::kahan. (Halves have
+/// subnormals from 6e-5 on, below which the distance is larger.)
+template <StateScalar S>
+[[nodiscard]] double dead_zone(double gain, Accumulate accumulate = Accumulate::plain) {
+  constexpr bool single = std::same_as<S, float>;
+  constexpr int digits = single                            ? 24
+                         : std::same_as<S, double>         ? 53
+                         : std::same_as<S, Eigen::half>    ? 11
+                                                           : 8;
+  const bool pair = accumulate == Accumulate::kahan;
+  const int kept = accumulate == Accumulate::float64 ? 53 : pair ? 2 * digits + 1 : digits;
+  return std::ldexp(1.0, -kept) / gain;
+}
+
+namespace detail {
+/// The smallest gain of a weighting: 0 unless it says otherwise.
+template <class W>
+[[nodiscard]] double least_gain(const W& weighting) {
+  if constexpr (requires { weighting.least_gain(); }) {
+    return weighting.least_gain();
+  } else {
+    return 0;
+  }
+}
+
+/// Refuses what the type cannot do, and 16-bit averages that would hardly move.
+template <StateScalar S, class W>
+void validate(const Accumulation& o, const W& weighting) {
+  constexpr bool sixteen = scalar_bytes<S> == 2;
+  const auto refuse = [&](const char* rule) {
+    refuse_value(std::string("polyak: ") + rule + "; the average is of " +
+                 std::string(name_of(dtype_of<S>())));
+  };
+  switch (o.accumulate) {
+    case Accumulate::plain:
+      break;
+    case Accumulate::kahan:
+      if (std::same_as<S, double>) refuse("accumulate = kahan is for averages of 16 or 32 bits");
+#if defined(__FAST_MATH__)
+      refuse("accumulate = kahan is removed by -ffast-math");
+#endif
+      break;
+    case Accumulate::stochastic:
+      if (!sixteen) refuse("accumulate = stochastic is for averages of 16 bits");
+      return;
+    case Accumulate::float64:
+      if (!std::same_as<S, float>) refuse("accumulate = float64 is for averages of float");
+      return;
+  }
+  if constexpr (sixteen) {
+    const double zone = dead_zone<S>(least_gain(weighting), o.accumulate);
+    require(zone <= 0.01,
+            "an average of " + std::string(name_of(dtype_of<S>())) +
+                (o.accumulate == Accumulate::plain ? " with accumulate = plain"
+                                                   : " with accumulate = kahan") +
+                " must come within 0.01 of a constant weight (relative), or use accumulate = "
+                "stochastic or a float average; it rests at half an ulp / smallest gain",
+            zone);
+  }
+}
+}  // namespace detail
+
 /// The average of a model's weights under any Weighting W, kept in type S.
 ///
-/// State: one slot "average" of the parameters' layout, and the newest value of each buffer
-/// (Role::copy). The weighting is asked once per call, in double. A float average moves as long as
-/// c |x - avg| exceeds half an ulp of avg: for a constant gain c it comes to rest within 2^-24 / c
-/// (relative) of a constant x; keep it in double (`Ema<float, double>`) where that matters.
+/// State: one slot "average" of the parameters' layout (and "compensation" with Accumulate::kahan),
+/// and the newest value of each buffer (Role::copy). The weighting is asked once per call, in
+/// double. A plain float average moves as long as c |x - avg| exceeds half an ulp of avg: for a
+/// constant gain c it comes to rest within 2^-24 / c (relative) of a constant x; where that
+/// matters, accumulate with kahan or in float64, or keep it in double (`Ema<float, double>`, which
+/// is also fused with other methods).
 template <ParameterScalar P, Weighting W, StateScalar S = default_state_t<P>>
 class Average {
-  static_assert(sizeof(S) >= detail::scalar_bytes<P>,
+  static_assert(std::same_as<S, double> || !std::same_as<P, double>,
                 "polyak: double parameters need double state");
 
  public:
   using Parameter = P;
   using State = S;
-  using Laws = std::tuple<AverageLaw<S>, CopyLaw<S>>;
   static constexpr bool trains = false;
 
   /// The average begins as a copy of the parameters; whether that copy has any weight is the
-  /// weighting's affair. Throws std::logic_error while an average is swapped in.
-  Average(const Parameters<P>& params, W weighting, Nonfinite nonfinite = Nonfinite::propagate)
-      : slots_(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"average"}),
+  /// weighting's affair. Throws std::logic_error while an average is swapped in,
+  /// std::invalid_argument for an accumulation that S cannot have, or with which a 16-bit average
+  /// would rest further than 1 % from a constant weight.
+  Average(const Parameters<P>& params, W weighting, Nonfinite nonfinite = Nonfinite::propagate,
+          Accumulation accumulation = {})
+      : slots_(params.layout(), detail::dtype_of<P>(), Kept::averaged,
+               slot_names(accumulation, weighting)),
         buffers_(std::make_shared<detail::Block>(buffer_bytes(params))),
         weighting_(std::move(weighting)),
-        nonfinite_(detail::checked(nonfinite)) {
+        nonfinite_(detail::checked(nonfinite)),
+        accumulation_(accumulation) {
     if (params.swapped())
       detail::refuse_order("polyak: an average begun while another is swapped in");
-    detail::walk_kept<P>(ParameterAccess<P>::memory(params), slots_, CopyLaw<S>{});
+    if (accumulation.accumulate == Accumulate::float64) {
+      wide_.emplace(params.layout(), detail::dtype_of<P>(), Kept::averaged,
+                    std::vector<std::string>{"average"});
+    }
+    walk_all<CopyLaw>(params);
     copy_buffers(params);
   }
 
   Average(const Average& other)
       : slots_(other.slots_),
+        wide_(other.wide_),
         buffers_(std::make_shared<detail::Block>(*other.buffers_)),
         weighting_(other.weighting_),
         nonfinite_(other.nonfinite_),
+        accumulation_(other.accumulation_),
         calls_(other.calls_),
         updates_(other.updates_),
         skipped_(other.skipped_),
@@ -123,14 +209,18 @@ class Average {
     return updates_ > 0;
   }
   /// The gain c of the last call, as it was applied.
-  [[nodiscard]] double gain() const { return static_cast<double>(gain_); }
+  [[nodiscard]] double gain() const { return gain_; }
+  [[nodiscard]] Accumulate accumulate() const { return accumulation_.accumulate; }
   [[nodiscard]] const W& weighting() const { return weighting_; }
 
-  /// Reads the average in place. Throws std::logic_error before the first update, and while a guard
+  /// Reads the average in place, rounded to S where it is kept more precisely. Throws std::logic_error before the first update, and while a guard
   /// has exchanged it for the weights.
   [[nodiscard]] SlotView<S> view() const {
     require_ready();
     require_home();
+    if constexpr (may_be_wide) {
+      if (wide_) return {slots_, 0, &*wide_};
+    }
     return {slots_, 0};
   }
 
@@ -156,12 +246,11 @@ class Average {
     detail::require_same(params.layout(), slots_.layout(),
                          "the parameters and those of the average");
     if constexpr (std::same_as<P, S>) {
-      return SwapGuard::exchange(params, slots_.block(), buffers_, pieces(params));
-    } else {
-      auto guard = SwapGuard::keep(params, pieces(params));
-      write_to(params);
-      return guard;
+      if (!wide_) return SwapGuard::exchange(params, slots_.block(), buffers_, pieces(params));
     }
+    auto guard = SwapGuard::keep(params, pieces(params));
+    write_to(params);
+    return guard;
   }
 
   /// The same, but keeps the current weights before the first update.
@@ -171,7 +260,7 @@ class Average {
 
   /// Bytes of state.
   [[nodiscard]] MemoryReport memory_report() const {
-    MemoryReport report = slots_.memory_report();
+    MemoryReport report = wide_ ? wide_->memory_report() : slots_.memory_report();
     report.total += buffers_->allocated();
     return report;
   }
@@ -181,19 +270,28 @@ class Average {
   [[nodiscard]] Nonfinite nonfinite() const { return nonfinite_; }
   void advance(const Parameters<P>&, const P* const*) {
     ++calls_;
-    gain_ = static_cast<S>(weighting_.gain(calls_));
+    const double gain = weighting_.gain(calls_);
+    gain_ = wide_ ? gain : static_cast<double>(static_cast<T>(gain));
     if constexpr (requires { weighting_.advance(calls_); }) weighting_.advance(calls_);
     if (gain_ != 0) ++updates_;
   }
-  [[nodiscard]] int form() const { return gain_ == 0 ? resting : gain_ == 1 ? 1 : 0; }
+  static constexpr std::size_t laws = 2;
+  static constexpr std::size_t forms = laws * (std::same_as<S, double> ? 1 : 3);
+  [[nodiscard]] int form() const {
+    if (gain_ == 0) return resting;
+    return storage() * static_cast<int>(laws) + (gain_ == 1 ? 1 : 0);
+  }
   [[nodiscard]] bool same_law(std::size_t, std::size_t) const { return true; }
   template <int K>
-  [[nodiscard]] auto law(std::size_t) const {
-    if constexpr (K == 0) {
-      return AverageLaw<S>{gain_};
-    } else {
-      return CopyLaw<S>{};
-    }
+  [[nodiscard]] auto run(std::size_t) const {
+    constexpr int count = static_cast<int>(laws);
+    return run_in<K / count>([&]<class C>(C) {
+      if constexpr (K % count == 0) {
+        return AverageLaw<C>{static_cast<C>(gain_)};
+      } else {
+        return CopyLaw<C>{};
+      }
+    });
   }
   void finish(const Parameters<P>& params) {
     if (gain_ != 0) copy_buffers(params);
@@ -209,10 +307,54 @@ class Average {
     visit.scalar("gain", gain_);
     if constexpr (requires { weighting_.state(visit); }) weighting_.state(visit);
     visit.bytes("buffers", buffers_->data(), buffers_->bytes());
-    visit.slots(slots_);
+    if (wide_) {
+      visit.slots(*wide_);
+    } else {
+      visit.slots(slots_);
+    }
   }
 
  protected:
+  /// The type that the law computes in, unless the average is kept in double.
+  using T = detail::carrier_t<S>;
+  static constexpr bool may_be_wide = std::same_as<S, float>;
+
+  /// The way the values are kept, as a number: plain, kahan, and the third that S may have.
+  [[nodiscard]] int storage() const {
+    return accumulation_.accumulate == Accumulate::plain   ? 0
+           : accumulation_.accumulate == Accumulate::kahan ? 1
+                                                           : 2;
+  }
+  /// The law `make(C())`, for the type C that it computes in, on the slots of a storage.
+  template <int Storage, class Make>
+  [[nodiscard]] auto run_in(Make make) const {
+    if constexpr (Storage == 0) {
+      return detail::make_run(make(T()), slots_);
+    } else if constexpr (Storage == 1) {
+      return detail::make_run<detail::Kahan>(make(T()), slots_);
+    } else if constexpr (may_be_wide) {
+      return detail::make_run(make(double()), *wide_);
+    } else {
+      return detail::make_run<detail::Stochastic>(
+          make(T()), slots_,
+          {accumulation_.seed, static_cast<std::uint64_t>(calls_), 0});
+    }
+  }
+  /// One law without scalars over all weights, in the calling thread.
+  template <template <class> class Law>
+  void walk_all(const Parameters<P>& params) const {
+    const auto walk = [&]<int Storage>(std::integral_constant<int, Storage>) {
+      detail::walk_kept<P>(ParameterAccess<P>::memory(params), params.size(),
+                           run_in<Storage>([]<class C>(C) { return Law<C>{}; }));
+    };
+    if constexpr (std::same_as<S, double>) {
+      walk(std::integral_constant<int, 0>());
+    } else {
+      storage() == 0   ? walk(std::integral_constant<int, 0>())
+      : storage() == 1 ? walk(std::integral_constant<int, 1>())
+                       : walk(std::integral_constant<int, 2>());
+    }
+  }
   [[nodiscard]] W& mutable_weighting() { return weighting_; }
   void require_next(std::int64_t step) const {
     if (step != calls_ + 1) {
@@ -222,6 +364,13 @@ class Average {
   }
 
  private:
+  static std::vector<std::string> slot_names(const Accumulation& accumulation,
+                                             const W& weighting) {
+    detail::validate<S>(accumulation, weighting);
+    if (accumulation.accumulate == Accumulate::float64) return {};
+    if (accumulation.accumulate == Accumulate::kahan) return {"average", "compensation"};
+    return {"average"};
+  }
   static bool is_buffer(const TensorInfo& tensor) { return tensor.role == Role::copy; }
 
   [[nodiscard]] static std::size_t buffer_bytes(const Parameters<P>& params) {
@@ -260,7 +409,7 @@ class Average {
   }
 
   void write_to(const Parameters<P>& target) const {
-    detail::walk_kept<P>(ParameterAccess<P>::memory(target), slots_, ReadLaw<S>{});
+    walk_all<ReadLaw>(target);
     const std::byte* place = buffers_->data();
     for (std::size_t k = 0; k < target.size(); ++k) {
       if (!is_buffer(target[k].info()) || target[k].bytes() == 0) continue;
@@ -274,8 +423,10 @@ class Average {
     std::vector<SwapGuard::Piece> list;
     std::byte* place = buffers_->data();
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (slots_.keeps(k))
-        list.push_back({params[k].raw(), slots_.tensor(0, k).data(), params[k].bytes()});
+      if (slots_.keeps(k)) {
+        void* const average = wide_ ? nullptr : slots_.tensor(0, k).data();
+        list.push_back({params[k].raw(), average, params[k].bytes()});
+      }
       if (!is_buffer(params[k].info())) continue;
       list.push_back({params[k].raw(), place, params[k].bytes()});
       place += params[k].bytes();
@@ -283,14 +434,16 @@ class Average {
     return list;
   }
 
-  Slots<S> slots_;
+  Slots<S> slots_;                      // without memory where the average is wide
+  std::optional<Slots<double>> wide_;  // of Accumulate::float64
   std::shared_ptr<detail::Block> buffers_;
   W weighting_;
   Nonfinite nonfinite_;
+  Accumulation accumulation_;
   std::int64_t calls_ = 0;
   std::int64_t updates_ = 0;
   std::int64_t skipped_ = 0;
-  S gain_ = 0;
+  double gain_ = 0;  // as applied: rounded to the type of the law
 };
 
 }  // namespace v0

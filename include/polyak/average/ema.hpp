@@ -25,6 +25,8 @@ struct EmaOptions {
   Start start = Start::params;  ///< what the average holds before its first update
   std::int64_t update_every =
       1;  ///< calls per update, >= 1; an update then decays by decay^update_every
+  Accumulate accumulate = Accumulate::plain;  ///< how small changes are taken up
+  std::uint64_t seed = 0;                     ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
@@ -41,7 +43,8 @@ template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Ema : public Average<P, ExponentialWeighting, S> {
  public:
   explicit Ema(const Parameters<P>& params, EmaOptions options = {})
-      : Average<P, ExponentialWeighting, S>(params, weighting(options), options.nonfinite) {}
+      : Average<P, ExponentialWeighting, S>(params, weighting(options), options.nonfinite,
+                                              {options.accumulate, options.seed}) {}
 
  private:
   static ExponentialWeighting weighting(const EmaOptions& options) {

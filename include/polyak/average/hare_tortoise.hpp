@@ -31,6 +31,8 @@ struct HareTortoiseOptions {
   double power = 2.0 / 3.0;          ///< of the warmup, >= 0
   double min_decay = 0;              ///< floor of the decay, in [0, decay]
   std::int64_t update_every = 1;     ///< only calls j that it divides update, >= 1
+  Accumulate accumulate = Accumulate::plain;
+  std::uint64_t seed = 0;  ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
@@ -60,6 +62,7 @@ struct HareTortoiseWeighting {
         std::exp(-options.power * std::log1p(static_cast<double>(waited) / options.inverse_gamma));
     return std::fmin(std::fmax(warmup, 1 - options.decay), 1 - options.min_decay);
   }
+  [[nodiscard]] double least_gain() const { return 1 - options.decay; }
   [[nodiscard]] double complement(std::int64_t t) const {
     const std::int64_t waited = t - 1 - options.update_after;
     if ((t - 1) % options.update_every != 0) return 1;
@@ -84,7 +87,8 @@ class HareTortoise : public SwitchingAverage<P, HareTortoiseWeighting, HareTorto
  public:
   explicit HareTortoise(const Parameters<P>& params, HareTortoiseOptions options = {})
       : SwitchingAverage<P, HareTortoiseWeighting, HareTortoiseRule, S>(
-            params, weighting(options), {options.switch_every}, options.blend, options.nonfinite) {}
+            params, weighting(options), {options.switch_every}, options.blend, options.nonfinite,
+            {options.accumulate, options.seed}) {}
 
  private:
   static HareTortoiseWeighting weighting(const HareTortoiseOptions& options) {

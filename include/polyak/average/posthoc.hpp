@@ -97,7 +97,7 @@ struct CombineLaw {
 }
 
 /// Snapshots of power averages in memory, and what can be made of them.
-template <ParameterScalar P, StateScalar S = default_state_t<P>>
+template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class PosthocEma {
  public:
   /// When and of what exponent a snapshot is.
@@ -124,7 +124,8 @@ class PosthocEma {
             gamma);
     require(time > 0 && detail::is_finite(time), "a snapshot's time must be finite and > 0", time);
     Slots<S> slots(average.layout(), detail::dtype_of<P>(), Kept::averaged, {"average"});
-    detail::walk_kept<P>(ParameterAccess<P>::memory(average), slots, CopyLaw<S>{});
+    detail::walk_kept<P>(ParameterAccess<P>::memory(average), average.size(),
+                         detail::make_run(CopyLaw<S>{}, slots));
     std::vector<Snapshot> added;
     added.push_back({gamma, time, std::move(slots)});
     keep(std::move(added));
@@ -205,8 +206,15 @@ class PosthocEma {
   static constexpr std::size_t block_elements = 16384;
 
   static Slots<S> copied(const PowerEma<P, S>& average) {
-    static_cast<void>(average.view());  // refuses what must not be handed out
-    return average.slots();
+    const auto view = average.view();  // refuses what must not be handed out
+    if (average.accumulate() == Accumulate::plain) return average.slots();
+    const auto& layout = average.slots().layout();
+    Slots<S> slots(layout, detail::dtype_of<P>(), Kept::averaged, {"average"});
+    for (std::size_t k = 0; k < layout->tensors.size(); ++k) {
+      const auto elements = slots.tensor(0, k);
+      for (std::size_t i = 0; i < elements.size(); ++i) elements[i] = view[k][i];
+    }
+    return slots;
   }
 
   void keep(std::vector<Snapshot> added) {

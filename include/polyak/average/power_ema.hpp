@@ -27,6 +27,8 @@ struct PowerEmaOptions {
   double gamma = std::numeric_limits<double>::quiet_NaN();      ///< finite, >= 0
   double batch_size = 1;          ///< time that one call advances, in any unit; finite, > 0
   std::int64_t update_every = 1;  ///< calls per update, >= 1; dt is then the time of all of them
+  Accumulate accumulate = Accumulate::plain;  ///< how small changes are taken up
+  std::uint64_t seed = 0;                     ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
@@ -76,7 +78,8 @@ template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class PowerEma : public Average<P, PowerClock, S> {
  public:
   explicit PowerEma(const Parameters<P>& params, PowerEmaOptions options)
-      : Average<P, PowerClock, S>(params, clock(options), options.nonfinite) {}
+      : Average<P, PowerClock, S>(params, clock(options), options.nonfinite,
+                                    {options.accumulate, options.seed}) {}
 
   /// The next calls advance the time by `batch_size`: `power.at(64).update(params)`. Throws
   /// std::invalid_argument unless it is finite and > 0.

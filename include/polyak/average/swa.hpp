@@ -20,6 +20,8 @@ inline namespace v0 {
 struct SwaOptions {
   std::int64_t start = 1;   ///< first call that is collected, >= 0; calls are counted from 1
   std::int64_t period = 1;  ///< calls from one collection to the next, >= 1
+  Accumulate accumulate = Accumulate::plain;  ///< how small changes are taken up
+  std::uint64_t seed = 0;                     ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
@@ -35,7 +37,8 @@ template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Swa : public Average<P, UniformWeighting, S> {
  public:
   explicit Swa(const Parameters<P>& params, SwaOptions options = {})
-      : Average<P, UniformWeighting, S>(params, weighting(options), options.nonfinite) {}
+      : Average<P, UniformWeighting, S>(params, weighting(options), options.nonfinite,
+                                          {options.accumulate, options.seed}) {}
 
  private:
   static UniformWeighting weighting(const SwaOptions& options) {

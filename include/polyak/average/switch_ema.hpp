@@ -44,6 +44,8 @@ struct SwitchEmaOptions {
   SwitchWarmup warmup = SwitchWarmup::none;
   std::int64_t warmup_iterations = 0;  ///< W, >= 1 with a warmup
   double warmup_ratio = 0.1;           ///< r in (0, 1]
+  Accumulate accumulate = Accumulate::plain;
+  std::uint64_t seed = 0;  ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
@@ -78,6 +80,7 @@ struct SwitchWeighting {
     }
   }
   [[nodiscard]] double gain(std::int64_t t) const { return 1 - complement(t); }
+  [[nodiscard]] double least_gain() const { return 1 - options.decay; }
 };
 
 /// Which iterations and epochs end or begin with a switch.
@@ -109,7 +112,8 @@ class SwitchEma : public SwitchingAverage<P, SwitchWeighting, SwitchRule, S> {
   explicit SwitchEma(const Parameters<P>& params, SwitchEmaOptions options = {})
       : SwitchingAverage<P, SwitchWeighting, SwitchRule, S>(
             params, weighting(options),
-            {options.unit, options.interval, options.start, options.end}, 0, options.nonfinite) {}
+            {options.unit, options.interval, options.start, options.end}, 0, options.nonfinite,
+            {options.accumulate, options.seed}) {}
 
   /// A new epoch begins: copies the average into the model if the rule says so, and returns whether
   /// it did. Throws std::logic_error in unit iterations and while an average is swapped in,
@@ -123,7 +127,7 @@ class SwitchEma : public SwitchingAverage<P, SwitchWeighting, SwitchRule, S> {
     detail::check_method(*this, params);
     ++this->rule().epoch;
     if (!this->rule().due(this->rule().epoch) || !this->ready()) return false;
-    detail::walk_kept<P>(ParameterAccess<P>::memory(params), this->slots(), ReadLaw<S>{});
+    this->template walk_all<ReadLaw>(params);
     this->count_switch();
     return true;
   }

@@ -4,8 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <tuple>
-#include <type_traits>
 #include <utility>
 
 #include <polyak/average/average.hpp>
@@ -38,15 +36,9 @@ class SwitchingAverage : public Average<P, W, S> {
   using Base = Average<P, W, S>;
 
  public:
-  using Laws = std::conditional_t<
-      Rule::rests_or_blends,
-      std::tuple<AverageLaw<S>, CopyLaw<S>, SwitchLaw<S, false, false>, SwitchLaw<S, false, true>,
-                 SwitchLaw<S, true, false>, SwitchLaw<S, true, true>>,
-      std::tuple<AverageLaw<S>, CopyLaw<S>, SwitchLaw<S, false, false>>>;
-
   SwitchingAverage(const Parameters<P>& params, W weighting, Rule rule, double blend,
-                   Nonfinite nonfinite)
-      : Base(params, std::move(weighting), nonfinite), rule_(rule), blend_(static_cast<S>(blend)) {}
+                   Nonfinite nonfinite, Accumulation accumulation = {})
+      : Base(params, std::move(weighting), nonfinite, accumulation), rule_(rule), blend_(blend) {}
 
   /// As Average::update; feeds the average back where the rule says so.
   bool update(const Parameters<P>& params) { return polyak::update(params, *this); }
@@ -61,21 +53,28 @@ class SwitchingAverage : public Average<P, W, S> {
   // What step() and update() call.
   void advance(const Parameters<P>& params, const P* const* gradients) {
     Base::advance(params, gradients);
-    switching_ = Base::form() != 1 && rule_.after(this->calls());  // after a copy x is avg
+    switching_ = this->gain() != 1 && rule_.after(this->calls());  // after a copy x is avg
     if (switching_) ++switches_;
   }
+  static constexpr std::size_t laws = Rule::rests_or_blends ? 6 : 3;
+  static constexpr std::size_t forms = laws * (Base::forms / Base::laws);
   [[nodiscard]] int form() const {
-    if (!switching_) return Base::form();
-    const int blends = blend_ == 0 ? 0 : 1;
-    return (Base::form() == resting ? 4 : 2) + blends;
+    const int first = this->storage() * static_cast<int>(laws);
+    if (this->gain() == 1) return first + 1;
+    const bool rests = this->gain() == 0;
+    if (!switching_) return rests ? resting : first;
+    return first + (rests ? 4 : 2) + (blend_ == 0 ? 0 : 1);
   }
   template <int K>
-  [[nodiscard]] auto law(std::size_t tensor) const {
-    if constexpr (K >= 2) {
-      return std::tuple_element_t<static_cast<std::size_t>(K), Laws>{static_cast<S>(this->gain()),
-                                                                     blend_};
+  [[nodiscard]] auto run(std::size_t tensor) const {
+    constexpr int count = static_cast<int>(laws), law = K % count, storage = K / count;
+    if constexpr (law < 2) {
+      return Base::template run<storage * static_cast<int>(Base::laws) + law>(tensor);
     } else {
-      return Base::template law<K>(tensor);
+      return this->template run_in<storage>([this]<class C>(C) {
+        return SwitchLaw<C, (law >= 4), law % 2 == 1>{static_cast<C>(this->gain()),
+                                                      static_cast<C>(blend_)};
+      });
     }
   }
 
@@ -92,7 +91,7 @@ class SwitchingAverage : public Average<P, W, S> {
 
  private:
   Rule rule_;
-  S blend_;
+  double blend_;
   bool switching_ = false;
   std::int64_t switches_ = 0;
 };

@@ -7,8 +7,9 @@
 ///   w_{0,T} = prod_{s=1..T} (1 - c_s)                   weight of the initial value
 ///
 /// A weighting is a value with `gain(t)` = c_t (1: copy, 0: rest) and `complement(t)` = 1 - c_t,
-/// computed directly, because the subtraction loses the digits that profiles need. Write your own
-/// and give it to Average.
+/// computed directly, because the subtraction loses the digits that profiles need. One whose gains
+/// do not go to 0 says so by `least_gain()`, the smallest of them but for rests. Write your own and
+/// give it to Average.
 #pragma once
 
 #include <cmath>
@@ -81,6 +82,7 @@ struct ExponentialWeighting {
 
   /// Whether the initial value has a weight of its own.
   [[nodiscard]] bool weighs_initial() const { return start == Start::params; }
+  [[nodiscard]] double least_gain() const { return fall(update_every); }
   [[nodiscard]] double gain(std::int64_t t) const {
     if (t % update_every != 0) return 0;
     if (t == update_every && start != Start::params) return 1;

@@ -3,6 +3,7 @@
 /// Slots: the state of a method, one aligned block with the layout of the parameters.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -38,24 +39,39 @@ struct MemoryReport {
   std::size_t total = 0;  ///< bytes allocated for state
 };
 
-/// The read-only elements of one tensor.
+/// The read-only elements of one tensor. Where a float average is kept in double, elements are
+/// rounded as they are read.
 template <class S>
 class TensorView {
  public:
-  TensorView(const TensorInfo& info, const S* data) : info_(&info), data_(data) {}
+  TensorView(const TensorInfo& info, const S* data, const double* wide = nullptr)
+      : info_(&info), data_(data), wide_(wide) {}
   [[nodiscard]] const std::string& name() const { return info_->name; }
   [[nodiscard]] const Shape& shape() const { return info_->shape; }
   [[nodiscard]] Order order() const { return info_->order; }
   [[nodiscard]] std::size_t size() const { return info_->size; }
-  [[nodiscard]] const S* data() const { return data_; }
-  [[nodiscard]] const S* begin() const { return data_; }
-  [[nodiscard]] const S* end() const { return data_ + size(); }
-  [[nodiscard]] const S& operator()(std::size_t k) const { return data_[k]; }
-  [[nodiscard]] const S& operator[](std::size_t k) const { return data_[k]; }
+  /// Throws std::logic_error where the elements are kept in double.
+  [[nodiscard]] const S* data() const {
+    if (wide_ != nullptr) {
+      detail::refuse_order("polyak: the average of \"" + info_->name +
+                           "\" is kept in double; read it element by element, or copy it");
+    }
+    return data_;
+  }
+  [[nodiscard]] const S* begin() const { return data(); }
+  [[nodiscard]] const S* end() const { return data() + size(); }
+  [[nodiscard]] S operator()(std::size_t k) const {
+    if constexpr (std::same_as<S, float>) {
+      if (wide_ != nullptr) return static_cast<float>(wide_[k]);
+    }
+    return data_[k];
+  }
+  [[nodiscard]] S operator[](std::size_t k) const { return (*this)(k); }
 
  private:
   const TensorInfo* info_;
   const S* data_;
+  const double* wide_;
 };
 
 namespace detail {
@@ -148,9 +164,9 @@ class Slots {
       elements +=
           (tensor.size + detail::slot_granule - 1) / detail::slot_granule * detail::slot_granule;
     }
-    stride_ = elements + detail::stagger(elements * sizeof(S)) / sizeof(S);
+    stride_ = elements + detail::stagger(elements * detail::scalar_bytes<S>) / detail::scalar_bytes<S>;
     block_ =
-        std::make_shared<detail::Block>(elements == 0 ? 0 : names_.size() * stride_ * sizeof(S));
+        std::make_shared<detail::Block>(elements == 0 ? 0 : names_.size() * stride_ * detail::scalar_bytes<S>);
   }
 
   Slots(const Slots& other)
@@ -227,7 +243,8 @@ class Slots {
 template <StateScalar S>
 class SlotView {
  public:
-  SlotView(const Slots<S>& slots, std::size_t slot) : slots_(&slots), slot_(slot) {}
+  SlotView(const Slots<S>& slots, std::size_t slot, const Slots<double>* wide = nullptr)
+      : slots_(&slots), slot_(slot), wide_(wide) {}
 
   /// Number of tensors of the parameter list.
   [[nodiscard]] std::size_t size() const { return slots_->layout()->tensors.size(); }
@@ -236,9 +253,10 @@ class SlotView {
   [[nodiscard]] TensorView<S> operator[](std::size_t index) const {
     const TensorInfo& info = slots_->layout()->tensors[index];
     if (!slots_->keeps(index)) {
-      detail::refuse_value("polyak: slot \"" + slots_->names()[slot_] +
+      detail::refuse_value("polyak: slot \"" + (wide_ != nullptr ? wide_->names() : slots_->names())[slot_] +
                            "\" keeps nothing for tensor \"" + info.name + "\"");
     }
+    if (wide_ != nullptr) return {info, nullptr, wide_->tensor(slot_, index).data()};
     return {info, slots_->tensor(slot_, index).data()};
   }
 
@@ -257,6 +275,7 @@ class SlotView {
  private:
   const Slots<S>* slots_;
   std::size_t slot_;
+  const Slots<double>* wide_;
 };
 
 }  // namespace v0

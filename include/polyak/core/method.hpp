@@ -38,20 +38,21 @@ namespace detail {
 /// The law form of a method that does nothing in this step.
 inline constexpr int resting = -1;
 
-/// What step() and update() need of a method. `Laws` is a std::tuple of the law types it may run,
-/// the usual one first; methods in their usual form are fused into one pass.
+/// What step() and update() need of a method. It runs in one of several forms, the usual one first;
+/// `run<form>(tensor)` gives the law of that form with its slots. Methods in their usual form are
+/// fused into one pass.
 template <class M>
 concept Method = requires(M& method, const M& constant,
                           const typename M::Parameter* const* gradients, std::size_t tensor,
                           const Parameters<typename M::Parameter>& params) {
   typename M::State;
-  typename M::Laws;
   { M::trains } -> std::convertible_to<bool>;  // reads gradients
   { constant.slots() } -> std::same_as<const Slots<typename M::State>&>;
   { constant.nonfinite() } -> std::same_as<Nonfinite>;
   {method.advance(params, gradients)};       // the clock moves on by one step, and the laws with it
-  { constant.form() } -> std::same_as<int>;  // index in Laws, or resting
-  {constant.template law<0>(tensor)};
+  { M::forms } -> std::convertible_to<std::size_t>;
+  { constant.form() } -> std::same_as<int>;  // below forms, or resting
+  {constant.template run<0>(tensor)};
   { constant.same_law(tensor, tensor) } -> std::same_as<bool>;
   {method.finish(params)};  // after the pass
   {method.skip()};          // instead of advance

@@ -10,6 +10,7 @@
 #include <Eigen/Core>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/random.hpp>
 #include <polyak/core/scalar.hpp>
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -186,10 +187,6 @@ POLYAK_LAW void narrow(const Pack<double, Lanes, BaselineLevel<Flags>>& from,
   to = Pack<float, Lanes, BaselineLevel<Flags>>::load(singles);
 }
 
-/// The type that holds a parameter's value exactly and is computed in at least.
-template <class P>
-using carrier_t = std::conditional_t<std::same_as<P, double>, double, float>;
-
 /// A pack of the carrier type from an array of P.
 template <class P, int Lanes, class Level>
 POLYAK_LAW void load_pack(const P* from, Pack<carrier_t<P>, Lanes, Level>& to) {
@@ -219,6 +216,36 @@ POLYAK_LAW void convert(const Pack<From, Lanes, Level>& from, Pack<To, Lanes, Le
   } else {
     narrow(from, to);
   }
+}
+
+// ---- rounding at random -----------------------------------------------------------------------
+
+template <int Flags>
+POLYAK_LAW void fill_bits(BaselineLevel<Flags>, const RandomKey& key, std::size_t group,
+                          RandomBits& to) {
+  fill_bits(key, group, to);
+}
+
+/// Rounds a pack into 16-bit numbers at random, each lane by 16 bits.
+template <class S, int Lanes, int Flags>
+POLYAK_LAW void store_at_random(S* to, const Pack<float, Lanes, BaselineLevel<Flags>>& from,
+                                const std::uint16_t* bits) {
+  float values[static_cast<std::size_t>(Lanes)];
+  from.store(values);
+  for (std::size_t k = 0; k < static_cast<std::size_t>(Lanes); ++k) {
+    narrow_into(to, k, values[k], bits[k]);
+  }
+}
+
+/// Rounds a pack into 16-bit numbers, and stores by how much each is too large. A number that is not
+/// finite is not too large; the difference to an excess of 0 keeps the sign of a zero.
+template <class S, int Lanes, class Level>
+POLYAK_LAW void store_split(S* to, S* excess, const Pack<float, Lanes, Level>& from) {
+  Pack<float, Lanes, Level> rounded;
+  store_pack(to, from);
+  load_pack(static_cast<const S*>(to), rounded);
+  const Pack<float, Lanes, Level> zero(0.0f);
+  store_pack(excess, if_zero(rounded - rounded, rounded - from, zero));
 }
 
 }  // namespace detail

@@ -128,18 +128,37 @@ POLYAK_TARGET_V4 inline void load_bits(const Eigen::bfloat16* from, Pack<float, 
       all16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   _mm512_store_ps(to.s, _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all16, wide, 16)));
 }
-POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 16, X86V4>& from) {
-  const __m512i bits = _mm512_castps_si512(from.v());
-  const __m512i odd =
-      _mm512_and_si512(_mm512_maskz_srli_epi32(all16, bits, 16), _mm512_set1_epi32(1));
-  const __m512i nearest = _mm512_maskz_srli_epi32(
-      all16, _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-  const __m512i quiet =
-      _mm512_or_si512(_mm512_maskz_srli_epi32(all16, bits, 16), _mm512_set1_epi32(0x40));
-  const __mmask16 is_nan = _mm512_cmp_ps_mask(from.v(), from.v(), _CMP_UNORD_Q);
+/// The upper halves are the bfloat16 nearest to the floats.
+POLYAK_TARGET_V4 inline __m512i nearest_bfloat16(__m512i bits) {
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+  return _mm512_mask_add_epi32(half, odd, half, _mm512_set1_epi32(1));
+}
+/// The same, but NaNs stay (quiet) NaNs.
+POLYAK_TARGET_V4 inline __m512i or_quiet_nan(__m512i nearest, __m512 value) {
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+  return _mm512_mask_or_epi32(nearest, is_nan, _mm512_castps_si512(value),
+                              _mm512_set1_epi32(0x400000));
+}
+POLYAK_TARGET_V4 inline void store_upper(Eigen::bfloat16* to, __m512i words) {
   _mm256_storeu_si256(
       reinterpret_cast<__m256i*>(to),
-      _mm512_maskz_cvtepi32_epi16(all16, _mm512_mask_blend_epi32(is_nan, nearest, quiet)));
+      _mm512_maskz_cvtepi32_epi16(all16, _mm512_maskz_srli_epi32(all16, words, 16)));
+}
+POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 16, X86V4>& from) {
+  store_upper(to, or_quiet_nan(nearest_bfloat16(_mm512_castps_si512(from.v())), from.v()));
+}
+POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
+                                         const Pack<float, 16, X86V4>& from) {
+  const __m512i nearest =
+      or_quiet_nan(nearest_bfloat16(_mm512_castps_si512(from.v())), from.v());
+  const __m512 rounded =
+      _mm512_castsi512_ps(_mm512_and_si512(nearest, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  const __mmask16 finite =
+      _mm512_cmp_ps_mask(rounded - rounded, _mm512_setzero_ps(), _CMP_EQ_OQ);
+  store_upper(to, nearest);
+  store_upper(excess, nearest_bfloat16(_mm512_castps_si512(
+                          _mm512_maskz_sub_ps(finite, rounded, from.v()))));
 }
 POLYAK_TARGET_V3 inline void widen(const Pack<float, 8, X86V3>& from, Pack<double, 8, X86V3>& to) {
   _mm256_store_pd(to.low.s, _mm256_cvtps_pd(_mm_load_ps(from.s)));
@@ -158,6 +177,146 @@ POLYAK_TARGET_V4 inline void narrow(const Pack<double, 16, X86V4>& from,
                                     Pack<float, 16, X86V4>& to) {
   _mm256_store_ps(to.s, _mm512_maskz_cvtpd_ps(all8, from.low.v()));
   _mm256_store_ps(to.s + 8, _mm512_maskz_cvtpd_ps(all8, from.high.v()));
+}
+
+// Rounding at random, as scalar.hpp does it. A float that the 16-bit type holds is made first; the
+// narrowing is then exact.
+
+POLYAK_TARGET_V3 inline __m256i eight_words(const std::uint16_t* bits) {
+  return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bits)));
+}
+POLYAK_TARGET_V4 inline __m512i sixteen_words(const std::uint16_t* bits) {
+  return _mm512_maskz_cvtepu16_epi32(all16,
+                                     _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits)));
+}
+
+POLYAK_TARGET_V3 inline void store_at_random(Eigen::bfloat16* to, const Pack<float, 8, X86V3>& from,
+                                             const std::uint16_t* random) {
+  const __m256i bits = _mm256_castps_si256(from.v());
+  const __m256i sum = _mm256_srli_epi32(_mm256_add_epi32(bits, eight_words(random)), 16);
+  const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
+  const __m256 is_nan = _mm256_cmp_ps(from.v(), from.v(), _CMP_UNORD_Q);
+  const __m256i wide = _mm256_blendv_epi8(sum, quiet, _mm256_castps_si256(is_nan));
+  const __m256i packed = _mm256_packus_epi32(wide, wide);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+}
+POLYAK_TARGET_V3 inline void store_at_random(Eigen::half* to, const Pack<float, 8, X86V3>& from,
+                                             const std::uint16_t* random) {
+  const __m256i bits = _mm256_castps_si256(from.v());
+  const __m256i increment = eight_words(random);
+  const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000u));
+  const __m256i rest = _mm256_andnot_si256(sign, bits);
+  const __m256i normal =
+      _mm256_and_si256(_mm256_add_epi32(rest, _mm256_srli_epi32(increment, 3)),
+                       _mm256_set1_epi32(static_cast<int>(~0x1fffu)));
+  const __m256i fixed = _mm256_cvttps_epi32(
+      _mm256_mul_ps(_mm256_castsi256_ps(rest), _mm256_set1_ps(0x1p40f)));
+  const __m256 small = _mm256_mul_ps(
+      _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_add_epi32(fixed, increment), 16)),
+      _mm256_set1_ps(0x1p-24f));
+  const __m256i is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x38800000), rest);
+  const __m256i is_finite = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x7f800000), rest);
+  const __m256i finite = _mm256_blendv_epi8(normal, _mm256_castps_si256(small), is_small);
+  const __m256i rounded = _mm256_blendv_epi8(rest, finite, is_finite);
+  const __m256 value = _mm256_castsi256_ps(_mm256_or_si256(rounded, _mm256_and_si256(sign, bits)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
+                                             const Pack<float, 16, X86V4>& from,
+                                             const std::uint16_t* random) {
+  const __m512i bits = _mm512_castps_si512(from.v());
+  store_upper(to, or_quiet_nan(_mm512_add_epi32(bits, sixteen_words(random)), from.v()));
+}
+POLYAK_TARGET_V4 inline void store_at_random(Eigen::half* to, const Pack<float, 16, X86V4>& from,
+                                             const std::uint16_t* random) {
+  const __m512i bits = _mm512_castps_si512(from.v());
+  const __m512i increment = sixteen_words(random);
+  const __m512i sign = _mm512_set1_epi32(static_cast<int>(0x80000000u));
+  const __m512i rest = _mm512_maskz_andnot_epi32(all16, sign, bits);
+  const __m512i normal =
+      _mm512_and_si512(_mm512_add_epi32(rest, _mm512_maskz_srli_epi32(all16, increment, 3)),
+                       _mm512_set1_epi32(static_cast<int>(~0x1fffu)));
+  const __m512i fixed = _mm512_maskz_cvttps_epi32(
+      all16, _mm512_castsi512_ps(rest) * _mm512_set1_ps(0x1p40f));
+  const __m512 small = _mm512_maskz_cvtepi32_ps(all16, _mm512_maskz_srli_epi32(
+                                                           all16, _mm512_add_epi32(fixed, increment),
+                                                           16)) *
+                       _mm512_set1_ps(0x1p-24f);
+  const __mmask16 is_small = _mm512_cmplt_epi32_mask(rest, _mm512_set1_epi32(0x38800000));
+  const __mmask16 is_finite = _mm512_cmplt_epi32_mask(rest, _mm512_set1_epi32(0x7f800000));
+  const __m512i finite =
+      _mm512_mask_blend_epi32(is_small, normal, _mm512_castps_si512(small));
+  const __m512i rounded = _mm512_mask_blend_epi32(is_finite, rest, finite);
+  const __m512 value = _mm512_castsi512_ps(_mm512_or_si512(rounded, _mm512_and_si512(sign, bits)));
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(to),
+      _mm512_maskz_cvtps_ph(all16, value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+// Philox on one call per 64-bit lane: a product fills the lane, its two halves are the words.
+
+POLYAK_TARGET_V4 inline void fill_bits(X86V4, const RandomKey& key, std::size_t group,
+                                        RandomBits& to) {
+  const auto start = key.counter(8 * std::uint64_t{group});
+  const auto lane = [](std::uint64_t word) { return static_cast<long long>(word); };
+  __m512i c0 = _mm512_add_epi64(_mm512_set1_epi64(lane(start[0])),
+                                _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
+  __m512i c1 = _mm512_set1_epi64(lane(start[1]));
+  __m512i c2 = _mm512_set1_epi64(lane(start[2]));
+  __m512i c3 = _mm512_set1_epi64(lane(start[3]));
+  const __m512i m0 = _mm512_set1_epi64(0xd2511f53), m1 = _mm512_set1_epi64(0xcd9e8d57);
+  constexpr __mmask16 odd = 0xaaaa;
+  constexpr int exclusive_or = 0x96;
+  for (std::size_t round = 0; round < RandomKey::rounds; ++round) {
+    const std::uint64_t* const k = to.keys.data() + 2 * round;
+    const __m512i first = _mm512_maskz_mul_epu32(all8, m0, c0);
+    const __m512i second = _mm512_maskz_mul_epu32(all8, m1, c2);
+    c0 = _mm512_ternarylogic_epi64(_mm512_maskz_srli_epi64(all8, second, 32), c1,
+                                   _mm512_set1_epi64(lane(k[0])), exclusive_or);
+    c1 = second;
+    c2 = _mm512_ternarylogic_epi64(_mm512_maskz_srli_epi64(all8, first, 32), c3,
+                                   _mm512_set1_epi64(lane(k[1])), exclusive_or);
+    c3 = first;
+  }
+  _mm512_store_si512(to.bits.data(), _mm512_mask_blend_epi32(
+                                 odd, c0, _mm512_maskz_slli_epi64(all8, c1, 32)));
+  _mm512_store_si512(to.bits.data() + 32, _mm512_mask_blend_epi32(
+                                      odd, c2, _mm512_maskz_slli_epi64(all8, c3, 32)));
+}
+POLYAK_TARGET_V3 inline void fill_bits(X86V3, const RandomKey& key, std::size_t group,
+                                        RandomBits& to) {
+  const auto start = key.counter(8 * std::uint64_t{group});
+  const auto lane = [](std::uint64_t word) { return static_cast<long long>(word); };
+  const __m256i m0 = _mm256_set1_epi64x(0xd2511f53), m1 = _mm256_set1_epi64x(0xcd9e8d57);
+  __m256i c0[2], c1[2], c2[2], c3[2];
+  for (int half = 0; half < 2; ++half) {
+    c0[half] = _mm256_add_epi64(_mm256_set1_epi64x(lane(start[0]) + 4 * half),
+                                _mm256_set_epi64x(3, 2, 1, 0));
+    c1[half] = _mm256_set1_epi64x(lane(start[1]));
+    c2[half] = _mm256_set1_epi64x(lane(start[2]));
+    c3[half] = _mm256_set1_epi64x(lane(start[3]));
+  }
+  for (std::size_t round = 0; round < RandomKey::rounds; ++round) {
+    const std::uint64_t* const k = to.keys.data() + 2 * round;
+    for (int half = 0; half < 2; ++half) {
+      const __m256i first = _mm256_mul_epu32(m0, c0[half]);
+      const __m256i second = _mm256_mul_epu32(m1, c2[half]);
+      c0[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(second, 32), c1[half]),
+                                  _mm256_set1_epi64x(lane(k[0])));
+      c1[half] = second;
+      c2[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(first, 32), c3[half]),
+                                  _mm256_set1_epi64x(lane(k[1])));
+      c3[half] = first;
+    }
+  }
+  for (int half = 0; half < 2; ++half) {
+    const __m256i low = _mm256_blend_epi32(c0[half], _mm256_slli_epi64(c1[half], 32), 0xaa);
+    const __m256i high = _mm256_blend_epi32(c2[half], _mm256_slli_epi64(c3[half], 32), 0xaa);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.bits.data() + 16 * half), low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.bits.data() + 32 + 16 * half), high);
+  }
 }
 
 }  // namespace detail

@@ -41,9 +41,13 @@ template <class T>
 concept ParameterScalar = std::same_as<T, float> || std::same_as<T, double> ||
     std::same_as<T, Eigen::half> || std::same_as<T, Eigen::bfloat16>;
 
-/// Types that state is stored and updates are computed in.
+/// Types that updates are computed in, and the state of optimizers is stored in.
 template <class T>
-concept StateScalar = std::same_as<T, float> || std::same_as<T, double>;
+concept ComputeScalar = std::same_as<T, float> || std::same_as<T, double>;
+
+/// Types that the state of averages may be stored in; 16-bit ones are computed in float.
+template <class T>
+concept StateScalar = ParameterScalar<T>;
 
 /// State of a parameter type unless told otherwise: double for double, else float.
 template <ParameterScalar P>
@@ -132,6 +136,22 @@ template <class T>
   return static_cast<std::uint16_t>(sign | rest);
 }
 
+// With 16 random bits they round at random instead, up with the probability of the remainder: the
+// expectation is the number itself. NaN and infinity stay what they are.
+
+[[nodiscard]] inline std::uint16_t half_from_float(float value, std::uint32_t random) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = bits & 0x80000000u;
+  std::uint32_t rest = bits & 0x7fffffffu;
+  if (rest < 0x38800000u) {  // below 2^-14: a multiple of 2^-24
+    const auto fixed = static_cast<std::uint32_t>(std::bit_cast<float>(rest) * 0x1p40f);
+    rest = std::bit_cast<std::uint32_t>(static_cast<float>((fixed + random) >> 16) * 0x1p-24f);
+  } else if (rest < 0x7f800000u) {
+    rest = (rest + (random >> 3)) & ~0x1fffu;
+  }
+  return half_from_float(std::bit_cast<float>(sign | rest));
+}
+
 [[nodiscard]] inline float float_from_bfloat16(std::uint16_t b) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(b) << 16);
 }
@@ -143,6 +163,16 @@ template <class T>
   }
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
+
+[[nodiscard]] inline std::uint16_t bfloat16_from_float(float value, std::uint32_t random) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return bfloat16_from_float(value);
+  return static_cast<std::uint16_t>((bits + random) >> 16);
+}
+
+/// The type that a value stored as P is computed in, and that holds it exactly.
+template <class P>
+using carrier_t = std::conditional_t<std::same_as<P, double>, double, float>;
 
 /// The k-th number of an array of P, widened to `To`.
 template <class To, class P>
@@ -168,6 +198,14 @@ void narrow_into(P* data, std::size_t k, From value) {
   } else {
     data[k] = static_cast<P>(value);
   }
+}
+
+/// Rounds `value` at random into the k-th number of an array of 16-bit P, by 16 random bits.
+template <class P>
+void narrow_into(P* data, std::size_t k, float value, std::uint32_t random) {
+  const std::uint16_t bits = std::same_as<P, Eigen::half> ? half_from_float(value, random)
+                                                          : bfloat16_from_float(value, random);
+  std::memcpy(reinterpret_cast<std::byte*>(data) + 2 * k, &bits, 2);
 }
 
 }  // namespace detail

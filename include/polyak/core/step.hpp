@@ -221,24 +221,22 @@ class Call {
   template <std::size_t... I>
   void fuse(std::size_t first, std::size_t last, std::index_sequence<I...>) {
     walk<E, P>(executor_, ParameterAccess<P>::memory(params_), gradients_, first, last,
-               std::tuple(make_run(std::get<I>(methods_).template law<0>(first),
-                                   std::get<I>(methods_).slots())...));
+               std::tuple(std::get<I>(methods_).template run<0>(first)...));
   }
 
   template <class Some>
   void alone(std::size_t first, std::size_t last, Some& method) {
-    constexpr std::size_t forms = std::tuple_size_v<typename Some::Laws>;
     const auto run_form = [&]<std::size_t K>(std::integral_constant<std::size_t, K>) {
       walk<E, P>(
           executor_, ParameterAccess<P>::memory(params_), gradients_, first, last,
-          std::tuple(make_run(method.template law<static_cast<int>(K)>(first), method.slots())));
+          std::tuple(method.template run<static_cast<int>(K)>(first)));
     };
     [&]<std::size_t... K>(std::index_sequence<K...>) {
       ((method.form() == static_cast<int>(K) ? run_form(std::integral_constant<std::size_t, K>{})
                                              : void()),
        ...);
     }
-    (std::make_index_sequence<forms>{});
+    (std::make_index_sequence<Some::forms>{});
   }
 
   E& executor_;

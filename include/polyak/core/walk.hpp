@@ -21,27 +21,33 @@
 #include <polyak/core/law.hpp>
 #include <polyak/core/pack.hpp>
 #include <polyak/core/parameters.hpp>
+#include <polyak/core/storage.hpp>
 
 namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// One law with the slots it runs on.
-template <class Law, class S>
+/// One law with the slots it runs on, and how they keep their values.
+template <class Law, class S, template <class> class Storage = Plain>
 struct Run {
   using State = S;
   using LawType = Law;
+  using StorageType = Storage<S>;
+  using Key = typename StorageType::Key;
   static constexpr int slot_count = Law::traffic.slots;
+  static constexpr int arrays = slot_count * StorageType::arrays;
   Law law;
-  std::array<S*, static_cast<std::size_t>(slot_count == 0 ? 1 : slot_count)>
-      slots;                   // first elements
-  const std::size_t* offsets;  // of each tensor in a slot
+  std::array<S*, static_cast<std::size_t>(arrays == 0 ? 1 : arrays)> slots;  // first elements
+  const std::size_t* offsets;                                                // of each tensor
+  [[no_unique_address]] Key key = {};
 };
 
-template <class Law, class S>
-[[nodiscard]] Run<Law, S> make_run(const Law& law, const Slots<S>& slots) {
-  Run<Law, S> run{law, {}, slots.offsets()};
-  for (int k = 0; k < Law::traffic.slots; ++k) {
+template <template <class> class Storage = Plain, class Law, class S>
+[[nodiscard]] Run<Law, S, Storage> make_run(const Law& law, const Slots<S>& slots,
+                                            const typename Storage<S>::Key& key = {}) {
+  using R = Run<Law, S, Storage>;
+  R run{law, {}, slots.offsets(), key};
+  for (int k = 0; k < R::arrays; ++k) {
     run.slots[static_cast<std::size_t>(k)] = slots.data(static_cast<std::size_t>(k));
   }
   return run;
@@ -58,7 +64,7 @@ struct Tile {
   static constexpr bool writes_parameter = (Runs::LawType::traffic.writes_parameter || ...);
   using Value = Pack<Carrier, lanes, Level>;
   template <class R>
-  using SlotValue = Pack<typename R::State, lanes, Level>;
+  using SlotValue = typename R::StorageType::template Value<lanes, Level>;
 
   /// One pack of every stream.
   template <class R>
@@ -69,17 +75,25 @@ struct Tile {
     Value x, gradient;
     std::tuple<SlotValues<Runs>...> slots;
   };
+  /// What the storage of the runs keeps from one pack to the next.
+  using Scratch = std::tuple<typename Runs::StorageType::Scratch...>;
+
+  /// The arrays of slot K.
+  template <std::size_t K, class R>
+  POLYAK_LAW static auto arrays_of(const R& run) {
+    return run.slots.data() + K * static_cast<std::size_t>(R::StorageType::arrays);
+  }
 
   template <class R, std::size_t... K>
   POLYAK_LAW static void load_slots(const R& run, [[maybe_unused]] std::size_t at,
                                     SlotValues<R>& to, std::index_sequence<K...>) {
-    ((to.slot[K] = SlotValue<R>::load(run.slots[K] + at)), ...);
+    (R::StorageType::load(arrays_of<K>(run), at, to.slot[K]), ...);
   }
 
   template <class R, std::size_t... K>
   POLYAK_LAW static void apply(const R& run, Values& values, SlotValues<R>& slots,
                                std::index_sequence<K...>) {
-    using V = SlotValue<R>;
+    using V = Pack<carrier_t<typename R::State>, lanes, Level>;
     using Law = typename R::LawType;
     V parameter;
     convert(values.x, parameter);
@@ -102,8 +116,12 @@ struct Tile {
 
   template <class R, std::size_t... K>
   POLYAK_LAW static void store_slots(const R& run, [[maybe_unused]] std::size_t at,
-                                     const SlotValues<R>& from, std::index_sequence<K...>) {
-    if constexpr (R::LawType::traffic.writes_slots) (from.slot[K].store(run.slots[K] + at), ...);
+                                     const SlotValues<R>& from,
+                                     [[maybe_unused]] typename R::StorageType::Scratch& scratch,
+                                     std::index_sequence<K...>) {
+    if constexpr (R::LawType::traffic.writes_slots) {
+      (R::StorageType::store(arrays_of<K>(run), at, from.slot[K], scratch, run.key), ...);
+    }
   }
 
   template <class R>
@@ -125,8 +143,10 @@ struct Tile {
   }
   template <std::size_t... R>
   POLYAK_LAW static void store(P* x, const std::tuple<Runs...>& runs, std::size_t at,
-                               const Values& from, std::index_sequence<R...>) {
-    (store_slots(std::get<R>(runs), at, std::get<R>(from.slots), slots_of<Runs>), ...);
+                               const Values& from, Scratch& scratch, std::index_sequence<R...>) {
+    (store_slots(std::get<R>(runs), at, std::get<R>(from.slots), std::get<R>(scratch),
+                 slots_of<Runs>),
+     ...);
     if constexpr (writes_parameter) store_pack(x, from.x);
   }
 };
@@ -141,6 +161,7 @@ POLYAK_LAW void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& 
   const auto gradient_at = [gradient](std::size_t k) __attribute__((always_inline)) {
     return T::reads_gradient ? gradient + k : nullptr;
   };
+  typename T::Scratch scratch;
   std::size_t i = begin;
   for (; i + 2 * lanes <= end; i += 2 * lanes) {
     typename T::Values first, second;
@@ -148,8 +169,8 @@ POLYAK_LAW void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& 
     T::load(x + i + lanes, gradient_at(i + lanes), runs, i + lanes, second, all);
     T::apply(runs, first, all);
     T::apply(runs, second, all);
-    T::store(x + i, runs, i, first, all);
-    T::store(x + i + lanes, runs, i + lanes, second, all);
+    T::store(x + i, runs, i, first, scratch, all);
+    T::store(x + i + lanes, runs, i + lanes, second, scratch, all);
   }
   for (; i < end; i += lanes) {
     const std::size_t rest = end - i < lanes ? end - i : lanes;
@@ -164,7 +185,7 @@ POLYAK_LAW void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& 
     typename T::Values values;
     T::load(x_copy, T::reads_gradient ? gradient_copy : nullptr, runs, i, values, all);
     T::apply(runs, values, all);
-    T::store(x_copy, runs, i, values, all);
+    T::store(x_copy, runs, i, values, scratch, all);
     if constexpr (T::writes_parameter) {
       std::memcpy(static_cast<void*>(x + i), x_copy, rest * sizeof(P));
     }
@@ -174,9 +195,10 @@ POLYAK_LAW void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& 
 template <class R>
 POLYAK_LAW R run_of_tensor(const R& run, std::size_t tensor) {
   R moved = run;
-  for (int k = 0; k < R::slot_count; ++k) {
+  for (int k = 0; k < R::arrays; ++k) {
     moved.slots[static_cast<std::size_t>(k)] += run.offsets[tensor];
   }
+  if constexpr (requires { moved.key.tensor; }) moved.key.tensor = tensor;
   return moved;
 }
 
@@ -231,13 +253,12 @@ void walk(Executor& executor, const TensorMemory* tensors, const P* const* gradi
   executor(elements, range);
 }
 
-/// One law over every tensor that the slots keep, in the calling thread.
-template <class P, class S, class Law>
-void walk_kept(const TensorMemory* tensors, const Slots<S>& slots, const Law& law) {
-  Serial executor;
-  for (std::size_t k = 0; k < slots.layout()->tensors.size(); ++k) {
-    if (!slots.keeps(k)) continue;
-    walk<const Serial, P>(executor, tensors, nullptr, k, k + 1, std::tuple(make_run(law, slots)));
+/// One run over every tensor that its slots keep, in the calling thread.
+template <class P, class R>
+void walk_kept(const TensorMemory* tensors, std::size_t count, const R& run) {
+  for (std::size_t k = 0; k < count; ++k) {
+    if (run.offsets[k] == Slots<typename R::State>::absent) continue;
+    walk<const Serial, P>(serial, tensors, nullptr, k, k + 1, std::tuple(run));
   }
 }
 

@@ -105,7 +105,7 @@ struct AdamVariantLaw {
 };
 
 /// Adam with decoupled weight decay. Throws std::invalid_argument for options out of range.
-template <ParameterScalar P, StateScalar S = default_state_t<P>>
+template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class AdamW : public Optimizer<AdamW<P, S>, P, S> {
   using Base = Optimizer<AdamW<P, S>, P, S>;
 
@@ -113,6 +113,7 @@ class AdamW : public Optimizer<AdamW<P, S>, P, S> {
   using Laws =
       std::tuple<AdamWLaw<S>, AdamVariantLaw<S, true, false>, AdamVariantLaw<S, true, true>,
                  AdamVariantLaw<S, false, false>, AdamVariantLaw<S, false, true>>;
+  static constexpr std::size_t forms = std::tuple_size_v<Laws>;
 
   explicit AdamW(const Parameters<P>& params, AdamWOptions options = {})
       : Base(params, slot_names(options), options.learning_rate, options.nonfinite),
@@ -186,7 +187,7 @@ inline void validate(const AdamOptions& o) {
 }
 
 /// Adam: AdamW without decoupled decay.
-template <ParameterScalar P, StateScalar S = default_state_t<P>>
+template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class Adam : public AdamW<P, S> {
  public:
   explicit Adam(const Parameters<P>& params, AdamOptions options = {})

@@ -126,13 +126,14 @@ struct AdEMAMixLaw {
 };
 
 /// AdEMAMix. Throws std::invalid_argument for options out of range.
-template <ParameterScalar P, StateScalar S = default_state_t<P>>
+template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class AdEMAMix : public Optimizer<AdEMAMix<P, S>, P, S> {
   using Base = Optimizer<AdEMAMix<P, S>, P, S>;
 
  public:
   using Laws = std::tuple<AdEMAMixLaw<S, true, false>, AdEMAMixLaw<S, false, false>,
                           AdEMAMixLaw<S, true, true>, AdEMAMixLaw<S, false, true>>;
+  static constexpr std::size_t forms = std::tuple_size_v<Laws>;
 
   explicit AdEMAMix(const Parameters<P>& params, AdEMAMixOptions options = {})
       : Base(params, slot_names(options), options.learning_rate, options.nonfinite),

@@ -38,7 +38,7 @@ inline void require_beta(double value, const char* rule) {
 }
 
 /// epsilon must be representable in the state's type: 1e-50 would be 0 in float.
-template <StateScalar S>
+template <ComputeScalar S>
 void require_epsilon(double value, bool zero_allowed, const char* rule) {
   const bool positive = value > 0 && detail::is_finite(value) && static_cast<S>(value) > 0;
   require(positive || (zero_allowed && value >= 0 && detail::is_finite(value)), rule, value);
@@ -50,7 +50,7 @@ void require_epsilon(double value, bool zero_allowed, const char* rule) {
 ///
 /// A tensor without a gradient in a step is left alone: no decay, no change of state. Bias
 /// corrections count the steps of each tensor, schedules those of the optimizer.
-template <class Derived, ParameterScalar P, StateScalar S>
+template <class Derived, ParameterScalar P, ComputeScalar S>
 class Optimizer {
   static_assert(sizeof(S) >= detail::scalar_bytes<P>,
                 "polyak: double parameters need double state");
@@ -91,6 +91,10 @@ class Optimizer {
   [[nodiscard]] const Slots<S>& slots() const { return slots_; }
   [[nodiscard]] Nonfinite nonfinite() const { return nonfinite_; }
   void advance(const Parameters<P>&, const P* const* gradients) { count_step(gradients); }
+  template <int K>
+  [[nodiscard]] auto run(std::size_t tensor) const {
+    return detail::make_run(static_cast<const Derived&>(*this).template law<K>(tensor), slots_);
+  }
   [[nodiscard]] bool same_law(std::size_t a, std::size_t b) const {
     return tensor_steps_[a] == tensor_steps_[b];
   }

@@ -67,11 +67,11 @@ struct ScheduleFreeReadLaw {
   }
 };
 
-template <class Derived, ParameterScalar P, StateScalar S>
+template <class Derived, ParameterScalar P, ComputeScalar S>
 class ScheduleFree;
 
 /// The elements of x of one tensor, each computed when it is asked for.
-template <ParameterScalar P, StateScalar S>
+template <ParameterScalar P, ComputeScalar S>
 class ScheduleFreeTensor {
  public:
   ScheduleFreeTensor(const P* y, std::span<const S> z, std::size_t size, ScheduleFreeReadLaw<S> law)
@@ -97,7 +97,7 @@ class ScheduleFreeTensor {
 };
 
 /// Read-only view of x. Lives as long as the optimizer and the parameters do not move.
-template <class Derived, ParameterScalar P, StateScalar S>
+template <class Derived, ParameterScalar P, ComputeScalar S>
 class ScheduleFreeView {
  public:
   ScheduleFreeView(const ScheduleFree<Derived, P, S>& method, const Parameters<P>& params)
@@ -117,7 +117,7 @@ class ScheduleFreeView {
 };
 
 /// Base of the Schedule-Free optimizers: the scalars of a step, and x.
-template <class Derived, ParameterScalar P, StateScalar S>
+template <class Derived, ParameterScalar P, ComputeScalar S>
 class ScheduleFree : public Optimizer<Derived, P, S> {
   using Base = Optimizer<Derived, P, S>;
 

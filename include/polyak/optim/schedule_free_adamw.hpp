@@ -92,7 +92,7 @@ struct ScheduleFreeAdamWLaw {
 };
 
 /// Schedule-Free AdamW. Throws std::invalid_argument for options out of range.
-template <ParameterScalar P, StateScalar S = default_state_t<P>>
+template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class ScheduleFreeAdamW : public ScheduleFree<ScheduleFreeAdamW<P, S>, P, S> {
   using Base = ScheduleFree<ScheduleFreeAdamW<P, S>, P, S>;
 
@@ -100,6 +100,7 @@ class ScheduleFreeAdamW : public ScheduleFree<ScheduleFreeAdamW<P, S>, P, S> {
   using Laws =
       std::tuple<ScheduleFreeAdamWLaw<S, false, false>, ScheduleFreeAdamWLaw<S, false, true>,
                  ScheduleFreeAdamWLaw<S, true, false>, ScheduleFreeAdamWLaw<S, true, true>>;
+  static constexpr std::size_t forms = std::tuple_size_v<Laws>;
 
   explicit ScheduleFreeAdamW(const Parameters<P>& params, ScheduleFreeAdamWOptions options = {})
       : Base(params, slot_names(options), options.learning_rate, options.nonfinite,

@@ -59,12 +59,13 @@ struct ScheduleFreeSgdLaw {
 };
 
 /// Schedule-Free SGD. Throws std::invalid_argument for options out of range.
-template <ParameterScalar P, StateScalar S = default_state_t<P>>
+template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class ScheduleFreeSgd : public ScheduleFree<ScheduleFreeSgd<P, S>, P, S> {
   using Base = ScheduleFree<ScheduleFreeSgd<P, S>, P, S>;
 
  public:
   using Laws = std::tuple<ScheduleFreeSgdLaw<S>>;
+  static constexpr std::size_t forms = std::tuple_size_v<Laws>;
 
   explicit ScheduleFreeSgd(const Parameters<P>& params, ScheduleFreeSgdOptions options = {})
       : Base(params, slot_names(options), options.learning_rate, options.nonfinite,

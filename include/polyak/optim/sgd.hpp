@@ -85,12 +85,13 @@ struct PlainSgdLaw {
 };
 
 /// Stochastic gradient descent. Throws std::invalid_argument for options out of range.
-template <ParameterScalar P, StateScalar S = default_state_t<P>>
+template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class Sgd : public Optimizer<Sgd<P, S>, P, S> {
   using Base = Optimizer<Sgd<P, S>, P, S>;
 
  public:
   using Laws = std::tuple<SgdLaw<S, false>, SgdLaw<S, true>, PlainSgdLaw<S>>;
+  static constexpr std::size_t forms = std::tuple_size_v<Laws>;
 
   Sgd(const Parameters<P>& params, SgdOptions options)
       : Base(params, slot_names(options), options.learning_rate, options.nonfinite),

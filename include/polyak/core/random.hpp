@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Random bits that depend on seed, step, tensor and element only, and on no order of execution.
+///
+///   Philox4x32-R, R rounds on a counter (c0, c1, c2, c3) under a key (k0, k1):
+///     c <- (hi(M1 c2) ^ c1 ^ k0,  lo(M1 c2),  hi(M0 c0) ^ c3 ^ k1,  lo(M0 c0)),   k <- k + W
+///
+/// "Parallel Random Numbers: As Easy as 1, 2, 3" (Salmon et al., SC 2011), whose tests 7 rounds
+/// pass. Key: the seed. Counter: the call's number within the tensor, the tensor, the step. One call
+/// gives 16 bits to each of 8 elements.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include <polyak/core/law.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// The four words that Philox4x32 makes of a counter and a key.
+template <int Rounds = 10>
+[[nodiscard]] POLYAK_LAW std::array<std::uint32_t, 4> philox4x32(
+    std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+  for (int round = 0; round < Rounds; ++round) {
+    const std::uint64_t first = std::uint64_t{0xd2511f53u} * counter[0];
+    const std::uint64_t second = std::uint64_t{0xcd9e8d57u} * counter[2];
+    counter = {static_cast<std::uint32_t>(second >> 32) ^ counter[1] ^ key[0],
+               static_cast<std::uint32_t>(second),
+               static_cast<std::uint32_t>(first >> 32) ^ counter[3] ^ key[1],
+               static_cast<std::uint32_t>(first)};
+    key[0] += 0x9e3779b9u;
+    key[1] += 0xbb67ae85u;
+  }
+  return counter;
+}
+
+namespace detail {
+
+/// Whose random bits: a seed, the step of the method, the number of the tensor.
+struct RandomKey {
+  static constexpr int rounds = 7;
+  std::uint64_t seed = 0;
+  std::uint64_t step = 0;
+  std::uint64_t tensor = 0;
+
+  [[nodiscard]] POLYAK_LAW std::array<std::uint32_t, 2> key() const {
+    return {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
+  }
+  /// The counter of a call. Tensors beyond 2^35 elements share numbers with tensor + 2^24.
+  [[nodiscard]] POLYAK_LAW std::array<std::uint32_t, 4> counter(std::uint64_t call) const {
+    return {static_cast<std::uint32_t>(call),
+            static_cast<std::uint32_t>(tensor + ((call >> 32) << 24)),
+            static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32)};
+  }
+};
+
+/// The random bits of 64 consecutive elements, 16 for each: the first two words of eight calls in
+/// turn, then their last two, each word for two elements, its lower half first.
+struct RandomBits {
+  static constexpr std::size_t elements = 64;
+  static constexpr std::size_t none = ~std::size_t{0};
+  alignas(64) std::array<std::uint16_t, elements> bits;
+  std::array<std::uint64_t, 2 * std::size_t{RandomKey::rounds}> keys;  ///< of each round
+  std::size_t group = none;  ///< the elements group * 64 + 0..63
+
+  /// Called once, before the first group.
+  POLYAK_LAW void schedule(const RandomKey& key) {
+    auto k = key.key();
+    for (std::size_t round = 0; round < RandomKey::rounds; ++round) {
+      keys[2 * round] = k[0];
+      keys[2 * round + 1] = k[1];
+      k[0] += 0x9e3779b9u;
+      k[1] += 0xbb67ae85u;
+    }
+  }
+};
+
+/// The bits of one group by single numbers: what every level must give.
+POLYAK_LAW void fill_bits(const RandomKey& key, std::size_t group, RandomBits& to) {
+  for (std::size_t call = 0; call < 8; ++call) {
+    const auto words =
+        philox4x32<RandomKey::rounds>(key.counter(8 * std::uint64_t{group} + call), key.key());
+    for (std::size_t k = 0; k < 4; ++k) {
+      std::uint16_t* const two = to.bits.data() + k / 2 * 32 + 4 * call + k % 2 * 2;
+      two[0] = static_cast<std::uint16_t>(words[k]);
+      two[1] = static_cast<std::uint16_t>(words[k] >> 16);
+    }
+  }
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak

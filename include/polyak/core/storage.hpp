@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// How slots keep the values that laws see: rounded to nearest, at random, or with what rounding
+/// lost beside them. A law is the same for all of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <polyak/core/law.hpp>
+#include <polyak/core/pack.hpp>
+#include <polyak/core/random.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// How an average takes up changes that are smaller than its numbers resolve.
+enum class Accumulate : std::uint8_t {
+  plain,       ///< rounded to nearest: it rests within half an ulp / gain of a constant input
+  kahan,       ///< a second slot of the same type keeps what rounding lost
+  stochastic,  ///< 16-bit averages: rounded at random, right in expectation, the same bits for the
+               ///< same seed, call, tensor and element
+  float64,     ///< averages of float kept in double
+};
+
+namespace detail {
+
+/// A number as the sum of two, for a running sum whose lost digits count: Kahan's summation with
+/// Knuth's exact error of an addition.
+template <class V>
+struct Compensated {
+  V high, low;
+
+  POLYAK_LAW Compensated& operator=(const V& value) {
+    high = value;
+    low = V(0);
+    return *this;
+  }
+  POLYAK_LAW operator V() const { return high; }
+  friend POLYAK_LAW V operator-(const V& a, const Compensated& b) { return a - b.high - b.low; }
+  friend POLYAK_LAW Compensated fma(const V& a, const V& b, const Compensated& c) {
+    const V change = fma(a, b, c.low);
+    const V sum = c.high + change;
+    const V arrived = sum - c.high;
+    const V lost = (c.high - (sum - arrived)) + (change - arrived);
+    return {sum, if_zero(sum - sum, lost, V(0))};  // an infinity has lost nothing
+  }
+};
+
+/// One array of S; 16-bit numbers are computed in float.
+template <class S>
+struct Plain {
+  static constexpr int arrays = 1;
+  struct Key {};
+  struct Scratch {};
+  template <int Lanes, class Level>
+  using Value = Pack<carrier_t<S>, Lanes, Level>;
+
+  template <int Lanes, class Level>
+  POLYAK_LAW static void load(S* const* from, std::size_t at,
+                              Pack<carrier_t<S>, Lanes, Level>& to) {
+    load_pack(static_cast<const S*>(from[0] + at), to);
+  }
+  template <int Lanes, class Level>
+  POLYAK_LAW static void store(S* const* to, std::size_t at,
+                               const Pack<carrier_t<S>, Lanes, Level>& from, Scratch&, const Key&) {
+    store_pack(to[0] + at, from);
+  }
+};
+
+/// Two arrays of S: of floats the parts of a compensated sum; of 16-bit numbers the rounded value and
+/// by how much it is too large, whose difference a float holds exactly.
+template <class S>
+struct Kahan : Plain<S> {
+  static constexpr int arrays = 2;
+  using typename Plain<S>::Key;
+  using typename Plain<S>::Scratch;
+  template <int Lanes, class Level>
+  using Value = std::conditional_t<scalar_bytes<S> == 2, Pack<float, Lanes, Level>,
+                                   Compensated<Pack<S, Lanes, Level>>>;
+
+  template <class V>
+  POLYAK_LAW static void load(S* const* from, std::size_t at, Compensated<V>& to) {
+    load_pack(static_cast<const S*>(from[0] + at), to.high);
+    load_pack(static_cast<const S*>(from[1] + at), to.low);
+  }
+  template <class V>
+  POLYAK_LAW static void store(S* const* to, std::size_t at, const Compensated<V>& from, Scratch&,
+                               const Key&) {
+    store_pack(to[0] + at, from.high);
+    store_pack(to[1] + at, from.low);
+  }
+  template <int Lanes, class Level>
+  POLYAK_LAW static void load(S* const* from, std::size_t at, Pack<float, Lanes, Level>& to) {
+    Pack<float, Lanes, Level> low;
+    load_pack(static_cast<const S*>(from[0] + at), to);
+    load_pack(static_cast<const S*>(from[1] + at), low);
+    to = to - low;
+  }
+  template <int Lanes, class Level>
+  POLYAK_LAW static void store(S* const* to, std::size_t at, const Pack<float, Lanes, Level>& from,
+                               Scratch&, const Key&) {
+    store_split(to[0] + at, to[1] + at, from);
+  }
+};
+
+/// One array of 16-bit S, rounded at random.
+template <class S>
+struct Stochastic : Plain<S> {
+  using Key = RandomKey;
+  using Scratch = RandomBits;
+
+  template <int Lanes, class Level>
+  POLYAK_LAW static void store(S* const* to, std::size_t at, const Pack<float, Lanes, Level>& from,
+                               Scratch& random, const Key& key) {
+    const std::size_t group = at / RandomBits::elements;
+    if (random.group != group) {
+      if (random.group == RandomBits::none) random.schedule(key);
+      fill_bits(Level{}, key, group, random);
+      random.group = group;
+    }
+    store_at_random(to[0] + at, from, random.bits.data() + at % RandomBits::elements);
+  }
+};
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
