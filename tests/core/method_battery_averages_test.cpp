@@ -66,3 +66,35 @@ TEMPLATE_TEST_CASE("battery of averages: state of double", "", float, Eigen::hal
                    Eigen::bfloat16) {
   method_battery::check(methods<TestType, double>());
 }
+
+namespace {
+
+/// Averages that are kept in other ways than rounded to nearest.
+template <class P, class S>
+std::vector<method_battery::Entry<P>> kept(polyak::Accumulate accumulate) {
+  using namespace polyak;
+  return {entry<Ema<P, S>>(
+              "Ema", EmaOptions{.decay = 0.75, .accumulate = accumulate, .seed = 0x123456789}),
+          entry<Ema<P, S>>("Ema from the first update of every other call",
+                           EmaOptions{.decay = 0.75,
+                                      .start = Start::first_update,
+                                      .update_every = 2,
+                                      .accumulate = accumulate}),
+          entry<HareTortoise<P, S>>("HareTortoise", HareTortoiseOptions{.decay = 0.75,
+                                                                        .switch_every = 3,
+                                                                        .blend = 0.5,
+                                                                        .update_every = 2,
+                                                                        .accumulate = accumulate})};
+}
+
+}  // namespace
+
+TEST_CASE("battery of averages: float with compensation and in double") {
+  method_battery::check(kept<float, float>(polyak::Accumulate::kahan));
+  method_battery::check(kept<float, float>(polyak::Accumulate::float64));
+}
+
+TEMPLATE_TEST_CASE("battery of averages: 16-bit state", "", Eigen::half, Eigen::bfloat16) {
+  method_battery::check(kept<TestType, TestType>(polyak::Accumulate::kahan));
+  method_battery::check(kept<float, TestType>(polyak::Accumulate::stochastic), false, true);
+}

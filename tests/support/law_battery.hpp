@@ -88,11 +88,15 @@ struct Streams {
 template <class V, class P, class S, class Law, int SlotCount>
 void run_on_numbers(const Law& law, Streams<P, S, SlotCount>& streams, std::size_t offset,
                     std::size_t gradient_offset) {
+  using C = polyak::detail::carrier_t<S>;
+  using polyak::detail::widened;
   for (std::size_t k = 0; k < longest; ++k) {
-    V x(polyak::detail::widened<S>(streams.x.data() + offset, k));
-    const V gradient(polyak::detail::widened<S>(streams.gradient.data() + gradient_offset, k));
+    V x(widened<C>(streams.x.data() + offset, k));
+    const V gradient(widened<C>(streams.gradient.data() + gradient_offset, k));
     std::array<V, SlotCount == 0 ? 1 : SlotCount> slot{};
-    for (std::size_t n = 0; n < streams.slot.size(); ++n) slot[n] = V(streams.slot[n].element[k]);
+    for (std::size_t n = 0; n < streams.slot.size(); ++n) {
+      slot[n] = V(widened<C>(streams.slot[n].element.data(), k));
+    }
     [&]<std::size_t... N>(std::index_sequence<N...>) {
       if constexpr (Law::traffic.gradient) {
         law(x, gradient, slot[N]...);
@@ -102,7 +106,7 @@ void run_on_numbers(const Law& law, Streams<P, S, SlotCount>& streams, std::size
     }
     (std::make_index_sequence<static_cast<std::size_t>(SlotCount)>{});
     const auto number = [](const V& value) {
-      if constexpr (std::is_same_v<V, S>) {
+      if constexpr (std::is_same_v<V, C>) {
         return value;
       } else {
         return value.value;
@@ -113,7 +117,7 @@ void run_on_numbers(const Law& law, Streams<P, S, SlotCount>& streams, std::size
     }
     if constexpr (Law::traffic.writes_slots) {
       for (std::size_t n = 0; n < streams.slot.size(); ++n) {
-        streams.slot[n].element[k] = number(slot[n]);
+        polyak::detail::narrow_into(streams.slot[n].element.data(), k, number(slot[n]));
       }
     }
   }
@@ -160,9 +164,9 @@ void check(const std::string& name, const Law& law) {
     for (const int level : levels::supported()) {
       Data expected = before;
       if (levels::rounds_once(level)) {
-        run_on_numbers<S>(law, expected, offset, gradient_offset);
+        run_on_numbers<polyak::detail::carrier_t<S>>(law, expected, offset, gradient_offset);
       } else {
-        run_on_numbers<levels::TwoRoundings<S>>(law, expected, offset, gradient_offset);
+        run_on_numbers<levels::TwoRoundings<polyak::detail::carrier_t<S>>>(law, expected, offset, gradient_offset);
       }
       const auto expect = [&](std::size_t size, const std::vector<std::size_t>& cuts) {
         Data after = before;

@@ -78,7 +78,6 @@ namespace detail {
 
 /// Elements that every tensor's slot is padded to a multiple of: whole packs of any type.
 inline constexpr std::size_t slot_granule = 32;
-inline constexpr std::size_t cache_line = 64;
 inline constexpr std::size_t huge_page = std::size_t{1} << 21;
 inline constexpr std::size_t page = 4096;
 

@@ -9,6 +9,8 @@
 
 #include <Eigen/Core>
 
+#include <cstring>
+
 #include <polyak/core/law.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/scalar.hpp>
@@ -157,19 +159,21 @@ requires(Lanes ==
 // ---- packs of one type from memory and packs of another ---------------------------------------
 
 template <class P, class T, int Lanes, int Flags>
-POLYAK_LAW void load_bits(const P* from, Pack<T, Lanes, BaselineLevel<Flags>>& to) {
+requires(Lanes == native_lanes<T, BaselineLevel<Flags>>) POLYAK_LAW
+    void load_bits(const P* from, Pack<T, Lanes, BaselineLevel<Flags>>& to) {
   T values[static_cast<std::size_t>(Lanes)];
   for (int k = 0; k < Lanes; ++k) values[k] = widened<T>(from, static_cast<std::size_t>(k));
   to = Pack<T, Lanes, BaselineLevel<Flags>>::load(values);
 }
 template <class P, class T, int Lanes, int Flags>
-POLYAK_LAW void store_bits(P* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
+requires(Lanes == native_lanes<T, BaselineLevel<Flags>>) POLYAK_LAW
+    void store_bits(P* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
   T values[static_cast<std::size_t>(Lanes)];
   from.store(values);
   for (int k = 0; k < Lanes; ++k) narrow_into(to, static_cast<std::size_t>(k), values[k]);
 }
 template <int Lanes, int Flags>
-POLYAK_LAW void widen(const Pack<float, Lanes, BaselineLevel<Flags>>& from,
+requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_LAW void widen(const Pack<float, Lanes, BaselineLevel<Flags>>& from,
                       Pack<double, Lanes, BaselineLevel<Flags>>& to) {
   float singles[static_cast<std::size_t>(Lanes)];
   double doubles[static_cast<std::size_t>(Lanes)];
@@ -178,13 +182,43 @@ POLYAK_LAW void widen(const Pack<float, Lanes, BaselineLevel<Flags>>& from,
   to = Pack<double, Lanes, BaselineLevel<Flags>>::load(doubles);
 }
 template <int Lanes, int Flags>
-POLYAK_LAW void narrow(const Pack<double, Lanes, BaselineLevel<Flags>>& from,
+requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_LAW void narrow(const Pack<double, Lanes, BaselineLevel<Flags>>& from,
                        Pack<float, Lanes, BaselineLevel<Flags>>& to) {
   float singles[static_cast<std::size_t>(Lanes)];
   double doubles[static_cast<std::size_t>(Lanes)];
   from.store(doubles);
   for (int k = 0; k < Lanes; ++k) singles[k] = static_cast<float>(doubles[k]);
   to = Pack<float, Lanes, BaselineLevel<Flags>>::load(singles);
+}
+
+// Packs of several registers, half by half.
+
+template <class T, int Lanes, class Level>
+inline constexpr bool several_registers = (Lanes > native_lanes<T, Level>);
+
+template <class P, int Lanes, class Level>
+requires several_registers<float, Lanes, Level> POLYAK_LAW void load_bits(
+    const P* from, Pack<float, Lanes, Level>& to) {
+  load_bits(from, to.low);
+  load_bits(from + Lanes / 2, to.high);
+}
+template <class P, int Lanes, class Level>
+requires several_registers<float, Lanes, Level> POLYAK_LAW void store_bits(
+    P* to, const Pack<float, Lanes, Level>& from) {
+  store_bits(to, from.low);
+  store_bits(to + Lanes / 2, from.high);
+}
+template <int Lanes, class Level>
+requires several_registers<float, Lanes, Level> POLYAK_LAW void widen(
+    const Pack<float, Lanes, Level>& from, Pack<double, Lanes, Level>& to) {
+  widen(from.low, to.low);
+  widen(from.high, to.high);
+}
+template <int Lanes, class Level>
+requires several_registers<float, Lanes, Level> POLYAK_LAW void narrow(
+    const Pack<double, Lanes, Level>& from, Pack<float, Lanes, Level>& to) {
+  narrow(from.low, to.low);
+  narrow(from.high, to.high);
 }
 
 /// A pack of the carrier type from an array of P.
@@ -206,6 +240,22 @@ POLYAK_LAW void store_pack(P* to, const Pack<carrier_t<P>, Lanes, Level>& from) 
   }
 }
 
+/// The first `count` lanes, fewer than all; the rest are 0.
+template <class P, int Lanes, class Level>
+POLYAK_LAW void load_part(const P* from, std::size_t count, Pack<carrier_t<P>, Lanes, Level>& to) {
+  alignas(cache_line) P copy[static_cast<std::size_t>(Lanes)];
+  std::memset(static_cast<void*>(copy), 0, sizeof copy);
+  std::memcpy(static_cast<void*>(copy), from, count * scalar_bytes<P>);
+  load_pack(static_cast<const P*>(copy), to);
+}
+template <class P, int Lanes, class Level>
+POLYAK_LAW void store_part(P* to, std::size_t count,
+                           const Pack<carrier_t<P>, Lanes, Level>& from) {
+  alignas(cache_line) P copy[static_cast<std::size_t>(Lanes)];
+  store_pack(copy, from);
+  std::memcpy(static_cast<void*>(to), copy, count * scalar_bytes<P>);
+}
+
 /// Between the carrier of the parameters and the type of a state, in either direction.
 template <class From, class To, int Lanes, class Level>
 POLYAK_LAW void convert(const Pack<From, Lanes, Level>& from, Pack<To, Lanes, Level>& to) {
@@ -221,26 +271,40 @@ POLYAK_LAW void convert(const Pack<From, Lanes, Level>& from, Pack<To, Lanes, Le
 // ---- rounding at random -----------------------------------------------------------------------
 
 template <int Flags>
-POLYAK_LAW void fill_bits(BaselineLevel<Flags>, const RandomKey& key, std::size_t group,
+POLYAK_LAW void fill_bytes(BaselineLevel<Flags>, const RandomKey& key, std::size_t group,
                           RandomBits& to) {
-  fill_bits(key, group, to);
+  fill_bytes(key, group, to);
 }
 
-/// Rounds a pack into 16-bit numbers at random, each lane by 16 bits.
+/// Rounds a pack into 16-bit numbers at random, each lane by two bytes.
 template <class S, int Lanes, int Flags>
-POLYAK_LAW void store_at_random(S* to, const Pack<float, Lanes, BaselineLevel<Flags>>& from,
-                                const std::uint16_t* bits) {
+requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_LAW
+    void store_at_random(S* to, const Pack<float, Lanes, BaselineLevel<Flags>>& from,
+                         const unsigned char* random) {
   float values[static_cast<std::size_t>(Lanes)];
   from.store(values);
   for (std::size_t k = 0; k < static_cast<std::size_t>(Lanes); ++k) {
-    narrow_into(to, k, values[k], bits[k]);
+    narrow_into(to, k, values[k], sixteen_bits(random + 2 * k));
   }
+}
+
+template <class S, int Lanes, class Level>
+requires several_registers<float, Lanes, Level> POLYAK_LAW void store_at_random(
+    S* to, const Pack<float, Lanes, Level>& from, const unsigned char* random) {
+  store_at_random(to, from.low, random);
+  store_at_random(to + Lanes / 2, from.high, random + Lanes);  // two bytes a lane
 }
 
 /// Rounds a pack into 16-bit numbers, and stores by how much each is too large. A number that is not
 /// finite is not too large; the difference to an excess of 0 keeps the sign of a zero.
 template <class S, int Lanes, class Level>
-POLYAK_LAW void store_split(S* to, S* excess, const Pack<float, Lanes, Level>& from) {
+requires several_registers<float, Lanes, Level> POLYAK_LAW void store_split(
+    S* to, S* excess, const Pack<float, Lanes, Level>& from) {
+  store_split(to, excess, from.low);
+  store_split(to + Lanes / 2, excess + Lanes / 2, from.high);
+}
+template <class S, int Lanes, class Level>
+requires(!several_registers<float, Lanes, Level>) POLYAK_LAW void store_split(S* to, S* excess, const Pack<float, Lanes, Level>& from) {
   Pack<float, Lanes, Level> rounded;
   store_pack(to, from);
   load_pack(static_cast<const S*>(to), rounded);

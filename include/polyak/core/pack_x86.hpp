@@ -88,6 +88,42 @@ POLYAK_X86_PACK(float, X86V4, POLYAK_TARGET_V4, __m512, _mm512, ps)
 POLYAK_X86_PACK(double, X86V4, POLYAK_TARGET_V4, __m512d, _mm512, pd)
 #undef POLYAK_X86_PACK
 
+// Parts of a register by masks.
+
+#define POLYAK_X86_PART(T, LEVEL, TARGET, LOAD, STORE)                                         \
+  TARGET inline void load_part(const T* from, std::size_t count,                               \
+                               Pack<T, native_lanes<T, LEVEL>, LEVEL>& to) {                   \
+    to = Pack<T, native_lanes<T, LEVEL>, LEVEL>(LOAD);                                         \
+  }                                                                                            \
+  TARGET inline void store_part(T* to, std::size_t count,                                      \
+                                const Pack<T, native_lanes<T, LEVEL>, LEVEL>& from) {          \
+    STORE;                                                                                     \
+  }
+/// As many lanes set as `count` says, fewer than all.
+POLYAK_TARGET_V3 inline __m256i first32(std::size_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
+                            _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
+}
+POLYAK_TARGET_V3 inline __m256i first64(std::size_t count) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(static_cast<long long>(count)),
+                            _mm256_set_epi64x(3, 2, 1, 0));
+}
+POLYAK_TARGET_V4 inline __mmask16 first16(std::size_t count) {
+  return static_cast<__mmask16>((1u << count) - 1);
+}
+POLYAK_TARGET_V4 inline __mmask8 first8(std::size_t count) {
+  return static_cast<__mmask8>((1u << count) - 1);
+}
+POLYAK_X86_PART(float, X86V3, POLYAK_TARGET_V3, _mm256_maskload_ps(from, first32(count)),
+                _mm256_maskstore_ps(to, first32(count), from.v()))
+POLYAK_X86_PART(double, X86V3, POLYAK_TARGET_V3, _mm256_maskload_pd(from, first64(count)),
+                _mm256_maskstore_pd(to, first64(count), from.v()))
+POLYAK_X86_PART(float, X86V4, POLYAK_TARGET_V4, _mm512_maskz_loadu_ps(first16(count), from),
+                _mm512_mask_storeu_ps(to, first16(count), from.v()))
+POLYAK_X86_PART(double, X86V4, POLYAK_TARGET_V4, _mm512_maskz_loadu_pd(first8(count), from),
+                _mm512_mask_storeu_pd(to, first8(count), from.v()))
+#undef POLYAK_X86_PART
+
 // 16-bit numbers to eight or sixteen floats and back, with the rounding of scalar.hpp.
 
 POLYAK_TARGET_V3 inline void load_bits(const Eigen::half* from, Pack<float, 8, X86V3>& to) {
@@ -145,20 +181,41 @@ POLYAK_TARGET_V4 inline void store_upper(Eigen::bfloat16* to, __m512i words) {
       reinterpret_cast<__m256i*>(to),
       _mm512_maskz_cvtepi32_epi16(all16, _mm512_maskz_srli_epi32(all16, words, 16)));
 }
-POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 16, X86V4>& from) {
-  store_upper(to, or_quiet_nan(nearest_bfloat16(_mm512_castps_si512(from.v())), from.v()));
+/// The upper halves of 32 floats, one store for both registers.
+POLYAK_TARGET_V4 inline void store_upper(Eigen::bfloat16* to, __m512i low, __m512i high) {
+  const __m512i odd = _mm512_set_epi16(
+      63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23, 21, 19,
+      17, 15, 13, 11, 9, 7, 5, 3, 1);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(low, odd, high));
 }
-POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
-                                         const Pack<float, 16, X86V4>& from) {
-  const __m512i nearest =
-      or_quiet_nan(nearest_bfloat16(_mm512_castps_si512(from.v())), from.v());
+POLYAK_TARGET_V4 inline __m512i rounded_bits(const Pack<float, 16, X86V4>& from) {
+  return or_quiet_nan(nearest_bfloat16(_mm512_castps_si512(from.v())), from.v());
+}
+POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 32, X86V4>& from) {
+  store_upper(to, rounded_bits(from.low), rounded_bits(from.high));
+}
+POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 16, X86V4>& from) {
+  store_upper(to, rounded_bits(from));
+}
+/// By how much rounded numbers are too large, itself rounded.
+POLYAK_TARGET_V4 inline __m512i excess_bits(__m512i nearest, const Pack<float, 16, X86V4>& from) {
   const __m512 rounded =
       _mm512_castsi512_ps(_mm512_and_si512(nearest, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
   const __mmask16 finite =
       _mm512_cmp_ps_mask(rounded - rounded, _mm512_setzero_ps(), _CMP_EQ_OQ);
+  return nearest_bfloat16(_mm512_castps_si512(_mm512_maskz_sub_ps(finite, rounded, from.v())));
+}
+POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
+                                         const Pack<float, 16, X86V4>& from) {
+  const __m512i nearest = rounded_bits(from);
   store_upper(to, nearest);
-  store_upper(excess, nearest_bfloat16(_mm512_castps_si512(
-                          _mm512_maskz_sub_ps(finite, rounded, from.v()))));
+  store_upper(excess, excess_bits(nearest, from));
+}
+POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
+                                         const Pack<float, 32, X86V4>& from) {
+  const __m512i low = rounded_bits(from.low), high = rounded_bits(from.high);
+  store_upper(to, low, high);
+  store_upper(excess, excess_bits(low, from.low), excess_bits(high, from.high));
 }
 POLYAK_TARGET_V3 inline void widen(const Pack<float, 8, X86V3>& from, Pack<double, 8, X86V3>& to) {
   _mm256_store_pd(to.low.s, _mm256_cvtps_pd(_mm_load_ps(from.s)));
@@ -182,16 +239,16 @@ POLYAK_TARGET_V4 inline void narrow(const Pack<double, 16, X86V4>& from,
 // Rounding at random, as scalar.hpp does it. A float that the 16-bit type holds is made first; the
 // narrowing is then exact.
 
-POLYAK_TARGET_V3 inline __m256i eight_words(const std::uint16_t* bits) {
-  return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bits)));
+POLYAK_TARGET_V3 inline __m256i eight_words(const unsigned char* bytes) {
+  return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
-POLYAK_TARGET_V4 inline __m512i sixteen_words(const std::uint16_t* bits) {
+POLYAK_TARGET_V4 inline __m512i sixteen_words(const unsigned char* bytes) {
   return _mm512_maskz_cvtepu16_epi32(all16,
-                                     _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits)));
+                                     _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
 }
 
 POLYAK_TARGET_V3 inline void store_at_random(Eigen::bfloat16* to, const Pack<float, 8, X86V3>& from,
-                                             const std::uint16_t* random) {
+                                             const unsigned char* random) {
   const __m256i bits = _mm256_castps_si256(from.v());
   const __m256i sum = _mm256_srli_epi32(_mm256_add_epi32(bits, eight_words(random)), 16);
   const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
@@ -202,7 +259,7 @@ POLYAK_TARGET_V3 inline void store_at_random(Eigen::bfloat16* to, const Pack<flo
                    _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
 }
 POLYAK_TARGET_V3 inline void store_at_random(Eigen::half* to, const Pack<float, 8, X86V3>& from,
-                                             const std::uint16_t* random) {
+                                             const unsigned char* random) {
   const __m256i bits = _mm256_castps_si256(from.v());
   const __m256i increment = eight_words(random);
   const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000u));
@@ -223,41 +280,49 @@ POLYAK_TARGET_V3 inline void store_at_random(Eigen::half* to, const Pack<float, 
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
                    _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+POLYAK_TARGET_V4 inline __m512i random_bits(const Pack<float, 16, X86V4>& from,
+                                            const unsigned char* random) {
+  const __m512i sum = _mm512_add_epi32(_mm512_castps_si512(from.v()), sixteen_words(random));
+  return or_quiet_nan(sum, from.v());
+}
 POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
                                              const Pack<float, 16, X86V4>& from,
-                                             const std::uint16_t* random) {
-  const __m512i bits = _mm512_castps_si512(from.v());
-  store_upper(to, or_quiet_nan(_mm512_add_epi32(bits, sixteen_words(random)), from.v()));
+                                             const unsigned char* random) {
+  store_upper(to, random_bits(from, random));
+}
+POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
+                                             const Pack<float, 32, X86V4>& from,
+                                             const unsigned char* random) {
+  store_upper(to, random_bits(from.low, random), random_bits(from.high, random + 32));
 }
 POLYAK_TARGET_V4 inline void store_at_random(Eigen::half* to, const Pack<float, 16, X86V4>& from,
-                                             const std::uint16_t* random) {
+                                             const unsigned char* random) {
   const __m512i bits = _mm512_castps_si512(from.v());
   const __m512i increment = sixteen_words(random);
   const __m512i sign = _mm512_set1_epi32(static_cast<int>(0x80000000u));
   const __m512i rest = _mm512_maskz_andnot_epi32(all16, sign, bits);
-  const __m512i normal =
-      _mm512_and_si512(_mm512_add_epi32(rest, _mm512_maskz_srli_epi32(all16, increment, 3)),
-                       _mm512_set1_epi32(static_cast<int>(~0x1fffu)));
-  const __m512i fixed = _mm512_maskz_cvttps_epi32(
-      all16, _mm512_castsi512_ps(rest) * _mm512_set1_ps(0x1p40f));
-  const __m512 small = _mm512_maskz_cvtepi32_ps(all16, _mm512_maskz_srli_epi32(
-                                                           all16, _mm512_add_epi32(fixed, increment),
-                                                           16)) *
-                       _mm512_set1_ps(0x1p-24f);
-  const __mmask16 is_small = _mm512_cmplt_epi32_mask(rest, _mm512_set1_epi32(0x38800000));
   const __mmask16 is_finite = _mm512_cmplt_epi32_mask(rest, _mm512_set1_epi32(0x7f800000));
-  const __m512i finite =
-      _mm512_mask_blend_epi32(is_small, normal, _mm512_castps_si512(small));
-  const __m512i rounded = _mm512_mask_blend_epi32(is_finite, rest, finite);
-  const __m512 value = _mm512_castsi512_ps(_mm512_or_si512(rounded, _mm512_and_si512(sign, bits)));
-  _mm256_storeu_si256(
-      reinterpret_cast<__m256i*>(to),
-      _mm512_maskz_cvtps_ph(all16, value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  const __m512i sum = _mm512_add_epi32(rest, _mm512_maskz_srli_epi32(all16, increment, 3));
+  __m512i rounded = _mm512_mask_and_epi32(rest, is_finite, sum,
+                                          _mm512_set1_epi32(static_cast<int>(~0x1fffu)));
+  const __mmask16 is_small = _mm512_cmplt_epi32_mask(rest, _mm512_set1_epi32(0x38800000));
+  if (is_small != 0) {
+    const __m512i fixed = _mm512_maskz_cvttps_epi32(
+        is_small, _mm512_castsi512_ps(rest) * _mm512_set1_ps(0x1p40f));
+    const __m512i whole = _mm512_maskz_srli_epi32(all16, _mm512_add_epi32(fixed, increment), 16);
+    rounded = _mm512_mask_blend_epi32(
+        is_small, rounded,
+        _mm512_castps_si512(_mm512_maskz_cvtepi32_ps(all16, whole) * _mm512_set1_ps(0x1p-24f)));
+  }
+  const __m512i value = _mm512_or_si512(rounded, _mm512_and_si512(sign, bits));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm512_maskz_cvtps_ph(all16, _mm512_castsi512_ps(value),
+                                            _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
 // Philox on one call per 64-bit lane: a product fills the lane, its two halves are the words.
 
-POLYAK_TARGET_V4 inline void fill_bits(X86V4, const RandomKey& key, std::size_t group,
+POLYAK_TARGET_V4 inline void fill_bytes(X86V4, const RandomKey& key, std::size_t group,
                                         RandomBits& to) {
   const auto start = key.counter(8 * std::uint64_t{group});
   const auto lane = [](std::uint64_t word) { return static_cast<long long>(word); };
@@ -280,12 +345,13 @@ POLYAK_TARGET_V4 inline void fill_bits(X86V4, const RandomKey& key, std::size_t 
                                    _mm512_set1_epi64(lane(k[1])), exclusive_or);
     c3 = first;
   }
-  _mm512_store_si512(to.bits.data(), _mm512_mask_blend_epi32(
+  _mm512_store_si512(to.bytes.data(), _mm512_mask_blend_epi32(
                                  odd, c0, _mm512_maskz_slli_epi64(all8, c1, 32)));
-  _mm512_store_si512(to.bits.data() + 32, _mm512_mask_blend_epi32(
+  _mm512_store_si512(to.bytes.data() + 64, _mm512_mask_blend_epi32(
                                       odd, c2, _mm512_maskz_slli_epi64(all8, c3, 32)));
+  to.bytes[RandomBits::elements] = to.bytes[0];
 }
-POLYAK_TARGET_V3 inline void fill_bits(X86V3, const RandomKey& key, std::size_t group,
+POLYAK_TARGET_V3 inline void fill_bytes(X86V3, const RandomKey& key, std::size_t group,
                                         RandomBits& to) {
   const auto start = key.counter(8 * std::uint64_t{group});
   const auto lane = [](std::uint64_t word) { return static_cast<long long>(word); };
@@ -314,9 +380,10 @@ POLYAK_TARGET_V3 inline void fill_bits(X86V3, const RandomKey& key, std::size_t 
   for (int half = 0; half < 2; ++half) {
     const __m256i low = _mm256_blend_epi32(c0[half], _mm256_slli_epi64(c1[half], 32), 0xaa);
     const __m256i high = _mm256_blend_epi32(c2[half], _mm256_slli_epi64(c3[half], 32), 0xaa);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.bits.data() + 16 * half), low);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.bits.data() + 32 + 16 * half), high);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.bytes.data() + 32 * half), low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.bytes.data() + 64 + 32 * half), high);
   }
+  to.bytes[RandomBits::elements] = to.bytes[0];
 }
 
 }  // namespace detail

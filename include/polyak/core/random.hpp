@@ -6,8 +6,8 @@
 ///     c <- (hi(M1 c2) ^ c1 ^ k0,  lo(M1 c2),  hi(M0 c0) ^ c3 ^ k1,  lo(M0 c0)),   k <- k + W
 ///
 /// "Parallel Random Numbers: As Easy as 1, 2, 3" (Salmon et al., SC 2011), whose tests 7 rounds
-/// pass. Key: the seed. Counter: the call's number within the tensor, the tensor, the step. One call
-/// gives 16 bits to each of 8 elements.
+/// pass. Key: the seed. Counter: the call's number within the tensor, the tensor, the step. Eight
+/// calls give 16 bits to each of 128 elements.
 #pragma once
 
 #include <array>
@@ -48,7 +48,7 @@ struct RandomKey {
   [[nodiscard]] POLYAK_LAW std::array<std::uint32_t, 2> key() const {
     return {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
   }
-  /// The counter of a call. Tensors beyond 2^35 elements share numbers with tensor + 2^24.
+  /// The counter of a call. Tensors beyond 2^36 elements share numbers with tensor + 2^24.
   [[nodiscard]] POLYAK_LAW std::array<std::uint32_t, 4> counter(std::uint64_t call) const {
     return {static_cast<std::uint32_t>(call),
             static_cast<std::uint32_t>(tensor + ((call >> 32) << 24)),
@@ -56,14 +56,17 @@ struct RandomKey {
   }
 };
 
-/// The random bits of 64 consecutive elements, 16 for each: the first two words of eight calls in
-/// turn, then their last two, each word for two elements, its lower half first.
+/// The random bits of 128 consecutive elements, 16 for each, from the 128 bytes that eight calls give:
+/// the first two words of each call in turn, then their last two, lower bytes first. Element k < 64
+/// has bytes 2k (lower) and 2k + 1; element 64 + k has bytes 2k + 1 and 2k + 2, the last one byte 0.
+/// So every element has uniform bits, and no two have a higher byte, which decides nearly always, in
+/// common.
 struct RandomBits {
-  static constexpr std::size_t elements = 64;
+  static constexpr std::size_t elements = 128;
   static constexpr std::size_t none = ~std::size_t{0};
-  alignas(64) std::array<std::uint16_t, elements> bits;
+  alignas(64) std::array<unsigned char, elements + 1> bytes;
   std::array<std::uint64_t, 2 * std::size_t{RandomKey::rounds}> keys;  ///< of each round
-  std::size_t group = none;  ///< the elements group * 64 + 0..63
+  std::size_t group = none;  ///< the elements group * 128 + 0..127
 
   /// Called once, before the first group.
   POLYAK_LAW void schedule(const RandomKey& key) {
@@ -75,19 +78,30 @@ struct RandomBits {
       k[1] += 0xbb67ae85u;
     }
   }
+  /// The two bytes of an element; those of the next elements follow, up to a multiple of 64.
+  [[nodiscard]] POLYAK_LAW const unsigned char* of(std::size_t element) const {
+    return bytes.data() + element % 64 * 2 + (element % elements < 64 ? 0 : 1);
+  }
 };
 
-/// The bits of one group by single numbers: what every level must give.
-POLYAK_LAW void fill_bits(const RandomKey& key, std::size_t group, RandomBits& to) {
+/// The number that two bytes make.
+[[nodiscard]] POLYAK_LAW std::uint32_t sixteen_bits(const unsigned char* bytes) {
+  return static_cast<std::uint32_t>(bytes[0] | bytes[1] << 8);
+}
+
+/// The bytes of one group by single numbers: what every level must give.
+POLYAK_LAW void fill_bytes(const RandomKey& key, std::size_t group, RandomBits& to) {
   for (std::size_t call = 0; call < 8; ++call) {
     const auto words =
         philox4x32<RandomKey::rounds>(key.counter(8 * std::uint64_t{group} + call), key.key());
     for (std::size_t k = 0; k < 4; ++k) {
-      std::uint16_t* const two = to.bits.data() + k / 2 * 32 + 4 * call + k % 2 * 2;
-      two[0] = static_cast<std::uint16_t>(words[k]);
-      two[1] = static_cast<std::uint16_t>(words[k] >> 16);
+      for (std::size_t byte = 0; byte < 4; ++byte) {
+        to.bytes[k / 2 * 64 + 8 * call + k % 2 * 4 + byte] =
+            static_cast<unsigned char>(words[k] >> (8 * byte));
+      }
     }
   }
+  to.bytes[RandomBits::elements] = to.bytes[0];
 }
 
 }  // namespace detail

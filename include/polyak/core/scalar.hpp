@@ -55,6 +55,8 @@ using default_state_t = std::conditional_t<std::same_as<P, double>, double, floa
 
 namespace detail {
 
+inline constexpr std::size_t cache_line = 64;
+
 template <class T>
 inline constexpr std::size_t scalar_bytes = sizeof(T);
 template <>

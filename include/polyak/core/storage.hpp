@@ -31,6 +31,14 @@ template <class V>
 struct Compensated {
   V high, low;
 
+  Compensated() = default;
+  POLYAK_LAW Compensated(const V& h, const V& l) : high(h), low(l) {}
+  POLYAK_LAW Compensated(const Compensated& other) : high(other.high), low(other.low) {}
+  POLYAK_LAW Compensated& operator=(const Compensated& other) {
+    high = other.high;
+    low = other.low;
+    return *this;
+  }
   POLYAK_LAW Compensated& operator=(const V& value) {
     high = value;
     low = V(0);
@@ -116,10 +124,10 @@ struct Stochastic : Plain<S> {
     const std::size_t group = at / RandomBits::elements;
     if (random.group != group) {
       if (random.group == RandomBits::none) random.schedule(key);
-      fill_bits(Level{}, key, group, random);
+      fill_bytes(Level{}, key, group, random);
       random.group = group;
     }
-    store_at_random(to[0] + at, from, random.bits.data() + at % RandomBits::elements);
+    store_at_random(to[0] + at, from, random.of(at));
   }
 };
 

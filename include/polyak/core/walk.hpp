@@ -53,13 +53,13 @@ template <template <class> class Storage = Plain, class Law, class S>
   return run;
 }
 
-/// The laws of the runs, applied in order to a few packs of each stream. All packs are loaded
+/// The laws of the runs, applied in order to some packs of each stream, taken as one. All are loaded
 /// before the first is stored: loads do not wait behind stores whose values are still being
 /// computed.
-template <class P, class Level, class... Runs>
+template <class P, class Level, int Packs, class... Runs>
 struct Tile {
   using Carrier = carrier_t<P>;
-  static constexpr int lanes = native_lanes<Carrier, Level>;
+  static constexpr int lanes = Packs * native_lanes<Carrier, Level>;
   static constexpr bool reads_gradient = (Runs::LawType::traffic.gradient || ...);
   static constexpr bool writes_parameter = (Runs::LawType::traffic.writes_parameter || ...);
   using Value = Pack<Carrier, lanes, Level>;
@@ -128,12 +128,14 @@ struct Tile {
   static constexpr auto slots_of =
       std::make_index_sequence<static_cast<std::size_t>(R::slot_count)>{};
 
-  /// x and gradient point at the elements, `at` is their place in each tensor's slots.
+  /// `count` elements, all lanes but in a tail; `at` is their place in the tensor. Slots are padded,
+  /// so only x and the gradient end with the tensor.
   template <std::size_t... R>
   POLYAK_LAW static void load(const P* x, const P* gradient, const std::tuple<Runs...>& runs,
-                              std::size_t at, Values& to, std::index_sequence<R...>) {
-    load_pack(x, to.x);
-    if constexpr (reads_gradient) load_pack(gradient, to.gradient);
+                              std::size_t at, std::size_t count, Values& to,
+                              std::index_sequence<R...>) {
+    load_some(x + at, count, to.x);
+    if constexpr (reads_gradient) load_some(gradient + at, count, to.gradient);
     (load_slots(std::get<R>(runs), at, std::get<R>(to.slots), slots_of<Runs>), ...);
   }
   template <std::size_t... R>
@@ -143,11 +145,39 @@ struct Tile {
   }
   template <std::size_t... R>
   POLYAK_LAW static void store(P* x, const std::tuple<Runs...>& runs, std::size_t at,
-                               const Values& from, Scratch& scratch, std::index_sequence<R...>) {
+                               std::size_t count, const Values& from, Scratch& scratch,
+                               std::index_sequence<R...>) {
     (store_slots(std::get<R>(runs), at, std::get<R>(from.slots), std::get<R>(scratch),
                  slots_of<Runs>),
      ...);
-    if constexpr (writes_parameter) store_pack(x, from.x);
+    if constexpr (writes_parameter) store_some(x + at, count, from.x);
+  }
+
+  POLYAK_LAW static void run(P* x, const P* gradient, const std::tuple<Runs...>& runs,
+                             std::size_t at, std::size_t count, Scratch& scratch) {
+    constexpr auto all = std::index_sequence_for<Runs...>{};
+    Values values;
+    load(x, gradient, runs, at, count, values, all);
+    apply(runs, values, all);
+    store(x, runs, at, count, values, scratch, all);
+  }
+
+ private:
+  // A whole pack is known as such when the program is compiled.
+  static constexpr auto whole = static_cast<std::size_t>(lanes);
+  POLYAK_LAW static void load_some(const P* from, std::size_t count, Value& to) {
+    if (Packs > 1 || count == whole) {
+      load_pack(from, to);
+    } else {
+      load_part(from, count, to);
+    }
+  }
+  POLYAK_LAW static void store_some(P* to, std::size_t count, const Value& from) {
+    if (Packs > 1 || count == whole) {
+      store_pack(to, from);
+    } else {
+      store_part(to, count, from);
+    }
   }
 };
 
@@ -155,41 +185,13 @@ struct Tile {
 template <class P, class Level, class... Runs>
 POLYAK_LAW void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& runs,
                             std::size_t begin, std::size_t end) {
-  using T = Tile<P, Level, Runs...>;
-  constexpr auto lanes = static_cast<std::size_t>(T::lanes);
-  constexpr auto all = std::index_sequence_for<Runs...>{};
-  const auto gradient_at = [gradient](std::size_t k) __attribute__((always_inline)) {
-    return T::reads_gradient ? gradient + k : nullptr;
-  };
-  typename T::Scratch scratch;
+  using Two = Tile<P, Level, 2, Runs...>;
+  using One = Tile<P, Level, 1, Runs...>;
+  constexpr auto two = static_cast<std::size_t>(Two::lanes), one = two / 2;
+  typename Two::Scratch scratch;
   std::size_t i = begin;
-  for (; i + 2 * lanes <= end; i += 2 * lanes) {
-    typename T::Values first, second;
-    T::load(x + i, gradient_at(i), runs, i, first, all);
-    T::load(x + i + lanes, gradient_at(i + lanes), runs, i + lanes, second, all);
-    T::apply(runs, first, all);
-    T::apply(runs, second, all);
-    T::store(x + i, runs, i, first, scratch, all);
-    T::store(x + i + lanes, runs, i + lanes, second, scratch, all);
-  }
-  for (; i < end; i += lanes) {
-    const std::size_t rest = end - i < lanes ? end - i : lanes;
-    alignas(cache_line) P x_copy[lanes];
-    alignas(cache_line) P gradient_copy[lanes];
-    std::memset(static_cast<void*>(x_copy), 0, sizeof x_copy);
-    std::memcpy(static_cast<void*>(x_copy), x + i, rest * sizeof(P));
-    if constexpr (T::reads_gradient) {
-      std::memset(static_cast<void*>(gradient_copy), 0, sizeof gradient_copy);
-      std::memcpy(static_cast<void*>(gradient_copy), gradient + i, rest * sizeof(P));
-    }
-    typename T::Values values;
-    T::load(x_copy, T::reads_gradient ? gradient_copy : nullptr, runs, i, values, all);
-    T::apply(runs, values, all);
-    T::store(x_copy, runs, i, values, scratch, all);
-    if constexpr (T::writes_parameter) {
-      std::memcpy(static_cast<void*>(x + i), x_copy, rest * sizeof(P));
-    }
-  }
+  for (; i + two <= end; i += two) Two::run(x, gradient, runs, i, two, scratch);
+  for (; i < end; i += one) One::run(x, gradient, runs, i, end - i < one ? end - i : one, scratch);
 }
 
 template <class R>
@@ -223,7 +225,7 @@ struct Pass {
       const std::size_t high = to == size ? size : to / slot_granule * slot_granule;
       if (from < size && low < high) {
         const P* gradient = nullptr;
-        if constexpr (Tile<P, Level, Runs...>::reads_gradient) gradient = gradients[k];
+        if constexpr ((Runs::LawType::traffic.gradient || ...)) gradient = gradients[k];
         walk<Level>(k, gradient, low, high, std::index_sequence_for<Runs...>{});
       }
       start += size;
