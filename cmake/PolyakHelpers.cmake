@@ -29,6 +29,8 @@ macro(polyak_find_optional_dependencies)
   if(POLYAK_BUILD_TESTS)
     find_package(Catch2 CONFIG)
     find_package(PkgConfig)
+    find_package(OpenMP COMPONENTS CXX)
+    find_package(Threads REQUIRED)
   endif()
   if(POLYAK_BUILD_TESTS OR POLYAK_BUILD_BENCH)
     find_package(nlohmann_json CONFIG)
@@ -64,6 +66,8 @@ function(polyak_report_dependencies)
     "${nlohmann_json_VERSION}" "replay of golden files" "no replay of golden files")
   report("${POLYAK_BUILD_TESTS}" "${PKG_CONFIG_FOUND}" "pkg-config" "${PKG_CONFIG_VERSION_STRING}"
     "test of polyak.pc" "polyak.pc is not tested")
+  report("${POLYAK_BUILD_TESTS}" "${OpenMP_CXX_FOUND}" "OpenMP" "${OpenMP_CXX_VERSION}"
+    "tests of the executor OpenMp" "the executor OpenMp is not tested")
   report("${POLYAK_BUILD_BENCH}" "${benchmark_FOUND}" "Google Benchmark" "${benchmark_VERSION}"
     "polyak_bench" "no benchmarks")
   report("${POLYAK_BUILD_EXAMPLES}" "${CLI11_FOUND}" "CLI11" "${CLI11_VERSION}"

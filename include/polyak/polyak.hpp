@@ -13,13 +13,17 @@
 #include <polyak/average/swap.hpp>
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/average/weighting.hpp>
+#include <polyak/core/denormals.hpp>
+#include <polyak/core/dispatch.hpp>
 #include <polyak/core/executor.hpp>
 #include <polyak/core/gradients.hpp>
 #include <polyak/core/method.hpp>
+#include <polyak/core/openmp.hpp>
 #include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/thread_pool.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/learning_rate.hpp>

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include <polyak/core/arena.hpp>
+#include <polyak/core/dispatch.hpp>
 #include <polyak/core/executor.hpp>
 #include <polyak/core/gradients.hpp>
 #include <polyak/core/method.hpp>
@@ -250,6 +251,8 @@ bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradient
   if (params.swapped()) {
     refuse_order("polyak: step or update while an average is swapped in; end its guard first");
   }
+  check_executor(executor);
+  static_cast<void>(level_in_use());  // refuses a wrong POLYAK_DISPATCH_LEVEL
   check_distinct(methods...);
   (check_method(methods, params), ...);
   if (gradients != nullptr) {

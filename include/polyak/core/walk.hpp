@@ -16,6 +16,7 @@
 #include <utility>
 
 #include <polyak/core/arena.hpp>
+#include <polyak/core/denormals.hpp>
 #include <polyak/core/dispatch.hpp>
 #include <polyak/core/executor.hpp>
 #include <polyak/core/law.hpp>
@@ -248,8 +249,10 @@ void walk(Executor& executor, const TensorMemory* tensors, const P* const* gradi
           std::size_t first, std::size_t last, const std::tuple<Runs...>& runs) {
   std::size_t elements = 0;
   for (std::size_t k = first; k < last; ++k) elements += tensors[k].size;
-  const int level = supported_level();
+  const int level = level_in_use();
+  const FloatMode::Word mode = FloatMode::get();
   const auto range = [&](std::size_t begin, std::size_t end) {
+    const WithFloatMode as_in_the_caller(mode);
     run_at(level, Pass<P, Runs...>{tensors, gradients, first, last, begin, end, runs});
   };
   executor(elements, range);
@@ -298,7 +301,7 @@ struct FiniteCheck {
 template <class P>
 [[nodiscard]] bool all_finite(const P* data, std::size_t size) {
   bool finite = true;
-  run_at(supported_level(), FiniteCheck<P>{data, size, &finite});
+  run_at(level_in_use(), FiniteCheck<P>{data, size, &finite});
   return finite;
 }
 
