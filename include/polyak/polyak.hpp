@@ -13,6 +13,7 @@
 #include <polyak/average/swap.hpp>
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/average/weighting.hpp>
+#include <polyak/core/average_n.hpp>
 #include <polyak/core/executor.hpp>
 #include <polyak/core/gradients.hpp>
 #include <polyak/core/method.hpp>
