@@ -13,6 +13,7 @@
 #include <polyak/average/swap.hpp>
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/average/weighting.hpp>
+#include <polyak/core/average_n.hpp>
 #include <polyak/core/denormals.hpp>
 #include <polyak/core/dispatch.hpp>
 #include <polyak/core/executor.hpp>

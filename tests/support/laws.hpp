@@ -21,10 +21,6 @@ void for_each_average(Use use) {
   use("SwitchLaw blends", SwitchLaw<T, false, true>{c(0.3), c(0.7)});
   use("SwitchLaw rests", SwitchLaw<T, true, false>{c(0), c(0)});
   use("SwitchLaw rests, blends", SwitchLaw<T, true, true>{c(0), c(0.7)});
-  use("CombineLaw 1", CombineLaw<T, 1, false>{{c(-1.3)}});
-  use("CombineLaw 1 begins", CombineLaw<T, 1, true>{{c(-1.3)}});
-  use("CombineLaw 4", CombineLaw<T, 4, false>{{c(0.9), c(-1.3), c(1.7), c(0.1)}});
-  use("CombineLaw 4 begins", CombineLaw<T, 4, true>{{c(0.9), c(-1.3), c(1.7), c(0.1)}});
 }
 
 template <class T, class Use>

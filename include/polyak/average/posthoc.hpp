@@ -14,12 +14,10 @@
 #include <Eigen/LU>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
-#include <span>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -27,6 +25,8 @@
 #include <polyak/average/conversions.hpp>
 #include <polyak/average/power_ema.hpp>
 #include <polyak/core/arena.hpp>
+#include <polyak/core/average_n.hpp>
+#include <polyak/core/executor.hpp>
 #include <polyak/core/parameters.hpp>
 #include <polyak/core/walk.hpp>
 
@@ -68,22 +68,26 @@ struct PosthocSolution {
   double absolute_sum = 0;  ///< sum of |weights|: multiplies the rounding of the snapshots
 };
 
-/// sum <- [sum +] w_1 s_1 + ... + w_N s_N
-template <class T, int N, bool Begins>
-struct CombineLaw {
-  static constexpr Traffic traffic{.slots = N, .writes_parameter = true, .writes_slots = false};
-  std::array<T, static_cast<std::size_t>(N)> weights;
-  template <class V, class... Streams>
-  POLYAK_LAW void operator()(V& sum, const V& first, const Streams&... others) const {
-    if constexpr (Begins) {
-      sum = V(weights[0]) * first;
-    } else {
-      sum = fma(V(weights[0]), first, sum);
-    }
-    std::size_t k = 1;
-    ((sum = fma(V(weights[k++]), others, sum)), ...);
+namespace detail {
+
+/// The snapshots of a combination, for sum_all.
+template <class P, class S>
+struct SnapshotSource {
+  using Out = P;
+  using In = S;
+  const Parameters<P>& target;
+  const std::vector<const Slots<S>*>& snapshots;
+  [[nodiscard]] std::size_t tensors() const { return target.size(); }
+  [[nodiscard]] std::size_t size(std::size_t tensor) const {
+    return snapshots.front()->keeps(tensor) ? target[tensor].size() : 0;
+  }
+  [[nodiscard]] P* out(std::size_t tensor) const { return target[tensor].data(); }
+  [[nodiscard]] const S* input(std::size_t tensor, std::size_t k) const {
+    return snapshots[k]->data(0) + snapshots[k]->offset(tensor);
   }
 };
+
+}  // namespace detail
 
 /// <i, j> of two power profiles: the integral of the product of their densities. Exponents >= 0,
 /// times > 0.
@@ -166,45 +170,32 @@ class PosthocEma {
     return solution;
   }
 
-  /// Writes the combination into `target`, a list of the snapshots' layout, block by block: beyond
-  /// the snapshots it needs at most 128 KiB. Buffers (Role::copy) are left alone. Throws
-  /// std::logic_error while an average is swapped in, std::invalid_argument for other parameters or
-  /// other snapshots.
+  /// Writes the combination into `target`, a list of the snapshots' layout, in one pass over the
+  /// snapshots: in their order and type, rounded once, as average_n() does. Buffers (Role::copy)
+  /// and what averages ignore are left alone. Throws std::logic_error while an average is swapped
+  /// in, std::invalid_argument for other parameters or other snapshots.
   void reconstruct(const PosthocSolution& solution, const Parameters<P>& target) const {
     require(solution.weights.size() == snapshots_.size() && !snapshots_.empty(),
             "a solution must have one weight per snapshot", solution.weights.size());
     if (target.swapped())
       detail::refuse_order("polyak: reconstruct() while an average is swapped in");
-    const Slots<S>& layout = snapshots_.front().average;
-    detail::require_same(target.layout(), layout.layout(), "the target and the snapshots");
-    std::vector<std::pair<S, const Slots<S>*>> terms;
+    const Slots<S>& first = snapshots_.front().average;
+    detail::require_same(target.layout(), first.layout(), "the target and the snapshots");
+    std::vector<const Slots<S>*> terms;
+    std::vector<double> weights;
     for (std::size_t i = 0; i < snapshots_.size(); ++i) {
-      if (solution.weights[i] != 0) {
-        terms.emplace_back(static_cast<S>(solution.weights[i]), &snapshots_[i].average);
-      }
+      if (solution.weights[i] == 0) continue;
+      terms.push_back(&snapshots_[i].average);
+      weights.push_back(solution.weights[i]);
     }
-    if (terms.empty()) terms.emplace_back(S(0), &layout);
-    detail::Block block(std::same_as<P, S> ? 0 : block_elements * sizeof(S));
-    for (std::size_t k = 0; k < target.size(); ++k) {
-      if (!layout.keeps(k)) continue;
-      for (std::size_t at = 0; at < target[k].size(); at += block_elements) {
-        const std::size_t count = std::min(block_elements, target[k].size() - at);
-        const std::size_t offset = layout.offset(k) + at;
-        P* const place = target[k].data() + at;
-        if constexpr (std::same_as<P, S>) {
-          combine(place, count, offset, terms);  // the block stays in the cache meanwhile
-        } else {
-          auto* const sums = reinterpret_cast<S*>(block.data());
-          combine(sums, count, offset, terms);
-          run<P>(place, count, ReadLaw<S>{}, std::array{sums});
-        }
-      }
+    if (terms.empty()) {
+      terms.push_back(&first);
+      weights.push_back(0);
     }
+    detail::sum_all<S>(serial, detail::SnapshotSource<P, S>{target, terms}, weights);
   }
 
  private:
-  static constexpr std::size_t block_elements = 16384;
-
   static Slots<S> copied(const PowerEma<P, S>& average) {
     const auto view = average.view();  // refuses what must not be handed out
     if (average.accumulate() == Accumulate::plain) return average.slots();
@@ -283,41 +274,6 @@ class PosthocEma {
 
   [[nodiscard]] static double product(const Snapshot& a, const Snapshot& b) {
     return power_profile_product(a.gamma, a.time, b.gamma, b.time);
-  }
-
-  /// sums = all terms, four streams at a time: that is what the hardware prefetches well.
-  static void combine(S* sums, std::size_t count, std::size_t offset,
-                      const std::vector<std::pair<S, const Slots<S>*>>& terms) {
-    std::size_t i = 0;
-    for (; i + 4 <= terms.size(); i += 4) {
-      i == 0 ? combine_some<4, true>(sums, count, offset, &terms[i])
-             : combine_some<4, false>(sums, count, offset, &terms[i]);
-    }
-    for (; i < terms.size(); ++i) {
-      i == 0 ? combine_some<1, true>(sums, count, offset, &terms[i])
-             : combine_some<1, false>(sums, count, offset, &terms[i]);
-    }
-  }
-
-  template <std::size_t N, bool Begins>
-  static void combine_some(S* sums, std::size_t count, std::size_t offset,
-                           const std::pair<S, const Slots<S>*>* terms) {
-    CombineLaw<S, static_cast<int>(N), Begins> law{};
-    std::array<S*, N> streams{};
-    for (std::size_t k = 0; k < N; ++k) {
-      law.weights[k] = terms[k].first;
-      streams[k] = terms[k].second->data(0) + offset;
-    }
-    run<S>(sums, count, law, streams);
-  }
-
-  /// One law over `count` elements of plain memory.
-  template <class X, class Law, std::size_t N>
-  static void run(X* x, std::size_t count, const Law& law, const std::array<S*, N>& streams) {
-    const detail::TensorMemory memory{x, count};
-    const std::size_t start = 0;
-    const detail::Run<Law, S> one{law, streams, &start};
-    detail::walk<const Serial, X>(serial, &memory, nullptr, 0, 1, std::tuple(one));
   }
 
   std::vector<Snapshot> snapshots_;

@@ -64,6 +64,8 @@ struct Pack {
   POLYAK_LAW Pack(const Half& l, const Half& h) : low(l), high(h) {}
   POLYAK_LAW static Pack load(const T* p) { return {Half::load(p), Half::load(p + Lanes / 2)}; }
   POLYAK_LAW void store(T* p) const { low.store(p), high.store(p + Lanes / 2); }
+  /// Stores past the caches, to a multiple of the register's bytes. See fence_streams().
+  POLYAK_LAW void stream(T* p) const { low.stream(p), high.stream(p + Lanes / 2); }
 
   friend POLYAK_LAW Pack operator+(const Pack& a, const Pack& b) {
     return {a.low + b.low, a.high + b.high};
@@ -115,6 +117,32 @@ POLYAK_LAW Packet ieee_sqrt(const Packet& a) {
 }
 #endif
 
+#if POLYAK_X86
+POLYAK_LAW void stream_packet(float* to, __m128 a) { _mm_stream_ps(to, a); }
+POLYAK_LAW void stream_packet(double* to, __m128d a) { _mm_stream_pd(to, a); }
+#if defined(__AVX__)
+POLYAK_LAW void stream_packet(float* to, __m256 a) { _mm256_stream_ps(to, a); }
+POLYAK_LAW void stream_packet(double* to, __m256d a) { _mm256_stream_pd(to, a); }
+#endif
+#if defined(__AVX512F__)
+POLYAK_LAW void stream_packet(float* to, __m512 a) { _mm512_stream_ps(to, a); }
+POLYAK_LAW void stream_packet(double* to, __m512d a) { _mm512_stream_pd(to, a); }
+#endif
+#else
+template <class T, class Packet>
+POLYAK_LAW void stream_packet(T* to, const Packet& a) {
+  Eigen::internal::pstoreu(to, a);
+}
+#endif
+
+/// Orders stores past the caches before all later stores, as ordinary ones are by themselves: due
+/// before another thread is told that they are done.
+inline void fence_streams() {
+#if POLYAK_X86
+  _mm_sfence();
+#endif
+}
+
 template <class T, int Lanes, int Flags>
 requires(Lanes ==
          native_lanes<T, BaselineLevel<Flags>>) struct Pack<T, Lanes, BaselineLevel<Flags>> {
@@ -129,6 +157,7 @@ requires(Lanes ==
     return {Wrap{}, Eigen::internal::ploadu<Packet>(from)};
   }
   POLYAK_LAW void store(T* to) const { Eigen::internal::pstoreu(to, p); }
+  POLYAK_LAW void stream(T* to) const { stream_packet(to, p); }
 
   friend POLYAK_LAW Pack operator+(const Pack& a, const Pack& b) {
     return {Wrap{}, Eigen::internal::padd(a.p, b.p)};
@@ -172,9 +201,14 @@ requires(Lanes == native_lanes<T, BaselineLevel<Flags>>) POLYAK_LAW
   from.store(values);
   for (int k = 0; k < Lanes; ++k) narrow_into(to, static_cast<std::size_t>(k), values[k]);
 }
+template <class P, class T, int Lanes, int Flags>
+POLYAK_LAW void stream_bits(P* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
+  store_bits(to, from);  // converted one by one: the store is not what takes the time
+}
 template <int Lanes, int Flags>
-requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_LAW void widen(const Pack<float, Lanes, BaselineLevel<Flags>>& from,
-                      Pack<double, Lanes, BaselineLevel<Flags>>& to) {
+requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_LAW
+    void widen(const Pack<float, Lanes, BaselineLevel<Flags>>& from,
+               Pack<double, Lanes, BaselineLevel<Flags>>& to) {
   float singles[static_cast<std::size_t>(Lanes)];
   double doubles[static_cast<std::size_t>(Lanes)];
   from.store(singles);
@@ -182,8 +216,9 @@ requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_LAW void wid
   to = Pack<double, Lanes, BaselineLevel<Flags>>::load(doubles);
 }
 template <int Lanes, int Flags>
-requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_LAW void narrow(const Pack<double, Lanes, BaselineLevel<Flags>>& from,
-                       Pack<float, Lanes, BaselineLevel<Flags>>& to) {
+requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_LAW
+    void narrow(const Pack<double, Lanes, BaselineLevel<Flags>>& from,
+                Pack<float, Lanes, BaselineLevel<Flags>>& to) {
   float singles[static_cast<std::size_t>(Lanes)];
   double doubles[static_cast<std::size_t>(Lanes)];
   from.store(doubles);
@@ -254,6 +289,16 @@ POLYAK_LAW void store_part(P* to, std::size_t count,
   alignas(cache_line) P copy[static_cast<std::size_t>(Lanes)];
   store_pack(copy, from);
   std::memcpy(static_cast<void*>(to), copy, count * scalar_bytes<P>);
+}
+
+/// store_pack past the caches. `to` must be a multiple of the bytes that it writes.
+template <class P, int Lanes, class Level>
+POLYAK_LAW void stream_pack(P* to, const Pack<carrier_t<P>, Lanes, Level>& from) {
+  if constexpr (scalar_bytes<P> == 2) {
+    stream_bits(to, from);
+  } else {
+    from.stream(to);
+  }
 }
 
 /// Between the carrier of the parameters and the type of a state, in either direction.

@@ -67,6 +67,7 @@ POLYAK_TARGET_V4 inline __m512d choose_if_zero(__m512d test, __m512d then, __m51
     TARGET VECTOR v() const { return PREFIX##_load_##SUFFIX(s); }                               \
     TARGET static Pack load(const T* p) { return Pack(PREFIX##_loadu_##SUFFIX(p)); }            \
     TARGET void store(T* p) const { PREFIX##_storeu_##SUFFIX(p, v()); }                         \
+    TARGET void stream(T* p) const { PREFIX##_stream_##SUFFIX(p, v()); }                        \
                                                                                                 \
     TARGET friend Pack operator+(const Pack& a, const Pack& b) { return Pack(a.v() + b.v()); }  \
     TARGET friend Pack operator-(const Pack& a, const Pack& b) { return Pack(a.v() - b.v()); }  \
@@ -129,16 +130,16 @@ POLYAK_X86_PART(double, X86V4, POLYAK_TARGET_V4, _mm512_maskz_loadu_pd(first8(co
 POLYAK_TARGET_V3 inline void load_bits(const Eigen::half* from, Pack<float, 8, X86V3>& to) {
   _mm256_store_ps(to.s, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
-POLYAK_TARGET_V3 inline void store_bits(Eigen::half* to, const Pack<float, 8, X86V3>& from) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                   _mm256_cvtps_ph(from.v(), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+POLYAK_TARGET_V3 inline __m128i rounded(const Pack<float, 8, X86V3>& from, const Eigen::half*) {
+  return _mm256_cvtps_ph(from.v(), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 POLYAK_TARGET_V3 inline void load_bits(const Eigen::bfloat16* from, Pack<float, 8, X86V3>& to) {
   const __m256i wide =
       _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   _mm256_store_ps(to.s, _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
 }
-POLYAK_TARGET_V3 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 8, X86V3>& from) {
+POLYAK_TARGET_V3 inline __m128i rounded(const Pack<float, 8, X86V3>& from,
+                                         const Eigen::bfloat16*) {
   const __m256i bits = _mm256_castps_si256(from.v());
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   const __m256i nearest = _mm256_srli_epi32(
@@ -147,17 +148,22 @@ POLYAK_TARGET_V3 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 8
   const __m256 is_nan = _mm256_cmp_ps(from.v(), from.v(), _CMP_UNORD_Q);
   const __m256i wide = _mm256_blendv_epi8(nearest, quiet, _mm256_castps_si256(is_nan));
   const __m256i packed = _mm256_packus_epi32(wide, wide);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                   _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+}
+template <class P>
+POLYAK_TARGET_V3 inline void store_bits(P* to, const Pack<float, 8, X86V3>& from) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), rounded(from, to));
+}
+template <class P>
+POLYAK_TARGET_V3 inline void stream_bits(P* to, const Pack<float, 8, X86V3>& from) {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), rounded(from, to));
 }
 POLYAK_TARGET_V4 inline void load_bits(const Eigen::half* from, Pack<float, 16, X86V4>& to) {
   _mm512_store_ps(to.s, _mm512_maskz_cvtph_ps(
                             all16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 }
-POLYAK_TARGET_V4 inline void store_bits(Eigen::half* to, const Pack<float, 16, X86V4>& from) {
-  _mm256_storeu_si256(
-      reinterpret_cast<__m256i*>(to),
-      _mm512_maskz_cvtps_ph(all16, from.v(), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+POLYAK_TARGET_V4 inline __m256i rounded(const Pack<float, 16, X86V4>& from, const Eigen::half*) {
+  return _mm512_maskz_cvtps_ph(all16, from.v(), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 POLYAK_TARGET_V4 inline void load_bits(const Eigen::bfloat16* from, Pack<float, 16, X86V4>& to) {
   const __m512i wide = _mm512_maskz_cvtepu16_epi32(
@@ -176,10 +182,11 @@ POLYAK_TARGET_V4 inline __m512i or_quiet_nan(__m512i nearest, __m512 value) {
   return _mm512_mask_or_epi32(nearest, is_nan, _mm512_castps_si512(value),
                               _mm512_set1_epi32(0x400000));
 }
+POLYAK_TARGET_V4 inline __m256i upper(__m512i words) {
+  return _mm512_maskz_cvtepi32_epi16(all16, _mm512_maskz_srli_epi32(all16, words, 16));
+}
 POLYAK_TARGET_V4 inline void store_upper(Eigen::bfloat16* to, __m512i words) {
-  _mm256_storeu_si256(
-      reinterpret_cast<__m256i*>(to),
-      _mm512_maskz_cvtepi32_epi16(all16, _mm512_maskz_srli_epi32(all16, words, 16)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), upper(words));
 }
 /// The upper halves of 32 floats, one store for both registers.
 POLYAK_TARGET_V4 inline void store_upper(Eigen::bfloat16* to, __m512i low, __m512i high) {
@@ -194,8 +201,17 @@ POLYAK_TARGET_V4 inline __m512i rounded_bits(const Pack<float, 16, X86V4>& from)
 POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 32, X86V4>& from) {
   store_upper(to, rounded_bits(from.low), rounded_bits(from.high));
 }
-POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 16, X86V4>& from) {
-  store_upper(to, rounded_bits(from));
+POLYAK_TARGET_V4 inline __m256i rounded(const Pack<float, 16, X86V4>& from,
+                                         const Eigen::bfloat16*) {
+  return upper(rounded_bits(from));
+}
+template <class P>
+POLYAK_TARGET_V4 inline void store_bits(P* to, const Pack<float, 16, X86V4>& from) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded(from, to));
+}
+template <class P>
+POLYAK_TARGET_V4 inline void stream_bits(P* to, const Pack<float, 16, X86V4>& from) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), rounded(from, to));
 }
 /// By how much rounded numbers are too large, itself rounded.
 POLYAK_TARGET_V4 inline __m512i excess_bits(__m512i nearest, const Pack<float, 16, X86V4>& from) {
