@@ -28,7 +28,7 @@
 namespace law_battery {
 
 inline constexpr std::size_t longest = 130;  // more than four packs of any type
-inline constexpr std::size_t margin = 16;    // untouched elements on each side
+inline constexpr std::size_t margin = 32;    // untouched elements on each side
 inline constexpr std::size_t padded = 160;   // of a slot: whole granules
 
 /// 0, 1 and everything around one, two and four packs of any type.
@@ -156,8 +156,9 @@ void check(const std::string& name, const Law& law) {
   constexpr int slot_count = Law::traffic.slots;
   using Data = Streams<P, S, slot_count>;
   std::size_t failures = 0;
-  for (std::size_t offset = 0; offset < 16; ++offset) {
-    const std::size_t gradient_offset = (5 * offset + 3) % 16;
+  constexpr std::size_t alignments = 64 / sizeof(P);  // every place within a cache line
+  for (std::size_t offset = 0; offset < alignments; ++offset) {
+    const std::size_t gradient_offset = (5 * offset + 3) % alignments;
     std::mt19937_64 random(offset);
     Data before;
     before.fill(random);
