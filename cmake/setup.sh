@@ -33,6 +33,10 @@ have_command gnuplot || useful="$useful gnuplot-nox"
 if [ "${1:-}" = --ci ]; then
   have_command clang++ || necessary="$necessary clang"
   have_sanitizers || necessary="$necessary libclang-rt-dev"
+  if [ "$(uname -m)" = x86_64 ]; then
+    have_command qemu-aarch64 && have_command qemu-x86_64 || necessary="$necessary qemu-user"
+    have_command aarch64-linux-gnu-g++ || necessary="$necessary g++-aarch64-linux-gnu"
+  fi
 fi
 missing="$necessary$useful"
 [ -n "$missing" ] || exit 0

@@ -1,14 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// Replaces every global operator new and delete by ones that count.
+// Replaces every global operator new and delete by ones that count. Under the thread sanitizer,
+// which has its own, nothing is counted.
 #include "allocations.hpp"
 
 #include <atomic>
 #include <cstdlib>
 #include <new>
 
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define COUNTS_ALLOCATIONS 0
+#endif
+#endif
+#ifndef COUNTS_ALLOCATIONS
+#define COUNTS_ALLOCATIONS 1
+#endif
+
 namespace {
 
 std::atomic<std::size_t> number{0}, plain_bytes{0}, aligned_bytes{0};
+
+#if COUNTS_ALLOCATIONS
 
 void* allocate(std::size_t size) noexcept {
   number.fetch_add(1, std::memory_order_relaxed);
@@ -28,11 +40,15 @@ void* or_throw(void* memory) {
   return memory;
 }
 
+#endif
+
 }  // namespace
 
 allocations::Counts allocations::so_far() {
   return {number.load(), plain_bytes.load() + aligned_bytes.load(), aligned_bytes.load()};
 }
+
+#if COUNTS_ALLOCATIONS
 
 void* operator new(std::size_t size) { return or_throw(allocate(size)); }
 void* operator new[](std::size_t size) { return or_throw(allocate(size)); }
@@ -67,3 +83,5 @@ void operator delete(void* memory, std::align_val_t, const std::nothrow_t&) noex
 void operator delete[](void* memory, std::align_val_t, const std::nothrow_t&) noexcept {
   std::free(memory);
 }
+
+#endif
