@@ -16,6 +16,10 @@ void for_each_average(Use use) {
   using namespace polyak;
   use("AverageLaw", AverageLaw<T>{c(0.3)});
   use("CopyLaw", CopyLaw<T>{});
+  use("AverageOrCopyLaw averages", AverageOrCopyLaw<T>{c(0.3), c(0.7)});
+  use("AverageOrCopyLaw copies", AverageOrCopyLaw<T>{c(1), c(0)});
+  use("AnySwitchLaw", AnySwitchLaw<T>{c(0.3), c(0)});
+  use("AnySwitchLaw rests, blends", AnySwitchLaw<T>{c(0), c(0.7)});
   use("ReadLaw", ReadLaw<T>{});
   use("SwitchLaw", SwitchLaw<T, false, false>{c(0.3), c(0)});
   use("SwitchLaw blends", SwitchLaw<T, false, true>{c(0.3), c(0.7)});

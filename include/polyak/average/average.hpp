@@ -49,6 +49,18 @@ struct CopyLaw {
   }
 };
 
+/// Both in one, for the ways of keeping an average that are used more seldom.
+template <class T>
+struct AverageOrCopyLaw {
+  static constexpr Traffic traffic{.slots = 1};
+  T gain;
+  T complement;  ///< 1 - c, of which only counts whether it is 0
+  template <class V, class Slot>
+  POLYAK_LAW void operator()(const V& x, Slot& average) const {
+    average = if_zero(V(complement), x, fma(V(gain), x - average, average));
+  }
+};
+
 /// x = avg, rounded to the parameters' type.
 template <class T>
 struct ReadLaw {
@@ -119,10 +131,11 @@ void validate(const Accumulation& o, const W& weighting) {
     const double zone = dead_zone<S>(least_gain(weighting), o.accumulate);
     require(zone <= 0.01,
             "an average of " + std::string(name_of(dtype_of<S>())) +
-                (o.accumulate == Accumulate::plain ? " with accumulate = plain"
-                                                   : " with accumulate = kahan") +
-                " must come within 0.01 of a constant weight (relative), or use accumulate = "
-                "stochastic or a float average; it rests at half an ulp / smallest gain",
+                (o.accumulate == Accumulate::plain
+                     ? " with accumulate = plain must rest within 0.01 of a constant weight "
+                       "(relative), use stochastic or kahan or an average of float; the distance"
+                     : " with accumulate = kahan must rest within 0.01 of a constant weight "
+                       "(relative), use stochastic or an average of float; the distance"),
             zone);
   }
 }
@@ -275,21 +288,23 @@ class Average {
     if constexpr (requires { weighting_.advance(calls_); }) weighting_.advance(calls_);
     if (gain_ != 0) ++updates_;
   }
-  static constexpr std::size_t laws = 2;
-  static constexpr std::size_t forms = laws * (std::same_as<S, double> ? 1 : 3);
+  static constexpr std::size_t other_storages = std::same_as<S, double> ? 0 : 2;
+  static constexpr std::size_t forms = 2 + other_storages;
   [[nodiscard]] int form() const {
     if (gain_ == 0) return resting;
-    return storage() * static_cast<int>(laws) + (gain_ == 1 ? 1 : 0);
+    return storage() > 0 ? 1 + storage() : gain_ == 1 ? 1 : 0;
   }
   [[nodiscard]] bool same_law(std::size_t, std::size_t) const { return true; }
   template <int K>
   [[nodiscard]] auto run(std::size_t) const {
-    constexpr int count = static_cast<int>(laws);
-    return run_in<K / count>([&]<class C>(C) {
-      if constexpr (K % count == 0) {
-        return AverageLaw<C>{static_cast<C>(gain_)};
-      } else {
+    return run_in<(K < 2 ? 0 : K - 1)>([&]<class C>(C) {
+      const auto gain = static_cast<C>(gain_);
+      if constexpr (K == 0) {
+        return AverageLaw<C>{gain};
+      } else if constexpr (K == 1) {
         return CopyLaw<C>{};
+      } else {
+        return AverageOrCopyLaw<C>{gain, 1 - gain};
       }
     });
   }

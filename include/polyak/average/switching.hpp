@@ -28,6 +28,18 @@ struct SwitchLaw {
   }
 };
 
+/// All of them in one, for the ways of keeping an average that are used more seldom.
+template <class T>
+struct AnySwitchLaw {
+  static constexpr Traffic traffic{.slots = 1, .writes_parameter = true};
+  T gain, blend;  ///< 0: rests; 0: does not blend
+  template <class V, class Slot>
+  POLYAK_LAW void operator()(V& x, Slot& average) const {
+    average = if_zero(V(gain), average, fma(V(gain), x - average, average));
+    x = if_zero(V(blend), static_cast<V>(average), fma(V(blend), x - average, average));
+  }
+};
+
 /// An average whose rule says after which updates the weights become avg + blend (x - avg).
 /// `Rule::after(t)` answers for call t = 1, 2, ...; `Rule::rests_or_blends` is false where blend is
 /// 0 and every call updates.
@@ -56,24 +68,32 @@ class SwitchingAverage : public Average<P, W, S> {
     switching_ = this->gain() != 1 && rule_.after(this->calls());  // after a copy x is avg
     if (switching_) ++switches_;
   }
-  static constexpr std::size_t laws = Rule::rests_or_blends ? 6 : 3;
-  static constexpr std::size_t forms = laws * (Base::forms / Base::laws);
+  static constexpr std::size_t usual_forms = Rule::rests_or_blends ? 6 : 3;
+  static constexpr std::size_t forms = usual_forms + 2 * Base::other_storages;
   [[nodiscard]] int form() const {
-    const int first = this->storage() * static_cast<int>(laws);
-    if (this->gain() == 1) return first + 1;
-    const bool rests = this->gain() == 0;
-    if (!switching_) return rests ? resting : first;
-    return first + (rests ? 4 : 2) + (blend_ == 0 ? 0 : 1);
+    constexpr int usual = static_cast<int>(usual_forms);
+    if (this->storage() > 0) {
+      if (switching_) return usual + 2 * this->storage() - 1;
+      return Base::form() == resting ? resting : usual + 2 * this->storage() - 2;
+    }
+    if (!switching_) return Base::form();
+    return (Base::form() == resting ? 4 : 2) + (blend_ == 0 ? 0 : 1);
   }
   template <int K>
   [[nodiscard]] auto run(std::size_t tensor) const {
-    constexpr int count = static_cast<int>(laws), law = K % count, storage = K / count;
-    if constexpr (law < 2) {
-      return Base::template run<storage * static_cast<int>(Base::laws) + law>(tensor);
+    constexpr int other = K - static_cast<int>(usual_forms);
+    if constexpr (K < 2) {
+      return Base::template run<K>(tensor);
+    } else if constexpr (other < 0) {
+      return this->template run_in<0>([&]<class C>(C) {
+        return SwitchLaw<C, (K >= 4), K % 2 == 1>{static_cast<C>(this->gain()),
+                                                  static_cast<C>(blend_)};
+      });
+    } else if constexpr (other % 2 == 0) {
+      return Base::template run<2 + other / 2>(tensor);
     } else {
-      return this->template run_in<storage>([this]<class C>(C) {
-        return SwitchLaw<C, (law >= 4), law % 2 == 1>{static_cast<C>(this->gain()),
-                                                      static_cast<C>(blend_)};
+      return this->template run_in<1 + other / 2>([&]<class C>(C) {
+        return AnySwitchLaw<C>{static_cast<C>(this->gain()), static_cast<C>(blend_)};
       });
     }
   }

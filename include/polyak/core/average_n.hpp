@@ -451,6 +451,7 @@ void average_memory(Executor& executor, Out& out, const Inputs& inputs,
                     std::span<const double> weights, const SumPlan& plan = {}) {
   using Source = MemorySource<element_t<Out>, Inputs>;
   using Accumulator = accumulator_t<Wanted, typename Source::Out, typename Source::In>;
+  check_executor(executor);
   require_weights<Accumulator>(inputs.size(), weights);
   const Source source{out.data(), out.size(), inputs};
   for (std::size_t k = 0; k < inputs.size(); ++k) {
@@ -474,6 +475,7 @@ template <class Wanted, class Executor, class P, class Lists>
 void average_lists(Executor& executor, const Parameters<P>& target, const Lists& lists,
                    std::span<const double> weights, const SumPlan& plan = {}) {
   using Accumulator = accumulator_t<Wanted, P, P>;
+  check_executor(executor);
   require_weights<Accumulator>(lists.size(), weights);
   for (std::size_t k = 0; k < lists.size(); ++k) {
     require_same(list_of(lists.data()[k]).layout(), target.layout(),

@@ -53,6 +53,13 @@ struct Compensated {
     const V lost = (c.high - (sum - arrived)) + (change - arrived);
     return {sum, if_zero(sum - sum, lost, V(0))};  // an infinity has lost nothing
   }
+  friend POLYAK_LAW Compensated if_zero(const V& test, const V& then, const Compensated& other) {
+    return {if_zero(test, then, other.high), if_zero(test, V(0), other.low)};
+  }
+  friend POLYAK_LAW Compensated if_zero(const V& test, const Compensated& then,
+                                        const Compensated& other) {
+    return {if_zero(test, then.high, other.high), if_zero(test, then.low, other.low)};
+  }
 };
 
 /// One array of S; 16-bit numbers are computed in float.
