@@ -127,15 +127,14 @@ struct SumKernel {
     (std::memcpy(static_cast<void*>(copies[K]), from[K] + at, number * sizeof(In)), ...);
     const In* const copy[] = {copies[K]...};
     alignas(cache_line) Accumulator sums_copy[step];
-    if constexpr (Continues) {
-      std::memset(sums_copy, 0, sizeof sums_copy);
-      std::memcpy(sums_copy, before + at, number * sizeof(Accumulator));
-    }
+    std::memset(sums_copy, 0, sizeof sums_copy);
+    if constexpr (Continues) std::memcpy(sums_copy, before + at, number * sizeof(Accumulator));
     Sum<Level> sum;
     load<Level>(sum, sums_copy, weight, copy, 0, all);
     alignas(cache_line) Out result[step];
     store<Level>(result, sum, false);
-    std::memcpy(static_cast<void*>(to + at), result, number * sizeof(Out));
+    std::memcpy(static_cast<void*>(to + at), static_cast<const void*>(result),
+                number * sizeof(Out));
   }
 
   template <class Level, std::size_t... K>

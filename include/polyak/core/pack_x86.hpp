@@ -138,8 +138,7 @@ POLYAK_TARGET_V3 inline void load_bits(const Eigen::bfloat16* from, Pack<float, 
       _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   _mm256_store_ps(to.s, _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
 }
-POLYAK_TARGET_V3 inline __m128i rounded(const Pack<float, 8, X86V3>& from,
-                                         const Eigen::bfloat16*) {
+POLYAK_TARGET_V3 inline __m128i rounded(const Pack<float, 8, X86V3>& from, const Eigen::bfloat16*) {
   const __m256i bits = _mm256_castps_si256(from.v());
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   const __m256i nearest = _mm256_srli_epi32(
