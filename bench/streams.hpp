@@ -31,7 +31,7 @@ class Streams {
       elements += (tensor.size() + line - 1) / line * line;
     }
     used_ = elements;
-    stride_ = (elements + page - 1) / page * page + 107 * line;
+    stride_ = (elements + page - 1) / page * page + 87 * line;
     const std::size_t bytes =
         (streams * stride_ * sizeof(float) + huge_page - 1) / huge_page * huge_page;
     memory_.reset(static_cast<float*>(std::aligned_alloc(huge_page, bytes)));
@@ -41,9 +41,17 @@ class Streams {
 #endif
   }
 
+  [[nodiscard]] float* base(std::size_t stream) { return memory_.get() + stream * stride_; }
   [[nodiscard]] float* data(std::size_t stream, std::size_t tensor) {
-    return memory_.get() + stream * stride_ + offsets_[tensor];
+    return base(stream) + offsets_[tensor];
   }
+
+  /// Where a tensor begins and ends, with its padding, in each stream; and where all end.
+  [[nodiscard]] std::size_t begin(std::size_t tensor) const { return offsets_[tensor]; }
+  [[nodiscard]] std::size_t end(std::size_t tensor) const {
+    return tensor + 1 < offsets_.size() ? offsets_[tensor + 1] : used_;
+  }
+  [[nodiscard]] std::size_t used() const { return used_; }
 
   /// Repeatable values whose magnitude lies in [scale, 2 scale), of both signs; the padding too.
   /// This is also the first touch of the memory.

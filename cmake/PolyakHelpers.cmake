@@ -35,6 +35,7 @@ macro(polyak_find_optional_dependencies)
   endif()
   if(POLYAK_BUILD_BENCH)
     find_package(benchmark CONFIG)
+    find_package(OpenMP COMPONENTS CXX)
   endif()
   if(POLYAK_BUILD_EXAMPLES)
     find_package(CLI11 CONFIG)
@@ -66,6 +67,8 @@ function(polyak_report_dependencies)
     "test of polyak.pc" "polyak.pc is not tested")
   report("${POLYAK_BUILD_BENCH}" "${benchmark_FOUND}" "Google Benchmark" "${benchmark_VERSION}"
     "polyak_bench" "no benchmarks")
+  report("${POLYAK_BUILD_BENCH}" "${OpenMP_CXX_FOUND}" "OpenMP" "${OpenMP_CXX_VERSION}"
+    "benchmarks with two threads" "no benchmarks with two threads")
   report("${POLYAK_BUILD_EXAMPLES}" "${CLI11_FOUND}" "CLI11" "${CLI11_VERSION}"
     "examples" "no examples that take options")
   report("${POLYAK_BUILD_EXAMPLES}" "${POLYAK_GNUPLOT}" "gnuplot" ""
