@@ -12,6 +12,10 @@
 #include <utility>
 #include <vector>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "racer.hpp"
 
 namespace polyak_bench {
@@ -40,10 +44,17 @@ struct Contestant {
     passes = wanted < 1 ? 1 : static_cast<std::size_t>(wanted) + 1;
   }
 
-  /// Seconds per pass of one round.
-  [[nodiscard]] double round() const {
-    if (passes > 1) racer->pass();  // not timed; a single pass is too large for any cache
+  /// A pass that is not timed, unless a single one is too large for any cache.
+  void warm() const {
+    if (passes > 1) racer->pass();
+  }
+  /// Seconds per pass.
+  [[nodiscard]] double timed() const {
     return time_passes(*racer, passes) / static_cast<double>(passes);
+  }
+  [[nodiscard]] double round() const {
+    warm();
+    return timed();
   }
 };
 
@@ -64,6 +75,9 @@ class Stage {
   Contest& operator()(const std::string& name, const std::function<Contest()>& build) {
     if (name != name_) {
       contest_.reset();
+#ifdef __GLIBC__
+      malloc_trim(0);  // whatever the heap was told to keep
+#endif
       contest_ = std::make_unique<Contest>(build());
       name_ = name;
     }
@@ -85,18 +99,25 @@ inline double median(std::vector<double> values) {
 /// conditions; the counters are ratios of the medians. Only the method's rounds count as the
 /// benchmark's time.
 inline void run_contest(benchmark::State& state, const Contest& contest) {
+  constexpr std::size_t fewest_rounds = 5;
   std::vector<double> method, limit;
   std::vector<std::vector<double>> peers(contest.peers.size());
-  const std::size_t passes = contest.method.passes;
-  while (state.KeepRunningBatch(static_cast<benchmark::IterationCount>(passes))) {
-    state.PauseTiming();
+  const auto others = [&] {
     limit.push_back(contest.limit.round());
     for (std::size_t i = 0; i < peers.size(); ++i) {
       peers[i].push_back(contest.peers[i].second.round());
     }
-    if (passes > 1) contest.method.racer->pass();
+  };
+  while (state.KeepRunningBatch(static_cast<benchmark::IterationCount>(contest.method.passes))) {
+    state.PauseTiming();
+    others();
+    contest.method.warm();
     state.ResumeTiming();
-    method.push_back(time_passes(*contest.method.racer, passes) / static_cast<double>(passes));
+    method.push_back(contest.method.timed());
+  }
+  while (method.size() < fewest_rounds) {  // a pass may be longer than the benchmark's time
+    others();
+    method.push_back(contest.method.round());
   }
   const double own = median(method);
   state.counters["bytes_per_second"] = contest.bytes / own;

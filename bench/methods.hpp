@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <polyak/polyak.hpp>
+#include <utility>
 #include <vector>
 
 #include "ensemble.hpp"
@@ -14,20 +15,35 @@ namespace polyak_bench {
 
 inline constexpr double decay = 0.999;
 
-/// The subject against those who do the same with Eigen.
+/// The subject against the same as Eigen statements.
 inline Subject against_eigen(Subject subject, PeerMethod method, std::size_t averages) {
   const PeerOptions options{method, averages, decay};
-  Peer eigen;
-  eigen.counter = "vs_eigen";
-  eigen.make = [options](const Setting& setting) { return eigen_peer(setting, options); };
-  eigen.frugal = true;
-  subject.peers.push_back(eigen);
+  subject.peers.push_back(
+      {.counter = "vs_eigen",
+       .make = [options](const Setting& setting) { return eigen_peer(setting, options); },
+       .frugal = true});
   return subject;
 }
 
 /// The subject, AdamW or nothing and averages, against everybody.
 inline Subject against_all(Subject subject, PeerMethod method, std::size_t averages) {
-  return against_eigen(std::move(subject), method, averages);
+  const PeerOptions options{method, averages, decay};
+  subject = against_eigen(std::move(subject), method, averages);
+  subject.peers.push_back({.counter = "vs_plain", .make = [options](const Setting& setting) {
+                             return plain_peer(setting, options);
+                           }});
+#ifdef POLYAK_BENCH_TORCH
+  const auto torch = [options](bool foreach) {
+    return [options, foreach](const Setting& setting) {
+      return torch_peer(setting, options, foreach);
+    };
+  };
+  subject.peers.push_back({.counter = "vs_torch", .make = torch(false), .threaded = true});
+  if (method == PeerMethod::none) {
+    subject.peers.push_back({.counter = "vs_torch_foreach", .make = torch(true), .threaded = true});
+  }
+#endif
+  return subject;
 }
 
 /// Every method of the library, alone and in the combinations that people use.

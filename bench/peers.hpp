@@ -25,4 +25,20 @@ inline constexpr double peer_beta1 = 0.9, peer_beta2 = 0.999, peer_beta3 = 0.999
 /// Whole-array Eigen statements.
 [[nodiscard]] std::unique_ptr<Racer> eigen_peer(const Setting& setting, const PeerOptions& options);
 
+/// Loops over std::vector; AdamW or none.
+[[nodiscard]] std::unique_ptr<Racer> plain_peer(const Setting& setting, const PeerOptions& options);
+
+#ifdef POLYAK_BENCH_TORCH
+
+/// LibTorch; AdamW or none. `foreach`: the averages of all tensors in two calls, not one by one.
+[[nodiscard]] std::unique_ptr<Racer> torch_peer(const Setting& setting, const PeerOptions& options,
+                                                bool foreach);
+[[nodiscard]] std::string torch_version();
+
+/// To be called before anything is allocated: lets the heap keep what it has. Without it LibTorch
+/// spends most of its time on the page faults of its temporaries.
+void prepare_torch();
+
+#endif
+
 }  // namespace polyak_bench

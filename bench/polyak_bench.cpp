@@ -6,7 +6,9 @@
 //   of_limit          time of a kernel written with intrinsics for the same arithmetic on the same
 //                     reads and writes, over the method's time
 //   vs_<peer>         time of the same update as people have it today, over the method's time:
-//                     vs_eigen (whole-array statements)
+//                     vs_eigen (whole-array statements), vs_plain (loops over std::vector, built
+//                     with -O2), vs_torch (LibTorch's AdamW, averages by lerp_), vs_torch_foreach
+//                     (averages by _foreach functions)
 //   ns_per_call, ns_per_tensor   the method's time, for small cases
 // Before it measures anything, the program checks that all of them compute the same.
 
@@ -65,6 +67,9 @@ void register_all(const std::vector<Subject>& subjects, const std::vector<Case>&
 
 int main(int argc, char** argv) {
   using namespace polyak_bench;
+#ifdef POLYAK_BENCH_TORCH
+  prepare_torch();
+#endif
   const std::vector<Subject> subjects = all_subjects();
   const std::vector<Case> cases = all_cases();
   for (const Subject& subject : subjects) {
@@ -83,6 +88,11 @@ int main(int argc, char** argv) {
   benchmark::AddCustomContext("openmp", "present");
 #else
   benchmark::AddCustomContext("openmp", "absent, nothing runs with two threads");
+#endif
+#ifdef POLYAK_BENCH_TORCH
+  benchmark::AddCustomContext("torch", torch_version());
+#else
+  benchmark::AddCustomContext("torch", "absent, no vs_torch");
 #endif
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
