@@ -29,6 +29,14 @@
 namespace polyak_bench {
 namespace {
 
+#if defined(__AVX512F__)
+constexpr const char* library_build = "for processors with AVX-512";
+#elif defined(__AVX2__)
+constexpr const char* library_build = "for processors with AVX2";
+#else
+constexpr const char* library_build = "for any processor of its kind";
+#endif
+
 Contest contest(const Subject& subject, const Setting& setting) {
   constexpr std::size_t roomy = 125'000'000;  // elements whose copies for all peers fit 24 GiB
   const std::size_t elements = setting.tensors.elements();
@@ -83,6 +91,7 @@ int main(int argc, char** argv) {
   register_all(subjects, cases, stage);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::AddCustomContext("library_build", library_build);
   benchmark::AddCustomContext("limit_vector_bytes", std::to_string(limit_vector_bytes()));
 #ifdef _OPENMP
   benchmark::AddCustomContext("openmp", "present");
