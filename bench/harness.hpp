@@ -95,35 +95,42 @@ inline double median(std::vector<double> values) {
   return *middle;
 }
 
-/// Rounds of the limit kernel, the peers and the method in turn, so that all meet the same
-/// conditions; the counters are ratios of the medians. Only the method's rounds count as the
-/// benchmark's time.
+/// Rounds of the method, the limit kernel and the peers in turn, so that all meet the same
+/// conditions; the counters are ratios of the medians. Each round begins with another of them:
+/// otherwise what else runs on the machine could hit the same one every time. Only the method's
+/// rounds count as the benchmark's time.
 inline void run_contest(benchmark::State& state, const Contest& contest) {
   constexpr std::size_t fewest_rounds = 5;
-  std::vector<double> method, limit;
-  std::vector<std::vector<double>> peers(contest.peers.size());
-  const auto others = [&] {
-    limit.push_back(contest.limit.round());
-    for (std::size_t i = 0; i < peers.size(); ++i) {
-      peers[i].push_back(contest.peers[i].second.round());
-    }
+  std::vector<const Contestant*> others{&contest.limit};
+  for (const auto& [counter, peer] : contest.peers) others.push_back(&peer);
+  std::vector<double> method;
+  std::vector<std::vector<double>> times(others.size());
+  const auto run = [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) times[i].push_back(others[i]->round());
   };
+  const auto before = [&] { return method.size() % (others.size() + 1); };
   while (state.KeepRunningBatch(static_cast<benchmark::IterationCount>(contest.method.passes))) {
     state.PauseTiming();
-    others();
+    const std::size_t first = before();
+    run(0, first);
     contest.method.warm();
     state.ResumeTiming();
     method.push_back(contest.method.timed());
+    state.PauseTiming();
+    run(first, others.size());
+    state.ResumeTiming();
   }
   while (method.size() < fewest_rounds) {  // a pass may be longer than the benchmark's time
-    others();
+    const std::size_t first = before();
+    run(0, first);
     method.push_back(contest.method.round());
+    run(first, others.size());
   }
   const double own = median(method);
   state.counters["bytes_per_second"] = contest.bytes / own;
-  state.counters["of_limit"] = median(limit) / own;
-  for (std::size_t i = 0; i < peers.size(); ++i) {
-    state.counters[contest.peers[i].first] = median(peers[i]) / own;
+  state.counters["of_limit"] = median(times[0]) / own;
+  for (std::size_t i = 0; i < contest.peers.size(); ++i) {
+    state.counters[contest.peers[i].first] = median(times[i + 1]) / own;
   }
   if (!contest.small) return;
   state.counters["ns_per_call"] = own * 1e9;

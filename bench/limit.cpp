@@ -237,6 +237,27 @@ struct Sum {
   }
 };
 
+POLYAK_LIMIT_INLINE Vector load_some(const float* p) { return load(p); }
+POLYAK_LIMIT_INLINE Vector load_some(const std::uint16_t* p) { return load_bfloat16(p); }
+POLYAK_LIMIT_INLINE void store_some(float* p, Vector a) { store(p, a); }
+POLYAK_LIMIT_INLINE void store_some(std::uint16_t* p, Vector a) { store_bfloat16(p, a); }
+
+template <typename Average>
+void bfloat16_ema(float gain, const std::uint16_t* x, void* of_average, const LimitRange* ranges,
+                  std::size_t count) {
+  constexpr std::size_t lanes = Vector::lanes;
+  auto* const average = static_cast<Average*>(of_average);
+  const Vector c = spread(gain);
+  for (std::size_t range = 0; range < count; ++range) {
+    for (std::size_t i = ranges[range].begin; i < ranges[range].end; i += 2 * lanes) {
+      const Vector x0 = load_some(x + i), x1 = load_some(x + i + lanes);
+      const Vector a0 = load_some(average + i), a1 = load_some(average + i + lanes);
+      store_some(average + i, fma(c, x0 - a0, a0));
+      store_some(average + i + lanes, fma(c, x1 - a1, a1));
+    }
+  }
+}
+
 template <typename Law, std::size_t... Averages>
 LimitKernel with_averages(std::size_t averages, std::index_sequence<Averages...>) {
   constexpr LimitKernel kernels[] = {Kernel<Law, Averages>::run...};
@@ -297,6 +318,10 @@ LimitSum limit_sum(std::size_t terms, bool streamed) {
     default:
       return streamed ? Sum<8, true>::run : Sum<8, false>::run;
   }
+}
+
+LimitBfloat16Ema limit_bfloat16_ema(bool average_of_floats) {
+  return average_of_floats ? bfloat16_ema<float> : bfloat16_ema<std::uint16_t>;
 }
 
 std::size_t limit_vector_bytes() { return Vector::lanes * sizeof(float); }

@@ -2,12 +2,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace polyak_bench {
 
 // Kernels that are as fast as this machine does the work: the arithmetic of each method, written
 // with intrinsics and apart from the library, over the same reads and writes. Streams begin at
-// multiples of 64 bytes, and the memory up to the next one is read and written as well.
+// multiples of 64 bytes, and the padding of their tensors is read and written as well.
 
 /// The optimizer of a limit kernel; `none` for averages of resting parameters.
 enum class LimitMethod {
@@ -37,7 +38,7 @@ struct LimitState {
   double weight_sum = 0;  ///< of the Schedule-Free averaging
 };
 
-/// Elements begin..end of every stream, multiples of 64 bytes.
+/// Elements begin..end of every stream, multiples of 32.
 struct LimitRange {
   std::size_t begin, end;
 };
@@ -59,6 +60,13 @@ using LimitSum = void (*)(const float* weights, const float* const* sources, flo
 
 /// `streamed`: the stores bypass the caches, which pays where the target is larger than them.
 [[nodiscard]] LimitSum limit_sum(std::size_t terms, bool streamed);
+
+/// average += gain (x - average), x of bfloat16, computed in float and rounded to nearest even
+/// where it is stored; the average of floats or of bfloat16.
+using LimitBfloat16Ema = void (*)(float gain, const std::uint16_t* x, void* average,
+                                  const LimitRange* ranges, std::size_t count);
+
+[[nodiscard]] LimitBfloat16Ema limit_bfloat16_ema(bool average_of_floats);
 
 /// Width in bytes of the vectors that the kernels were compiled for.
 [[nodiscard]] std::size_t limit_vector_bytes();

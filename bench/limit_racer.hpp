@@ -22,13 +22,14 @@ namespace polyak_bench {
 /// Equal shares of all elements of a case, one per thread, cut at multiples of 64 bytes.
 class Shares {
  public:
-  Shares(const Case& tensors, const Streams& streams, std::size_t threads) {
-    constexpr std::size_t line = 64 / sizeof(float);
-    const std::size_t lines = streams.used() / line;
+  template <typename T>
+  Shares(const Case& tensors, const StreamsOf<T>& streams, std::size_t threads) {
+    constexpr std::size_t granule = 32;  // elements that every stream's tensors are padded to
+    const std::size_t granules = streams.used() / granule;
     const std::size_t count = tensors.elements() < elements_per_thread_pair ? 1 : threads;
     for (std::size_t share = 0; share < count; ++share) {
-      const std::size_t begin = lines * share / count * line;
-      const std::size_t end = lines * (share + 1) / count * line;
+      const std::size_t begin = granules * share / count * granule;
+      const std::size_t end = granules * (share + 1) / count * granule;
       std::vector<LimitRange> ranges;
       for (std::size_t tensor = 0; tensor < tensors.tensors.size(); ++tensor) {
         const std::size_t first = std::max(begin, streams.begin(tensor));
@@ -141,7 +142,10 @@ inline bool worth_streaming(std::size_t bytes) {
   return bytes > cache / 2;
 }
 
-/// The limit kernel of a weighted sum; `values(k)`, if given, are the elements of source k.
+/// Source k of a weighted sum is filled with this.
+inline float source_scale(std::size_t k) { return parameter_scale / static_cast<float>(k + 1); }
+
+/// The limit kernel of a weighted sum.
 class LimitSumRacer : public Racer {
  public:
   LimitSumRacer(const Setting& setting, std::vector<float> weights)
@@ -150,13 +154,14 @@ class LimitSumRacer : public Racer {
         streams_(tensors_, weights_.size() + 1),
         shares_(tensors_, streams_, setting.threads),
         sum_(limit_sum(weights_.size(), worth_streaming(tensors_.elements() * sizeof(float)))) {
-    for (std::size_t stream = 0; stream <= weights_.size(); ++stream) {
-      streams_.fill(stream, parameter_scale);
+    streams_.fill(0, parameter_scale);
+    for (std::size_t k = 0; k < weights_.size(); ++k) {
+      streams_.fill(k + 1, source_scale(k));
+      sources_.push_back(streams_.base(k + 1));
     }
-    for (std::size_t k = 0; k < weights_.size(); ++k) sources_.push_back(streams_.base(k + 1));
   }
 
-  /// Gives source k these elements, tensor after tensor.
+  /// Gives source k other elements, tensor after tensor.
   void set_source(std::size_t k, const std::vector<float>& values) {
     auto next = values.begin();
     for (std::size_t tensor = 0; tensor < tensors_.tensors.size(); ++tensor) {

@@ -6,10 +6,12 @@
 #include <utility>
 #include <vector>
 
+#include "average_n.hpp"
 #include "ensemble.hpp"
 #include "limit.hpp"
 #include "peers.hpp"
 #include "posthoc.hpp"
+#include "storage.hpp"
 
 namespace polyak_bench {
 
@@ -93,30 +95,34 @@ inline std::vector<Subject> all_subjects() {
       "hare_tortoise",
       [](long t) { return std::fmax(std::pow(static_cast<double>(t), -2.0 / 3), 1 - decay); },
       [](const List& list) { return polyak::HareTortoise(list, {.decay = decay}); }};
-  return {subject(sgd_plain),
-          subject(sgd),
-          against_all(subject(adamw), PeerMethod::adamw, 0),
-          subject(adam_amsgrad),
-          against_eigen(subject(ademamix), PeerMethod::ademamix, 0),
-          subject(ademamix_beta1_0),
-          subject(schedule_free_sgd),
-          against_eigen(subject(schedule_free_adamw), PeerMethod::schedule_free_adamw, 0),
-          subject(swa),
-          against_all(subject(ema), PeerMethod::none, 1),
-          subject(power_ema),
-          subject(switch_ema),
-          subject(hare_tortoise),
-          posthoc_ema(),
-          subject(sgd, ema),
-          against_all(subject(adamw, ema), PeerMethod::adamw, 1),
-          against_all(subject(adamw, ema, ema), PeerMethod::adamw, 2),
-          subject(adamw, power_ema, power_ema),
-          subject(adamw, ema, power_ema, power_ema),
-          against_eigen(subject(ademamix, ema), PeerMethod::ademamix, 1),
-          against_eigen(subject(schedule_free_adamw, ema), PeerMethod::schedule_free_adamw, 1),
-          against_all(subject(ema, ema), PeerMethod::none, 2),
-          subject(power_ema, power_ema),
-          subject(ema, power_ema, power_ema)};
+  std::vector<Subject> subjects{
+      subject(sgd_plain),
+      subject(sgd),
+      against_all(subject(adamw), PeerMethod::adamw, 0),
+      subject(adam_amsgrad),
+      against_eigen(subject(ademamix), PeerMethod::ademamix, 0),
+      subject(ademamix_beta1_0),
+      subject(schedule_free_sgd),
+      against_eigen(subject(schedule_free_adamw), PeerMethod::schedule_free_adamw, 0),
+      subject(swa),
+      against_all(subject(ema), PeerMethod::none, 1),
+      subject(power_ema),
+      subject(switch_ema),
+      subject(hare_tortoise),
+      posthoc_ema(),
+      subject(sgd, ema),
+      against_all(subject(adamw, ema), PeerMethod::adamw, 1),
+      against_all(subject(adamw, ema, ema), PeerMethod::adamw, 2),
+      subject(adamw, power_ema, power_ema),
+      subject(adamw, ema, power_ema, power_ema),
+      against_eigen(subject(ademamix, ema), PeerMethod::ademamix, 1),
+      against_eigen(subject(schedule_free_adamw, ema), PeerMethod::schedule_free_adamw, 1),
+      against_all(subject(ema, ema), PeerMethod::none, 2),
+      subject(power_ema, power_ema),
+      subject(ema, power_ema, power_ema)};
+  append_average_n(subjects);
+  append_storage(subjects);
+  return subjects;
 }
 
 }  // namespace polyak_bench

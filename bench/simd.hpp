@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 // Vectors for the limit kernels and nothing else: included only by files that are compiled for the
 // machine at hand. The widest of AVX-512, AVX2 with FMA and plain arrays that it has.
@@ -41,6 +42,19 @@ POLYAK_LIMIT_INLINE Vector sqrt(Vector a) { return {_mm512_maskz_sqrt_ps(0xffff,
 POLYAK_LIMIT_INLINE Vector max(Vector a, Vector b) {
   return {_mm512_maskz_max_ps(0xffff, a.v, b.v)};
 }
+POLYAK_LIMIT_INLINE Vector load_bfloat16(const std::uint16_t* p) {
+  const __m256i bits = _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(
+      _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16))};
+}
+POLYAK_LIMIT_INLINE void store_bfloat16(std::uint16_t* p, Vector a) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i upper = _mm512_maskz_srli_epi32(0xffff, bits, 16);
+  const __m512i odd = _mm512_and_epi32(upper, _mm512_set1_epi32(1));
+  const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  const __m512i rounded = _mm512_maskz_srli_epi32(0xffff, sum, 16);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, rounded));
+}
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
@@ -61,6 +75,19 @@ POLYAK_LIMIT_INLINE Vector fma(Vector a, Vector b, Vector c) {
 }
 POLYAK_LIMIT_INLINE Vector sqrt(Vector a) { return {_mm256_sqrt_ps(a.v)}; }
 POLYAK_LIMIT_INLINE Vector max(Vector a, Vector b) { return {_mm256_max_ps(a.v, b.v)}; }
+POLYAK_LIMIT_INLINE Vector load_bfloat16(const std::uint16_t* p) {
+  const __m128i bits = _mm_load_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
+}
+POLYAK_LIMIT_INLINE void store_bfloat16(std::uint16_t* p, Vector a) {
+  const __m256i bits = _mm256_castps_si256(a.v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i rounded = _mm256_srli_epi32(sum, 16);
+  _mm_store_si128(
+      reinterpret_cast<__m128i*>(p),
+      _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1)));
+}
 
 #else
 
@@ -107,6 +134,21 @@ POLYAK_LIMIT_INLINE Vector sqrt(Vector a) {
 }
 POLYAK_LIMIT_INLINE Vector max(Vector a, Vector b) {
   return each_lane([&](std::size_t k) { return a.v[k] > b.v[k] ? a.v[k] : b.v[k]; });
+}
+POLYAK_LIMIT_INLINE Vector load_bfloat16(const std::uint16_t* p) {
+  return each_lane([&](std::size_t k) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(p[k]) << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+  });
+}
+POLYAK_LIMIT_INLINE void store_bfloat16(std::uint16_t* p, Vector a) {
+  for (std::size_t k = 0; k < Vector::lanes; ++k) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &a.v[k], sizeof bits);
+    p[k] = static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+  }
 }
 
 #endif
