@@ -177,7 +177,7 @@ def plot(results, path):
     every = [point[0] for list_ in points.values() for point in list_]
     low, high = min(every) / 1.3, max(every) * 1.3
     lines = ["set terminal svg size 900,600 font 'sans-serif,13' background '#ffffff'",
-             "set output '{}'".format(path.replace("'", "''")), "set logscale xy",
+             "set output '{}'".format(path.replace("'", "''")), "set logscale x 2", "set logscale y", "set autoscale fix",
              "set xlabel 'operations per byte of memory traffic'",
              "set ylabel 'operations per second (10^9)'", "set grid", "set key outside right",
              f"set xrange [{low}:{high}]",
