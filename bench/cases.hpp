@@ -60,14 +60,65 @@ inline Case gpt2() {
   return {"gpt2", std::move(tensors)};
 }
 
-/// Cache sizes, a tensor far larger than any cache, and a real model.
-inline std::vector<Case> all_cases() {
-  return {flat("flat100k", 100'000), flat("flat1M", 1'000'000), flat("flat64M", 64 << 20), gpt2()};
+/// A list like the 161 tensors of ResNet-50, 25.6 million elements: 53 convolutions, each with the
+/// two of its batch normalisation, and the classifier.
+inline Case resnet50() {
+  std::vector<Tensor> tensors;
+  const auto convolution = [&](const std::string& name, std::int64_t inputs, std::int64_t outputs,
+                               std::int64_t width) {
+    tensors.push_back({name + ".conv.weight", {outputs, inputs, width, width}});
+    tensors.push_back({name + ".norm.weight", {outputs}});
+    tensors.push_back({name + ".norm.bias", {outputs}});
+  };
+  convolution("stem", 3, 64, 7);
+  std::int64_t inputs = 64;
+  constexpr int blocks[] = {3, 4, 6, 3};
+  for (int stage = 0; stage < 4; ++stage) {
+    const std::int64_t inner = std::int64_t{64} << stage;
+    for (int block = 0; block < blocks[stage]; ++block) {
+      const std::string prefix =
+          "stage" + std::to_string(stage) + ".block" + std::to_string(block) + '.';
+      convolution(prefix + "reduce", inputs, inner, 1);
+      convolution(prefix + "spatial", inner, inner, 3);
+      convolution(prefix + "expand", inner, 4 * inner, 1);
+      if (block == 0) convolution(prefix + "shortcut", inputs, 4 * inner, 1);
+      inputs = 4 * inner;
+    }
+  }
+  tensors.push_back({"fc.weight", {1000, inputs}});
+  tensors.push_back({"fc.bias", {1000}});
+  return {"resnet50", std::move(tensors)};
 }
 
-/// Small and awkward sizes, on which the program checks what it is going to measure.
+/// 160 tensors of 64 to 640 elements, in no order, about 56,000 together.
+inline Case tiny160() {
+  constexpr int count = 160;
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < count; ++i) {
+    tensors.push_back({std::to_string(i), {64 + i * 37 % count * 576 / (count - 1)}});
+  }
+  return {"tiny160", std::move(tensors)};
+}
+
+/// From the first cache to memory, two real models, and a list whose tensors are hardly worth a
+/// call each.
+inline std::vector<Case> all_cases() {
+  return {flat("flat1k", 1'000),
+          flat("flat10k", 10'000),
+          flat("flat100k", 100'000),
+          flat("flat1M", 1'000'000),
+          flat("flat16M", 16'000'000),
+          flat("flat128M", 128'000'000),
+          gpt2(),
+          resnet50(),
+          tiny160()};
+}
+
+/// Small and awkward sizes, on which the program checks what it is going to measure; together
+/// enough for two threads.
 inline Case check_case() {
-  return {"check", {{"a", {1}}, {"b", {7}}, {"c", {64}}, {"d", {3, 333}}, {"e", {4096}}}};
+  return {"check",
+          {{"a", {1}}, {"b", {7}}, {"c", {64}}, {"d", {3, 333}}, {"e", {4096}}, {"f", {151, 150}}}};
 }
 
 }  // namespace polyak_bench

@@ -2,24 +2,22 @@
 #pragma once
 
 #include <cstddef>
-#include <cstring>
-#include <functional>
 #include <memory>
 #include <polyak/polyak.hpp>
 #include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "cases.hpp"
-#include "harness.hpp"
-#include "limit_pass.hpp"
+#include "limit.hpp"
+#include "limit_racer.hpp"
+#include "openmp.hpp"
+#include "racer.hpp"
 #include "streams.hpp"
 
 namespace polyak_bench {
-
-inline constexpr float parameter_scale = 1.0F;
-inline constexpr float gradient_scale = 0.01F;
 
 /// Parameters and gradients of a case.
 struct Model {
@@ -46,126 +44,147 @@ struct Model {
   }
 };
 
-template <typename Method>
-concept Optimizer = requires(Method method, Model model) {
-  method.step(model.parameters, model.gradients);
-};
-
-/// A method of the library: its name here, the state per parameter that a step reads and writes,
-/// and how to make it.
+/// An optimizer of the library: its name here, its limit kernel, and how to make it for parameters
+/// and a learning rate.
 template <typename Make>
-struct Part {
+struct Optimizes {
+  static constexpr bool trains = true;
   const char* name;
-  std::size_t slots;
+  LimitMethod limit;
   Make make;
 };
 template <typename Make>
-Part(const char*, std::size_t, Make) -> Part<Make>;
+Optimizes(const char*, LimitMethod, Make) -> Optimizes<Make>;
 
-/// Methods and the model they work on: an optimizer and averages, or averages only.
-template <typename... Makes>
-class Ensemble {
+/// An average of the library: its name here, its gains, written down apart from the library, and
+/// how to make it.
+template <typename Make>
+struct Averages {
+  static constexpr bool trains = false;
+  const char* name;
+  Gain gain;
+  Make make;
+};
+template <typename Make>
+Averages(const char*, Gain, Make) -> Averages<Make>;
+
+/// Methods of the library on a model: an optimizer and averages, or averages only. `fused`: in one
+/// call, which is what the program measures; otherwise one after the other, as a check.
+template <bool Fused, typename... Parts>
+class Ensemble : public Racer {
  public:
-  using Methods = std::tuple<std::invoke_result_t<Makes, const polyak::Parameters<float>&>...>;
-  static constexpr bool optimizes = Optimizer<std::tuple_element_t<0, Methods>>;
+  static constexpr bool optimizes = (Parts::trains || ...);
 
-  Ensemble(const Case& tensors, const Part<Makes>&... parts)
-      : tensors_(tensors), model_(tensors), methods_(parts.make(model_.parameters)...) {}
-  Ensemble(const Ensemble&) = delete;
-  Ensemble& operator=(const Ensemble&) = delete;
+  explicit Ensemble(const Setting& setting, const Parts&... parts)
+      : tensors_(setting.tensors),
+        threads_(setting.threads),
+        model_(setting.tensors),
+        methods_(make(parts, model_.parameters, setting.learning_rate())...) {}
 
-  void fused() {
-    std::apply(
-        [this](auto&... method) {
-          if constexpr (optimizes) {
-            polyak::step(model_.parameters, model_.gradients, method...);
-          } else {
-            polyak::update(model_.parameters, method...);
-          }
-        },
-        methods_);
+  void pass() override {
+#ifdef _OPENMP
+    if (threads_ > 1) return run(OpenMp{static_cast<int>(threads_)});
+#endif
+    run();
   }
 
-  void separate() {
-    const auto one = [this](auto& method) {
-      if constexpr (requires { method.step(model_.parameters, model_.gradients); }) {
-        method.step(model_.parameters, model_.gradients);
-      } else {
-        method.update(model_.parameters);
-      }
-    };
-    std::apply([&](auto&... method) { (one(method), ...); }, methods_);
-  }
+  void scale_gradients(float factor) override { model_.streams.fill(1, factor * gradient_scale); }
 
-  /// Whether parameters and averages are the same, bit for bit.
-  [[nodiscard]] bool equals(Ensemble& other) {
-    for (std::size_t tensor = 0; tensor < tensors_.tensors.size(); ++tensor) {
-      const std::size_t bytes = tensors_.tensors[tensor].size() * sizeof(float);
-      const float* const left = model_.streams.data(0, tensor);
-      const float* const right = other.model_.streams.data(0, tensor);
-      if (std::memcmp(left, right, bytes) != 0) return false;
-    }
-    return equal_averages(other, std::index_sequence_for<Makes...>());
+  [[nodiscard]] std::vector<float> results() override {
+    std::vector<float> list;
+    append(list, tensors_, model_.streams, 0);
+    std::apply([&](const auto&... method) { (append_average(list, method), ...); }, methods_);
+    return list;
   }
 
  private:
-  template <std::size_t... Index>
-  bool equal_averages(Ensemble& other, std::index_sequence<Index...>) {
-    return (equal(std::get<Index>(methods_), std::get<Index>(other.methods_)) && ...);
+  template <typename Part>
+  static auto make(const Part& part, const polyak::Parameters<float>& parameters, double rate) {
+    if constexpr (Part::trains) {
+      return part.make(parameters, rate);
+    } else {
+      return part.make(parameters);
+    }
+  }
+
+  template <typename... Executor>
+  void run(const Executor&... executor) {
+    const auto call = [&](auto&... method) {
+      if constexpr ((std::remove_reference_t<decltype(method)>::trains || ...)) {
+        polyak::step(executor..., model_.parameters, model_.gradients, method...);
+      } else {
+        polyak::update(executor..., model_.parameters, method...);
+      }
+    };
+    if constexpr (Fused) {
+      std::apply(call, methods_);
+    } else {
+      std::apply([&](auto&... method) { (call(method), ...); }, methods_);
+    }
   }
 
   template <typename Method>
-  bool equal(const Method& left, const Method& right) {
-    if constexpr (requires { left.view(); }) {
+  void append_average(std::vector<float>& list, const Method& method) const {
+    if constexpr (!Method::trains) {
       for (std::size_t tensor = 0; tensor < tensors_.tensors.size(); ++tensor) {
-        const std::size_t bytes = tensors_.tensors[tensor].size() * sizeof(float);
-        if (std::memcmp(left.view()[tensor].data(), right.view()[tensor].data(), bytes) != 0) {
-          return false;
-        }
+        const float* const data = method.view()[tensor].data();
+        list.insert(list.end(), data, data + tensors_.tensors[tensor].size());
       }
     }
-    return true;
   }
 
+  template <typename Part>
+  using Method = decltype(make(std::declval<const Part&>(),
+                               std::declval<const polyak::Parameters<float>&>(), 0.0));
+
   Case tensors_;
+  std::size_t threads_;
   Model model_;
-  Methods methods_;
+  std::tuple<Method<Parts>...> methods_;
 };
 
 /// What the program measures: a method alone or several fused.
 struct Subject {
   std::string name;
-  std::size_t words;  ///< floats per parameter that a step must read and write
-  std::function<Pass(const Case&)> make_pass;
-  std::function<Pass(const Case&)> make_limit;
-  std::function<bool(const Case&)> fused_equals_separate;
-  std::function<Pass(const Case&)> make_eigen = nullptr;  ///< the same as Eigen statements
+  double bytes = 0;  ///< per element that a step must read and write
+  MakeRacer make_method;
+  MakeRacer make_limit;
+  MakeRacer make_separate = nullptr;  ///< the same methods one after the other: the same bits
+  std::vector<Peer> peers = {};
+  bool threaded = true;  ///< otherwise the library runs it in one thread only
 };
 
-template <typename... Makes>
-Subject subject(const Part<Makes>&... parts) {
-  using Methods = Ensemble<Makes...>;
-  std::string name;
-  for (const char* part : {parts.name...}) {
-    if (!name.empty()) name += '+';
-    name += part;
-  }
+template <typename... Parts>
+Subject subject(const Parts&... parts) {
+  Subject result;
+  LimitMethod method = LimitMethod::none;
+  std::vector<Gain> gains;
+  const auto add = [&](const auto& part) {
+    if (!result.name.empty()) result.name += '+';
+    result.name += part.name;
+    if constexpr (std::remove_reference_t<decltype(part)>::trains) {
+      method = part.limit;
+    } else {
+      gains.push_back(part.gain);
+    }
+  };
+  (add(parts), ...);
   // One array is only read: the gradients, or without an optimizer the parameters.
-  const std::size_t updated = ((Methods::optimizes ? 1 : 0) + ... + parts.slots);
-  return {name, 1 + 2 * updated,
-          [parts...](const Case& tensors) -> Pass {
-            const auto methods = std::make_shared<Methods>(tensors, parts...);
-            return [methods] { methods->fused(); };
-          },
-          [updated](const Case& tensors) { return limit_pass(tensors, updated); },
-          [parts...](const Case& tensors) {
-            Methods fused(tensors, parts...), separate(tensors, parts...);
-            for (int step = 0; step < 5; ++step) {
-              fused.fused();
-              separate.separate();
-            }
-            return fused.equals(separate);
-          }};
+  const std::size_t updated =
+      gains.size() + (method == LimitMethod::none ? 0 : 1 + limit_slots(method));
+  result.bytes = static_cast<double>((1 + 2 * updated) * sizeof(float));
+  result.make_method = [parts...](const Setting& setting) -> std::unique_ptr<Racer> {
+    return std::make_unique<Ensemble<true, Parts...>>(setting, parts...);
+  };
+  result.make_limit = [method, gains](const Setting& setting) -> std::unique_ptr<Racer> {
+    return std::make_unique<LimitRacer>(setting, method, gains);
+  };
+  if constexpr (sizeof...(Parts) > 1) {
+    result.make_separate = [parts...](const Setting& setting) -> std::unique_ptr<Racer> {
+      return std::make_unique<Ensemble<false, Parts...>>(setting, parts...);
+    };
+  }
+  return result;
 }
 
 }  // namespace polyak_bench

@@ -2,23 +2,71 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace polyak_bench {
 
-/// Reads `count` floats of `source` and of each updated stream and writes the latter, with one
-/// subtraction per value: what the machine needs for the traffic alone. Pointers lie on 64-byte
-/// boundaries and the memory up to the next one is touched as well.
-using LimitKernel = void (*)(const float* source, float* const* updated, std::size_t count);
+// Kernels that are as fast as this machine does the work: the arithmetic of each method, written
+// with intrinsics and apart from the library, over the same reads and writes. Streams begin at
+// multiples of 64 bytes, and the padding of their tensors is read and written as well.
 
-inline constexpr std::size_t max_updated_streams = 8;
+/// The optimizer of a limit kernel; `none` for averages of resting parameters.
+enum class LimitMethod {
+  none,
+  sgd_plain,
+  sgd,
+  adamw,
+  adam_amsgrad,
+  ademamix,
+  ademamix_beta1_0,
+  schedule_free_sgd,
+  schedule_free_adamw,
+};
 
-/// The kernel for one stream that is read and `updated` (1 to 8) that are read and written.
-[[nodiscard]] LimitKernel limit_kernel(std::size_t updated);
+inline constexpr std::size_t max_limit_averages = 3;
 
-inline constexpr std::size_t summed_streams = 8;
+// The methods' options, where they are not the library's defaults.
+inline constexpr double sgd_momentum = 0.9;
+inline constexpr double adamw_weight_decay = 0.01;
 
-/// Reads `count` floats of each of the 8 sources and writes their sum; memory as above.
-void limit_sum(const float* const* sources, float* target, std::size_t count);
+/// The clock and the scalars that do not depend on the element.
+struct LimitState {
+  double learning_rate = 0;
+  float gains[max_limit_averages] = {};  ///< c of avg <- avg + c (x - avg)
+  long steps = 0;
+  double beta1_power = 1, beta2_power = 1;
+  double weight_sum = 0;  ///< of the Schedule-Free averaging
+};
+
+/// Elements begin..end of every stream, multiples of 32.
+struct LimitRange {
+  std::size_t begin, end;
+};
+
+/// One step over the ranges. Streams: parameters, gradients (absent for `none`), the method's
+/// slots, averages.
+using LimitKernel = void (*)(const LimitState& state, float* const* streams,
+                             const LimitRange* ranges, std::size_t count);
+
+[[nodiscard]] LimitKernel limit_kernel(LimitMethod method, std::size_t averages);
+[[nodiscard]] std::size_t limit_slots(LimitMethod method);
+
+/// Advances the clock; then the kernel may run, over any split of the ranges.
+void limit_advance(LimitState& state);
+
+/// target = sum of weights[k] sources[k] over `terms` (2, 4 or 8) streams.
+using LimitSum = void (*)(const float* weights, const float* const* sources, float* target,
+                          const LimitRange* ranges, std::size_t count);
+
+/// `streamed`: the stores bypass the caches, which pays where the target is larger than them.
+[[nodiscard]] LimitSum limit_sum(std::size_t terms, bool streamed);
+
+/// average += gain (x - average), x of bfloat16, computed in float and rounded to nearest even
+/// where it is stored; the average of floats or of bfloat16.
+using LimitBfloat16Ema = void (*)(float gain, const std::uint16_t* x, void* average,
+                                  const LimitRange* ranges, std::size_t count);
+
+[[nodiscard]] LimitBfloat16Ema limit_bfloat16_ema(bool average_of_floats);
 
 /// Width in bytes of the vectors that the kernels were compiled for.
 [[nodiscard]] std::size_t limit_vector_bytes();

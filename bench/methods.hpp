@@ -1,124 +1,128 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
 #include <polyak/polyak.hpp>
+#include <utility>
 #include <vector>
 
-#include "eigen_peer.hpp"
+#include "average_n.hpp"
 #include "ensemble.hpp"
+#include "limit.hpp"
+#include "peers.hpp"
+#include "posthoc.hpp"
+#include "storage.hpp"
 
 namespace polyak_bench {
 
-// Small enough for thousands of steps along the same gradients.
-inline constexpr double learning_rate = 1e-6;
-inline constexpr double weight_decay = 0.01;
 inline constexpr double decay = 0.999;
 
-inline Subject against_eigen(Subject subject, bool adamw, std::size_t averages) {
-  const EigenPeer::Options options{.adamw = adamw,
-                                   .averages = averages,
-                                   .learning_rate = static_cast<float>(learning_rate),
-                                   .beta1 = 0.9F,
-                                   .beta2 = 0.999F,
-                                   .epsilon = 1e-8F,
-                                   .weight_decay = static_cast<float>(weight_decay),
-                                   .decay = static_cast<float>(decay)};
-  subject.make_eigen = [options](const Case& tensors) -> Pass {
-    const auto peer =
-        std::make_shared<EigenPeer>(tensors, options, parameter_scale, gradient_scale);
-    return [peer] { peer->step(); };
-  };
+/// The subject against the same as Eigen statements.
+inline Subject against_eigen(Subject subject, PeerMethod method, std::size_t averages) {
+  const PeerOptions options{method, averages, decay};
+  subject.peers.push_back(
+      {.counter = "vs_eigen",
+       .make = [options](const Setting& setting) { return eigen_peer(setting, options); },
+       .frugal = true});
   return subject;
 }
 
-/// The reconstruction of an average from 8 snapshots in memory: two widths at four times.
-inline Subject posthoc_ema() {
-  const auto posthoc_pass = [](const Case& tensors) -> Pass {
-    struct State {
-      explicit State(const Case& tensors) : model(tensors) {
-        polyak::PowerEma sharp(model.parameters, {.sigma_rel = 0.05});
-        polyak::PowerEma smooth(model.parameters, {.sigma_rel = 0.10});
-        for (std::size_t i = 0; i < summed_streams / 2; ++i) {
-          polyak::update(model.parameters, sharp, smooth);
-          posthoc.snapshot(sharp, smooth);
-        }
-        solution = posthoc.solve({.sigma_rel = 0.15});
-      }
-      Model model;
-      polyak::PosthocEma<float> posthoc;
-      polyak::PosthocSolution solution;
+/// The subject, AdamW or nothing and averages, against everybody.
+inline Subject against_all(Subject subject, PeerMethod method, std::size_t averages) {
+  const PeerOptions options{method, averages, decay};
+  subject = against_eigen(std::move(subject), method, averages);
+  subject.peers.push_back({.counter = "vs_plain", .make = [options](const Setting& setting) {
+                             return plain_peer(setting, options);
+                           }});
+#ifdef POLYAK_BENCH_TORCH
+  const auto torch = [options](bool foreach) {
+    return [options, foreach](const Setting& setting) {
+      return torch_peer(setting, options, foreach);
     };
-    const auto state = std::make_shared<State>(tensors);
-    return [state] { state->posthoc.reconstruct(state->solution, state->model.parameters); };
   };
-  return {"posthoc_ema", summed_streams + 1, posthoc_pass, limit_sum_pass,
-          [](const Case&) { return true; }};
+  subject.peers.push_back({.counter = "vs_torch", .make = torch(false), .threaded = true});
+  if (method == PeerMethod::none) {
+    subject.peers.push_back({.counter = "vs_torch_foreach", .make = torch(true), .threaded = true});
+  }
+#endif
+  return subject;
 }
 
-/// Every method of the library, alone and in the combinations that people use. The number after
-/// the name is the state that a step reads and writes, in floats per parameter.
+/// Every method of the library, alone and in the combinations that people use.
 inline std::vector<Subject> all_subjects() {
   using List = polyak::Parameters<float>;
-  const Part sgd_plain{"sgd_plain", 0, [](const List& list) {
-                         return polyak::Sgd(list, {.learning_rate = learning_rate});
-                       }};
-  const Part sgd{"sgd", 1, [](const List& list) {
-                   return polyak::Sgd(list, {.learning_rate = learning_rate, .momentum = 0.9});
-                 }};
-  const Part adamw{"adamw", 2, [](const List& list) {
-                     return polyak::AdamW(
-                         list, {.learning_rate = learning_rate, .weight_decay = weight_decay});
-                   }};
-  const Part adam_amsgrad{"adam_amsgrad", 3, [](const List& list) {
-                            return polyak::Adam(list,
-                                                {.learning_rate = learning_rate, .amsgrad = true});
-                          }};
-  const Part ademamix{"ademamix", 3, [](const List& list) {
-                        return polyak::AdEMAMix(list, {.learning_rate = learning_rate});
+  const Optimizes sgd_plain{"sgd_plain", LimitMethod::sgd_plain, [](const List& list, double rate) {
+                              return polyak::Sgd(list, {.learning_rate = rate});
+                            }};
+  const Optimizes sgd{"sgd", LimitMethod::sgd, [](const List& list, double rate) {
+                        return polyak::Sgd(list, {.learning_rate = rate, .momentum = sgd_momentum});
                       }};
-  const Part ademamix_beta1_0{"ademamix_beta1_0", 2, [](const List& list) {
-                                return polyak::AdEMAMix(
-                                    list, {.learning_rate = learning_rate, .beta1 = 0});
-                              }};
-  const Part schedule_free_sgd{"schedule_free_sgd", 1, [](const List& list) {
-                                 return polyak::ScheduleFreeSgd(list,
-                                                                {.learning_rate = learning_rate});
-                               }};
-  const Part schedule_free_adamw{"schedule_free_adamw", 2, [](const List& list) {
-                                   return polyak::ScheduleFreeAdamW(
-                                       list, {.learning_rate = learning_rate});
-                                 }};
-  const Part swa{"swa", 1, [](const List& list) { return polyak::Swa(list); }};
-  const Part ema{"ema", 1, [](const List& list) { return polyak::Ema(list, {.decay = decay}); }};
-  const Part power_ema{"power_ema", 1,
-                       [](const List& list) { return polyak::PowerEma(list, {.sigma_rel = 0.1}); }};
-  const Part switch_ema{"switch_ema", 1,
-                        [](const List& list) { return polyak::SwitchEma(list, {.decay = decay}); }};
-  const Part hare_tortoise{"hare_tortoise", 1, [](const List& list) {
-                             return polyak::HareTortoise(list, {.decay = decay});
+  const Optimizes adamw{"adamw", LimitMethod::adamw, [](const List& list, double rate) {
+                          return polyak::AdamW(
+                              list, {.learning_rate = rate, .weight_decay = adamw_weight_decay});
+                        }};
+  const Optimizes adam_amsgrad{
+      "adam_amsgrad", LimitMethod::adam_amsgrad, [](const List& list, double rate) {
+        return polyak::Adam(list, {.learning_rate = rate, .amsgrad = true});
+      }};
+  const Optimizes ademamix{"ademamix", LimitMethod::ademamix, [](const List& list, double rate) {
+                             return polyak::AdEMAMix(list, {.learning_rate = rate});
                            }};
-  return {subject(sgd_plain),
-          subject(sgd),
-          against_eigen(subject(adamw), true, 0),
-          subject(adam_amsgrad),
-          subject(ademamix),
-          subject(ademamix_beta1_0),
-          subject(schedule_free_sgd),
-          subject(schedule_free_adamw),
-          subject(swa),
-          against_eigen(subject(ema), false, 1),
-          subject(power_ema),
-          subject(switch_ema),
-          subject(hare_tortoise),
-          posthoc_ema(),
-          subject(sgd, ema),
-          against_eigen(subject(adamw, ema), true, 1),
-          against_eigen(subject(adamw, ema, ema), true, 2),
-          subject(adamw, power_ema, power_ema),
-          subject(ademamix, ema),
-          subject(schedule_free_adamw, ema),
-          subject(ema, ema),
-          subject(power_ema, power_ema)};
+  const Optimizes ademamix_beta1_0{
+      "ademamix_beta1_0", LimitMethod::ademamix_beta1_0, [](const List& list, double rate) {
+        return polyak::AdEMAMix(list, {.learning_rate = rate, .beta1 = 0});
+      }};
+  const Optimizes schedule_free_sgd{"schedule_free_sgd", LimitMethod::schedule_free_sgd,
+                                    [](const List& list, double rate) {
+                                      return polyak::ScheduleFreeSgd(list, {.learning_rate = rate});
+                                    }};
+  const Optimizes schedule_free_adamw{
+      "schedule_free_adamw", LimitMethod::schedule_free_adamw, [](const List& list, double rate) {
+        return polyak::ScheduleFreeAdamW(list, {.learning_rate = rate});
+      }};
+  const Averages swa{"swa", [](long t) { return 1 / static_cast<double>(t); },
+                     [](const List& list) { return polyak::Swa(list); }};
+  const Gain exponential = [](long) { return 1 - decay; };
+  const Averages ema{"ema", exponential,
+                     [](const List& list) { return polyak::Ema(list, {.decay = decay}); }};
+  const Averages power_ema{"power_ema",
+                           [](long t) { return 1 - std::pow(1 - 1 / static_cast<double>(t), 7.0); },
+                           [](const List& list) { return polyak::PowerEma(list, {.gamma = 6}); }};
+  const Averages switch_ema{"switch_ema", exponential, [](const List& list) {
+                              return polyak::SwitchEma(list, {.decay = decay});
+                            }};
+  const Averages hare_tortoise{
+      "hare_tortoise",
+      [](long t) { return std::fmax(std::pow(static_cast<double>(t), -2.0 / 3), 1 - decay); },
+      [](const List& list) { return polyak::HareTortoise(list, {.decay = decay}); }};
+  std::vector<Subject> subjects{
+      subject(sgd_plain),
+      subject(sgd),
+      against_all(subject(adamw), PeerMethod::adamw, 0),
+      subject(adam_amsgrad),
+      against_eigen(subject(ademamix), PeerMethod::ademamix, 0),
+      subject(ademamix_beta1_0),
+      subject(schedule_free_sgd),
+      against_eigen(subject(schedule_free_adamw), PeerMethod::schedule_free_adamw, 0),
+      subject(swa),
+      against_all(subject(ema), PeerMethod::none, 1),
+      subject(power_ema),
+      subject(switch_ema),
+      subject(hare_tortoise),
+      posthoc_ema(),
+      subject(sgd, ema),
+      against_all(subject(adamw, ema), PeerMethod::adamw, 1),
+      against_all(subject(adamw, ema, ema), PeerMethod::adamw, 2),
+      subject(adamw, power_ema, power_ema),
+      subject(adamw, ema, power_ema, power_ema),
+      against_eigen(subject(ademamix, ema), PeerMethod::ademamix, 1),
+      against_eigen(subject(schedule_free_adamw, ema), PeerMethod::schedule_free_adamw, 1),
+      against_all(subject(ema, ema), PeerMethod::none, 2),
+      subject(power_ema, power_ema),
+      subject(ema, power_ema, power_ema)};
+  append_average_n(subjects);
+  append_storage(subjects);
+  return subjects;
 }
 
 }  // namespace polyak_bench

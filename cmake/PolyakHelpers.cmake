@@ -37,6 +37,8 @@ macro(polyak_find_optional_dependencies)
   endif()
   if(POLYAK_BUILD_BENCH)
     find_package(benchmark CONFIG)
+    find_package(OpenMP COMPONENTS CXX)
+    find_package(Torch CONFIG QUIET)
   endif()
   if(POLYAK_BUILD_EXAMPLES)
     find_package(CLI11 CONFIG)
@@ -70,6 +72,10 @@ function(polyak_report_dependencies)
     "tests of the executor OpenMp" "the executor OpenMp is not tested")
   report("${POLYAK_BUILD_BENCH}" "${benchmark_FOUND}" "Google Benchmark" "${benchmark_VERSION}"
     "polyak_bench" "no benchmarks")
+  report("${POLYAK_BUILD_BENCH}" "${OpenMP_CXX_FOUND}" "OpenMP" "${OpenMP_CXX_VERSION}"
+    "benchmarks with two threads" "no benchmarks with two threads")
+  report("${POLYAK_BUILD_BENCH}" "${Torch_FOUND}" "LibTorch" "${Torch_VERSION}"
+    "benchmarks against it" "no benchmarks against it")
   report("${POLYAK_BUILD_EXAMPLES}" "${CLI11_FOUND}" "CLI11" "${CLI11_VERSION}"
     "examples" "no examples that take options")
   report("${POLYAK_BUILD_EXAMPLES}" "${POLYAK_GNUPLOT}" "gnuplot" ""

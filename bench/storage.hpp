@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <Eigen/Core>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <polyak/polyak.hpp>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "ensemble.hpp"
+#include "limit.hpp"
+#include "limit_racer.hpp"
+#include "openmp.hpp"
+#include "racer.hpp"
+#include "streams.hpp"
+
+namespace polyak_bench {
+
+inline constexpr double storage_gain = 0.125;  // large enough to move an average of bfloat16
+
+/// An element of a list of floats or of the bits of bfloat16, as float.
+inline float as_float(float value) { return value; }
+inline float as_float(std::uint16_t bits) {
+  const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+/// An exponential average, of type S, of a model of bfloat16.
+template <typename S>
+class Bfloat16EmaRacer : public Racer {
+ public:
+  explicit Bfloat16EmaRacer(const Setting& setting)
+      : tensors_(setting.tensors),
+        threads_(setting.threads),
+        streams_(tensors_, 1),
+        parameters_(list()),
+        ema_(parameters_, {.decay = 1 - storage_gain}) {}
+
+  void pass() override {
+#ifdef _OPENMP
+    if (threads_ > 1) {
+      polyak::update(OpenMp{static_cast<int>(threads_)}, parameters_, ema_);
+      return;
+    }
+#endif
+    polyak::update(parameters_, ema_);
+  }
+
+  /// The parameters stand for the gradients: they are what the average follows.
+  void scale_gradients(float factor) override { streams_.fill(0, factor * parameter_scale); }
+
+  [[nodiscard]] std::vector<float> results() override {
+    std::vector<float> list;
+    for (std::size_t tensor = 0; tensor < tensors_.tensors.size(); ++tensor) {
+      for (const S value : ema_.view()[tensor]) list.push_back(static_cast<float>(value));
+    }
+    return list;
+  }
+
+ private:
+  polyak::Parameters<Eigen::bfloat16> list() {
+    streams_.fill(0, parameter_scale);
+    polyak::Parameters<Eigen::bfloat16> parameters;
+    for (std::size_t i = 0; i < tensors_.tensors.size(); ++i) {
+      const Tensor& tensor = tensors_.tensors[i];
+      auto* const data = reinterpret_cast<Eigen::bfloat16*>(streams_.data(0, i));
+      parameters.add(tensor.name, data, tensor.shape);
+    }
+    return parameters;
+  }
+
+  Case tensors_;
+  std::size_t threads_;
+  StreamsOf<std::uint16_t> streams_;
+  polyak::Parameters<Eigen::bfloat16> parameters_;
+  polyak::Ema<Eigen::bfloat16, S> ema_;
+};
+
+/// Its limit kernel; `Bits` is float or the bits of bfloat16.
+template <typename Bits>
+class LimitBfloat16EmaRacer : public Racer {
+ public:
+  explicit LimitBfloat16EmaRacer(const Setting& setting)
+      : tensors_(setting.tensors),
+        parameters_(tensors_, 1),
+        average_(tensors_, 1),
+        shares_(tensors_, parameters_, setting.threads),
+        kernel_(limit_bfloat16_ema(std::is_same_v<Bits, float>)) {
+    parameters_.fill(0, parameter_scale);
+    for (std::size_t i = 0; i < parameters_.used(); ++i) {
+      if constexpr (std::is_same_v<Bits, float>) {
+        average_.base(0)[i] = as_float(parameters_.base(0)[i]);
+      } else {
+        average_.base(0)[i] = parameters_.base(0)[i];
+      }
+    }
+  }
+
+  void pass() override {
+    shares_.run([this](const LimitRange* ranges, std::size_t count) {
+      kernel_(static_cast<float>(storage_gain), parameters_.base(0), average_.base(0), ranges,
+              count);
+    });
+  }
+  void scale_gradients(float factor) override { parameters_.fill(0, factor * parameter_scale); }
+  [[nodiscard]] std::vector<float> results() override {
+    std::vector<float> list;
+    for (std::size_t tensor = 0; tensor < tensors_.tensors.size(); ++tensor) {
+      const Bits* const data = average_.data(0, tensor);
+      for (std::size_t i = 0; i < tensors_.tensors[tensor].size(); ++i) {
+        list.push_back(as_float(data[i]));
+      }
+    }
+    return list;
+  }
+
+ private:
+  Case tensors_;
+  StreamsOf<std::uint16_t> parameters_;
+  StreamsOf<Bits> average_;
+  Shares shares_;
+  LimitBfloat16Ema kernel_;
+};
+
+template <typename S, typename Bits>
+Subject bfloat16_ema(const std::string& name) {
+  Subject subject;
+  subject.name = name;
+  subject.bytes = sizeof(std::uint16_t) + 2 * sizeof(Bits);
+  subject.make_method = [](const Setting& setting) -> std::unique_ptr<Racer> {
+    return std::make_unique<Bfloat16EmaRacer<S>>(setting);
+  };
+  subject.make_limit = [](const Setting& setting) -> std::unique_ptr<Racer> {
+    return std::make_unique<LimitBfloat16EmaRacer<Bits>>(setting);
+  };
+  return subject;
+}
+
+/// Appends the average stored as bfloat16 where the library has it.
+template <typename S>
+void append_narrow_average(std::vector<Subject>& subjects) {
+  if constexpr (polyak::StateScalar<S>) {
+    subjects.push_back(bfloat16_ema<S, std::uint16_t>("ema_bf16_bf16"));
+  }
+}
+
+/// Averages of 16-bit models.
+inline void append_storage(std::vector<Subject>& subjects) {
+  subjects.push_back(bfloat16_ema<float, float>("ema_bf16"));
+  append_narrow_average<Eigen::bfloat16>(subjects);
+}
+
+}  // namespace polyak_bench
