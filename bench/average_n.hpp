@@ -7,18 +7,12 @@
 #include <string>
 #include <vector>
 
-#if __has_include(<polyak/core/average_n.hpp>)
-#include <polyak/core/average_n.hpp>
-#endif
-
 #include "ensemble.hpp"
 #include "limit_racer.hpp"
 #include "openmp.hpp"
 #include "racer.hpp"
 
 namespace polyak_bench {
-
-#if __has_include(<polyak/core/average_n.hpp>)
 
 /// Weights of N models, larger for later ones; they sum to 1.
 inline std::vector<double> model_weights(std::size_t models) {
@@ -95,11 +89,5 @@ inline void append_average_n(std::vector<Subject>& subjects) {
     subjects.push_back(subject);
   }
 }
-
-#else
-
-inline void append_average_n(std::vector<Subject>&) {}
-
-#endif
 
 }  // namespace polyak_bench

@@ -41,10 +41,10 @@ inline std::vector<float> race(const MakeRacer& make, const Setting& setting) {
   return racer->results();
 }
 
-/// What disagrees with the library's results, if anything does: the limit kernels by more than a
-/// few ulp, fusion and threads by a single bit, peers by more than their formulas' rounding.
+/// What disagrees with the library's results, if anything does: the limit kernels by more than the
+/// subject's few ulp, fusion and threads by a single bit, peers by more than their formulas' rounding.
 inline std::optional<std::string> disagreement(const Subject& subject) {
-  constexpr std::int64_t few = 4, some = 64;
+  constexpr std::int64_t some = 64;
   const Case tensors = check_case();
   const auto differs = [](const std::vector<float>& a, const std::vector<float>& b,
                           std::int64_t allowed) {
@@ -60,7 +60,8 @@ inline std::optional<std::string> disagreement(const Subject& subject) {
     const std::string suffix = " with " + std::to_string(threads) + " thread(s)";
     const Setting setting{tensors, threads, true};
     if (differs(race(subject.make_method, setting), expected, 0)) return "itself" + suffix;
-    if (differs(race(subject.make_limit, setting), expected, few)) {
+    if (subject.limit_ulps >= 0 &&
+        differs(race(subject.make_limit, setting), expected, subject.limit_ulps)) {
       return "its limit kernel" + suffix;
     }
     for (const Peer& peer : subject.peers) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <polyak/polyak.hpp>
 #include <string>
@@ -152,6 +153,9 @@ struct Subject {
   MakeRacer make_separate = nullptr;  ///< the same methods one after the other: the same bits
   std::vector<Peer> peers = {};
   bool threaded = true;  ///< otherwise the library runs it in one thread only
+  /// Floats between the results of the limit kernel and the library's, at most; negative where the
+  /// kernel moves the same bytes for another purpose.
+  std::int64_t limit_ulps = 4;
 };
 
 template <typename... Parts>

@@ -20,7 +20,7 @@
 
 namespace polyak_bench {
 
-inline constexpr double storage_gain = 0.125;  // large enough to move an average of bfloat16
+inline constexpr double storage_gain = 0.5;  // large enough to move an average of bfloat16
 
 /// An element of a list of floats or of the bits of bfloat16, as float.
 inline float as_float(float value) { return value; }
@@ -35,12 +35,12 @@ inline float as_float(std::uint16_t bits) {
 template <typename S>
 class Bfloat16EmaRacer : public Racer {
  public:
-  explicit Bfloat16EmaRacer(const Setting& setting)
+  Bfloat16EmaRacer(const Setting& setting, polyak::Accumulate accumulate)
       : tensors_(setting.tensors),
         threads_(setting.threads),
         streams_(tensors_, 1),
         parameters_(list()),
-        ema_(parameters_, {.decay = 1 - storage_gain}) {}
+        ema_(parameters_, {.decay = 1 - storage_gain, .accumulate = accumulate}) {}
 
   void pass() override {
 #ifdef _OPENMP
@@ -128,32 +128,52 @@ class LimitBfloat16EmaRacer : public Racer {
   LimitBfloat16Ema kernel_;
 };
 
+/// The average of S, against the kernel that moves the same bytes: with an average of `Bits`.
 template <typename S, typename Bits>
-Subject bfloat16_ema(const std::string& name) {
+Subject bfloat16_ema(const std::string& name, polyak::Accumulate accumulate,
+                     std::int64_t limit_ulps) {
   Subject subject;
   subject.name = name;
   subject.bytes = sizeof(std::uint16_t) + 2 * sizeof(Bits);
-  subject.make_method = [](const Setting& setting) -> std::unique_ptr<Racer> {
-    return std::make_unique<Bfloat16EmaRacer<S>>(setting);
+  subject.make_method = [accumulate](const Setting& setting) -> std::unique_ptr<Racer> {
+    return std::make_unique<Bfloat16EmaRacer<S>>(setting, accumulate);
   };
   subject.make_limit = [](const Setting& setting) -> std::unique_ptr<Racer> {
     return std::make_unique<LimitBfloat16EmaRacer<Bits>>(setting);
   };
+  subject.limit_ulps = limit_ulps;
   return subject;
 }
 
-/// Appends the average stored as bfloat16 where the library has it.
-template <typename S>
-void append_narrow_average(std::vector<Subject>& subjects) {
-  if constexpr (polyak::StateScalar<S>) {
-    subjects.push_back(bfloat16_ema<S, std::uint16_t>("ema_bf16_bf16"));
-  }
+/// A float average with compensation, against the kernel of two averages, which moves the same
+/// bytes.
+inline Subject kahan_ema() {
+  const Gain gain = [](long) { return 1 - 0.999; };
+  Subject result = subject(Averages{"ema_kahan", gain, [](const polyak::Parameters<float>& list) {
+                                      return polyak::Ema(
+                                          list, {.decay = 0.999,
+                                                 .accumulate = polyak::Accumulate::kahan});
+                                    }});
+  result.bytes = 5 * sizeof(float);
+  result.make_limit = [gain](const Setting& setting) -> std::unique_ptr<Racer> {
+    return std::make_unique<LimitRacer>(setting, LimitMethod::none, std::vector<Gain>{gain, gain});
+  };
+  result.limit_ulps = -1;
+  return result;
 }
 
-/// Averages of 16-bit models.
+/// Averages that are not plain floats.
 inline void append_storage(std::vector<Subject>& subjects) {
-  subjects.push_back(bfloat16_ema<float, float>("ema_bf16"));
-  append_narrow_average<Eigen::bfloat16>(subjects);
+  using polyak::Accumulate;
+  using Bfloat16 = Eigen::bfloat16;
+  constexpr std::int64_t bfloat16_ulp = 1 << 16;
+  subjects.push_back(kahan_ema());
+  subjects.push_back(bfloat16_ema<float, float>("ema_bf16", Accumulate::plain, 4));
+  subjects.push_back(bfloat16_ema<Bfloat16, std::uint16_t>("ema_bf16_bf16", Accumulate::plain, 4));
+  subjects.push_back(
+      bfloat16_ema<Bfloat16, float>("ema_bf16_bf16_kahan", Accumulate::kahan, bfloat16_ulp));
+  subjects.push_back(bfloat16_ema<Bfloat16, std::uint16_t>(
+      "ema_bf16_bf16_stochastic", Accumulate::stochastic, 8 * bfloat16_ulp));
 }
 
 }  // namespace polyak_bench

@@ -216,7 +216,7 @@ void check_places() {
 template <class T>
 void check_in_place() {
   using Accumulator = polyak::detail::accumulator_t<void, T, T>;
-  for (const std::size_t count : {1, 2, 5, 8, 9, 13, 17}) {
+  for (const std::size_t count : {1U, 2U, 5U, 8U, 9U, 13U, 17U}) {
     for (const std::size_t size : {std::size_t{100}, 2 * block + 77}) {
       for (const std::size_t place : {std::size_t{0}, count / 2, count - 1}) {
         auto inputs = several<T>(count, size, count);
@@ -278,7 +278,7 @@ TEST_CASE("sums do not depend on where the numbers lie", "[average_n]") {
 }
 
 TEST_CASE("more inputs than registers are summed block by block", "[average_n]") {
-  for (const std::size_t count : {8, 9, 10, 11, 12, 13, 17}) {
+  for (const std::size_t count : {8U, 9U, 10U, 11U, 12U, 13U, 17U}) {
     for (const std::size_t size : {block - 1, block, block + 1, 3 * block + 100}) {
       const auto inputs = several<float>(count, size, count);
       const auto list = pointers(inputs);
@@ -316,7 +316,7 @@ TEST_CASE("the output may be one of the inputs", "[average_n]") {
 }
 
 TEST_CASE("sums do not depend on how the work is split", "[average_n]") {
-  for (const std::size_t count : {3, 11}) {
+  for (const std::size_t count : {3U, 11U}) {
     for (const std::size_t size : {std::size_t{5}, std::size_t{700}, 2 * block + 50}) {
       const auto inputs = several<Eigen::bfloat16>(count, size, 1);
       const auto list = pointers(inputs);
@@ -417,7 +417,7 @@ TEST_CASE("nothing is allocated", "[average_n]") {
 
 TEST_CASE("models are summed tensor by tensor", "[average_n]") {
   const std::vector<std::size_t> sizes{1, 0, 70, 33, 20000, 5};
-  for (const std::size_t count : {1, 2, 4, 10}) {
+  for (const std::size_t count : {1U, 2U, 4U, 10U}) {
     std::deque<Model<float>> models;
     std::vector<polyak::Parameters<float>> lists;
     for (std::size_t k = 0; k < count; ++k) {
@@ -533,7 +533,7 @@ TEST_CASE("average_n refuses what it cannot sum", "[average_n]") {
   std::vector<float> memory(40, 1.F);
   const std::vector<float> before = memory;
   const auto at = [&](std::size_t first) { return std::span(memory).subspan(first, 10); };
-  for (const std::size_t place : {11, 19, 21, 29}) {
+  for (const std::size_t place : {11U, 19U, 21U, 29U}) {
     CHECK(refuses(
         [&] {
           polyak::average_n(at(20), std::array{at(0), at(place)}, std::array{1.0, 1.0});
