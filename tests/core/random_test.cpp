@@ -115,11 +115,11 @@ TEST_CASE("random bytes are those of their counters, and differ between elements
   CHECK(number(2 * 13) == (words[1] & 0xffff));
   CHECK(number(32 + 2 * 12) == (words[2] & 0xffff));
   CHECK(number(64 + 2 * 12) == (words[0] >> 8 & 0xffff));
+  std::size_t equal = 0;  // of 8128 pairs of 16 bits an eighth is to be expected
   for (std::size_t a = 0; a < 128; ++a) {
-    for (std::size_t b = 0; b < a; ++b) {
-      if (number(a) == number(b)) FAIL_CHECK("elements " << a << " and " << b);
-    }
+    for (std::size_t b = 0; b < a; ++b) equal += number(a) == number(b) ? 1 : 0;
   }
+  CHECK(equal <= 3);
 }
 
 TEST_CASE("random bits are uniform and independent of element, step, tensor and seed") {
