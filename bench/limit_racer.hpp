@@ -8,10 +8,6 @@
 #include <utility>
 #include <vector>
 
-#ifdef __linux__
-#include <unistd.h>
-#endif
-
 #include "cases.hpp"
 #include "limit.hpp"
 #include "racer.hpp"
@@ -132,15 +128,9 @@ class LimitRacer : public Racer {
   std::array<float*, 8> bases_;  // 2, at most 3 slots, at most 3 averages
 };
 
-/// Whether the stores of a target that is only written should bypass the caches.
-inline bool worth_streaming(std::size_t bytes) {
-  std::size_t cache = std::size_t{32} << 20;
-#if defined(__linux__) && defined(_SC_LEVEL3_CACHE_SIZE)
-  const long known = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  if (known > 0) cache = static_cast<std::size_t>(known);
-#endif
-  return bytes > cache / 2;
-}
+/// Whether the stores of a target that is only written should bypass the caches, of which the cores
+/// of a die share 32 MiB. (What the system says of a virtual machine can be ten times too much.)
+inline bool worth_streaming(std::size_t bytes) { return bytes > std::size_t{16} << 20; }
 
 /// Source k of a weighted sum is filled with this.
 inline float source_scale(std::size_t k) { return parameter_scale / static_cast<float>(k + 1); }

@@ -131,6 +131,21 @@ void use_averages() {
   average("HareTortoise", [](const auto& params) {
     return polyak::HareTortoise(params, {.decay = 0.9, .switch_every = 1000});
   });
+#if !defined(__FAST_MATH__)
+  average("Ema with compensation", [](const auto& params) {
+    return polyak::Ema(params, {.decay = 0.9, .accumulate = polyak::Accumulate::kahan});
+  });
+#endif
+  average("Ema in double", [](const auto& params) {
+    return polyak::Ema(params, {.decay = 0.9, .accumulate = polyak::Accumulate::float64});
+  });
+  average("Ema of bfloat16", [](const auto& params) {
+    return polyak::Ema<float, Eigen::bfloat16>(
+        params, {.decay = 0.9, .accumulate = polyak::Accumulate::stochastic});
+  });
+  average("Ema of half, rounded to nearest", [](const auto& params) {
+    return polyak::Ema<float, Eigen::half>(params, {.decay = 0.9});
+  });
   average("Average of an own weighting",
           [](const auto& params) { return polyak::Average(params, EveryOther{}); });
 }
@@ -152,6 +167,15 @@ void use_posthoc() {
   });
 }
 
+void use_average_n() {
+  std::array<float, 70> first, second, sum;
+  first.fill(1.0F);
+  second.fill(3.0F);
+  const polyak::FlushDenormals guard;
+  polyak::average_n(sum, std::array{first.data(), second.data()}, std::array{0.25, 0.75});
+  check(sum[0] == 2.5F && sum[69] == 2.5F, "average_n");
+}
+
 void use_functions() {
   check(std::abs(polyak::decay_from_half_life(polyak::half_life(0.99)) - 0.99) < 1e-12,
         "conversions");
@@ -167,5 +191,6 @@ int main() {
   use_optimizers();
   use_averages();
   use_posthoc();
+  use_average_n();
   use_functions();
 }

@@ -194,11 +194,21 @@ POLYAK_TARGET_V4 inline void store_upper(Eigen::bfloat16* to, __m512i low, __m51
       17, 15, 13, 11, 9, 7, 5, 3, 1);
   _mm512_storeu_si512(to, _mm512_permutex2var_epi16(low, odd, high));
 }
+/// Whether one of two registers holds a NaN: seldom, so that a branch costs less than selecting.
+POLYAK_TARGET_V4 inline bool any_nan(const Pack<float, 32, X86V4>& pack) {
+  return _mm512_cmp_ps_mask(pack.low.v(), pack.high.v(), _CMP_UNORD_Q) != 0;
+}
 POLYAK_TARGET_V4 inline __m512i rounded_bits(const Pack<float, 16, X86V4>& from) {
   return or_quiet_nan(nearest_bfloat16(_mm512_castps_si512(from.v())), from.v());
 }
 POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 32, X86V4>& from) {
-  store_upper(to, rounded_bits(from.low), rounded_bits(from.high));
+  __m512i low = nearest_bfloat16(_mm512_castps_si512(from.low.v()));
+  __m512i high = nearest_bfloat16(_mm512_castps_si512(from.high.v()));
+  if (any_nan(from)) {
+    low = or_quiet_nan(low, from.low.v());
+    high = or_quiet_nan(high, from.high.v());
+  }
+  store_upper(to, low, high);
 }
 POLYAK_TARGET_V4 inline __m256i rounded(const Pack<float, 16, X86V4>& from,
                                          const Eigen::bfloat16*) {
@@ -228,7 +238,12 @@ POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* e
 }
 POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
                                          const Pack<float, 32, X86V4>& from) {
-  const __m512i low = rounded_bits(from.low), high = rounded_bits(from.high);
+  __m512i low = nearest_bfloat16(_mm512_castps_si512(from.low.v()));
+  __m512i high = nearest_bfloat16(_mm512_castps_si512(from.high.v()));
+  if (any_nan(from)) {
+    low = or_quiet_nan(low, from.low.v());
+    high = or_quiet_nan(high, from.high.v());
+  }
   store_upper(to, low, high);
   store_upper(excess, excess_bits(low, from.low), excess_bits(high, from.high));
 }
@@ -295,20 +310,24 @@ POLYAK_TARGET_V3 inline void store_at_random(Eigen::half* to, const Pack<float, 
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
                    _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-POLYAK_TARGET_V4 inline __m512i random_bits(const Pack<float, 16, X86V4>& from,
-                                            const unsigned char* random) {
-  const __m512i sum = _mm512_add_epi32(_mm512_castps_si512(from.v()), sixteen_words(random));
-  return or_quiet_nan(sum, from.v());
+POLYAK_TARGET_V4 inline __m512i random_sum(const Pack<float, 16, X86V4>& from,
+                                           const unsigned char* random) {
+  return _mm512_add_epi32(_mm512_castps_si512(from.v()), sixteen_words(random));
 }
 POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
                                              const Pack<float, 16, X86V4>& from,
                                              const unsigned char* random) {
-  store_upper(to, random_bits(from, random));
+  store_upper(to, or_quiet_nan(random_sum(from, random), from.v()));
 }
 POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
                                              const Pack<float, 32, X86V4>& from,
                                              const unsigned char* random) {
-  store_upper(to, random_bits(from.low, random), random_bits(from.high, random + 32));
+  __m512i low = random_sum(from.low, random), high = random_sum(from.high, random + 32);
+  if (any_nan(from)) {
+    low = or_quiet_nan(low, from.low.v());
+    high = or_quiet_nan(high, from.high.v());
+  }
+  store_upper(to, low, high);
 }
 POLYAK_TARGET_V4 inline void store_at_random(Eigen::half* to, const Pack<float, 16, X86V4>& from,
                                              const unsigned char* random) {
