@@ -3,7 +3,7 @@
 """Turns the JSON of polyak_bench into a table and a roofline plot.
 
     polyak_bench --benchmark_format=json > run.json
-    bench/report.py run.json [more.json ...] [--svg roofline.svg]
+    bench/report.py run.json [more.json ...] [--only REGEX] [--svg roofline.svg]
 
 Prints the table as markdown. A benchmark that occurs in several files, or was repeated, is
 represented by the medians of its counters. The plot (by gnuplot, where installed) shows for each
@@ -28,7 +28,8 @@ OPTIMIZERS = {
 }
 AVERAGES = ("swa", "ema", "power_ema", "switch_ema", "hare_tortoise")
 AVERAGE_OPERATIONS = 3
-STORAGE_BYTES = {"ema_bf16": 10, "ema_bf16_bf16": 6}
+STORAGE_BYTES = {"ema_kahan": 20, "ema_bf16": 10, "ema_bf16_bf16": 6, "ema_bf16_bf16_kahan": 10,
+                 "ema_bf16_bf16_stochastic": 6}
 UPDATED_SLOTS = {
     "sgd_plain": 0, "sgd": 1, "adamw": 2, "adam_amsgrad": 3, "ademamix": 3,
     "ademamix_beta1_0": 2, "schedule_free_sgd": 1, "schedule_free_adamw": 2,
@@ -177,7 +178,8 @@ def plot(results, path):
     every = [point[0] for list_ in points.values() for point in list_]
     low, high = min(every) / 1.3, max(every) * 1.3
     lines = ["set terminal svg size 900,600 font 'sans-serif,13' background '#ffffff'",
-             "set output '{}'".format(path.replace("'", "''")), "set logscale x 2", "set logscale y", "set autoscale fix",
+             "set output '{}'".format(path.replace("'", "''")),
+             "set logscale x 2", "set logscale y", "set autoscale fix",
              "set xlabel 'operations per byte of memory traffic'",
              "set ylabel 'operations per second (10^9)'", "set grid", "set key outside right",
              f"set xrange [{low}:{high}]",
@@ -201,14 +203,22 @@ def plot(results, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("runs", nargs="+", metavar="RUN.json")
+    parser.add_argument("--only", metavar="REGEX", help="the table shows matching names only")
     parser.add_argument("--svg", metavar="FILE", help="write the roofline plot there")
     options = parser.parse_args()
     try:
         runs = [read(path) for path in options.runs]
         results = merge(runs)
-        print(machine(runs) + "\n\n" + table(results))
+        shown = {name: counters for name, counters in results.items()
+                 if re.search(options.only or "", name)}
+        if not shown:
+            raise BadInput(f"no benchmark matches {options.only}")
+        print(machine(runs) + "\n\n" + table(shown))
         if options.svg:
             plot(results, options.svg)
+    except re.error as error:
+        print(f"report.py: --only {options.only}: {error}", file=sys.stderr)
+        return 1
     except BadInput as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 1

@@ -8,9 +8,9 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -250,12 +250,19 @@ void walk(Executor& executor, const TensorMemory* tensors, const P* const* gradi
   std::size_t elements = 0;
   for (std::size_t k = first; k < last; ++k) elements += tensors[k].size;
   const int level = level_in_use();
-  const FloatMode::Word mode = FloatMode::get();
   const auto range = [&](std::size_t begin, std::size_t end) {
-    const WithFloatMode as_in_the_caller(mode);
     run_at(level, Pass<P, Runs...>{tensors, gradients, first, last, begin, end, runs});
   };
-  executor(elements, range);
+  if constexpr (std::same_as<std::remove_const_t<Executor>, Serial>) {
+    executor(elements, range);
+  } else {
+    const FloatMode::Word mode = FloatMode::get();
+    const auto as_in_the_caller = [&](std::size_t begin, std::size_t end) {
+      const WithFloatMode flushes_alike(mode);
+      range(begin, end);
+    };
+    executor(elements, as_in_the_caller);
+  }
 }
 
 /// One run over every tensor that its slots keep, in the calling thread.
