@@ -145,6 +145,36 @@ TEST_CASE("rounding at random depends on seed, call, tensor and element only") {
   CHECK(part == bits_after(1, 2, false));  // later tensors do not matter
 }
 
+TEST_CASE("levels with fused multiply-adds keep averages of bfloat16 alike") {
+  using polyak::DispatchLevel;
+  using Bfloat16 = Eigen::bfloat16;
+  const auto bits_at = [](DispatchLevel level, Accumulate accumulate) {
+    polyak::cap_dispatch_level(level);
+    std::vector<Bfloat16> memory(1000);
+    for (std::size_t k = 0; k < memory.size(); ++k) {
+      memory[k] = static_cast<Bfloat16>(static_cast<float>(bits::uniform(k)));
+    }
+    memory[5] = std::numeric_limits<Bfloat16>::quiet_NaN();
+    memory[70] = std::numeric_limits<Bfloat16>::infinity();
+    Parameters<Bfloat16> params;
+    params.add("even", memory.data(), {640}).add("odd", memory.data() + 641, {333});
+    Ema<Bfloat16, Bfloat16> ema(params, {.decay = 0.5, .accumulate = accumulate, .seed = 3});
+    for (int step = 0; step < 5; ++step) {
+      for (Bfloat16& value : memory) {
+        value = static_cast<Bfloat16>(static_cast<float>(value) + 0.125F);
+      }
+      ema.update(params);
+    }
+    polyak::cap_dispatch_level(DispatchLevel::x86_64_v4);
+    return polyak::state_bytes(ema);
+  };
+  for (const Accumulate accumulate :
+       {Accumulate::plain, Accumulate::kahan, Accumulate::stochastic}) {
+    CHECK(bits_at(DispatchLevel::x86_64_v3, accumulate) ==
+          bits_at(DispatchLevel::x86_64_v4, accumulate));
+  }
+}
+
 TEST_CASE("an average kept in double is read, copied and swapped as one of float") {
   Weights<float> weights(70, 1);
   Ema<float> wide(weights.params, {.decay = 0.9, .accumulate = Accumulate::float64});

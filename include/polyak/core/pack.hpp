@@ -313,6 +313,13 @@ POLYAK_LAW void convert(const Pack<From, Lanes, Level>& from, Pack<To, Lanes, Le
   }
 }
 
+/// The level of the packs in a loop whose memory holds numbers of one type only, but for its end:
+/// they may take the elements in an order of their own, the same from all streams.
+template <class L, class Memory>
+struct WholePacks {
+  using Level = L;
+};
+
 // ---- rounding at random -----------------------------------------------------------------------
 
 template <int Flags>

@@ -17,11 +17,16 @@ namespace detail {
 
 struct X86V3 {};  ///< AVX2, FMA, F16C
 struct X86V4 {};  ///< AVX-512 F, BW, CD, DQ, VL
+/// The same, for loops in which all memory holds bfloat16: of two registers the first has the even
+/// elements, the second the odd ones, which halves the work of loading and storing.
+struct X86V4EvenOdd {};
 
 template <class T>
 inline constexpr int native_lanes<T, X86V3> = static_cast<int>(32 / sizeof(T));
 template <class T>
 inline constexpr int native_lanes<T, X86V4> = static_cast<int>(64 / sizeof(T));
+template <class T>
+inline constexpr int native_lanes<T, X86V4EvenOdd> = native_lanes<T, X86V4>;
 
 POLYAK_TARGET_V3 inline __m256 choose_if_zero(__m256 test, __m256 then, __m256 otherwise) {
   return _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_EQ_OQ));
@@ -87,6 +92,7 @@ POLYAK_X86_PACK(float, X86V3, POLYAK_TARGET_V3, __m256, _mm256, ps)
 POLYAK_X86_PACK(double, X86V3, POLYAK_TARGET_V3, __m256d, _mm256, pd)
 POLYAK_X86_PACK(float, X86V4, POLYAK_TARGET_V4, __m512, _mm512, ps)
 POLYAK_X86_PACK(double, X86V4, POLYAK_TARGET_V4, __m512d, _mm512, pd)
+POLYAK_X86_PACK(float, X86V4EvenOdd, POLYAK_TARGET_V4, __m512, _mm512, ps)
 #undef POLYAK_X86_PACK
 
 // Parts of a register by masks.
@@ -195,7 +201,8 @@ POLYAK_TARGET_V4 inline void store_upper(Eigen::bfloat16* to, __m512i low, __m51
   _mm512_storeu_si512(to, _mm512_permutex2var_epi16(low, odd, high));
 }
 /// Whether one of two registers holds a NaN: seldom, so that a branch costs less than selecting.
-POLYAK_TARGET_V4 inline bool any_nan(const Pack<float, 32, X86V4>& pack) {
+template <class Level>
+POLYAK_TARGET_V4 inline bool any_nan(const Pack<float, 32, Level>& pack) {
   return _mm512_cmp_ps_mask(pack.low.v(), pack.high.v(), _CMP_UNORD_Q) != 0;
 }
 POLYAK_TARGET_V4 inline __m512i rounded_bits(const Pack<float, 16, X86V4>& from) {
@@ -223,18 +230,18 @@ POLYAK_TARGET_V4 inline void stream_bits(P* to, const Pack<float, 16, X86V4>& fr
   _mm256_stream_si256(reinterpret_cast<__m256i*>(to), rounded(from, to));
 }
 /// By how much rounded numbers are too large, itself rounded.
-POLYAK_TARGET_V4 inline __m512i excess_bits(__m512i nearest, const Pack<float, 16, X86V4>& from) {
+POLYAK_TARGET_V4 inline __m512i excess_bits(__m512i nearest, __m512 from) {
   const __m512 rounded =
       _mm512_castsi512_ps(_mm512_and_si512(nearest, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
   const __mmask16 finite =
       _mm512_cmp_ps_mask(rounded - rounded, _mm512_setzero_ps(), _CMP_EQ_OQ);
-  return nearest_bfloat16(_mm512_castps_si512(_mm512_maskz_sub_ps(finite, rounded, from.v())));
+  return nearest_bfloat16(_mm512_castps_si512(_mm512_maskz_sub_ps(finite, rounded, from)));
 }
 POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
                                          const Pack<float, 16, X86V4>& from) {
   const __m512i nearest = rounded_bits(from);
   store_upper(to, nearest);
-  store_upper(excess, excess_bits(nearest, from));
+  store_upper(excess, excess_bits(nearest, from.v()));
 }
 POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
                                          const Pack<float, 32, X86V4>& from) {
@@ -245,7 +252,7 @@ POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* e
     high = or_quiet_nan(high, from.high.v());
   }
   store_upper(to, low, high);
-  store_upper(excess, excess_bits(low, from.low), excess_bits(high, from.high));
+  store_upper(excess, excess_bits(low, from.low.v()), excess_bits(high, from.high.v()));
 }
 POLYAK_TARGET_V3 inline void widen(const Pack<float, 8, X86V3>& from, Pack<double, 8, X86V3>& to) {
   _mm256_store_pd(to.low.s, _mm256_cvtps_pd(_mm_load_ps(from.s)));
@@ -354,6 +361,57 @@ POLYAK_TARGET_V4 inline void store_at_random(Eigen::half* to, const Pack<float, 
                                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
+// The same for even and odd elements.
+
+/// The upper halves, those of the even elements first in every pair.
+POLYAK_TARGET_V4 inline void store_even_odd(Eigen::bfloat16* to, __m512i even, __m512i odd) {
+  constexpr __mmask32 upper_halves = 0xaaaaaaaa;
+  _mm512_storeu_si512(
+      to, _mm512_mask_blend_epi16(upper_halves, _mm512_maskz_srli_epi32(all16, even, 16), odd));
+}
+POLYAK_TARGET_V4 inline void load_bits(const Eigen::bfloat16* from,
+                                       Pack<float, 32, X86V4EvenOdd>& to) {
+  const __m512i pairs = _mm512_loadu_si512(from);
+  const __m512i odd = _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
+  _mm512_store_ps(to.low.s, _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all16, pairs, 16)));
+  _mm512_store_ps(to.high.s, _mm512_castsi512_ps(odd));
+}
+POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to,
+                                        const Pack<float, 32, X86V4EvenOdd>& from) {
+  __m512i low = nearest_bfloat16(_mm512_castps_si512(from.low.v()));
+  __m512i high = nearest_bfloat16(_mm512_castps_si512(from.high.v()));
+  if (any_nan(from)) {
+    low = or_quiet_nan(low, from.low.v());
+    high = or_quiet_nan(high, from.high.v());
+  }
+  store_even_odd(to, low, high);
+}
+POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
+                                         const Pack<float, 32, X86V4EvenOdd>& from) {
+  __m512i low = nearest_bfloat16(_mm512_castps_si512(from.low.v()));
+  __m512i high = nearest_bfloat16(_mm512_castps_si512(from.high.v()));
+  if (any_nan(from)) {
+    low = or_quiet_nan(low, from.low.v());
+    high = or_quiet_nan(high, from.high.v());
+  }
+  store_even_odd(to, low, high);
+  store_even_odd(excess, excess_bits(low, from.low.v()), excess_bits(high, from.high.v()));
+}
+POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
+                                             const Pack<float, 32, X86V4EvenOdd>& from,
+                                             const unsigned char* random) {
+  const __m512i pairs = _mm512_loadu_si512(random);
+  __m512i low = _mm512_add_epi32(_mm512_castps_si512(from.low.v()),
+                                 _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff)));
+  __m512i high = _mm512_add_epi32(_mm512_castps_si512(from.high.v()),
+                                  _mm512_maskz_srli_epi32(all16, pairs, 16));
+  if (any_nan(from)) {
+    low = or_quiet_nan(low, from.low.v());
+    high = or_quiet_nan(high, from.high.v());
+  }
+  store_even_odd(to, low, high);
+}
+
 // Philox on one call per 64-bit lane: a product fills the lane, its two halves are the words.
 
 POLYAK_TARGET_V4 inline void fill_bytes(X86V4, const RandomKey& key, std::size_t group,
@@ -384,6 +442,10 @@ POLYAK_TARGET_V4 inline void fill_bytes(X86V4, const RandomKey& key, std::size_t
   _mm512_store_si512(to.bytes.data() + 64, _mm512_mask_blend_epi32(
                                       odd, c2, _mm512_maskz_slli_epi64(all8, c3, 32)));
   to.bytes[RandomBits::elements] = to.bytes[0];
+}
+POLYAK_TARGET_V4 inline void fill_bytes(X86V4EvenOdd, const RandomKey& key, std::size_t group,
+                                        RandomBits& to) {
+  fill_bytes(X86V4{}, key, group, to);
 }
 POLYAK_TARGET_V3 inline void fill_bytes(X86V3, const RandomKey& key, std::size_t group,
                                         RandomBits& to) {
@@ -419,6 +481,11 @@ POLYAK_TARGET_V3 inline void fill_bytes(X86V3, const RandomKey& key, std::size_t
   }
   to.bytes[RandomBits::elements] = to.bytes[0];
 }
+
+template <>
+struct WholePacks<X86V4, Eigen::bfloat16> {
+  using Level = X86V4EvenOdd;
+};
 
 }  // namespace detail
 }  // namespace v0

@@ -186,7 +186,9 @@ struct Tile {
 template <class P, class Level, class... Runs>
 POLYAK_LAW void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& runs,
                             std::size_t begin, std::size_t end) {
-  using Two = Tile<P, Level, 2, Runs...>;
+  constexpr bool one_type = (std::same_as<P, typename Runs::State> && ...);
+  using Whole = std::conditional_t<one_type, typename WholePacks<Level, P>::Level, Level>;
+  using Two = Tile<P, Whole, 2, Runs...>;
   using One = Tile<P, Level, 1, Runs...>;
   constexpr auto two = static_cast<std::size_t>(Two::lanes), one = two / 2;
   typename Two::Scratch scratch;
