@@ -200,21 +200,27 @@ POLYAK_TARGET_V4 inline void store_upper(Eigen::bfloat16* to, __m512i low, __m51
       17, 15, 13, 11, 9, 7, 5, 3, 1);
   _mm512_storeu_si512(to, _mm512_permutex2var_epi16(low, odd, high));
 }
-/// Whether one of two registers holds a NaN: seldom, so that a branch costs less than selecting.
+/// The same for two registers. NaNs are so seldom that a branch costs less than selecting.
 template <class Level>
-POLYAK_TARGET_V4 inline bool any_nan(const Pack<float, 32, Level>& pack) {
-  return _mm512_cmp_ps_mask(pack.low.v(), pack.high.v(), _CMP_UNORD_Q) != 0;
+POLYAK_TARGET_V4 inline void mend_nan(const Pack<float, 32, Level>& from, __m512i& low,
+                                      __m512i& high) {
+  if (_mm512_cmp_ps_mask(from.low.v(), from.high.v(), _CMP_UNORD_Q) == 0) return;
+  low = or_quiet_nan(low, from.low.v());
+  high = or_quiet_nan(high, from.high.v());
+}
+template <class Level>
+POLYAK_TARGET_V4 inline void nearest_two(const Pack<float, 32, Level>& from, __m512i& low,
+                                         __m512i& high) {
+  low = nearest_bfloat16(_mm512_castps_si512(from.low.v()));
+  high = nearest_bfloat16(_mm512_castps_si512(from.high.v()));
+  mend_nan(from, low, high);
 }
 POLYAK_TARGET_V4 inline __m512i rounded_bits(const Pack<float, 16, X86V4>& from) {
   return or_quiet_nan(nearest_bfloat16(_mm512_castps_si512(from.v())), from.v());
 }
 POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 32, X86V4>& from) {
-  __m512i low = nearest_bfloat16(_mm512_castps_si512(from.low.v()));
-  __m512i high = nearest_bfloat16(_mm512_castps_si512(from.high.v()));
-  if (any_nan(from)) {
-    low = or_quiet_nan(low, from.low.v());
-    high = or_quiet_nan(high, from.high.v());
-  }
+  __m512i low, high;
+  nearest_two(from, low, high);
   store_upper(to, low, high);
 }
 POLYAK_TARGET_V4 inline __m256i rounded(const Pack<float, 16, X86V4>& from,
@@ -245,12 +251,8 @@ POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* e
 }
 POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
                                          const Pack<float, 32, X86V4>& from) {
-  __m512i low = nearest_bfloat16(_mm512_castps_si512(from.low.v()));
-  __m512i high = nearest_bfloat16(_mm512_castps_si512(from.high.v()));
-  if (any_nan(from)) {
-    low = or_quiet_nan(low, from.low.v());
-    high = or_quiet_nan(high, from.high.v());
-  }
+  __m512i low, high;
+  nearest_two(from, low, high);
   store_upper(to, low, high);
   store_upper(excess, excess_bits(low, from.low.v()), excess_bits(high, from.high.v()));
 }
@@ -330,10 +332,7 @@ POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
                                              const Pack<float, 32, X86V4>& from,
                                              const unsigned char* random) {
   __m512i low = random_sum(from.low, random), high = random_sum(from.high, random + 32);
-  if (any_nan(from)) {
-    low = or_quiet_nan(low, from.low.v());
-    high = or_quiet_nan(high, from.high.v());
-  }
+  mend_nan(from, low, high);
   store_upper(to, low, high);
 }
 POLYAK_TARGET_V4 inline void store_at_random(Eigen::half* to, const Pack<float, 16, X86V4>& from,
@@ -378,22 +377,14 @@ POLYAK_TARGET_V4 inline void load_bits(const Eigen::bfloat16* from,
 }
 POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to,
                                         const Pack<float, 32, X86V4EvenOdd>& from) {
-  __m512i low = nearest_bfloat16(_mm512_castps_si512(from.low.v()));
-  __m512i high = nearest_bfloat16(_mm512_castps_si512(from.high.v()));
-  if (any_nan(from)) {
-    low = or_quiet_nan(low, from.low.v());
-    high = or_quiet_nan(high, from.high.v());
-  }
+  __m512i low, high;
+  nearest_two(from, low, high);
   store_even_odd(to, low, high);
 }
 POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
                                          const Pack<float, 32, X86V4EvenOdd>& from) {
-  __m512i low = nearest_bfloat16(_mm512_castps_si512(from.low.v()));
-  __m512i high = nearest_bfloat16(_mm512_castps_si512(from.high.v()));
-  if (any_nan(from)) {
-    low = or_quiet_nan(low, from.low.v());
-    high = or_quiet_nan(high, from.high.v());
-  }
+  __m512i low, high;
+  nearest_two(from, low, high);
   store_even_odd(to, low, high);
   store_even_odd(excess, excess_bits(low, from.low.v()), excess_bits(high, from.high.v()));
 }
@@ -405,10 +396,7 @@ POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
                                  _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff)));
   __m512i high = _mm512_add_epi32(_mm512_castps_si512(from.high.v()),
                                   _mm512_maskz_srli_epi32(all16, pairs, 16));
-  if (any_nan(from)) {
-    low = or_quiet_nan(low, from.low.v());
-    high = or_quiet_nan(high, from.high.v());
-  }
+  mend_nan(from, low, high);
   store_even_odd(to, low, high);
 }
 
