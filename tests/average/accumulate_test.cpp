@@ -152,6 +152,21 @@ TEST_CASE("rounding at random depends on seed, call, tensor and element only") {
   CHECK(part == bits_after(1, 2, false));  // later tensors do not matter
 }
 
+TEST_CASE("tensors and calls with equal numbers are rounded differently") {
+  std::vector<float> memory(640);
+  for (std::size_t k = 0; k < 640; ++k) memory[k] = static_cast<float>(bits::uniform(k % 320));
+  Parameters<float> params;
+  params.add("first", memory.data(), {320}).add("second", memory.data() + 320, {320});
+  Ema<float, Eigen::bfloat16> ema(
+      params, {.decay = 0, .accumulate = Accumulate::stochastic});  // copies, rounded at random
+  const auto now = [&](std::size_t tensor) { return bits::bytes(ema.view()[tensor].data(), 320); };
+  ema.update(params);
+  const auto before = now(0);
+  CHECK(before != now(1));
+  ema.update(params);
+  CHECK(before != now(0));
+}
+
 TEST_CASE("levels with fused multiply-adds keep averages of bfloat16 alike") {
   using polyak::DispatchLevel;
   using Bfloat16 = Eigen::bfloat16;

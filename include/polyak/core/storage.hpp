@@ -50,8 +50,7 @@ struct Compensated {
     const V change = fma(a, b, c.low);
     const V sum = c.high + change;
     const V arrived = sum - c.high;
-    const V lost = (c.high - (sum - arrived)) + (change - arrived);
-    return {sum, if_zero(sum - sum, lost, V(0))};  // an infinity has lost nothing
+    return {sum, (c.high - (sum - arrived)) + (change - arrived)};
   }
   friend POLYAK_LAW Compensated if_zero(const V& test, const V& then, const Compensated& other) {
     return {if_zero(test, then, other.high), if_zero(test, V(0), other.low)};
