@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -158,6 +159,7 @@ class Average {
   using Parameter = P;
   using State = S;
   static constexpr bool trains = false;
+  static constexpr std::string_view type_name = "Average";
 
   /// The average begins as a copy of the parameters; whether that copy has any weight is the
   /// weighting's affair. Throws std::logic_error while an average is swapped in,
@@ -167,7 +169,7 @@ class Average {
           Accumulation accumulation = {})
       : slots_(params.layout(), detail::dtype_of<P>(), Kept::averaged,
                slot_names(accumulation, weighting)),
-        buffers_(std::make_shared<detail::Block>(buffer_bytes(params))),
+        buffers_(std::make_shared<detail::Block>(detail::buffer_bytes(*params.layout()))),
         weighting_(std::move(weighting)),
         nonfinite_(detail::checked(nonfinite)),
         accumulation_(accumulation) {
@@ -316,12 +318,16 @@ class Average {
   /// Lists every scalar and slot of the state once; see core/state.hpp.
   template <class Visitor>
   void state(Visitor&& visit) {
+    if constexpr (requires { weighting_.options(visit); }) weighting_.options(visit);
+    visit.option("accumulate", accumulation_.accumulate);
+    visit.option("seed", accumulation_.seed);
+    visit.option("nonfinite", nonfinite_);
     visit.scalar("calls", calls_);
     visit.scalar("updates", updates_);
     visit.scalar("skipped", skipped_);
     visit.scalar("gain", gain_);
     if constexpr (requires { weighting_.state(visit); }) weighting_.state(visit);
-    visit.bytes("buffers", buffers_->data(), buffers_->bytes());
+    visit.buffers(*slots_.layout(), buffers_->data());
     if (wide_) {
       visit.slots(*wide_);
     } else {
@@ -387,14 +393,6 @@ class Average {
     return {"average"};
   }
   static bool is_buffer(const TensorInfo& tensor) { return tensor.role == Role::copy; }
-
-  [[nodiscard]] static std::size_t buffer_bytes(const Parameters<P>& params) {
-    std::size_t bytes = 0;
-    for (std::size_t k = 0; k < params.size(); ++k) {
-      if (is_buffer(params[k].info())) bytes += params[k].bytes();
-    }
-    return bytes;
-  }
 
   void copy_buffers(const Parameters<P>& params) {
     std::byte* place = buffers_->data();

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include <polyak/average/average.hpp>
 #include <polyak/core/require.hpp>
@@ -42,6 +43,8 @@ inline void validate(const EmaOptions& o) {
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Ema : public Average<P, ExponentialWeighting, S> {
  public:
+  static constexpr std::string_view type_name = "Ema";
+
   explicit Ema(const Parameters<P>& params, EmaOptions options = {})
       : Average<P, ExponentialWeighting, S>(params, weighting(options), options.nonfinite,
                                               {options.accumulate, options.seed}) {}

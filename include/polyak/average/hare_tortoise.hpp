@@ -15,6 +15,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <string_view>
 
 #include <polyak/average/switching.hpp>
 #include <polyak/core/require.hpp>
@@ -51,26 +52,37 @@ inline void validate(const HareTortoiseOptions& o) {
 }
 
 struct HareTortoiseWeighting {
-  HareTortoiseOptions options;
+  HareTortoiseOptions made_with;
 
-  [[nodiscard]] double gain(std::int64_t t) const {
-    const std::int64_t waited = t - 1 - options.update_after;
-    if ((t - 1) % options.update_every != 0) return 0;
-    if (waited <= 0) return 1;
-    if (options.decay == 1) return 0;
-    const double warmup =
-        std::exp(-options.power * std::log1p(static_cast<double>(waited) / options.inverse_gamma));
-    return std::fmin(std::fmax(warmup, 1 - options.decay), 1 - options.min_decay);
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("decay", made_with.decay);
+    visit.option("switch_every", made_with.switch_every);
+    visit.option("blend", made_with.blend);
+    visit.option("update_after", made_with.update_after);
+    visit.option("inverse_gamma", made_with.inverse_gamma);
+    visit.option("power", made_with.power);
+    visit.option("min_decay", made_with.min_decay);
+    visit.option("update_every", made_with.update_every);
   }
-  [[nodiscard]] double least_gain() const { return 1 - options.decay; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    const std::int64_t waited = t - 1 - made_with.update_after;
+    if ((t - 1) % made_with.update_every != 0) return 0;
+    if (waited <= 0) return 1;
+    if (made_with.decay == 1) return 0;
+    const double warmup =
+        std::exp(-made_with.power * std::log1p(static_cast<double>(waited) / made_with.inverse_gamma));
+    return std::fmin(std::fmax(warmup, 1 - made_with.decay), 1 - made_with.min_decay);
+  }
+  [[nodiscard]] double least_gain() const { return 1 - made_with.decay; }
   [[nodiscard]] double complement(std::int64_t t) const {
-    const std::int64_t waited = t - 1 - options.update_after;
-    if ((t - 1) % options.update_every != 0) return 1;
+    const std::int64_t waited = t - 1 - made_with.update_after;
+    if ((t - 1) % made_with.update_every != 0) return 1;
     if (waited <= 0) return 0;
-    if (options.decay == 1) return 1;
+    if (made_with.decay == 1) return 1;
     const double warmup = -std::expm1(
-        -options.power * std::log1p(static_cast<double>(waited) / options.inverse_gamma));
-    return std::fmax(std::fmin(warmup, options.decay), options.min_decay);
+        -made_with.power * std::log1p(static_cast<double>(waited) / made_with.inverse_gamma));
+    return std::fmax(std::fmin(warmup, made_with.decay), made_with.min_decay);
   }
 };
 
@@ -85,6 +97,8 @@ struct HareTortoiseRule {
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class HareTortoise : public SwitchingAverage<P, HareTortoiseWeighting, HareTortoiseRule, S> {
  public:
+  static constexpr std::string_view type_name = "HareTortoise";
+
   explicit HareTortoise(const Parameters<P>& params, HareTortoiseOptions options = {})
       : SwitchingAverage<P, HareTortoiseWeighting, HareTortoiseRule, S>(
             params, weighting(options), {options.switch_every}, options.blend, options.nonfinite,

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <string_view>
 
 #include <polyak/average/average.hpp>
 #include <polyak/average/conversions.hpp>
@@ -52,6 +53,11 @@ struct PowerClock {
   double time = 0;          ///< after the last call
   double updated_time = 0;  ///< after the last update
 
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("gamma", gamma);
+    visit.option("update_every", update_every);
+  }
   [[nodiscard]] double gain(std::int64_t t) const {
     const double next = time + batch_size;
     return t % update_every == 0 ? PowerWeighting::gain(gamma, next - updated_time, next) : 0;
@@ -77,6 +83,8 @@ struct PowerClock {
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class PowerEma : public Average<P, PowerClock, S> {
  public:
+  static constexpr std::string_view type_name = "PowerEma";
+
   explicit PowerEma(const Parameters<P>& params, PowerEmaOptions options)
       : Average<P, PowerClock, S>(params, clock(options), options.nonfinite,
                                     {options.accumulate, options.seed}) {}

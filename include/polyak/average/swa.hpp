@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include <polyak/average/average.hpp>
 #include <polyak/core/require.hpp>
@@ -36,6 +37,8 @@ inline void validate(const SwaOptions& o) {
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Swa : public Average<P, UniformWeighting, S> {
  public:
+  static constexpr std::string_view type_name = "Swa";
+
   explicit Swa(const Parameters<P>& params, SwaOptions options = {})
       : Average<P, UniformWeighting, S>(params, weighting(options), options.nonfinite,
                                           {options.accumulate, options.seed}) {}

@@ -15,6 +15,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <string_view>
 #include <limits>
 
 #include <polyak/average/switching.hpp>
@@ -26,6 +27,15 @@ inline namespace v0 {
 /// What `interval`, `start` and `end` count, all from 0.
 enum class SwitchUnit : std::uint8_t { epochs, iterations };
 
+[[nodiscard]] constexpr std::string_view name_of(SwitchUnit value) {
+  switch (value) {
+    case SwitchUnit::epochs:
+      return "epochs";
+    default:
+      return "iterations";
+  }
+}
+
 /// The decay of call i <= warmup_iterations =: W, with r = warmup_ratio; afterwards it is `decay`.
 enum class SwitchWarmup : std::uint8_t {
   none,         ///< decay
@@ -33,6 +43,19 @@ enum class SwitchWarmup : std::uint8_t {
   linear,       ///< decay (1 - (1 - i/W)(1 - r))
   exponential,  ///< decay r^(1 - i/W)
 };
+
+[[nodiscard]] constexpr std::string_view name_of(SwitchWarmup value) {
+  switch (value) {
+    case SwitchWarmup::none:
+      return "none";
+    case SwitchWarmup::constant:
+      return "constant";
+    case SwitchWarmup::linear:
+      return "linear";
+    default:
+      return "exponential";
+  }
+}
 
 struct SwitchEmaOptions {
   double decay = 0.999;                  ///< in (0, 1)
@@ -62,25 +85,32 @@ inline void validate(const SwitchEmaOptions& o) {
 
 /// Exponential weighting with the warmups above.
 struct SwitchWeighting {
-  SwitchEmaOptions options;
+  SwitchEmaOptions made_with;
 
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("decay", made_with.decay);
+    visit.option("warmup", made_with.warmup);
+    visit.option("warmup_iterations", made_with.warmup_iterations);
+    visit.option("warmup_ratio", made_with.warmup_ratio);
+  }
   [[nodiscard]] double complement(std::int64_t t) const {
     const std::int64_t i = t - 1;
-    if (options.warmup == SwitchWarmup::none || i > options.warmup_iterations) return options.decay;
+    if (made_with.warmup == SwitchWarmup::none || i > made_with.warmup_iterations) return made_with.decay;
     const double missing =
-        1 - static_cast<double>(i) / static_cast<double>(options.warmup_iterations);
-    const double ratio = options.warmup_ratio;
-    switch (options.warmup) {
+        1 - static_cast<double>(i) / static_cast<double>(made_with.warmup_iterations);
+    const double ratio = made_with.warmup_ratio;
+    switch (made_with.warmup) {
       case SwitchWarmup::constant:
-        return ratio * options.decay;
+        return ratio * made_with.decay;
       case SwitchWarmup::linear:
-        return options.decay * (1 - missing * (1 - ratio));
+        return made_with.decay * (1 - missing * (1 - ratio));
       default:
-        return options.decay * std::pow(ratio, missing);
+        return made_with.decay * std::pow(ratio, missing);
     }
   }
   [[nodiscard]] double gain(std::int64_t t) const { return 1 - complement(t); }
-  [[nodiscard]] double least_gain() const { return 1 - options.decay; }
+  [[nodiscard]] double least_gain() const { return 1 - made_with.decay; }
 };
 
 /// Which iterations and epochs end or begin with a switch.
@@ -90,6 +120,13 @@ struct SwitchRule {
   std::int64_t interval, start, end;
   std::int64_t epoch = -1;  ///< the current epoch; none has begun
 
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("unit", unit);
+    visit.option("interval", interval);
+    visit.option("start", start);
+    visit.option("end", end);
+  }
   [[nodiscard]] bool due(std::int64_t index) const {
     return index > start && index <= end && (index + 1) % interval == 0;
   }
@@ -109,6 +146,8 @@ struct SwitchRule {
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class SwitchEma : public SwitchingAverage<P, SwitchWeighting, SwitchRule, S> {
  public:
+  static constexpr std::string_view type_name = "SwitchEma";
+
   explicit SwitchEma(const Parameters<P>& params, SwitchEmaOptions options = {})
       : SwitchingAverage<P, SwitchWeighting, SwitchRule, S>(
             params, weighting(options),

@@ -101,6 +101,7 @@ class SwitchingAverage : public Average<P, W, S> {
   template <class Visitor>
   void state(Visitor&& visit) {
     Base::state(visit);
+    if constexpr (requires { rule_.options(visit); }) rule_.options(visit);
     visit.scalar("switches", switches_);
     if constexpr (requires { rule_.state(visit); }) rule_.state(visit);
   }

@@ -8,7 +8,8 @@
 ///
 /// A weighting is a value with `gain(t)` = c_t (1: copy, 0: rest) and `complement(t)` = 1 - c_t,
 /// computed directly, because the subtraction loses the digits that profiles need. One whose gains
-/// do not go to 0 says so by `least_gain()`, the smallest of them but for rests. Write your own and
+/// do not go to 0 says so by `least_gain()`, the smallest of them but for rests; `options(visit)`
+/// lists what it was made with, so that loading a state can refuse another one. Write your own and
 /// give it to Average.
 #pragma once
 
@@ -17,6 +18,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -38,6 +41,17 @@ enum class Start : std::uint8_t {
   zero_debiased,  ///< nothing: zero, divided by the sum of the weights so far
 };
 
+[[nodiscard]] constexpr std::string_view name_of(Start value) {
+  switch (value) {
+    case Start::params:
+      return "params";
+    case Start::first_update:
+      return "first_update";
+    default:
+      return "zero_debiased";
+  }
+}
+
 /// Profile w_{0..T, T}: the weight of the initial value, then of each call's iterate. Sums to 1.
 /// Throws std::invalid_argument for calls < 0.
 template <Weighting W>
@@ -58,6 +72,11 @@ struct UniformWeighting {
   std::int64_t start = 1;   ///< first call that counts, >= 0
   std::int64_t period = 1;  ///< calls from one to the next, >= 1
 
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("start", start);
+    visit.option("period", period);
+  }
   [[nodiscard]] bool counts(std::int64_t t) const {
     return t >= start && (t - start) % period == 0;
   }
@@ -80,6 +99,12 @@ struct ExponentialWeighting {
   Start start = Start::params;
   std::int64_t update_every = 1;  ///< calls per update; the update's decay is b^update_every
 
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("decay", decay);
+    visit.option("start", start);
+    visit.option("update_every", update_every);
+  }
   /// Whether the initial value has a weight of its own.
   [[nodiscard]] bool weighs_initial() const { return start == Start::params; }
   [[nodiscard]] double least_gain() const { return fall(update_every); }
@@ -109,6 +134,10 @@ struct ExponentialWeighting {
 struct PolynomialWeighting {
   double eta = 8;  ///< >= 0
 
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("eta", eta);
+  }
   [[nodiscard]] double gain(std::int64_t t) const {
     return (eta + 1) / (static_cast<double>(t) + eta);
   }
@@ -122,6 +151,10 @@ struct PolynomialWeighting {
 struct PowerWeighting {
   double gamma = 6.94;  ///< >= 0
 
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("gamma", gamma);
+  }
   /// c = 1 - (1 - elapsed/time)^(gamma+1) of an update at `time`, `elapsed` after the one before.
   [[nodiscard]] static double gain(double gamma, double elapsed, double time) {
     return elapsed == time ? 1 : -std::expm1((gamma + 1) * std::log1p(-elapsed / time));
@@ -137,6 +170,10 @@ struct PowerWeighting {
 struct TfWarmupWeighting {
   double decay = 0.999;  ///< cap b, in [0, 1]
 
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("decay", decay);
+  }
   [[nodiscard]] double gain(std::int64_t t) const {
     return std::fmax(1 - decay, 9 / (9 + static_cast<double>(t)));
   }
@@ -152,6 +189,12 @@ struct InverseGammaWeighting {
   double power = 1;          ///< >= 0
   double decay = 0.9999;     ///< cap b, in [0, 1]
 
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("inverse_gamma", inverse_gamma);
+    visit.option("power", power);
+    visit.option("decay", decay);
+  }
   [[nodiscard]] double gain(std::int64_t t) const {
     return std::fmax(1 - decay, std::exp(-power * warmth(t)));
   }
@@ -169,6 +212,10 @@ struct InverseGammaWeighting {
 struct TailWeighting {
   std::int64_t start = 1;  ///< first call of the tail, >= 1
 
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("start", start);
+  }
   [[nodiscard]] double gain(std::int64_t t) const {
     return t <= start ? 1 : 1 / static_cast<double>(t - start + 1);
   }
@@ -188,6 +235,12 @@ class StreamWeighting {
       require(weight >= 0 && detail::is_finite(weight) && sum + weight > 0,
               "StreamWeighting: weights must be finite and >= 0, the first > 0", weight);
       sums_.push_back(sum += weight);
+    }
+  }
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    for (std::size_t k = 0; k < weights_.size(); ++k) {
+      visit.option("weight." + std::to_string(k + 1), weights_[k]);
     }
   }
   [[nodiscard]] double gain(std::int64_t t) const { return weights_[at(t)] / sums_[at(t)]; }

@@ -117,6 +117,15 @@ namespace detail {
   return list;
 }
 
+/// Bytes of the tensors that averages only copy, one after another.
+[[nodiscard]] inline std::size_t buffer_bytes(const Layout& layout) {
+  std::size_t bytes = 0;
+  for (const TensorInfo& tensor : layout.tensors) {
+    if (tensor.role == Role::copy) bytes += tensor.size * bytes_of(tensor.dtype);
+  }
+  return bytes;
+}
+
 /// Throws std::invalid_argument that lists the differences, unless the layouts agree.
 inline void require_same(const std::shared_ptr<const Layout>& given,
                          const std::shared_ptr<const Layout>& expected, std::string_view what) {

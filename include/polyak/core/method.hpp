@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include <polyak/core/arena.hpp>
 #include <polyak/core/parameters.hpp>
@@ -22,6 +23,17 @@ enum class Nonfinite : std::uint8_t {
               ///< whole
   error,      ///< nonfinite_error
 };
+
+[[nodiscard]] constexpr std::string_view name_of(Nonfinite value) {
+  switch (value) {
+    case Nonfinite::propagate:
+      return "propagate";
+    case Nonfinite::skip_step:
+      return "skip_step";
+    default:
+      return "error";
+  }
+}
 
 namespace detail {
 /// Returns the policy. -ffast-math removes the checks for NaN, so there only `propagate` is honest.

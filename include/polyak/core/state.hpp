@@ -3,16 +3,21 @@
 /// The state of a method, listed once: what equality, saving and restoring are made of.
 ///
 /// `method.state(visitor)` calls
+///   visitor.option(name, value)               for every option: a number, bool or enum that was
+///                                             fixed when the method was made,
 ///   visitor.scalar(name, number&)             for every counter and scalar,
-///   visitor.bytes(name, void*, size)          for arrays of counters and copied buffers,
+///   visitor.counters(name, std::vector<std::int64_t>&)  for counters of each tensor,
+///   visitor.buffers(layout, std::byte*)       for copies of the tensors with Role::copy,
 ///   visitor.slots(Slots<S>&)                  for the slots,
 /// always the same ones in the same order for methods made with the same options on the same
-/// layout.
+/// layout. Names are unique within a method.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <polyak/core/arena.hpp>
@@ -24,16 +29,20 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Copies a state out, bit for bit.
-struct StateWriter {
-  std::vector<std::byte>& out;
+/// What visitors of bytes have in common: `derived().bytes(data, size)` gets all of them in order.
+template <class Derived>
+struct StateBytes {
+  template <class T>
+  void option(std::string_view, const T&) {}
   template <class T>
   void scalar(std::string_view, T& value) {
-    bytes({}, &value, sizeof value);
+    derived().bytes(&value, sizeof value);
   }
-  void bytes(std::string_view, const void* data, std::size_t size) {
-    const auto* first = static_cast<const std::byte*>(data);
-    out.insert(out.end(), first, first + size);
+  void counters(std::string_view, std::vector<std::int64_t>& values) {
+    derived().bytes(values.data(), values.size() * sizeof(std::int64_t));
+  }
+  void buffers(const Layout& layout, std::byte* data) {
+    derived().bytes(data, buffer_bytes(layout));
   }
   template <class S>
   void slots(Slots<S>& slots) {
@@ -41,34 +50,34 @@ struct StateWriter {
     for (std::size_t slot = 0; slot < slots.count(); ++slot) {
       for (std::size_t k = 0; k < slots.layout()->tensors.size(); ++k) {
         const auto elements = slots.tensor(slot, k);
-        if (!elements.empty()) bytes({}, elements.data(), elements.size_bytes());
+        derived().bytes(elements.data(), elements.size_bytes());
       }
     }
   }
+
+ private:
+  [[nodiscard]] Derived& derived() { return static_cast<Derived&>(*this); }
 };
 
-/// Copies a state in; `size` only counts.
-struct StateReader {
-  const std::byte* in;
-  std::size_t size = 0;
-  template <class T>
-  void scalar(std::string_view, T& value) {
-    bytes({}, &value, sizeof value);
+/// Copies a state out, bit for bit.
+struct StateWriter : StateBytes<StateWriter> {
+  explicit StateWriter(std::vector<std::byte>& to) : out(to) {}
+  void bytes(const void* data, std::size_t size) {
+    const auto* first = static_cast<const std::byte*>(data);
+    if (size != 0) out.insert(out.end(), first, first + size);
   }
-  void bytes(std::string_view, void* data, std::size_t count) {
+  std::vector<std::byte>& out;
+};
+
+/// Copies a state in; without a source it only counts.
+struct StateReader : StateBytes<StateReader> {
+  explicit StateReader(const std::byte* from) : in(from) {}
+  void bytes(void* data, std::size_t count) {
     if (in != nullptr && count != 0) std::memcpy(data, in + size, count);
     size += count;
   }
-  template <class S>
-  void slots(Slots<S>& slots) {
-    if (slots.lent()) refuse_order("polyak: the state of a method whose average is swapped in");
-    for (std::size_t slot = 0; slot < slots.count(); ++slot) {
-      for (std::size_t k = 0; k < slots.layout()->tensors.size(); ++k) {
-        const auto elements = slots.tensor(slot, k);
-        bytes({}, elements.data(), elements.size_bytes());
-      }
-    }
-  }
+  const std::byte* in;
+  std::size_t size = 0;
 };
 
 }  // namespace detail
@@ -79,7 +88,7 @@ struct StateReader {
 template <class Method>
 [[nodiscard]] std::vector<std::byte> state_bytes(Method& method) {
   std::vector<std::byte> out;
-  method.state(detail::StateWriter{out});
+  method.state(detail::StateWriter(out));
   return out;
 }
 
@@ -88,12 +97,12 @@ template <class Method>
 /// while an average is swapped in.
 template <class Method>
 void restore_state(Method& method, const std::vector<std::byte>& bytes) {
-  detail::StateReader count{nullptr};
+  detail::StateReader count(nullptr);
   method.state(count);
   require(count.size == bytes.size(),
           "restore_state: the state must have " + detail::text(count.size) + " bytes",
           bytes.size());
-  method.state(detail::StateReader{bytes.data()});
+  method.state(detail::StateReader(bytes.data()));
 }
 
 }  // namespace v0

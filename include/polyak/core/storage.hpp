@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include <polyak/core/law.hpp>
 #include <polyak/core/pack.hpp>
@@ -22,6 +23,18 @@ enum class Accumulate : std::uint8_t {
                ///< same seed, call, tensor and element
   float64,     ///< averages of float kept in double
 };
+[[nodiscard]] constexpr std::string_view name_of(Accumulate value) {
+  switch (value) {
+    case Accumulate::plain:
+      return "plain";
+    case Accumulate::kahan:
+      return "kahan";
+    case Accumulate::stochastic:
+      return "stochastic";
+    default:
+      return "float64";
+  }
+}
 
 namespace detail {
 

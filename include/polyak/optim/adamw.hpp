@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -52,6 +53,22 @@ inline void validate(const AdamWOptions& o) {
   detail::require_not_negative(o.weight_decay, "AdamWOptions.weight_decay must be finite and >= 0");
   detail::require_not_negative(o.coupled_weight_decay,
                                "AdamWOptions.coupled_weight_decay must be finite and >= 0");
+}
+
+/// Lists every option; see core/state.hpp.
+template <class Visitor>
+void visit_options(const AdamWOptions& o, Visitor& visit) {
+  visit.option("learning_rate", o.learning_rate);
+  visit.option("beta1", o.beta1);
+  visit.option("beta2", o.beta2);
+  visit.option("epsilon", o.epsilon);
+  visit.option("weight_decay", o.weight_decay);
+  visit.option("coupled_weight_decay", o.coupled_weight_decay);
+  visit.option("amsgrad", o.amsgrad);
+  visit.option("bias_correction", o.bias_correction);
+  visit.option("epsilon_before_correction", o.epsilon_before_correction);
+  visit.option("allow_zero_epsilon", o.allow_zero_epsilon);
+  visit.option("nonfinite", o.nonfinite);
 }
 
 template <class T>
@@ -114,6 +131,7 @@ class AdamW : public Optimizer<AdamW<P, S>, P, S> {
       std::tuple<AdamWLaw<S>, AdamVariantLaw<S, true, false>, AdamVariantLaw<S, true, true>,
                  AdamVariantLaw<S, false, false>, AdamVariantLaw<S, false, true>>;
   static constexpr std::size_t forms = std::tuple_size_v<Laws>;
+  static constexpr std::string_view type_name = "AdamW";
 
   explicit AdamW(const Parameters<P>& params, AdamWOptions options = {})
       : Base(params, slot_names(options), options.learning_rate, options.nonfinite),

@@ -21,6 +21,7 @@
 #include <cstring>
 #include <numbers>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -68,6 +69,24 @@ inline void validate(const AdEMAMixOptions& o) {
   detail::require_not_negative(o.log_guard, "AdEMAMixOptions.log_guard must be finite and >= 0");
   require(o.schedule_offset == 0 || o.schedule_offset == -1,
           "AdEMAMixOptions.schedule_offset must be 0 or -1", o.schedule_offset);
+}
+
+/// Lists every option; see core/state.hpp.
+template <class Visitor>
+void visit_options(const AdEMAMixOptions& o, Visitor& visit) {
+  visit.option("learning_rate", o.learning_rate);
+  visit.option("beta1", o.beta1);
+  visit.option("beta2", o.beta2);
+  visit.option("beta3", o.beta3);
+  visit.option("alpha", o.alpha);
+  visit.option("epsilon", o.epsilon);
+  visit.option("weight_decay", o.weight_decay);
+  visit.option("alpha_warmup", o.alpha_warmup);
+  visit.option("beta3_warmup", o.beta3_warmup);
+  visit.option("log_guard", o.log_guard);
+  visit.option("schedule_offset", o.schedule_offset);
+  visit.option("allow_zero_epsilon", o.allow_zero_epsilon);
+  visit.option("nonfinite", o.nonfinite);
 }
 
 /// alpha(t) of step t = 1, 2, ...
@@ -134,6 +153,7 @@ class AdEMAMix : public Optimizer<AdEMAMix<P, S>, P, S> {
   using Laws = std::tuple<AdEMAMixLaw<S, true, false>, AdEMAMixLaw<S, false, false>,
                           AdEMAMixLaw<S, true, true>, AdEMAMixLaw<S, false, true>>;
   static constexpr std::size_t forms = std::tuple_size_v<Laws>;
+  static constexpr std::string_view type_name = "AdEMAMix";
 
   explicit AdEMAMix(const Parameters<P>& params, AdEMAMixOptions options = {})
       : Base(params, slot_names(options), options.learning_rate, options.nonfinite),
@@ -185,7 +205,7 @@ class AdEMAMix : public Optimizer<AdEMAMix<P, S>, P, S> {
   template <class Visitor>
   void state(Visitor&& visit) {
     Base::state(visit);
-    visit.bytes("slow_start", slow_start_.data(), slow_start_.size() * sizeof(std::int64_t));
+    visit.counters("slow_start", slow_start_);
   }
 
  private:

@@ -104,10 +104,11 @@ class Optimizer {
   /// Lists every scalar and slot of the state once; see core/state.hpp.
   template <class Visitor>
   void state(Visitor&& visit) {
+    visit_options(derived().options(), visit);
     visit.scalar("learning_rate", learning_rate_);
     visit.scalar("steps", steps_);
     visit.scalar("skipped", skipped_);
-    visit.bytes("tensor_steps", tensor_steps_.data(), tensor_steps_.size() * sizeof(std::int64_t));
+    visit.counters("tensor_steps", tensor_steps_);
     visit.slots(slots_);
   }
 

@@ -15,6 +15,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <string_view>
 #include <cstring>
 #include <string>
 #include <tuple>
@@ -34,6 +35,15 @@ enum class AverageWeight : std::uint8_t {
   running_maximum,  ///< L_t, as the authors' code
   learning_rate,    ///< gamma_t, as the paper
 };
+
+[[nodiscard]] constexpr std::string_view name_of(AverageWeight value) {
+  switch (value) {
+    case AverageWeight::running_maximum:
+      return "running_maximum";
+    default:
+      return "learning_rate";
+  }
+}
 
 /// The scalars of the last step.
 struct ScheduleFreeScalars {

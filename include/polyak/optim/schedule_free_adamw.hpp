@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -61,6 +62,24 @@ inline void validate(const ScheduleFreeAdamWOptions& o) {
           "ScheduleFreeAdamWOptions.weight_lr_power must be finite", o.weight_lr_power);
 }
 
+/// Lists every option; see core/state.hpp.
+template <class Visitor>
+void visit_options(const ScheduleFreeAdamWOptions& o, Visitor& visit) {
+  visit.option("learning_rate", o.learning_rate);
+  visit.option("beta", o.beta);
+  visit.option("beta2", o.beta2);
+  visit.option("epsilon", o.epsilon);
+  visit.option("inner_momentum", o.inner_momentum);
+  visit.option("warmup_steps", o.warmup_steps);
+  visit.option("weight_decay", o.weight_decay);
+  visit.option("decay_at_z", o.decay_at_z);
+  visit.option("bias_correction_in_lr", o.bias_correction_in_lr);
+  visit.option("r", o.r);
+  visit.option("weight_lr_power", o.weight_lr_power);
+  visit.option("average_weight", o.average_weight);
+  visit.option("nonfinite", o.nonfinite);
+}
+
 template <class T, bool InnerMomentum, bool DecayAtZ>
 struct ScheduleFreeAdamWLaw {
   static constexpr Traffic traffic{
@@ -101,6 +120,7 @@ class ScheduleFreeAdamW : public ScheduleFree<ScheduleFreeAdamW<P, S>, P, S> {
       std::tuple<ScheduleFreeAdamWLaw<S, false, false>, ScheduleFreeAdamWLaw<S, false, true>,
                  ScheduleFreeAdamWLaw<S, true, false>, ScheduleFreeAdamWLaw<S, true, true>>;
   static constexpr std::size_t forms = std::tuple_size_v<Laws>;
+  static constexpr std::string_view type_name = "ScheduleFreeAdamW";
 
   explicit ScheduleFreeAdamW(const Parameters<P>& params, ScheduleFreeAdamWOptions options = {})
       : Base(params, slot_names(options), options.learning_rate, options.nonfinite,

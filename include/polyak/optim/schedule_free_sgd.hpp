@@ -14,6 +14,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -47,6 +48,19 @@ inline void validate(const ScheduleFreeSgdOptions& o) {
           "ScheduleFreeSgdOptions.weight_lr_power must be finite", o.weight_lr_power);
 }
 
+/// Lists every option; see core/state.hpp.
+template <class Visitor>
+void visit_options(const ScheduleFreeSgdOptions& o, Visitor& visit) {
+  visit.option("learning_rate", o.learning_rate);
+  visit.option("beta", o.beta);
+  visit.option("warmup_steps", o.warmup_steps);
+  visit.option("weight_decay", o.weight_decay);
+  visit.option("r", o.r);
+  visit.option("weight_lr_power", o.weight_lr_power);
+  visit.option("average_weight", o.average_weight);
+  visit.option("nonfinite", o.nonfinite);
+}
+
 template <class T>
 struct ScheduleFreeSgdLaw {
   static constexpr Traffic traffic{.slots = 1, .gradient = true, .writes_parameter = true};
@@ -66,6 +80,7 @@ class ScheduleFreeSgd : public ScheduleFree<ScheduleFreeSgd<P, S>, P, S> {
  public:
   using Laws = std::tuple<ScheduleFreeSgdLaw<S>>;
   static constexpr std::size_t forms = std::tuple_size_v<Laws>;
+  static constexpr std::string_view type_name = "ScheduleFreeSgd";
 
   explicit ScheduleFreeSgd(const Parameters<P>& params, ScheduleFreeSgdOptions options = {})
       : Base(params, slot_names(options), options.learning_rate, options.nonfinite,

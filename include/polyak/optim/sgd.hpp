@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -53,6 +54,18 @@ inline void validate(const SgdOptions& o) {
   require(o.weight_decay == 0 || o.coupled_weight_decay == 0,
           "SgdOptions: only one of weight_decay and coupled_weight_decay may be set; the second is",
           o.coupled_weight_decay);
+}
+
+/// Lists every option; see core/state.hpp.
+template <class Visitor>
+void visit_options(const SgdOptions& o, Visitor& visit) {
+  visit.option("learning_rate", o.learning_rate);
+  visit.option("momentum", o.momentum);
+  visit.option("dampening", o.dampening);
+  visit.option("nesterov", o.nesterov);
+  visit.option("weight_decay", o.weight_decay);
+  visit.option("coupled_weight_decay", o.coupled_weight_decay);
+  visit.option("nonfinite", o.nonfinite);
 }
 
 template <class T, bool Nesterov>
@@ -92,6 +105,7 @@ class Sgd : public Optimizer<Sgd<P, S>, P, S> {
  public:
   using Laws = std::tuple<SgdLaw<S, false>, SgdLaw<S, true>, PlainSgdLaw<S>>;
   static constexpr std::size_t forms = std::tuple_size_v<Laws>;
+  static constexpr std::string_view type_name = "Sgd";
 
   Sgd(const Parameters<P>& params, SgdOptions options)
       : Base(params, slot_names(options), options.learning_rate, options.nonfinite),
