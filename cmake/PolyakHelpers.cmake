@@ -32,9 +32,6 @@ macro(polyak_find_optional_dependencies)
     find_package(OpenMP COMPONENTS CXX)
     find_package(Threads REQUIRED)
   endif()
-  if(POLYAK_BUILD_TESTS OR POLYAK_BUILD_BENCH)
-    find_package(nlohmann_json CONFIG)
-  endif()
   if(POLYAK_BUILD_BENCH)
     find_package(benchmark CONFIG)
     find_package(OpenMP COMPONENTS CXX)
@@ -62,10 +59,11 @@ function(polyak_report_dependencies)
 
   message(STATUS "polyak ${PROJECT_VERSION} with")
   report(TRUE TRUE "Eigen" "${Eigen3_VERSION}" "the library" "")
+  report(TRUE "${nlohmann_json_FOUND}" "nlohmann_json" "${nlohmann_json_VERSION}"
+    "polyak::io, and replay of golden files" "no polyak::io: no files are read or written")
+  report(TRUE "${polyak_has_xxhash}" "xxHash" "" "digests in files" "files without digests")
   report("${POLYAK_BUILD_TESTS}" "${Catch2_FOUND}" "Catch2" "${Catch2_VERSION}"
     "unit tests" "no unit tests")
-  report("${POLYAK_BUILD_TESTS}" "${nlohmann_json_FOUND}" "nlohmann_json"
-    "${nlohmann_json_VERSION}" "replay of golden files" "no replay of golden files")
   report("${POLYAK_BUILD_TESTS}" "${PKG_CONFIG_FOUND}" "pkg-config" "${PKG_CONFIG_VERSION_STRING}"
     "test of polyak.pc" "polyak.pc is not tested")
   report("${POLYAK_BUILD_TESTS}" "${OpenMP_CXX_FOUND}" "OpenMP" "${OpenMP_CXX_VERSION}"

@@ -28,6 +28,7 @@ have_library eigen3 || necessary="$necessary libeigen3-dev"
 have_library catch2 || have_library catch2-with-main || necessary="$necessary catch2"
 have_library nlohmann_json || necessary="$necessary nlohmann-json3-dev"
 have_library CLI11 || necessary="$necessary libcli11-dev"
+have_library libxxhash || useful="$useful libxxhash-dev"
 have_library benchmark || useful="$useful libbenchmark-dev"
 have_command gnuplot || useful="$useful gnuplot-nox"
 if [ "${1:-}" = --ci ]; then

@@ -18,12 +18,14 @@
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/io/save.hpp>
 
 #include "allocations.hpp"
 #include "bits.hpp"
 #include "catch.hpp"
 #include "model.hpp"
 #include "splitter.hpp"
+#include "temporary_folder.hpp"
 
 namespace method_battery {
 
@@ -40,6 +42,9 @@ class AnyMethod {
   virtual void vary() = 0;
   [[nodiscard]] virtual Bytes state() = 0;
   virtual void restore(const Bytes& bytes) = 0;
+  /// Saves the method with its model in a file, and loads them from there.
+  virtual void save(const std::string& path, const polyak::Parameters<P>& params) = 0;
+  virtual void load(const std::string& path, const polyak::Parameters<P>& params) = 0;
   [[nodiscard]] virtual std::unique_ptr<AnyMethod> copied() const = 0;
   [[nodiscard]] virtual std::unique_ptr<AnyMethod> moved() = 0;
   /// Becomes a copy of another method of the same type.
@@ -76,6 +81,12 @@ class Holder final : public AnyMethod<typename M::Parameter> {
   }
   Bytes state() override { return polyak::state_bytes(method_); }
   void restore(const Bytes& bytes) override { polyak::restore_state(method_, bytes); }
+  void save(const std::string& path, const polyak::Parameters<P>& params) override {
+    polyak::save(path, {.metadata = {}, .durable = false}, params, method_);
+  }
+  void load(const std::string& path, const polyak::Parameters<P>& params) override {
+    polyak::load(path, params, method_);
+  }
   std::unique_ptr<AnyMethod<P>> copied() const override {
     return std::make_unique<Holder>(method_);
   }
@@ -226,12 +237,16 @@ void check_resume(const Entry<P>& entry) {
     return step == 4 || step == 5 ? std::set<std::size_t>{1} : std::set<std::size_t>{};
   };
   Training<P> run(entry, sizes, true);
+  const TemporaryFolder folder;
+  std::vector<std::string> files;
   std::vector<Bytes> weights, states;
   std::vector<std::unique_ptr<AnyMethod<P>>> copies;
   for (std::uint64_t step = 0; step < steps; ++step) {
     weights.push_back(run.model.bytes());
     states.push_back(run.method->state());
     copies.push_back(run.method->copied());
+    files.push_back(folder.file(std::to_string(step) + ".safetensors"));
+    run.method->save(files.back(), run.model.params);
     run.step(step, without(step));
   }
   for (std::uint64_t pause = 0; pause < steps; ++pause) {
@@ -249,6 +264,10 @@ void check_resume(const Entry<P>& entry) {
     goes_on("assigned from a copy", [&](auto& resumed) { resumed.method->assign(*copies[pause]); });
     goes_on("copied", [&](auto& resumed) { resumed.method = copies[pause]->copied(); });
     goes_on("moved", [&](auto& resumed) { resumed.method = copies[pause]->moved(); });
+    goes_on("loaded", [&](auto& resumed) {
+      resumed.model.wander(98);
+      resumed.method->load(files[pause], resumed.model.params);
+    });
   }
   Bytes short_state = run.method->state();
   short_state.pop_back();

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Everything that reads and writes files. Needs nlohmann/json, and xxHash for digests: link the
+/// CMake target polyak::io.
+#pragma once
+
+#include <polyak/io/atomic_file.hpp>
+#include <polyak/io/error.hpp>
+#include <polyak/io/mapped_file.hpp>
+#include <polyak/io/safetensors.hpp>
+#include <polyak/io/safetensors_header.hpp>
+#include <polyak/io/save.hpp>

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What is thrown where a file cannot be read, written or trusted.
+#pragma once
+
+#include <cerrno>
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <polyak/core/require.hpp>
+
+#if !defined(__unix__) && !defined(__APPLE__)
+#error "polyak/io needs POSIX: Linux, macOS or another Unix"
+#endif
+
+namespace polyak {
+inline namespace v0 {
+
+/// A file that cannot be read or written, or whose content breaks a rule. Nothing has changed when
+/// it arrives: neither an object nor a file of that name.
+class io_error : public std::runtime_error {
+ public:
+  /// What is said of a file, and of a tensor and a rule where there is one.
+  struct Report {
+    std::filesystem::path file;
+    std::string tensor, rule, what;
+  };
+
+  explicit io_error(Report report)
+      : std::runtime_error(message(report)), report_(std::move(report)) {}
+
+  [[nodiscard]] const std::filesystem::path& file() const { return report_.file; }
+  /// The tensor's name, empty where none is at fault.
+  [[nodiscard]] const std::string& tensor() const { return report_.tensor; }
+  /// The rule of the format that is broken, "R1" to "R12" of safetensors; else empty.
+  [[nodiscard]] const std::string& rule() const { return report_.rule; }
+
+  [[nodiscard]] static std::string message(const Report& report) {
+    std::string words = "polyak: " + report.file.string() + ": ";
+    if (!report.tensor.empty()) words += "tensor " + detail::text(report.tensor) + ": ";
+    words += report.what;
+    if (!report.rule.empty()) words += " (" + report.rule + ")";
+    return words;
+  }
+
+ private:
+  Report report_;
+};
+
+namespace detail {
+
+[[noreturn]] POLYAK_COLD inline void refuse_io(const std::filesystem::path& file,
+                                               std::string tensor, std::string rule,
+                                               std::string what) {
+  io_error::Report report{file, std::move(tensor), std::move(rule), std::move(what)};
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+  throw io_error(std::move(report));
+#else
+  end_program("io_error", io_error::message(report));
+#endif
+}
+
+/// A call to the system that failed, with the system's words.
+[[noreturn]] POLYAK_COLD inline void refuse_errno(const std::filesystem::path& file,
+                                                  std::string_view call, int error) {
+  refuse_io(file, {}, {}, std::string(call) + " failed: " + std::generic_category().message(error));
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
