@@ -196,6 +196,7 @@ using Replays = std::map<std::string, Replay>;
 [[nodiscard]] Replays average_replays();
 [[nodiscard]] Replays switch_replays();
 [[nodiscard]] Replays power_replays();
+[[nodiscard]] Replays profile_replays();
 [[nodiscard]] Replays table_replays();
 [[nodiscard]] Replays optimizer_replays();
 [[nodiscard]] Replays schedule_replays();

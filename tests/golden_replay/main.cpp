@@ -19,7 +19,7 @@ namespace {
 
 Replays all_replays() {
   Replays all;
-  for (auto family : {average_replays, switch_replays, power_replays, table_replays,
+  for (auto family : {average_replays, switch_replays, power_replays, profile_replays, table_replays,
                       optimizer_replays, schedule_replays}) {
     all.merge(family());
   }

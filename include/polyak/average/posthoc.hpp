@@ -24,6 +24,7 @@
 #include <polyak/average/average.hpp>
 #include <polyak/average/conversions.hpp>
 #include <polyak/average/power_ema.hpp>
+#include <polyak/average/profile.hpp>
 #include <polyak/core/arena.hpp>
 #include <polyak/core/average_n.hpp>
 #include <polyak/core/executor.hpp>
@@ -32,13 +33,6 @@
 
 namespace polyak {
 inline namespace v0 {
-
-/// How the weights of the snapshots are made to sum to 1.
-enum class Normalisation : std::uint8_t {
-  by_sum,       ///< divided by their sum, as the authors do
-  constrained,  ///< the best weights among those that sum to 1
-  none,         ///< not at all
-};
 
 /// The power average to reconstruct: either its width or its exponent, and when.
 struct PosthocTarget {
