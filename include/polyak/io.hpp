@@ -7,6 +7,10 @@
 #include <polyak/io/atomic_file.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/mapped_file.hpp>
+#include <polyak/io/reconstruct.hpp>
 #include <polyak/io/safetensors.hpp>
 #include <polyak/io/safetensors_header.hpp>
+#include <polyak/io/safetensors_index.hpp>
 #include <polyak/io/save.hpp>
+#include <polyak/io/snapshot_store.hpp>
+#include <polyak/io/weights.hpp>

@@ -282,6 +282,8 @@ class Average {
 
   // What step() and update() call.
   [[nodiscard]] const Slots<S>& slots() const { return slots_; }
+  /// The copies of tensors with Role::copy, one after another.
+  [[nodiscard]] const std::byte* buffers() const { return buffers_->data(); }
   [[nodiscard]] Nonfinite nonfinite() const { return nonfinite_; }
   void advance(const Parameters<P>&, const P* const*) {
     ++calls_;

@@ -94,6 +94,65 @@ struct SnapshotSource {
          std::pow(ratio, later_gamma);
 }
 
+namespace detail {
+
+/// A power profile: exponent and time.
+struct PowerProfile {
+  double gamma, time;
+};
+[[nodiscard]] inline double product(const PowerProfile& a, const PowerProfile& b) {
+  return power_profile_product(a.gamma, a.time, b.gamma, b.time);
+}
+
+/// Weights, residual and condition of `solution`, whose gamma and time are set, from the profiles
+/// up to that time.
+template <class Profiles>
+void solve_power_profiles(const Profiles& profiles, Normalisation normalisation,
+                          PosthocSolution& solution) {
+  std::vector<std::size_t> used;
+  for (std::size_t i = 0; i < profiles.size(); ++i) {
+    if (profiles[i].time <= solution.time) used.push_back(i);
+  }
+  const auto n = static_cast<Eigen::Index>(used.size());
+  const PowerProfile target{solution.gamma, solution.time};
+  const auto profile = [&](Eigen::Index i) -> PowerProfile {
+    const auto& one = profiles[used[static_cast<std::size_t>(i)]];
+    return {one.gamma, one.time};
+  };
+  // Scaled to a unit diagonal: the snapshots' norms differ by orders of magnitude.
+  Eigen::VectorXd norm(n), right(n);
+  for (Eigen::Index i = 0; i < n; ++i) norm[i] = std::sqrt(product(profile(i), profile(i)));
+  Eigen::MatrixXd gram(n, n);
+  for (Eigen::Index i = 0; i < n; ++i) {
+    for (Eigen::Index j = 0; j < n; ++j) {
+      gram(i, j) = product(profile(i), profile(j)) / (norm[i] * norm[j]);
+    }
+    right[i] = product(profile(i), target) / norm[i];
+  }
+  const Eigen::PartialPivLU<Eigen::MatrixXd> factors(gram);
+  Eigen::VectorXd scaled = factors.solve(right);
+  const Eigen::VectorXd ones = norm.cwiseInverse();
+  const double sum = ones.dot(scaled);
+  if (normalisation == Normalisation::by_sum) {
+    scaled /= sum;
+  } else if (normalisation == Normalisation::constrained) {
+    const Eigen::VectorXd direction = factors.solve(ones);
+    scaled += direction * ((1 - sum) / ones.dot(direction));
+  }
+  const double wanted = product(target, target);
+  const double square = (scaled.dot(gram * scaled) - 2 * scaled.dot(right) + wanted) / wanted;
+  solution.residual = std::sqrt(std::fmax(square, 0.0));
+  solution.condition = 1 / factors.rcond();
+  solution.weights.assign(profiles.size(), 0);
+  for (Eigen::Index i = 0; i < n; ++i) {
+    const double weight = scaled[i] / norm[i];
+    solution.weights[used[static_cast<std::size_t>(i)]] = weight;
+    solution.absolute_sum += std::fabs(weight);
+  }
+}
+
+}  // namespace detail
+
 /// Snapshots of power averages in memory, and what can be made of them.
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class PosthocEma {
@@ -160,7 +219,7 @@ class PosthocEma {
             "PosthocTarget.time must lie between the first and the last snapshot, " +
                 detail::text(first) + " and " + detail::text(last),
             solution.time);
-    solve_gram(target.normalisation, solution);
+    detail::solve_power_profiles(snapshots_, target.normalisation, solution);
     return solution;
   }
 
@@ -220,54 +279,6 @@ class PosthocEma {
     }
     snapshots_.reserve(snapshots_.size() + added.size());
     for (Snapshot& one : added) snapshots_.push_back(std::move(one));
-  }
-
-  void solve_gram(Normalisation normalisation, PosthocSolution& solution) const {
-    std::vector<std::size_t> used;
-    for (std::size_t i = 0; i < snapshots_.size(); ++i) {
-      if (snapshots_[i].time <= solution.time) used.push_back(i);
-    }
-    const auto n = static_cast<Eigen::Index>(used.size());
-    const auto snapshot = [&](Eigen::Index i) -> const Snapshot& {
-      return snapshots_[used[static_cast<std::size_t>(i)]];
-    };
-    // Scaled to a unit diagonal: the snapshots' norms differ by orders of magnitude.
-    Eigen::VectorXd norm(n), right(n);
-    for (Eigen::Index i = 0; i < n; ++i) norm[i] = std::sqrt(product(snapshot(i), snapshot(i)));
-    Eigen::MatrixXd gram(n, n);
-    for (Eigen::Index i = 0; i < n; ++i) {
-      for (Eigen::Index j = 0; j < n; ++j) {
-        gram(i, j) = product(snapshot(i), snapshot(j)) / (norm[i] * norm[j]);
-      }
-      right[i] = power_profile_product(snapshot(i).gamma, snapshot(i).time, solution.gamma,
-                                       solution.time) /
-                 norm[i];
-    }
-    const Eigen::PartialPivLU<Eigen::MatrixXd> factors(gram);
-    Eigen::VectorXd scaled = factors.solve(right);
-    const Eigen::VectorXd ones = norm.cwiseInverse();
-    const double sum = ones.dot(scaled);
-    if (normalisation == Normalisation::by_sum) {
-      scaled /= sum;
-    } else if (normalisation == Normalisation::constrained) {
-      const Eigen::VectorXd direction = factors.solve(ones);
-      scaled += direction * ((1 - sum) / ones.dot(direction));
-    }
-    const double wanted =
-        power_profile_product(solution.gamma, solution.time, solution.gamma, solution.time);
-    const double square = (scaled.dot(gram * scaled) - 2 * scaled.dot(right) + wanted) / wanted;
-    solution.residual = std::sqrt(std::fmax(square, 0.0));
-    solution.condition = 1 / factors.rcond();
-    solution.weights.assign(snapshots_.size(), 0);
-    for (Eigen::Index i = 0; i < n; ++i) {
-      const double weight = scaled[i] / norm[i];
-      solution.weights[used[static_cast<std::size_t>(i)]] = weight;
-      solution.absolute_sum += std::fabs(weight);
-    }
-  }
-
-  [[nodiscard]] static double product(const Snapshot& a, const Snapshot& b) {
-    return power_profile_product(a.gamma, a.time, b.gamma, b.time);
   }
 
   std::vector<Snapshot> snapshots_;

@@ -47,6 +47,7 @@ inline void validate(const PowerEmaOptions& o) {
 
 /// The power weighting on a clock whose pace may change. It answers for the next call only.
 struct PowerClock {
+  static constexpr std::string_view type_name = "power_clock";
   double gamma = 0;
   double batch_size = 1;
   std::int64_t update_every = 1;

@@ -219,6 +219,28 @@ inline void solve_profile(const ProfileProducts& products, Eigen::Index target,
   condition = reciprocal > 0 ? 1 / reciprocal : std::numeric_limits<double>::infinity();
 }
 
+/// Refuses a fit that is out of its limits.
+inline void check_fit(const ProfileTarget& target, const ProfileFit& fit,
+                      const ProfileFitOptions& options) {
+  if (options.force) return;
+  const bool iterate = options.metric == Metric::iterate;
+  const double limit = !is_nan(options.residual_limit) ? options.residual_limit
+                       : iterate                       ? 0.5
+                                                       : 0.2;
+  const std::string who = "target \"" + target.name() + "\" ";
+  require(fit.condition <= options.condition_limit,
+          who +
+              "must be fitted from snapshots that differ (drop some, or give a ridge): their "
+              "condition must be at most " +
+              text(options.condition_limit),
+          fit.condition);
+  const double residual = iterate ? fit.residual : fit.update_residual;
+  require(residual <= limit,
+          who + "is out of the snapshots' reach: its residual must be at most " + text(limit) +
+              " (ProfileFitOptions.residual_limit; force accepts any)",
+          residual);
+}
+
 inline void check_snapshots(const std::vector<GainSequence>& averages,
                             const std::vector<ProfileSnapshot>& snapshots) {
   require(!snapshots.empty(), "fit_profiles: there must be snapshots; they are", snapshots.size());
@@ -330,23 +352,7 @@ inline void check_snapshots(const std::vector<GainSequence>& averages,
         fit.norm += weights[j] * weights[j];
       }
       fit.norm = std::sqrt(fit.norm);
-      if (options.force) continue;
-      const bool iterate = options.metric == Metric::iterate;
-      const double limit = !detail::is_nan(options.residual_limit) ? options.residual_limit
-                           : iterate                               ? 0.5
-                                                                   : 0.2;
-      const std::string who = "target \"" + targets[together[i]].name() + "\" ";
-      require(fit.condition <= options.condition_limit,
-              who +
-                  "must be fitted from snapshots that differ (drop some, or give a ridge): their "
-                  "condition must be at most " +
-                  detail::text(options.condition_limit),
-              fit.condition);
-      const double residual = iterate ? fit.residual : fit.update_residual;
-      require(residual <= limit,
-              who + "is out of the snapshots' reach: its residual must be at most " +
-                  detail::text(limit) + " (ProfileFitOptions.residual_limit; force accepts any)",
-              residual);
+      detail::check_fit(targets[together[i]], fit, options);
     }
   }
   return fits;

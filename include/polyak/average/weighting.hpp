@@ -69,6 +69,7 @@ template <Weighting W>
 
 /// Equal weights of the calls start, start + period, ...: c = 1/n for the n-th of them.
 struct UniformWeighting {
+  static constexpr std::string_view type_name = "uniform";
   std::int64_t start = 1;   ///< first call that counts, >= 0
   std::int64_t period = 1;  ///< calls from one to the next, >= 1
 
@@ -95,6 +96,7 @@ struct UniformWeighting {
 
 /// Weights that fall by the factor `decay` per call, whichever way the average starts.
 struct ExponentialWeighting {
+  static constexpr std::string_view type_name = "exponential";
   double decay = 0.999;  ///< b in [0, 1]
   Start start = Start::params;
   std::int64_t update_every = 1;  ///< calls per update; the update's decay is b^update_every
@@ -132,6 +134,7 @@ struct ExponentialWeighting {
 /// Polynomial decay, "Stochastic Gradient Descent for Non-smooth Optimization" (arXiv 1212.1824):
 /// c_t = (eta + 1)/(t + eta). eta = 0 is uniform, eta = 1 has weights proportional to t.
 struct PolynomialWeighting {
+  static constexpr std::string_view type_name = "polynomial";
   double eta = 8;  ///< >= 0
 
   template <class Visitor>
@@ -149,6 +152,7 @@ struct PolynomialWeighting {
 
 /// Weights proportional to t^p - (t-1)^p, p = gamma + 1: the power function of PowerEma in steps.
 struct PowerWeighting {
+  static constexpr std::string_view type_name = "power";
   double gamma = 6.94;  ///< >= 0
 
   template <class Visitor>
@@ -168,6 +172,7 @@ struct PowerWeighting {
 
 /// Exponential with the warmup decay min(b, (1 + k)/(10 + k)), k = t - 1.
 struct TfWarmupWeighting {
+  static constexpr std::string_view type_name = "tf_warmup";
   double decay = 0.999;  ///< cap b, in [0, 1]
 
   template <class Visitor>
@@ -185,6 +190,7 @@ struct TfWarmupWeighting {
 
 /// Exponential with the warmup decay min(b, 1 - (1 + k/inverse_gamma)^-power), k = t - 1.
 struct InverseGammaWeighting {
+  static constexpr std::string_view type_name = "inverse_gamma";
   double inverse_gamma = 1;  ///< > 0
   double power = 1;          ///< >= 0
   double decay = 0.9999;     ///< cap b, in [0, 1]
@@ -210,6 +216,7 @@ struct InverseGammaWeighting {
 
 /// Equal weights of the calls from `start` on; before that the newest iterate.
 struct TailWeighting {
+  static constexpr std::string_view type_name = "tail";
   std::int64_t start = 1;  ///< first call of the tail, >= 1
 
   template <class Visitor>
@@ -228,6 +235,7 @@ struct TailWeighting {
 /// Any positive weights of a stream: c_t = omega_t / sum_{s<=t} omega_s.
 class StreamWeighting {
  public:
+  static constexpr std::string_view type_name = "stream";
   /// Throws std::invalid_argument unless every weight is finite and >= 0, the first > 0.
   explicit StreamWeighting(std::vector<double> weights) : weights_(std::move(weights)) {
     double sum = 0;

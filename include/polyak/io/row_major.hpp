@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include <polyak/core/layout.hpp>
+
 namespace polyak {
 inline namespace v0 {
 namespace detail {
@@ -83,6 +85,49 @@ class ColumnMajorRows {
   std::size_t rows_, row_ = 1, bytes_;
   std::vector<std::size_t> extents_;
 };
+
+[[nodiscard]] inline std::size_t bytes_of_shape(std::span<const std::uint64_t> shape,
+                                                std::size_t element_bytes) {
+  std::size_t bytes = element_bytes;
+  for (const std::uint64_t extent : shape) bytes *= static_cast<std::size_t>(extent);
+  return bytes;
+}
+
+/// Hands a tensor in memory to `writer.append()`, row-major.
+template <class Writer>
+void append_row_major(Writer& writer, const std::byte* data, std::span<const std::uint64_t> shape,
+                      std::size_t element_bytes, Order order) {
+  const std::size_t bytes = bytes_of_shape(shape, element_bytes);
+  if (order == Order::row_major || bytes == 0) {
+    writer.append(std::span<const std::byte>(data, bytes));
+    return;
+  }
+  const ColumnMajorRows turned(shape, element_bytes);
+  const std::size_t step = std::min(turned.rows_at_once(), turned.rows());
+  std::vector<std::byte> rows(step * turned.row_bytes());
+  for (std::size_t first = 0; first < turned.rows(); first += step) {
+    const std::size_t last = std::min(first + step, turned.rows());
+    turned.read(data, first, last, rows.data());
+    writer.append(std::span<const std::byte>(rows.data(), (last - first) * turned.row_bytes()));
+  }
+}
+
+/// Takes a tensor into memory from its row-major bytes.
+inline void take_row_major(std::byte* data, std::span<const std::uint64_t> shape,
+                           std::size_t element_bytes, Order order,
+                           std::span<const std::byte> bytes) {
+  if (bytes.empty()) return;
+  if (order == Order::row_major) {
+    std::memcpy(data, bytes.data(), bytes.size());
+    return;
+  }
+  const ColumnMajorRows turned(shape, element_bytes);
+  const std::size_t step = turned.rows_at_once();
+  for (std::size_t first = 0; first < turned.rows(); first += step) {
+    const std::size_t last = std::min(first + step, turned.rows());
+    turned.write(data, first, last, bytes.data() + first * turned.row_bytes());
+  }
+}
 
 }  // namespace detail
 }  // namespace v0

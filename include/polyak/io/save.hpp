@@ -104,35 +104,6 @@ template <class M>
   }
 }
 
-inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& tensor) {
-  if (tensor.order == Order::row_major || tensor.bytes == 0) {
-    writer.append(std::span<const std::byte>(tensor.data, tensor.bytes));
-    return;
-  }
-  const ColumnMajorRows turned(tensor.spec.shape, tensor.element_bytes);
-  const std::size_t step = std::min(turned.rows_at_once(), turned.rows());
-  std::vector<std::byte> rows(step * turned.row_bytes());
-  for (std::size_t first = 0; first < turned.rows(); first += step) {
-    const std::size_t last = std::min(first + step, turned.rows());
-    turned.read(tensor.data, first, last, rows.data());
-    writer.append(std::span<const std::byte>(rows.data(), (last - first) * turned.row_bytes()));
-  }
-}
-
-inline void take_tensor(std::span<const std::byte> bytes, const RecordedTensor& tensor) {
-  if (tensor.bytes == 0) return;
-  if (tensor.order == Order::row_major) {
-    std::memcpy(tensor.data, bytes.data(), tensor.bytes);
-    return;
-  }
-  const ColumnMajorRows turned(tensor.spec.shape, tensor.element_bytes);
-  const std::size_t step = turned.rows_at_once();
-  for (std::size_t first = 0; first < turned.rows(); first += step) {
-    const std::size_t last = std::min(first + step, turned.rows());
-    turned.write(tensor.data, first, last, bytes.data() + first * turned.row_bytes());
-  }
-}
-
 inline void save_record(const std::filesystem::path& path, const StateRecord& all,
                         const SaveOptions& options) {
   std::map<std::string, std::string> metadata = options.metadata;
@@ -148,7 +119,8 @@ inline void save_record(const std::filesystem::path& path, const StateRecord& al
   SafetensorsWriter writer(path, std::move(specs), std::move(metadata),
                            {.digests = options.digests, .durable = options.durable});
   for (const SafetensorsTensor& tensor : writer.tensors()) {
-    append_tensor(writer, *tensors.at(tensor.name));
+    const RecordedTensor& one = *tensors.at(tensor.name);
+    append_row_major(writer, one.data, one.spec.shape, one.element_bytes, one.order);
   }
   writer.finish();
 }
@@ -221,7 +193,10 @@ inline void save_record(const std::filesystem::path& path, const StateRecord& al
   report.verified = options.verify && file.has_digests();
   if (report.verified) file.verify();
   // From here on nothing fails.
-  for (std::size_t k = 0; k < tensors.size(); ++k) take_tensor(tensors[k], run.tensors[k]);
+  for (std::size_t k = 0; k < tensors.size(); ++k) {
+    const RecordedTensor& one = run.tensors[k];
+    take_row_major(one.data, one.spec.shape, one.element_bytes, one.order, tensors[k]);
+  }
   auto parsed = scalars.begin();
   for (std::size_t k = 0; k < run.methods.size(); ++k) {
     const auto& kept = found.differing[k];

@@ -1,0 +1,448 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// reconstruct: averages of any profile, after training, from a store of snapshots.
+///
+///   average = sum_j w_j snapshot_j,   w from fit_profiles() (average/profile_fit.hpp)
+///
+/// All targets are made in one pass over the snapshots, which are mapped and read block by block:
+/// memory is a block of each snapshot and of each output, whatever the model's size.
+///
+/// "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv 2312.02696), section
+/// 3.2, and for other targets "WSM: Decay-Free Learning Rate Schedule via Checkpoint Merging"
+/// (arXiv 2507.17634).
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <polyak/average/posthoc.hpp>
+#include <polyak/average/profile_fit.hpp>
+#include <polyak/core/average_n.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/io/digest.hpp>
+#include <polyak/io/error.hpp>
+#include <polyak/io/safetensors.hpp>
+#include <polyak/io/snapshot_store.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// A file to make, and what average it is to hold.
+struct ReconstructOutput {
+  ProfileTarget target;
+  std::filesystem::path file;
+};
+
+struct ReconstructOptions {
+  ProfileFitOptions fit = {};  ///< metric, normalisation, ridge, limits
+  /// Type of the outputs: float32 unless given, float64 where a snapshot is.
+  std::optional<DType> dtype = std::nullopt;
+  /// Which snapshots may be used; all unless given.
+  std::function<bool(const StoredSnapshot&)> use = nullptr;
+  /// Called now and then with the bytes read so far and in all; false ends it without any output.
+  std::function<bool(std::uint64_t done, std::uint64_t total)> progress = nullptr;
+  bool verify = true;   ///< the snapshots' digests, while they are read
+  bool durable = true;  ///< waits for the disk
+};
+
+/// What reconstruct() did.
+struct ReconstructReport {
+  std::vector<StoredSnapshot> snapshots;  ///< the ones that were used, as the weights are ordered
+  std::vector<ProfileFit> fits;           ///< one for each output
+  bool complete = true;                   ///< false where `progress` has ended it
+};
+
+namespace detail {
+
+/// PowerEma at a constant pace, in calls.
+struct PacedPowerWeighting {
+  double gamma = 0;
+  std::int64_t update_every = 1;
+  [[nodiscard]] double gain(std::int64_t t) const {
+    return t % update_every == 0 ? PowerWeighting::gain(gamma, static_cast<double>(update_every),
+                                                        static_cast<double>(t))
+                                 : 0;
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const auto time = static_cast<double>(t);
+    return t % update_every == 0
+               ? std::pow((time - static_cast<double>(update_every)) / time, gamma + 1)
+               : 1;
+  }
+};
+
+/// The gains of the average that a snapshot is of. Throws std::invalid_argument for one whose
+/// weighting the library does not know.
+[[nodiscard]] inline GainSequence gains_of(const StoredSnapshot& one) {
+  const auto number = [&](const char* name) {
+    const auto option = one.options.find(name);
+    const auto value = option == one.options.end() ? std::nullopt : number_in(option->second);
+    if (!value) refuse_io(one.file, {}, {}, std::string("lacks the option ") + name);
+    return *value;
+  };
+  const auto count = [&](const char* name) {
+    const double value = number(name);
+    if (!(value >= 0 && value <= 0x1p53)) {
+      refuse_io(one.file, {}, {}, std::string("has a wrong option ") + name);
+    }
+    return static_cast<std::int64_t>(value);
+  };
+  const auto positive = [&](const char* name) { return std::max<std::int64_t>(count(name), 1); };
+  const std::string& type = one.weighting;
+  if (type == UniformWeighting::type_name) {
+    return GainSequence(UniformWeighting{count("start"), positive("period")});
+  }
+  if (type == ExponentialWeighting::type_name) {
+    Start start = Start::params;
+    const auto option = one.options.find("start");
+    for (const Start each : {Start::params, Start::first_update, Start::zero_debiased}) {
+      if (option != one.options.end() && option->second == name_of(each)) start = each;
+    }
+    return GainSequence(ExponentialWeighting{number("decay"), start, positive("update_every")});
+  }
+  if (type == PolynomialWeighting::type_name) {
+    return GainSequence(PolynomialWeighting{number("eta")});
+  }
+  if (type == PowerWeighting::type_name) return GainSequence(PowerWeighting{number("gamma")});
+  if (type == PowerClock::type_name) {
+    return GainSequence(PacedPowerWeighting{number("gamma"), positive("update_every")});
+  }
+  if (type == TfWarmupWeighting::type_name) return GainSequence(TfWarmupWeighting{number("decay")});
+  if (type == InverseGammaWeighting::type_name) {
+    return GainSequence(
+        InverseGammaWeighting{number("inverse_gamma"), number("power"), number("decay")});
+  }
+  if (type == TailWeighting::type_name) return GainSequence(TailWeighting{positive("start")});
+  refuse_value("polyak: the profile of snapshot " + one.file.string() + " (" + one.type +
+               ") is not known: it cannot be fitted");
+}
+
+/// Whether all power averages were updated at one pace, so that times are numbers of calls.
+[[nodiscard]] inline bool constant_pace(const std::vector<StoredSnapshot>& snapshots) {
+  double pace = 0;
+  for (const StoredSnapshot& one : snapshots) {
+    if (one.weighting != PowerClock::type_name) continue;
+    const auto every = one.options.find("update_every");
+    const double period = every == one.options.end() ? 1 : number_in(every->second).value_or(1);
+    // `time` is that of the last update.
+    const double updated = std::floor(static_cast<double>(one.calls) / period) * period;
+    const double own = updated > 0 ? one.time / updated : 0;
+    if (pace == 0) pace = own;
+    if (std::fabs(own - pace) > 1e-9 * pace) return false;
+  }
+  return true;
+}
+
+/// Weights where calls took different times: power averages, and power targets of the time of a
+/// snapshot, by the closed form in time.
+[[nodiscard]] inline std::vector<ProfileFit> fit_times(const std::vector<StoredSnapshot>& snapshots,
+                                                       const std::vector<ProfileTarget>& targets,
+                                                       const ProfileFitOptions& options) {
+  validate(options);
+  std::vector<PowerProfile> profiles;
+  for (const StoredSnapshot& one : snapshots) {
+    const auto gamma = one.options.find("gamma");
+    if (one.weighting != PowerClock::type_name || gamma == one.options.end()) {
+      refuse_value("polyak: calls of the power averages took different times, so that " +
+                   one.file.string() + " (" + one.type + ") cannot be fitted with them");
+    }
+    profiles.push_back({number_in(gamma->second).value_or(0), one.time});
+  }
+  std::vector<ProfileFit> fits;
+  for (const ProfileTarget& target : targets) {
+    if (is_nan(target.gamma())) {
+      refuse_value("polyak: calls of the power averages took different times, so that target \"" +
+                   target.name() + "\" is out of reach: only power functions are not");
+    }
+    const StoredSnapshot* at = target.calls() == 0 ? &snapshots.back() : nullptr;
+    for (const StoredSnapshot& one : snapshots) {
+      if (one.calls == target.calls()) at = &one;
+    }
+    require(at != nullptr, "target \"" + target.name() + "\" must be of a snapshot's call",
+            target.calls());
+    PosthocSolution solution;
+    solution.gamma = target.gamma();
+    solution.time = at->time;
+    solve_power_profiles(profiles, options.normalisation, solution);
+    ProfileFit fit;
+    fit.calls = at->calls;
+    fit.residual = solution.residual;
+    fit.update_residual = std::numeric_limits<double>::quiet_NaN();
+    fit.condition = solution.condition;
+    fit.absolute_sum = solution.absolute_sum;
+    for (const double weight : solution.weights) fit.norm += weight * weight;
+    fit.norm = std::sqrt(fit.norm);
+    fit.weights = std::move(solution.weights);
+    ProfileFitOptions by_iterates = options;
+    by_iterates.metric = Metric::iterate;
+    check_fit(target, fit, by_iterates);
+    fits.push_back(std::move(fit));
+  }
+  return fits;
+}
+
+/// The outputs of one pass, and the blocks that are in the making.
+class Reconstruction {
+ public:
+  Reconstruction(const ReconstructReport& report, const std::vector<ReconstructOutput>& outputs,
+                 const ReconstructOptions& options)
+      : report_(report), options_(options) {
+    bool wide = false;
+    for (const StoredSnapshot& one : report.snapshots) {
+      files_.push_back(std::make_unique<SafetensorsFile>(one.file));
+      wide = wide || one.dtype == DType::float64;
+      same_type_ = same_type_ && one.dtype == report.snapshots.front().dtype;
+    }
+    wide_ = wide;
+    dtype_ = options.dtype.value_or(wide ? DType::float64 : DType::float32);
+    const SafetensorsType type = safetensors_type(dtype_);
+    std::vector<SafetensorsSpec> specs;
+    for (const SafetensorsTensor& tensor : files_.front()->tensors()) {
+      const bool averaged = is_averaged(tensor);
+      specs.push_back({tensor.name, averaged ? type : tensor.dtype, tensor.shape});
+      if (averaged) total_ += (tensor.end - tensor.begin) * files_.size();
+    }
+    for (std::size_t k = 0; k < outputs.size(); ++k) {
+      const ProfileFit& fit = report.fits[k];
+      writers_.push_back(std::make_unique<SafetensorsWriter>(
+          outputs[k].file, specs,
+          std::map<std::string, std::string>{{"polyak.target", outputs[k].target.name()},
+                                             {"polyak.calls", text(fit.calls)},
+                                             {"polyak.residual", text(fit.residual)}},
+          SafetensorsWriteOptions{.digests = true, .durable = options.durable}));
+      // The newest snapshot that belongs to the target has its buffers.
+      const SafetensorsFile* newest = files_.front().get();
+      for (std::size_t j = 0; j < files_.size(); ++j) {
+        if (report.snapshots[j].calls <= fit.calls) newest = files_[j].get();
+      }
+      newest_.push_back(newest);
+    }
+  }
+
+  /// Reads all snapshots and writes all outputs. Returns false where it was told to end.
+  [[nodiscard]] bool run() {
+    for (const SafetensorsTensor& tensor : writers_.front()->tensors()) {
+      const SafetensorsTensor& first = files_.front()->at(tensor.name);
+      if (!is_averaged(first)) {
+        for (std::size_t k = 0; k < writers_.size(); ++k) {
+          const SafetensorsTensor& own = newest_[k]->at(tensor.name);
+          if (options_.verify) newest_[k]->verify(own);
+          writers_[k]->append(newest_[k]->bytes(own));
+        }
+        continue;
+      }
+      if (!(wide_ ? blocks<double, double>(tensor) : sum_floats(tensor))) return false;
+    }
+    for (auto& writer : writers_) writer->stage();
+    for (auto& writer : writers_) writer->finish();
+    return true;
+  }
+
+ private:
+  /// Elements of a block: those of all snapshots stay in the second-level cache while every target
+  /// takes its sum of them.
+  static constexpr std::size_t block = 4096;
+  /// Blocks that are written at a time.
+  static constexpr std::size_t blocks_at_once = 16;
+
+  [[nodiscard]] bool is_averaged(const SafetensorsTensor& tensor) const {
+    const auto& buffers = report_.snapshots.front().buffers;
+    return std::find(buffers.begin(), buffers.end(), tensor.name) == buffers.end();
+  }
+
+  /// Snapshots of several types go through a copy of each block, in float.
+  [[nodiscard]] bool sum_floats(const SafetensorsTensor& tensor) {
+    const DType type = report_.snapshots.front().dtype;
+    if (same_type_ && type == DType::float16) return blocks<float, Eigen::half>(tensor);
+    if (same_type_ && type == DType::bfloat16) return blocks<float, Eigen::bfloat16>(tensor);
+    return blocks<float, float>(tensor);
+  }
+
+  /// One averaged tensor, summed in type Sum and then rounded to that of the outputs.
+  template <class Sum, class In>
+  [[nodiscard]] bool blocks(const SafetensorsTensor& tensor) {
+    const std::size_t count = files_.size();
+    std::vector<std::span<const std::byte>> bytes;
+    std::vector<SafetensorsType> types;
+    std::vector<Digest> digests(options_.verify ? count : 0);
+    for (const auto& file : files_) {
+      const SafetensorsTensor& own = file->at(tensor.name);
+      bytes.push_back(file->bytes(own));
+      types.push_back(own.dtype);
+    }
+    std::size_t size = 0;
+    if (!bytes[0].empty()) size = bytes[0].size() * 8 / bits_of(types[0]);
+    std::vector<std::vector<Sum>> results(writers_.size());
+    for (auto& result : results) result.resize(std::min(size, block * blocks_at_once));
+    std::vector<std::vector<In>> copies(count);
+    std::vector<const In*> inputs(count), taken;
+    std::vector<double> weights;
+    std::size_t gathered = 0;
+    for (std::size_t at = 0; at < size; at += block) {
+      const std::size_t number = std::min(block, size - at);
+      for (std::size_t j = 0; j < count; ++j) {
+        const std::size_t width = bits_of(types[j]) / 8;
+        const auto piece = bytes[j].subspan(at * width, number * width);
+        done_ += piece.size();
+        if (options_.verify) digests[j].add(piece);
+        inputs[j] = reinterpret_cast<const In*>(piece.data());
+        const bool aligned = reinterpret_cast<std::uintptr_t>(piece.data()) % alignof(In) == 0;
+        if (types[j] != safetensors_type(dtype_of<In>()) || !aligned) {
+          copies[j].resize(block);
+          inputs[j] = copies[j].data();
+          convert(types[j], piece, std::span<In>(copies[j].data(), number));
+        }
+      }
+      for (std::size_t k = 0; k < writers_.size(); ++k) {
+        taken.clear();
+        weights.clear();
+        for (std::size_t j = 0; j < count; ++j) {
+          if (report_.fits[k].weights[j] == 0) continue;
+          taken.push_back(inputs[j]);
+          weights.push_back(report_.fits[k].weights[j]);
+        }
+        const std::span<Sum> out(results[k].data() + gathered, number);
+        average_n<Sum>(out, taken, weights);
+      }
+      gathered += number;
+      if (gathered == results[0].size() || at + number == size) {
+        for (std::size_t k = 0; k < writers_.size(); ++k) {
+          append(*writers_[k], std::span<const Sum>(results[k].data(), gathered));
+        }
+        gathered = 0;
+        drop(tensor.name, (at + number));
+        if (options_.progress && !options_.progress(done_, total_)) return false;
+      }
+    }
+    for (std::size_t j = 0; j < digests.size(); ++j) check(*files_[j], tensor.name, digests[j]);
+    return true;
+  }
+
+  template <class Sum>
+  void append(SafetensorsWriter& writer, std::span<const Sum> sums) {
+    if (dtype_ == dtype_of<Sum>()) {
+      writer.append(std::as_bytes(sums));
+      return;
+    }
+    with_floating(dtype_, [&]<class To>(To*) {
+      rounded_.resize(sums.size() * scalar_bytes<To>);
+      for (std::size_t k = 0; k < sums.size(); ++k) {
+        narrow_into(reinterpret_cast<To*>(rounded_.data()), k, sums[k]);
+      }
+    });
+    writer.append(rounded_);
+  }
+
+  template <class To>
+  static void convert(SafetensorsType type, std::span<const std::byte> from, std::span<To> to) {
+    with_floating(parameter_type(type).value_or(DType::float32), [&]<class From>(From*) {
+      for (std::size_t k = 0; k < to.size(); ++k) {
+        narrow_into(to.data(), k, element_at<From>(from.data(), k));
+      }
+    });
+  }
+
+  /// Lets go of what has been read, so that the memory of all snapshots is never held at once.
+  void drop(const std::string& name, std::size_t elements) {
+    for (const auto& file : files_) {
+      const SafetensorsTensor& own = file->at(name);
+      const std::size_t end = static_cast<std::size_t>(file->data_start() + own.begin) +
+                              elements * bits_of(own.dtype) / 8;
+      constexpr std::size_t chunk = std::size_t{4} << 20;
+      std::size_t& dropped = dropped_[file.get()];
+      if (end < dropped + chunk) continue;
+      file->file().drop(dropped, end - dropped);
+      dropped = end / page * page;
+    }
+  }
+
+  void check(const SafetensorsFile& file, const std::string& name, Digest& digest) const {
+    if (!file.has_digests()) return;
+    const auto known = file.metadata().find(tensor_digest_key(name));
+    if (known == file.metadata().end() || known->second != digest.finish()) {
+      refuse_io(file.path(), name, {}, "has changed since it was written: damaged");
+    }
+  }
+
+  const ReconstructReport& report_;
+  const ReconstructOptions& options_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<std::unique_ptr<SafetensorsWriter>> writers_;
+  std::vector<const SafetensorsFile*> newest_;
+  std::map<const SafetensorsFile*, std::size_t> dropped_;
+  std::vector<std::byte> rounded_;
+  DType dtype_ = DType::float32;
+  bool same_type_ = true, wide_ = false;
+  std::uint64_t done_ = 0, total_ = 0;
+};
+
+}  // namespace detail
+
+/// Makes averages of any profile from the snapshots of a store. Averaged tensors are summed as
+/// average_n() does, buffers are those of the newest snapshot up to the target's call. All outputs
+/// appear together, when all are complete.
+///
+/// Throws std::invalid_argument without snapshots or outputs, for two outputs of one file,
+/// snapshots of several runs or of an unknown weighting, and as fit_profiles() for targets that are
+/// out of range or out of reach; io_error for a snapshot that is damaged, and where the system
+/// refuses. There is no output then.
+inline ReconstructReport reconstruct(const SnapshotStore& store,
+                                     const std::vector<ReconstructOutput>& outputs,
+                                     const ReconstructOptions& options = {}) {
+  require(!outputs.empty(), "reconstruct: there must be outputs; they are", outputs.size());
+  require(!options.dtype || detail::is_floating(*options.dtype),
+          "ReconstructOptions.dtype must be a floating-point type",
+          detail::name_of(options.dtype.value_or(DType::float32)));
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      const std::string file = outputs[i].file.lexically_normal().string();
+      require(outputs[j].file.lexically_normal() != outputs[i].file.lexically_normal(),
+              "reconstruct: outputs must be of different files", std::string_view(file));
+    }
+  }
+  ReconstructReport report;
+  for (const StoredSnapshot& one : store.snapshots()) {
+    if (!options.use || options.use(one)) report.snapshots.push_back(one);
+  }
+  require(!report.snapshots.empty(), "reconstruct: there must be snapshots; they are",
+          report.snapshots.size());
+  for (const StoredSnapshot& one : report.snapshots) {
+    const std::string& run = report.snapshots.front().run;
+    require(one.run == run, "reconstruct: all snapshots must be of run \"" + run + "\"; one is of",
+            std::string_view(one.run));
+  }
+  std::vector<ProfileTarget> targets;
+  for (const ReconstructOutput& output : outputs) targets.push_back(output.target);
+  if (detail::constant_pace(report.snapshots)) {
+    std::vector<GainSequence> averages;
+    std::map<std::string, std::size_t> numbers;
+    std::vector<ProfileSnapshot> snapshots;
+    for (const StoredSnapshot& one : report.snapshots) {
+      const auto [place, added] = numbers.emplace(one.average, averages.size());
+      if (added) averages.push_back(detail::gains_of(one));
+      snapshots.push_back({place->second, one.calls});
+    }
+    report.fits = fit_profiles(averages, snapshots, targets, options.fit);
+  } else {
+    report.fits = detail::fit_times(report.snapshots, targets, options.fit);
+  }
+  detail::Reconstruction pass(report, outputs, options);
+  report.complete = pass.run();
+  return report;
+}
+
+}  // namespace v0
+}  // namespace polyak
