@@ -57,6 +57,8 @@ void write_all(const std::filesystem::path& folder, std::size_t files,
     }
     check(::fsync(file) == 0 && ::close(file) == 0, "fsync");
     check(::rename(temporary.c_str(), path.c_str()) == 0, "rename");
+    const int names = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY);
+    check(names >= 0 && ::fsync(names) == 0 && ::close(names) == 0, "fsync of the folder");
   }
 }
 

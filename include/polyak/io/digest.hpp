@@ -9,7 +9,9 @@
 #include <span>
 #include <string>
 
-#if POLYAK_HAS_XXHASH
+#if POLYAK_HAS_XXHASH_DISPATCH
+#include <xxh_x86dispatch.h>  // the same functions, for the processor at hand
+#elif POLYAK_HAS_XXHASH
 #include <xxhash.h>
 #endif
 

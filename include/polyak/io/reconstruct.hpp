@@ -30,8 +30,8 @@
 
 #include <polyak/average/posthoc.hpp>
 #include <polyak/average/profile_fit.hpp>
-#include <polyak/core/average_n.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/sum_many.hpp>
 #include <polyak/io/digest.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/safetensors.hpp>
@@ -224,11 +224,12 @@ class Reconstruction {
                                              {"polyak.residual", text(fit.residual)}},
           SafetensorsWriteOptions{.digests = true, .durable = options.durable}));
       // The newest snapshot that belongs to the target has its buffers.
-      const SafetensorsFile* newest = files_.front().get();
+      std::vector<std::size_t> inputs;
       for (std::size_t j = 0; j < files_.size(); ++j) {
-        if (report.snapshots[j].calls <= fit.calls) newest = files_[j].get();
+        if (report.snapshots[j].calls <= fit.calls) inputs.push_back(j);
       }
-      newest_.push_back(newest);
+      newest_.push_back(files_[inputs.back()].get());
+      groups_[inputs].push_back(k);
     }
   }
 
@@ -256,7 +257,7 @@ class Reconstruction {
   /// takes its sum of them.
   static constexpr std::size_t block = 4096;
   /// Blocks that are written at a time.
-  static constexpr std::size_t blocks_at_once = 16;
+  static constexpr std::size_t blocks_at_once = 64;
 
   [[nodiscard]] bool is_averaged(const SafetensorsTensor& tensor) const {
     const auto& buffers = report_.snapshots.front().buffers;
@@ -285,11 +286,28 @@ class Reconstruction {
     }
     std::size_t size = 0;
     if (!bytes[0].empty()) size = bytes[0].size() * 8 / bits_of(types[0]);
+    // Outputs of the same snapshots are made together: others must not be touched by their numbers.
+    struct Group {
+      std::vector<std::size_t> inputs;
+      std::vector<std::size_t> outputs;
+      SumMany<Sum> sums;
+      std::vector<const In*> from;
+      std::vector<Sum*> to;
+    };
+    std::vector<Group> groups;
+    for (const auto& [inputs, outputs] : groups_) {
+      std::vector<std::vector<double>> weights;
+      for (const std::size_t k : outputs) {
+        weights.emplace_back();
+        for (const std::size_t j : inputs) weights.back().push_back(report_.fits[k].weights[j]);
+      }
+      groups.push_back({inputs, outputs, SumMany<Sum>(weights),
+                        std::vector<const In*>(inputs.size()), std::vector<Sum*>(outputs.size())});
+    }
     std::vector<std::vector<Sum>> results(writers_.size());
-    for (auto& result : results) result.resize(std::min(size, block * blocks_at_once));
+    for (auto& result : results) result.resize(block * blocks_at_once);
     std::vector<std::vector<In>> copies(count);
-    std::vector<const In*> inputs(count), taken;
-    std::vector<double> weights;
+    std::vector<const In*> from(count);
     std::size_t gathered = 0;
     for (std::size_t at = 0; at < size; at += block) {
       const std::size_t number = std::min(block, size - at);
@@ -297,33 +315,31 @@ class Reconstruction {
         const std::size_t width = bits_of(types[j]) / 8;
         const auto piece = bytes[j].subspan(at * width, number * width);
         done_ += piece.size();
-        if (options_.verify) digests[j].add(piece);
-        inputs[j] = reinterpret_cast<const In*>(piece.data());
+        // Block after block into the cache: the sums read all of them a line at a time.
+        options_.verify ? digests[j].add(piece) : look_at(piece);
+        from[j] = reinterpret_cast<const In*>(piece.data());
         const bool aligned = reinterpret_cast<std::uintptr_t>(piece.data()) % alignof(In) == 0;
-        if (types[j] != safetensors_type(dtype_of<In>()) || !aligned) {
+        if (types[j] != safetensors_type(dtype_of<In>()) || !aligned ||
+            number % slot_granule != 0) {
           copies[j].resize(block);
-          inputs[j] = copies[j].data();
+          from[j] = copies[j].data();
           convert(types[j], piece, std::span<In>(copies[j].data(), number));
         }
       }
-      for (std::size_t k = 0; k < writers_.size(); ++k) {
-        taken.clear();
-        weights.clear();
-        for (std::size_t j = 0; j < count; ++j) {
-          if (report_.fits[k].weights[j] == 0) continue;
-          taken.push_back(inputs[j]);
-          weights.push_back(report_.fits[k].weights[j]);
+      for (Group& group : groups) {
+        for (std::size_t i = 0; i < group.inputs.size(); ++i) group.from[i] = from[group.inputs[i]];
+        for (std::size_t i = 0; i < group.outputs.size(); ++i) {
+          group.to[i] = results[group.outputs[i]].data() + gathered;
         }
-        const std::span<Sum> out(results[k].data() + gathered, number);
-        average_n<Sum>(out, taken, weights);
+        group.sums(number, std::span<const In* const>(group.from), std::span<Sum* const>(group.to));
       }
       gathered += number;
-      if (gathered == results[0].size() || at + number == size) {
+      if (gathered == block * blocks_at_once || at + number == size) {
         for (std::size_t k = 0; k < writers_.size(); ++k) {
           append(*writers_[k], std::span<const Sum>(results[k].data(), gathered));
         }
         gathered = 0;
-        drop(tensor.name, (at + number));
+        drop(tensor.name, at + number);
         if (options_.progress && !options_.progress(done_, total_)) return false;
       }
     }
@@ -355,6 +371,12 @@ class Reconstruction {
     });
   }
 
+  static void look_at(std::span<const std::byte> piece) {
+    for (std::size_t k = 0; k < piece.size(); k += cache_line) {
+      static_cast<void>(*static_cast<const volatile std::byte*>(&piece[k]));
+    }
+  }
+
   /// Lets go of what has been read, so that the memory of all snapshots is never held at once.
   void drop(const std::string& name, std::size_t elements) {
     for (const auto& file : files_) {
@@ -382,6 +404,7 @@ class Reconstruction {
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::vector<std::unique_ptr<SafetensorsWriter>> writers_;
   std::vector<const SafetensorsFile*> newest_;
+  std::map<std::vector<std::size_t>, std::vector<std::size_t>> groups_;  ///< inputs, outputs
   std::map<const SafetensorsFile*, std::size_t> dropped_;
   std::vector<std::byte> rounded_;
   DType dtype_ = DType::float32;
