@@ -46,11 +46,11 @@ class Ema : public Average<P, ExponentialWeighting, S> {
   static constexpr std::string_view type_name = "Ema";
 
   explicit Ema(const Parameters<P>& params, EmaOptions options = {})
-      : Average<P, ExponentialWeighting, S>(params, weighting(options), options.nonfinite,
+      : Average<P, ExponentialWeighting, S>(params, weighting_of(options), options.nonfinite,
                                               {options.accumulate, options.seed}) {}
 
  private:
-  static ExponentialWeighting weighting(const EmaOptions& options) {
+  static ExponentialWeighting weighting_of(const EmaOptions& options) {
     validate(options);
     return {options.decay, options.start, options.update_every};
   }

@@ -101,11 +101,11 @@ class HareTortoise : public SwitchingAverage<P, HareTortoiseWeighting, HareTorto
 
   explicit HareTortoise(const Parameters<P>& params, HareTortoiseOptions options = {})
       : SwitchingAverage<P, HareTortoiseWeighting, HareTortoiseRule, S>(
-            params, weighting(options), {options.switch_every}, options.blend, options.nonfinite,
+            params, weighting_of(options), {options.switch_every}, options.blend, options.nonfinite,
             {options.accumulate, options.seed}) {}
 
  private:
-  static HareTortoiseWeighting weighting(const HareTortoiseOptions& options) {
+  static HareTortoiseWeighting weighting_of(const HareTortoiseOptions& options) {
     validate(options);
     return {options};
   }

@@ -40,11 +40,11 @@ class Swa : public Average<P, UniformWeighting, S> {
   static constexpr std::string_view type_name = "Swa";
 
   explicit Swa(const Parameters<P>& params, SwaOptions options = {})
-      : Average<P, UniformWeighting, S>(params, weighting(options), options.nonfinite,
+      : Average<P, UniformWeighting, S>(params, weighting_of(options), options.nonfinite,
                                           {options.accumulate, options.seed}) {}
 
  private:
-  static UniformWeighting weighting(const SwaOptions& options) {
+  static UniformWeighting weighting_of(const SwaOptions& options) {
     validate(options);
     return {options.start, options.period};
   }

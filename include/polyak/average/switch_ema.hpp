@@ -150,7 +150,7 @@ class SwitchEma : public SwitchingAverage<P, SwitchWeighting, SwitchRule, S> {
 
   explicit SwitchEma(const Parameters<P>& params, SwitchEmaOptions options = {})
       : SwitchingAverage<P, SwitchWeighting, SwitchRule, S>(
-            params, weighting(options),
+            params, weighting_of(options),
             {options.unit, options.interval, options.start, options.end}, 0, options.nonfinite,
             {options.accumulate, options.seed}) {}
 
@@ -172,7 +172,7 @@ class SwitchEma : public SwitchingAverage<P, SwitchWeighting, SwitchRule, S> {
   }
 
  private:
-  static SwitchWeighting weighting(const SwitchEmaOptions& options) {
+  static SwitchWeighting weighting_of(const SwitchEmaOptions& options) {
     validate(options);
     return {options};
   }
