@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <optional>
@@ -200,5 +201,8 @@ using Replays = std::map<std::string, Replay>;
 [[nodiscard]] Replays table_replays();
 [[nodiscard]] Replays optimizer_replays();
 [[nodiscard]] Replays schedule_replays();
+
+/// Checks the safetensors files in `folder` against what their manifest says of them.
+[[nodiscard]] Report check_manifest(const Json& manifest, const std::filesystem::path& folder);
 
 }  // namespace golden

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// polyak_golden FILE...: replays recorded runs of reference implementations through the library.
-/// Prints one line per file and fails where one does not match or cannot be replayed in full.
+/// polyak_golden FILE...: replays recorded runs of reference implementations through the library,
+/// and checks the safetensors files that a manifest.json describes. Prints one line per file and
+/// fails where one does not match or cannot be replayed in full.
 
 #include <algorithm>
 #include <exception>
@@ -19,8 +20,8 @@ namespace {
 
 Replays all_replays() {
   Replays all;
-  for (auto family : {average_replays, switch_replays, power_replays, profile_replays, table_replays,
-                      optimizer_replays, schedule_replays}) {
+  for (auto family : {average_replays, switch_replays, power_replays, profile_replays,
+                      table_replays, optimizer_replays, schedule_replays}) {
     all.merge(family());
   }
   return all;
@@ -50,6 +51,9 @@ Report replay_file(const std::filesystem::path& file) {
   Report report;
   const Json document = parsed(file);
   const std::string format = document.is_object() ? document.value("format", "") : "";
+  if (document.is_object() && (document.contains("valid") || document.contains("malformed"))) {
+    return check_manifest(document, file.parent_path());
+  }
   if (format == "polyak-golden-1") {
     replay_case(document, "", report);
   } else if (format == "polyak-golden-optimizers/1") {
@@ -95,7 +99,8 @@ bool passes(const std::filesystem::path& file) {
 int main(int count, char** arguments) {
   if (count < 2 || std::string(arguments[1]) == "--help") {
     std::cout << "usage: polyak_golden FILE...\n"
-                 "Replays golden files and compares with what they record. Each line gives the\n"
+                 "Replays golden files and compares with what they record; of a manifest.json it\n"
+                 "checks the safetensors files beside it. Each line gives the\n"
                  "worst error divided by its tolerance. Fails if any file does not match, names\n"
                  "an unknown algorithm, or holds an entry that the replay does not use.\n";
     return count < 2 ? 2 : 0;

@@ -119,8 +119,8 @@ void compare_weights(Case& run, const Section& row, const std::string& key,
     throw Malformed(run.place(row.path(key) + " has another length than there are snapshots"));
   }
   for (std::size_t k = 0; k < actual.size(); ++k) {
-    run.report().compare_within(run.place(row.path(key) + "[" + std::to_string(k) + "]"),
-                                actual[k], recorded[k], share * largest(recorded));
+    run.report().compare_within(run.place(row.path(key) + "[" + std::to_string(k) + "]"), actual[k],
+                                recorded[k], share * largest(recorded));
   }
 }
 
@@ -140,8 +140,8 @@ void replay_general(Case& run) {
   }
   std::vector<polyak::ProfileSnapshot> snapshots;
   for (const Section& snapshot : run.inputs.rows("snapshots")) {
-    snapshots.push_back({static_cast<std::size_t>(snapshot.integer("averager")),
-                         snapshot.count("step")});
+    snapshots.push_back(
+        {static_cast<std::size_t>(snapshot.integer("averager")), snapshot.count("step")});
   }
   std::vector<polyak::ProfileTarget> targets;
   for (const Section& target : run.inputs.rows("targets")) {
@@ -151,8 +151,8 @@ void replay_general(Case& run) {
   for (const auto& target : targets) {
     wanted.push_back(target.profile(calls));
   }
-  const auto products = polyak::detail::profile_products(averages, snapshots, wanted, calls,
-                                                         polyak::Metric::iterate);
+  const auto products =
+      polyak::detail::profile_products(averages, snapshots, wanted, calls, polyak::Metric::iterate);
   const auto n = static_cast<Eigen::Index>(snapshots.size());
   const Json* gram = run.recorded_list(run.expected, "gram", snapshots.size());
   for (Eigen::Index i = 0; gram != nullptr && i < n; ++i) {
@@ -168,9 +168,8 @@ void replay_general(Case& run) {
   run.compare(run.expected, "cond_gram", condition, {.relative = condition * 1e-15, .absolute = 0});
 
   const auto fitted = [&](polyak::Normalisation normalisation, double ridge) {
-    return polyak::fit_profiles(
-        averages, snapshots, targets,
-        {.normalisation = normalisation, .ridge = ridge, .force = true});
+    return polyak::fit_profiles(averages, snapshots, targets,
+                                {.normalisation = normalisation, .ridge = ridge, .force = true});
   };
   const double ridge = run.hyperparameters.number("ridge_relative", 0) * products.gram.trace() /
                        static_cast<double>(n);
@@ -212,8 +211,6 @@ void replay_general(Case& run) {
 
 }  // namespace
 
-Replays profile_replays() {
-  return {{"posthoc_general", replay_general}};
-}
+Replays profile_replays() { return {{"posthoc_general", replay_general}}; }
 
 }  // namespace golden

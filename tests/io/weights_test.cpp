@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// polyak/io/weights.hpp, safetensors_index.hpp.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <polyak/average/ema.hpp>
+#include <polyak/io/safetensors_index.hpp>
+#include <polyak/io/weights.hpp>
+
+#include "bits.hpp"
+#include "catch.hpp"
+#include "refusal.hpp"
+#include "temporary_folder.hpp"
+
+namespace {
+
+/// A column-major matrix, a vector, a buffer, a counter and a weight that averages ignore.
+struct Model {
+  std::vector<float> w = numbers(12, 1), b = numbers(5, 2), mean{1, 2}, frozen{7};
+  std::vector<std::int64_t> seen{3};
+  polyak::Parameters<float> params = list();
+  Model() = default;
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  static std::vector<float> numbers(std::size_t count, std::uint64_t seed) {
+    std::vector<float> list(count);
+    for (std::size_t k = 0; k < count; ++k) list[k] = static_cast<float>(bits::uniform(k, seed));
+    return list;
+  }
+  polyak::Parameters<float> list() {
+    polyak::Parameters<float> tensors;
+    tensors.add("fc.w", w, {3, 4}, polyak::Role::average, polyak::Order::column_major)
+        .add("fc.b", b)
+        .add("mean", mean, polyak::Role::copy)
+        .add("seen", seen, polyak::Role::copy)
+        .add("frozen", frozen, polyak::Role::ignore);
+    return tensors;
+  }
+  void clear() {
+    for (auto* values : {&w, &b, &mean, &frozen}) std::fill(values->begin(), values->end(), 0.0F);
+    seen[0] = 0;
+  }
+  [[nodiscard]] std::vector<std::vector<std::byte>> bytes() const {
+    return {bits::bytes(w), bits::bytes(b), bits::bytes(mean), bits::bytes(frozen),
+            bits::bytes(seen)};
+  }
+};
+
+std::vector<std::string> names_in(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void write(const std::filesystem::path& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+}  // namespace
+
+TEST_CASE("Weights come back as they were, in one file and in several") {
+  const TemporaryFolder folder;
+  Model model;
+  const auto before = model.bytes();
+  for (const std::uint64_t shard : {0, 1, 30, 100000}) {
+    const auto path = folder.path() / ("model" + std::to_string(shard));
+    polyak::save_weights(path, model.params,
+                         {.metadata = {{"format", "pt"}}, .shard_bytes = shard});
+    model.clear();
+    polyak::load_weights(path, model.params);
+    CHECK(model.bytes() == before);
+  }
+  CHECK(names_in(folder.path() / "model100000") == std::vector<std::string>{"model.safetensors"});
+  CHECK(names_in(folder.path() / "model1").size() == 6);
+  const polyak::SafetensorsModel sharded(folder.path() / "model30");
+  CHECK(sharded.names() == std::vector<std::string>{"fc.b", "fc.w", "frozen", "mean", "seen"});
+  CHECK(sharded.files().size() == 3);
+  CHECK(sharded.unlisted().empty());
+  CHECK(sharded.file_of("fc.b")->path().filename() == "model-00002-of-00003.safetensors");
+  CHECK(sharded.file_of("none") == nullptr);
+}
+
+TEST_CASE("Weights are rounded on the way out, and widened on the way in") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "half.safetensors";
+  Model model;
+  const auto w = model.w;
+  polyak::save_weights(path, model.params, {.dtype = polyak::DType::bfloat16});
+  const polyak::SafetensorsFile file(path);
+  CHECK(file.at("fc.w").dtype == polyak::SafetensorsType::BF16);
+  CHECK(file.at("seen").dtype == polyak::SafetensorsType::I64);
+  model.clear();
+  polyak::load_weights(path, model.params);
+  for (std::size_t k = 0; k < w.size(); ++k) {
+    CHECK(model.w[k] ==
+          polyak::detail::float_from_bfloat16(polyak::detail::bfloat16_from_float(w[k])));
+  }
+  CHECK(model.seen[0] == 3);
+  refusal<std::invalid_argument>(
+      [&] { polyak::save_weights(path, model.params, {.dtype = polyak::DType::int32}); });
+}
+
+TEST_CASE("An average is saved without a swap") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "ema.safetensors";
+  Model model;
+  for (const auto accumulate : {polyak::Accumulate::plain, polyak::Accumulate::float64}) {
+    polyak::Ema<float> ema(model.params, {.decay = 0.75, .accumulate = accumulate});
+    CHECK(refusal<std::logic_error>([&] {
+            polyak::save_average(path, model.params, ema);
+          }).find("never updated") != std::string::npos);
+    model.w[4] += 1;
+    ema.update(model.params);
+    polyak::save_average(path, model.params, ema);
+    Model other;
+    Model expected;
+    ema.copy_to(expected.params);
+    expected.frozen = model.frozen;
+    polyak::load_weights(path, other.params);
+    CHECK(other.bytes() == expected.bytes());
+    const auto guard = ema.swap_into(model.params);
+    refusal<std::logic_error>([&] { polyak::save_average(path, model.params, ema); });
+    refusal<std::logic_error>([&] { polyak::save_weights(path, model.params); });
+    refusal<std::logic_error>([&] { polyak::load_weights(path, model.params); });
+  }
+}
+
+TEST_CASE("Weights of another model are refused with every difference") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "model.safetensors";
+  Model model;
+  polyak::save_weights(path, model.params);
+  std::vector<float> w(12), b(4), other(1);
+  std::vector<std::int32_t> seen(1);
+  polyak::Parameters<float> params;
+  params.add("fc.w", w, {4, 3})
+      .add("fc.b", b)
+      .add("new", other)
+      .add("seen", seen, polyak::Role::copy);
+  CHECK(
+      refusal<std::invalid_argument>([&] { polyak::load_weights(path, params); }) ==
+      "polyak: the weights in " + path.string() +
+          " are of another model: \"fc.w\" is F32 [3, 4], expected float32 [4, 3]; \"fc.b\" is "
+          "F32 [5], expected float32 [4]; \"new\" is missing; \"seen\" is I64 [1], expected int32 "
+          "[1]; \"frozen\" is extra; \"mean\" is extra");
+  CHECK(w == std::vector<float>(12));
+
+  SECTION("but prefixes may differ, and more may be there") {
+    std::vector<float> bias(5);
+    polyak::Parameters<float> part;
+    part.add("module.fc.b", bias);
+    const auto without_prefix = [](const std::string& name) { return name.substr(7); };
+    refusal<std::invalid_argument>(
+        [&] { polyak::load_weights(path, part, {.name_in_file = without_prefix}); });
+    polyak::load_weights(path, part, {.name_in_file = without_prefix, .allow_extra = true});
+    CHECK(bias == model.b);
+  }
+}
+
+TEST_CASE("A model of several files is replaced as one") {
+  const TemporaryFolder folder;
+  Model model;
+  polyak::save_weights(folder.path(), model.params, {.shard_bytes = 30});
+  const auto first = names_in(folder.path());
+  model.b[0] = 42;
+  polyak::save_weights(folder.path(), model.params, {.shard_bytes = 30});
+  const auto second = names_in(folder.path());
+  // The old files were not touched until the new index was there, so the new ones have other names.
+  CHECK(second.size() == first.size());
+  CHECK(second.front() == "model-00001-of-00003-2.safetensors");
+  const auto saved = model.bytes();
+  model.clear();
+  polyak::load_weights(folder.path(), model.params);
+  CHECK(model.bytes() == saved);
+  polyak::save_weights(folder.path(), model.params, {.shard_bytes = 1000});
+  CHECK(names_in(folder.path()) == std::vector<std::string>{"model.safetensors"});
+  polyak::save_weights(folder.path(), model.params, {.shard_bytes = 30});
+  CHECK(names_in(folder.path()) == first);
+}
+
+TEST_CASE("Indexes that are none are refused") {
+  const TemporaryFolder folder;
+  Model model;
+  polyak::save_weights(folder.path(), model.params, {.shard_bytes = 30});
+  const auto index = folder.path() / "model.safetensors.index.json";
+  const std::string shard = "model-00001-of-00003.safetensors";
+  const auto reads = [&](const std::string& text) {
+    write(index, text);
+    return polyak::SafetensorsModel(folder.path());
+  };
+  const auto refused = [&](const std::string& text) {
+    write(index, text);
+    INFO(text);
+    return refusal<polyak::io_error>([&] { polyak::SafetensorsModel model_of_it(folder.path()); });
+  };
+  // What is beside the map may be anything.
+  CHECK(reads(R"({"metadata": {"total_size": 1.5e3, "x": [{}, null]}, "more": [1, {"a": true}],
+                  "weight_map": {"fc.w": ")" +
+              shard + R"("}})")
+            .names() == std::vector<std::string>{"fc.w"});
+  CHECK(reads(R"({"weight_map": {}})").names().empty());
+  CHECK(reads(R"({"weight_map": {"fc.w": ")" + shard + R"("}})").unlisted() ==
+        std::vector<std::string>{});
+
+  for (const char* bad : {"",
+                          "[]",
+                          "null",
+                          "1",
+                          "{}",
+                          "{\"weight_map\": []}",
+                          "{\"weight_map\": null}",
+                          "{\"weight_map\": {\"a\": 1}}",
+                          "{\"weight_map\": {\"a\": {}}}",
+                          "{\"weight_map\": {\"a\": [\"x\"]}}",
+                          "{\"weight_map\": {\"a\": \"\"}}",
+                          "{\"weight_map\": {\"a\": \"..\"}}",
+                          "{\"weight_map\": {\"a\": \"/etc/passwd\"}}",
+                          "{\"weight_map\": {\"a\": \"x/y\"}}",
+                          "{\"weight_map\": {\"a\": \"x\\\\y\"}}",
+                          "{\"weight_map\": {\"a\": \"x\\u0000y\"}}",
+                          "{\"weight_map\": {\"a\": \"x\"}",
+                          "{\"weight_map\": {}, \"weight_map\": {}}",
+                          "{\"weight_map\": {}} x",
+                          "\xef\xbb\xbf{\"weight_map\": {}}",
+                          "{\"weight_map\": {\"a\": \"\xff\"}}"}) {
+    refused(bad);
+  }
+  CHECK(refused(R"({"weight_map": {"fc.w": ")" + shard + R"(", "\u0066c.w": ")" + shard + "\"}}")
+            .find("is there twice") != std::string::npos);
+  refused(std::string("{\"weight_map\": {}}\0", 19));
+  refused(std::string(200, '[') + std::string(200, ']'));
+  refused("{\"a\": " + std::string(200, '[') + std::string(200, ']') + "}");
+  CHECK(refused(R"({"weight_map": {"fc.b": ")" + shard + R"("}})")
+            .find("is not in the file that the index names") != std::string::npos);
+  CHECK(refused(R"({"weight_map": {"fc.b": "gone.safetensors"}})").find("gone.safetensors") !=
+        std::string::npos);
+}
