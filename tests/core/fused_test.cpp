@@ -21,14 +21,8 @@ void check_positions(const std::string& name, const Options& options) {
            [&](const List& params) { return std::tuple(O(params, options), Average(params, 0)); });
   check<P>("average, " + name,
            [&](const List& params) { return std::tuple(Average(params, 1), O(params, options)); });
-  check<P>(name + ", 2 averages", [&](const List& params) {
-    return std::tuple(O(params, options), Average(params, 2), Average(params, 5));
-  });
   check<P>("average, " + name + ", average", [&](const List& params) {
     return std::tuple(Average(params, 3), O(params, options), Average(params, 0));
-  });
-  check<P>("2 averages, " + name, [&](const List& params) {
-    return std::tuple(Average(params, 3), Average(params, 4), O(params, options));
   });
   check<P>(name + ", 3 averages", [&](const List& params) {
     return std::tuple(O(params, options), Average(params, 0), Average(params, 1),

@@ -68,8 +68,13 @@ TEMPLATE_TEST_CASE("fused equals separate: averages of double with an optimizer 
     return std::tuple(AdamW(params, {.learning_rate = 0.1}), Scripted<TestType, double>(params, 0),
                       Scripted<TestType>(params, 3));
   });
-  check<TestType>("average, AdamW, average", [](const Parameters<TestType>& params) {
-    return std::tuple(Scripted<TestType, double>(params, 5), AdamW(params, {.learning_rate = 0.1}),
-                      Scripted<TestType, double>(params, 2));
+}
+
+TEST_CASE("fused equals separate: averages of double around an optimizer of float") {
+  using namespace polyak;
+  check<Eigen::bfloat16>("average, AdamW, average", [](const Parameters<Eigen::bfloat16>& params) {
+    return std::tuple(Scripted<Eigen::bfloat16, double>(params, 5),
+                      AdamW(params, {.learning_rate = 0.1}),
+                      Scripted<Eigen::bfloat16, double>(params, 2));
   });
 }

@@ -38,6 +38,14 @@ struct Listing {
   void scalar(std::string_view name, T& value) {
     bytes(name, &value, sizeof value);
   }
+  template <class T>
+  void option(std::string_view, const T&) {}
+  void counters(std::string_view name, std::vector<std::int64_t>& values) {
+    bytes(name, values.data(), values.size() * sizeof(std::int64_t));
+  }
+  void buffers(const polyak::Layout& layout, std::byte* data) {
+    bytes("buffers", data, polyak::detail::buffer_bytes(layout));
+  }
   void bytes(std::string_view name, const void* data, std::size_t size) {
     names.emplace_back(name);
     bytes_of[std::string(name)] = bits::bytes(static_cast<const std::byte*>(data), size);
