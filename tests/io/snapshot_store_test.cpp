@@ -423,6 +423,9 @@ TEST_CASE("Averages of other widths are made from a store") {
     CHECK(last == all);
     CHECK(all == 64 * (5007 * sizeof(float)));
     CHECK(report.fits[0].residual < 0.01);
+    const auto profile = polyak::achieved_profile(report, 2);  // of a width that was tracked
+    const auto wish = ProfileTarget::sigma_rel(0.1).profile(256);
+    for (std::size_t t = 0; t <= 256; ++t) CHECK(std::fabs(profile[t] - wish[t]) < 1e-12);
     const polyak::SafetensorsFile made(path("wanted.safetensors"));
     made.verify();
     CHECK(made.metadata().at("polyak.target") == "sigma_rel 0.075");

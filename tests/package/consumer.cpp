@@ -3,6 +3,9 @@
 #include <Eigen/Core>
 #include <cstdio>
 #include <polyak/polyak.hpp>
+#ifdef WITH_IO
+#include <polyak/io.hpp>
+#endif
 
 int main() {
   Eigen::MatrixXf weights = Eigen::MatrixXf::Constant(4, 5, 2.0F);
@@ -17,6 +20,17 @@ int main() {
     gradient = weights;  // of half the squared norm
     polyak::step(params, gradients, optimizer, ema);
   }
+
+#ifdef WITH_IO
+  polyak::save("consumer.safetensors", params, optimizer, ema);
+  Eigen::MatrixXf loaded(4, 5);
+  polyak::Parameters same;
+  same.add("weights", loaded);
+  polyak::AdamW optimizer_of_same(same, {.learning_rate = 0.05, .weight_decay = 0.0});
+  polyak::Ema ema_of_same(same, {.decay = 0.9});
+  polyak::load("consumer.safetensors", same, optimizer_of_same, ema_of_same);
+  if (loaded != weights || optimizer_of_same.count() != 200) return 2;
+#endif
 
   const float trained = weights.norm();
   float averaged = 0.0F;

@@ -194,6 +194,21 @@ struct PacedPowerWeighting {
   return fits;
 }
 
+/// The gains of the averages that snapshots are of, and which one each is of.
+struct SnapshotProfiles {
+  std::vector<GainSequence> averages;
+  std::vector<ProfileSnapshot> snapshots;
+
+  explicit SnapshotProfiles(const std::vector<StoredSnapshot>& stored) {
+    std::map<std::string, std::size_t> numbers;
+    for (const StoredSnapshot& one : stored) {
+      const auto [place, added] = numbers.emplace(one.average, averages.size());
+      if (added) averages.push_back(gains_of(one));
+      snapshots.push_back({place->second, one.calls});
+    }
+  }
+};
+
 /// The outputs of one pass, and the blocks that are in the making.
 class Reconstruction {
  public:
@@ -414,6 +429,17 @@ class Reconstruction {
 
 }  // namespace detail
 
+/// The profile that an output of reconstruct() has: the weight of each call's iterate, that of the
+/// initial value first. Throws std::invalid_argument where calls took different times.
+[[nodiscard]] inline std::vector<double> achieved_profile(const ReconstructReport& report,
+                                                          std::size_t output) {
+  require(detail::constant_pace(report.snapshots),
+          "achieved_profile: the calls of all power averages must take one time; output", output);
+  const detail::SnapshotProfiles profiles(report.snapshots);
+  const ProfileFit& fit = report.fits.at(output);
+  return achieved_profile(profiles.averages, profiles.snapshots, fit.weights, fit.calls);
+}
+
 /// Makes averages of any profile from the snapshots of a store. Averaged tensors are summed as
 /// average_n() does, buffers are those of the newest snapshot up to the target's call. All outputs
 /// appear together, when all are complete.
@@ -450,15 +476,8 @@ inline ReconstructReport reconstruct(const SnapshotStore& store,
   std::vector<ProfileTarget> targets;
   for (const ReconstructOutput& output : outputs) targets.push_back(output.target);
   if (detail::constant_pace(report.snapshots)) {
-    std::vector<GainSequence> averages;
-    std::map<std::string, std::size_t> numbers;
-    std::vector<ProfileSnapshot> snapshots;
-    for (const StoredSnapshot& one : report.snapshots) {
-      const auto [place, added] = numbers.emplace(one.average, averages.size());
-      if (added) averages.push_back(detail::gains_of(one));
-      snapshots.push_back({place->second, one.calls});
-    }
-    report.fits = fit_profiles(averages, snapshots, targets, options.fit);
+    const detail::SnapshotProfiles profiles(report.snapshots);
+    report.fits = fit_profiles(profiles.averages, profiles.snapshots, targets, options.fit);
   } else {
     report.fits = detail::fit_times(report.snapshots, targets, options.fit);
   }

@@ -355,7 +355,7 @@ class SnapshotStore {
         const auto value = detail::widened<double>(&element, 0);
         std::byte stored[sizeof(double)];
         detail::narrow_into(reinterpret_cast<To*>(stored), 0, value);
-        const double back = detail::element_at<To>(stored, 0);
+        const auto back = static_cast<double>(detail::element_at<To>(stored, 0));
         if (!detail::is_finite(back) && detail::is_finite(value)) {
           require(false,
                   "tensor \"" + info.name + "\" must fit into " +
