@@ -44,7 +44,19 @@ class io_error : public std::runtime_error {
     if (!report.tensor.empty()) words += "tensor " + detail::text(report.tensor) + ": ";
     words += report.what;
     if (!report.rule.empty()) words += " (" + report.rule + ")";
-    return words;
+    // Names come from files: what would end or break a line is shown as its code.
+    std::string line;
+    for (const char c : words) {
+      const auto code = static_cast<unsigned char>(c);
+      if (code >= 0x20 && code != 0x7f) {
+        line += c;
+      } else {
+        line.append("\\x")
+            .append(1, "0123456789abcdef"[code >> 4])
+            .append(1, "0123456789abcdef"[code & 15]);
+      }
+    }
+    return line;
   }
 
  private:

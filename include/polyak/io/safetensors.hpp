@@ -95,8 +95,11 @@ class SafetensorsFile {
     for (std::size_t k = 0; k < header_.tensors.size(); ++k) {
       places_.emplace(header_.tensors[k].name, k);
     }
+    if (!detail::has_digest || !verify_header || !has_digests()) return;
     const auto known = header_.metadata.find(std::string(detail::digest_key));
-    if (!detail::has_digest || !verify_header || known == header_.metadata.end()) return;
+    if (known == header_.metadata.end()) {
+      detail::refuse_io(path, {}, {}, "has digests of tensors but none of its header: damaged");
+    }
     const auto start = file_.bytes().first(static_cast<std::size_t>(header_.data_start));
     const std::string_view text(reinterpret_cast<const char*>(start.data()), start.size());
     if (detail::header_digest(text) != known->second) {
@@ -184,7 +187,10 @@ class SafetensorsFile {
 
   /// Whether there are digests of tensors, and xxHash to check them with.
   [[nodiscard]] bool has_digests() const {
-    return detail::has_digest && header_.metadata.contains(std::string(detail::digest_key));
+    // Any of the keys: one alone may be damaged.
+    const auto first = header_.metadata.lower_bound(std::string(detail::digest_key));
+    return detail::has_digest && first != header_.metadata.end() &&
+           first->first.starts_with(detail::digest_key);
   }
   /// Reads a tensor and compares it with its digest. Throws io_error where it differs or lacks one.
   void verify(const SafetensorsTensor& tensor) const {
