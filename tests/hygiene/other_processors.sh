@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Runs the library where this machine cannot: on an x86-64 processor without AVX, and on aarch64,
 # both emulated by QEMU. Every class at work, and the same bits as here wherever multiply-adds are
-# fused. Uses the compiler in CXX, else g++, and aarch64-linux-gnu-g++.
+# fused: other_processors.sh [FOLDER]. Uses aarch64-linux-gnu-g++ and the x86-64 programs that are
+# built in FOLDER, without which it compiles them by the compiler in CXX, else g++.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 unset POLYAK_DISPATCH_LEVEL
@@ -26,12 +27,17 @@ compile() {
   "$1" -std=c++20 -O1 -Iinclude "${eigen_flags[@]}" "tests/hygiene/$3.cpp" -o "$folder/$3.$2"
 }
 # Two at a time: a compiler takes a gigabyte.
-compile "${CXX:-g++}" x86_64 use_everything &
-x86_64=$!
-compile aarch64-linux-gnu-g++ aarch64 use_everything
+compile aarch64-linux-gnu-g++ aarch64 use_everything &
+aarch64=$!
+if [ $# -gt 0 ]; then
+  ln -s "$(realpath "$1")/polyak_everything_no_exceptions" "$folder/use_everything.x86_64"
+  ln -s "$(realpath "$1")/polyak_levels" "$folder/levels.x86_64"
+else
+  compile "${CXX:-g++}" x86_64 use_everything
+  compile "${CXX:-g++}" x86_64 levels
+fi
 compile aarch64-linux-gnu-g++ aarch64 levels
-wait "$x86_64"
-compile "${CXX:-g++}" x86_64 levels
+wait "$aarch64"
 
 here() { POLYAK_DISPATCH_LEVEL=$1 "$folder/levels.x86_64"; }
 nehalem() { qemu-x86_64 -cpu Nehalem "$@"; }
