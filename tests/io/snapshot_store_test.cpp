@@ -528,6 +528,13 @@ TEST_CASE(
   const polyak::SafetensorsFile made(path("ema.safetensors"));
   CHECK(made.at("w").dtype == polyak::SafetensorsType::F64);
 
+  polyak::Ema<float> changed(run.params, {.decay = 0.5, .start = polyak::Start::first_update});
+  for (int call = 0; call < 100; ++call) changed.update(run.params);
+  store.append("slow", changed);
+  CHECK(refusal<std::invalid_argument>([&] {
+          polyak::reconstruct(store, {{ProfileTarget::ema(0.95), path("x")}});
+        }).starts_with("polyak: the options of average \"slow\" changed between "));
+
   polyak::SnapshotStore varied(path("varied"), {.durable = false});
   Wandering other;
   for (int call = 1; call <= 64; ++call) {

@@ -153,7 +153,8 @@ void solve_power_profiles(const Profiles& profiles, Normalisation normalisation,
 
 }  // namespace detail
 
-/// Snapshots of power averages in memory, and what can be made of them.
+/// Snapshots of power averages in memory, and what can be made of them. They end with the program: for
+/// snapshots on disk, of any average, and for other targets, see SnapshotStore (io/).
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class PosthocEma {
  public:

@@ -200,11 +200,17 @@ struct SnapshotProfiles {
   std::vector<ProfileSnapshot> snapshots;
 
   explicit SnapshotProfiles(const std::vector<StoredSnapshot>& stored) {
-    std::map<std::string, std::size_t> numbers;
+    std::map<std::string, std::pair<std::size_t, const StoredSnapshot*>> numbers;
     for (const StoredSnapshot& one : stored) {
-      const auto [place, added] = numbers.emplace(one.average, averages.size());
+      const auto [place, added] = numbers.emplace(one.average, std::pair(averages.size(), &one));
+      const auto [number, first] = place->second;
       if (added) averages.push_back(gains_of(one));
-      snapshots.push_back({place->second, one.calls});
+      if (one.weighting != first->weighting || one.options != first->options) {
+        refuse_value("polyak: the options of average \"" + one.average + "\" changed between " +
+                     first->file.string() + " and " + one.file.string() +
+                     ": give it another name, so that each has one profile");
+      }
+      snapshots.push_back({number, one.calls});
     }
   }
 };
