@@ -169,7 +169,13 @@ void run(const Settings& settings) {
                 fit.residual, fit.update_residual, fit.condition, fit.absolute_sum,
                 outputs[k].file.string().c_str());
   }
-  std::cout << (posthoc::draw_profiles(settings.out, outputs, report)
+  std::vector<posthoc::ProfilePair> profiles;
+  for (std::size_t k = 0; k < outputs.size(); ++k) {
+    const auto& target = outputs[k].target;
+    profiles.push_back(
+        {target.name(), target.profile(report.fits[k].calls), polyak::achieved_profile(report, k)});
+  }
+  std::cout << (posthoc::draw_profiles(settings.out, profiles)
                     ? "Drew profiles.svg: wanted against achieved\n"
                     : "No plot: gnuplot is not installed or failed; profiles.gp would draw it\n");
 }

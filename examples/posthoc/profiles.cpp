@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace posthoc {
 namespace {
@@ -15,7 +17,7 @@ namespace {
 /// Points of each curve, at most.
 constexpr std::size_t points = 2000;
 
-std::string script(const std::vector<polyak::ReconstructOutput>& outputs) {
+std::string script(const std::vector<ProfilePair>& profiles) {
   // The colours of Okabe and Ito, apart for colour-blind eyes too.
   constexpr std::array colours{"#0072b2", "#d55e00", "#009e73", "#cc79a7",
                                "#e69f00", "#56b4e9", "black"};
@@ -29,17 +31,23 @@ std::string script(const std::vector<polyak::ReconstructOutput>& outputs) {
       "set grid linecolor 'gray85'\n"
       "set key top left Left reverse\n"
       "plot \\\n";
-  for (std::size_t k = 0; k < outputs.size(); ++k) {
+  for (std::size_t k = 0; k < profiles.size(); ++k) {
     const std::string colour = colours[k % colours.size()];
     const std::string column = std::to_string(2 * k + 2);
     const std::string next = std::to_string(2 * k + 3);
     text += "  'profiles.csv' skip 1 using 1:" + next + " with lines linewidth 2 linecolor '" +
-            colour + "' title '" + outputs[k].target.name() + "', \\\n" +
+            colour + "' title '" + profiles[k].name + "', \\\n" +
             "  'profiles.csv' skip 1 using 1:" + column +
             " with lines linewidth 1 dashtype 2 linecolor 'black' notitle" +
-            (k + 1 < outputs.size() ? ", \\\n" : "\n");
+            (k + 1 < profiles.size() ? ", \\\n" : "\n");
   }
   return text;
+}
+
+std::string number(double value) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%.9g", value);
+  return digits;
 }
 
 void write(const std::filesystem::path& path, const std::string& text) {
@@ -51,30 +59,26 @@ void write(const std::filesystem::path& path, const std::string& text) {
 
 }  // namespace
 
-bool draw_profiles(const std::filesystem::path& folder,
-                   const std::vector<polyak::ReconstructOutput>& outputs,
-                   const polyak::ReconstructReport& report) {
-  std::vector<std::vector<double>> columns;
+bool draw_profiles(const std::filesystem::path& folder, const std::vector<ProfilePair>& profiles) {
   std::string table = "call";
   std::size_t calls = 0;
-  for (std::size_t k = 0; k < outputs.size(); ++k) {
-    columns.push_back(outputs[k].target.profile(report.fits[k].calls));
-    columns.push_back(polyak::achieved_profile(report, k));
-    calls = std::max(calls, columns.back().size());
-    const std::string name = outputs[k].target.name();
-    table += "," + name + " (wanted)," + name + " (achieved)";
+  for (const ProfilePair& pair : profiles) {
+    calls = std::max(calls, pair.achieved.size());
+    table += "," + pair.name + " (wanted)," + pair.name + " (achieved)";
   }
   table += '\n';
   const std::size_t step = std::max<std::size_t>(1, calls / points);
   for (std::size_t t = 0; t < calls; t += step) {
     table += std::to_string(t);
-    for (const auto& column : columns) {
-      table += t < column.size() ? "," + std::to_string(column[t]) : ",";
+    for (const ProfilePair& pair : profiles) {
+      for (const auto* column : {&pair.wanted, &pair.achieved}) {
+        table += t < column->size() ? "," + number((*column)[t]) : ",";
+      }
     }
     table += '\n';
   }
   write(folder / "profiles.csv", table);
-  write(folder / "profiles.gp", script(outputs));
+  write(folder / "profiles.gp", script(profiles));
   const auto here = std::filesystem::current_path();
   std::filesystem::current_path(folder);  // so that commands name plain files and quote no path
   const bool drawn = std::system("gnuplot --version > /dev/null 2>&1") == 0 &&

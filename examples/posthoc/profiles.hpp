@@ -4,16 +4,19 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 #include <vector>
-
-#include <polyak/io/reconstruct.hpp>
 
 namespace posthoc {
 
+/// The weights of the iterates of calls 0, 1, ...
+struct ProfilePair {
+  std::string name;
+  std::vector<double> wanted, achieved;
+};
+
 /// Writes profiles.csv and profiles.gp into the folder, and profiles.svg where gnuplot is there.
 /// Returns whether it is drawn.
-bool draw_profiles(const std::filesystem::path& folder,
-                   const std::vector<polyak::ReconstructOutput>& outputs,
-                   const polyak::ReconstructReport& report);
+bool draw_profiles(const std::filesystem::path& folder, const std::vector<ProfilePair>& profiles);
 
 }  // namespace posthoc

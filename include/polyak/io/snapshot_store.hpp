@@ -63,8 +63,8 @@ struct SnapshotStoreOptions {
   /// Type that averages are stored in: float32, or 16 bits, or float64; their own unless given.
   std::optional<DType> dtype = std::nullopt;
   std::string run = {};  ///< which training run: snapshots of two are never mixed
-  /// Largest number of snapshots of each average, 0 for all. Above it one is removed after each
-  /// append, as thin() does.
+  /// Largest number of snapshots of each average, 0 for all: thin() is called when the store is
+  /// opened and after each append.
   std::size_t most = 0;
   bool durable = true;  ///< append() returns when the disk has the snapshot
 };
@@ -203,6 +203,7 @@ class SnapshotStore {
     if (error) detail::refuse_io(folder_, {}, {}, "is no folder: " + error.message());
     lock();
     scan();
+    if (options_.most > 0) thin(options_.most);
   }
 
   /// Opens a folder that exists for reading. What it holds is read once: here.
