@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // polyak/io/save.hpp, state_record.hpp, row_major.hpp. That every method, type and option resumes
 // bit for bit is shown by the battery of core/.
+#include <algorithm>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -8,8 +10,12 @@
 #include <iterator>
 #include <limits>
 #include <map>
+#include <random>
 #include <string>
 #include <vector>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <polyak/average/ema.hpp>
 #include <polyak/average/power_ema.hpp>
@@ -20,10 +26,74 @@
 #include "bits.hpp"
 #include "catch.hpp"
 #include "refusal.hpp"
-#include "small_run.hpp"
 #include "temporary_folder.hpp"
 
 namespace {
+
+using Bytes = std::vector<std::byte>;
+
+/// Two matrices, a vector, a buffer, a counter; AdamW and two averages.
+struct Run {
+  std::vector<float> w, b, scale, mean = {1, 2};
+  std::vector<std::int64_t> seen{0};
+  std::vector<float> gw, gb, gscale;
+  polyak::Parameters<float> params;
+  polyak::Gradients<float> grads;
+  polyak::AdamW<float> adamw;
+  polyak::Ema<float> ema;
+  polyak::PowerEma<float> power;
+
+  explicit Run(polyak::AdamWOptions adamw_options = {}, polyak::EmaOptions ema_options = {},
+               double gamma = 7)
+      : w(numbers(12, 1)),
+        b(numbers(5, 2)),
+        scale(numbers(1, 3)),
+        gw(12),
+        gb(5),
+        gscale(1),
+        params(list()),
+        grads(polyak::like(params, gw, gb, gscale)),
+        adamw(params, adamw_options),
+        ema(params, ema_options),
+        power(params, {.gamma = gamma}) {}
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+
+  static std::vector<float> numbers(std::size_t count, std::uint64_t seed) {
+    std::vector<float> list(count);
+    for (std::size_t k = 0; k < count; ++k) list[k] = static_cast<float>(bits::uniform(k, seed));
+    return list;
+  }
+  polyak::Parameters<float> list() {
+    polyak::Parameters<float> tensors;
+    tensors.add("fc.weight", w, {3, 4}).add("fc.bias", b).add("scale", scale.data(), {});
+    tensors.add("bn.mean", mean, polyak::Role::copy).add("seen", seen, polyak::Role::ignore);
+    tensors.add("tied.weight", w, {3, 4});
+    return tensors;
+  }
+  void step(std::uint64_t number) {
+    std::uint64_t seed = 10 * number;
+    for (auto* gradient : {&gw, &gb, &gscale}) {  // in place: `grads` knows their memory
+      const auto drawn = numbers(gradient->size(), seed++);
+      std::copy(drawn.begin(), drawn.end(), gradient->begin());
+    }
+    mean[0] += 1;
+    ++seen[0];
+    power.at(1 + static_cast<double>(number % 3));
+    adamw.at(0.01 / static_cast<double>(number + 1));
+    polyak::step(params, grads, adamw, ema, power);
+  }
+  std::vector<Bytes> bytes() {
+    return {bits::bytes(w),           bits::bytes(b),
+            bits::bytes(scale),       bits::bytes(mean),
+            bits::bytes(seen),        polyak::state_bytes(adamw),
+            polyak::state_bytes(ema), polyak::state_bytes(power)};
+  }
+  void save(const std::string& path) { polyak::save(path, params, adamw, ema, power); }
+  polyak::LoadReport load(const std::string& path, const polyak::LoadOptions& options = {}) {
+    return polyak::load(path, options, params, adamw, ema, power);
+  }
+};
 
 std::string content(const std::string& path) {
   std::ifstream stream(path, std::ios::binary);
@@ -42,6 +112,19 @@ std::string refused_load(Run& run, const std::string& path,
   const std::string message = refusal<Error>([&] { run.load(path, options); });
   CHECK(run.bytes() == before);
   return message;
+}
+
+constexpr std::int64_t killed_steps = 60;
+
+/// Trains to the end, saving after every step. Runs in a process of its own.
+[[noreturn]] void train(const std::string& path) {
+  Run run;
+  if (std::filesystem::exists(path)) run.load(path);
+  while (run.adamw.count() < killed_steps) {
+    run.step(static_cast<std::uint64_t>(run.adamw.count()));
+    run.save(path);
+  }
+  ::_exit(0);
 }
 
 }  // namespace
@@ -378,4 +461,53 @@ TEST_CASE("A save that fails leaves the file as it was") {
   Run run;
   CHECK_THROWS_AS(run.save(folder.file("no such folder/run.safetensors")), polyak::io_error);
   CHECK(std::filesystem::is_empty(folder.path()));
+}
+
+TEST_CASE("200 kills of a training process lose nothing that was saved") {
+  std::vector<std::vector<Bytes>> undisturbed;  // after each number of steps
+  {
+    Run run;
+    for (std::int64_t n = 0; n <= killed_steps; ++n) {
+      undisturbed.push_back(run.bytes());
+      run.step(static_cast<std::uint64_t>(n));
+    }
+  }
+  const TemporaryFolder folder;
+  const std::string path = folder.file("run.safetensors");
+  std::mt19937 random(1);
+  std::int64_t last = 0;
+  int kills = 0, finished = 0;
+  while (kills < 200) {
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) train(path);
+    ::usleep(std::uniform_int_distribution<useconds_t>(1, 12000)(random));
+    ::kill(child, SIGKILL);
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    if (WIFSIGNALED(status)) {
+      ++kills;
+    } else {
+      REQUIRE(WEXITSTATUS(status) == 0);
+    }
+    Run resumed;
+    if (std::filesystem::exists(path)) resumed.load(path);
+    const std::int64_t now = resumed.adamw.count();
+    INFO("kill " << kills << ", step " << now << " after step " << last);
+    REQUIRE(now >= last);
+    REQUIRE(resumed.bytes() == undisturbed[static_cast<std::size_t>(now)]);
+    last = now;
+    if (last == killed_steps) {  // the next run begins anew
+      ++finished;
+      last = 0;
+      std::filesystem::remove(path);
+    }
+  }
+  INFO(finished << " runs came to their end");
+  // What a kill leaves behind is used by the next save: there is never more of it.
+  std::size_t files = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+    ++files;
+  }
+  CHECK(files <= 2);
 }

@@ -282,7 +282,6 @@ TEST_CASE("Kills while snapshots are appended lose at most the one in the making
   const TemporaryFolder folder;
   std::mt19937 random(1);
   std::int64_t last = 0;
-  std::size_t recovered = 0;
   for (int kills = 0; kills < 60; ++kills) {
     const pid_t child = ::fork();
     REQUIRE(child >= 0);
@@ -300,8 +299,8 @@ TEST_CASE("Kills while snapshots are appended lose at most the one in the making
     ::waitpid(child, &status, 0);
     REQUIRE(WIFSIGNALED(status));
     polyak::SnapshotStore store(folder.path(), {.most = 5});
-    recovered += store.recovered().size();
     INFO("kill " << kills);
+    CHECK(store.recovered().size() <= 1);
     REQUIRE(store.problems().empty());
     for (const auto& one : store.snapshots()) polyak::SafetensorsFile(one.file).verify();
     CHECK(store.snapshots().size() <= 5);
@@ -350,7 +349,7 @@ TEST_CASE("What does not belong into a store is told, and left alone") {
 }
 
 TEST_CASE("Sums of several outputs have the bits of each one alone") {
-  for (const std::size_t terms : {1, 2, 9}) {
+  for (const std::size_t terms : {1U, 2U, 9U}) {
     std::vector<std::vector<float>> inputs(terms), outputs(6);
     std::vector<std::vector<double>> weights(6, std::vector<double>(terms));
     for (std::size_t k = 0; k < terms; ++k) {
@@ -464,6 +463,26 @@ TEST_CASE("Averages of other widths are made from a store") {
     const polyak::SafetensorsFile file(path("half.safetensors"));
     CHECK(file.at("w").dtype == polyak::SafetensorsType::BF16);
     CHECK(file.at("mean").dtype == polyak::SafetensorsType::F32);  // a buffer stays as it is
+  }
+  SECTION("from snapshots of 16 bits") {
+    for (const auto dtype : {polyak::DType::float16, polyak::DType::bfloat16}) {
+      const auto folder_of_it = path("half") / std::string(polyak::detail::name_of(dtype));
+      polyak::SnapshotStore half(folder_of_it, {.dtype = dtype, .durable = false});
+      Wandering again;
+      fill(half, again, 96, 16);
+      const auto report =
+          polyak::reconstruct(half, {{ProfileTarget::sigma_rel(0.08), path("made.safetensors")}});
+      std::vector<std::vector<float>> snapshots;
+      std::vector<const float*> inputs;
+      for (const auto& one : report.snapshots) {
+        snapshots.push_back(floats(polyak::SafetensorsFile(one.file), "b"));
+      }
+      for (const auto& one : snapshots) inputs.push_back(one.data());
+      std::vector<float> sum(7);
+      polyak::average_n(sum, inputs, report.fits[0].weights);
+      CHECK(bits::bytes(sum) ==
+            bits::bytes(floats(polyak::SafetensorsFile(path("made.safetensors")), "b")));
+    }
   }
   SECTION("what is refused leaves nothing") {
     const auto refused = [&]<class Error>(Error*, const std::vector<polyak::ReconstructOutput>& to,

@@ -72,7 +72,7 @@ TEST_CASE("Weights come back as they were, in one file and in several") {
   const TemporaryFolder folder;
   Model model;
   const auto before = model.bytes();
-  for (const std::uint64_t shard : {0, 1, 30, 100000}) {
+  for (const std::uint64_t shard : {0U, 1U, 30U, 100000U}) {
     const auto path = folder.path() / ("model" + std::to_string(shard));
     polyak::save_weights(path, model.params,
                          {.metadata = {{"format", "pt"}}, .shard_bytes = shard});

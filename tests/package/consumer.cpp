@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <polyak/polyak.hpp>
 #ifdef WITH_IO
-#include <polyak/io.hpp>
+#include <polyak/io/save.hpp>
 #endif
 
 int main() {

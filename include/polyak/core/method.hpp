@@ -52,7 +52,8 @@ inline constexpr int resting = -1;
 
 /// What step() and update() need of a method. It runs in one of several forms, the usual one first;
 /// `run<form>(tensor)` gives the law of that form with its slots. Methods in their usual form are
-/// fused into one pass.
+/// fused into one pass. To be saved (io/save.hpp) it also has a `type_name`, `state(visitor)` as
+/// core/state.hpp says, and `count()` and `skipped()`.
 template <class M>
 concept Method = requires(M& method, const M& constant,
                           const typename M::Parameter* const* gradients, std::size_t tensor,

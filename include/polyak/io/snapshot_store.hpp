@@ -61,6 +61,8 @@ struct StoredSnapshot {
 
 struct SnapshotStoreOptions {
   /// Type that averages are stored in: float32, or 16 bits, or float64; their own unless given.
+  /// What rounding costs is measured and kept with each snapshot: for numbers of all sizes
+  /// about 2.1e-4 (float16) and 1.7e-3 (bfloat16), root mean square; the largest float16 is 65504.
   std::optional<DType> dtype = std::nullopt;
   std::string run = {};  ///< which training run: snapshots of two are never mixed
   /// Largest number of snapshots of each average, 0 for all: thin() is called when the store is
