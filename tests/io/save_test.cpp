@@ -20,6 +20,7 @@
 #include <polyak/average/ema.hpp>
 #include <polyak/average/power_ema.hpp>
 #include <polyak/core/state.hpp>
+#include <polyak/io/error.hpp>
 #include <polyak/io/save.hpp>
 #include <polyak/optim/adamw.hpp>
 

@@ -323,6 +323,7 @@ TEST_CASE("What does not belong into a store is told, and left alone") {
   std::ofstream(path("notes.txt")) << "notes";
   std::ofstream(path("broken.safetensors")) << "broken";
   std::ofstream(path(".sharp-000000000030.safetensors.tmp")) << "half";
+  std::ofstream(path(".own.tmp")) << "of someone else";
   { polyak::SafetensorsWriter(path("model.safetensors"), {}).finish(); }
   std::filesystem::copy(path("sharp-000000000010.safetensors"), path("copy.safetensors"));
   {
@@ -338,14 +339,93 @@ TEST_CASE("What does not belong into a store is told, and left alone") {
   CHECK(store.recovered() ==
         std::vector<std::filesystem::path>{path(".sharp-000000000030.safetensors.tmp")});
   CHECK_FALSE(std::filesystem::exists(path(".sharp-000000000030.safetensors.tmp")));
-  REQUIRE(store.problems().size() == 5);
-  CHECK(store.problems()[0].find("broken.safetensors") != std::string::npos);
-  CHECK(store.problems()[1] == path("model.safetensors").string() + " is no snapshot");
-  CHECK(store.problems()[2] == path("notes.txt").string() + " is no snapshot");
-  CHECK(store.problems()[3].ends_with(
+  REQUIRE(store.problems().size() == 6);
+  CHECK(std::filesystem::exists(path(".own.tmp")));
+  CHECK(store.problems()[0] == path(".own.tmp").string() + " is no snapshot");
+  CHECK(store.problems()[1].find("broken.safetensors") != std::string::npos);
+  CHECK(store.problems()[2] == path("model.safetensors").string() + " is no snapshot");
+  CHECK(store.problems()[3] == path("notes.txt").string() + " is no snapshot");
+  CHECK(store.problems()[4].ends_with(
       "is a snapshot whose record is damaged, or of a later version"));
-  CHECK(store.problems()[4].ends_with("is the same snapshot as copy.safetensors"));
+  CHECK(store.problems()[5].ends_with("is the same snapshot as copy.safetensors"));
   CHECK(std::filesystem::exists(path("notes.txt")));
+}
+
+TEST_CASE("A record that does not fit its tensors is told, whatever they hold") {
+  const TemporaryFolder folder;
+  Wandering run;
+  polyak::SnapshotStore store(folder.path());
+  fill(store, run, 10, 10);
+  const polyak::SafetensorsFile file(store.snapshots()[0].file);
+  const std::string record = file.metadata().at("polyak.snapshot");
+  // The record of a snapshot with tensors of other types, in a file that is well-formed.
+  const auto write = [&](const char* name, polyak::SafetensorsType weights,
+                         polyak::SafetensorsType seen, bool with_mean) {
+    std::vector<polyak::SafetensorsSpec> specs{
+        {"w", weights, {50, 100}}, {"b", weights, {7}}, {"seen", seen, {1}}};
+    if (with_mean) specs.push_back({"mean", polyak::SafetensorsType::F32, {2}});
+    polyak::SafetensorsWriter writer(folder.path() / name, specs, {{"polyak.snapshot", record}});
+    std::size_t size = 0;
+    for (const auto& tensor : writer.tensors()) size += tensor.end - tensor.begin;
+    writer.append(std::vector<std::byte>(size));
+    writer.finish();
+  };
+  using Type = polyak::SafetensorsType;
+  write("a.safetensors", Type::I8, Type::I64, true);
+  write("b.safetensors", Type::F8_E4M3, Type::I64, true);
+  write("c.safetensors", Type::F32, Type::I64, false);
+  write("sharp-1.safetensors", Type::F32, Type::F64, true);
+  const auto reader = polyak::SnapshotStore::read_only(folder.path());
+  CHECK(reader.snapshots().size() == 2);
+  REQUIRE(reader.problems().size() == 4);
+  for (std::size_t k = 0; k < 3; ++k) {
+    CHECK(reader.problems()[k].ends_with("is a snapshot whose record does not fit its tensors"));
+  }
+  CHECK(reader.problems()[3].find("is a snapshot of other tensors than") != std::string::npos);
+}
+
+TEST_CASE("Tensors keep their roles, and buffers their types") {
+  const TemporaryFolder folder;
+  std::vector<float> w(4, 1), mean(2, 2);
+  std::vector<std::int32_t> narrow{3};
+  std::vector<std::int64_t> wide{3};
+  polyak::Parameters<float> before, types, roles;
+  before.add("w", w).add("mean", mean).add("seen", narrow, polyak::Role::copy);
+  types.add("w", w).add("mean", mean).add("seen", wide, polyak::Role::copy);
+  roles.add("w", w).add("mean", mean, polyak::Role::copy).add("seen", narrow, polyak::Role::copy);
+  polyak::Ema<float> first(before), second(types), third(roles);
+  first.update(before);
+  second.update(types);
+  third.update(roles);
+  polyak::SnapshotStore store(folder.path());
+  store.append("first", first);
+  const std::string differ = "polyak: the tensors of the average and of the snapshots in " +
+                             folder.path().string() + " differ: ";
+  CHECK(refusal<std::invalid_argument>([&] { store.append("second", second); }) ==
+        differ + "\"seen\" has another type");
+  CHECK(refusal<std::invalid_argument>([&] { store.append("third", third); }) ==
+        differ + "\"mean\" is copied here");
+  CHECK(store.snapshots().size() == 1);
+  CHECK(refusal<std::invalid_argument>([&] {
+          polyak::SnapshotStore one(folder.path() / "other", {.most = 1});
+        }) == "polyak: SnapshotStoreOptions.most must be 0 or at least 2, got 1");
+}
+
+TEST_CASE("Buffers are those of the newest call, whatever the averages' clocks") {
+  const TemporaryFolder folder;
+  Wandering run;
+  polyak::Ema<float> ema(run.params, {.decay = 0.9, .start = polyak::Start::first_update});
+  polyak::SnapshotStore store(folder.path() / "store", {.durable = false});
+  for (int call = 1; call <= 32; ++call) {
+    run.move();
+    run.smooth.at(1000).update(run.params);  // far ahead of the other clock
+    ema.update(run.params);
+    if (call % 4 == 0 && call <= 16) store.append("smooth", run.smooth);
+    if (call % 4 == 0) store.append("ema", ema);
+  }
+  const auto file = folder.path() / "ema.safetensors";
+  polyak::reconstruct(store, {{ProfileTarget::ema(0.9), file}}, {.fit = {.force = true}});
+  CHECK(floats(polyak::SafetensorsFile(file), "mean") == run.mean);
 }
 
 TEST_CASE("Sums of several outputs have the bits of each one alone") {

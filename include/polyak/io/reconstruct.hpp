@@ -25,6 +25,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -244,12 +245,17 @@ class Reconstruction {
                                              {"polyak.calls", text(fit.calls)},
                                              {"polyak.residual", text(fit.residual)}},
           SafetensorsWriteOptions{.digests = true, .durable = options.durable}));
-      // The newest snapshot that belongs to the target has its buffers.
+      // The newest snapshot that belongs to the target has its buffers. Clocks may differ, so that
+      // it need not be the last one, nor each that has a weight up to the target's call.
       std::vector<std::size_t> inputs;
+      std::size_t newest = files_.size();
       for (std::size_t j = 0; j < files_.size(); ++j) {
-        if (report.snapshots[j].calls <= fit.calls) inputs.push_back(j);
+        const std::int64_t calls = report.snapshots[j].calls;
+        if (calls <= fit.calls || fit.weights[j] != 0) inputs.push_back(j);
+        if (calls > fit.calls) continue;
+        if (newest == files_.size() || calls >= report.snapshots[newest].calls) newest = j;
       }
-      newest_.push_back(files_[inputs.back()].get());
+      newest_.push_back(files_[newest].get());
       groups_[inputs].push_back(k);
     }
   }
@@ -325,8 +331,12 @@ class Reconstruction {
       groups.push_back({inputs, outputs, SumMany<Sum>(weights),
                         std::vector<const In*>(inputs.size()), std::vector<Sum*>(outputs.size())});
     }
-    std::vector<std::vector<Sum>> results(writers_.size());
-    for (auto& result : results) result.resize(block * blocks_at_once);
+    auto& results = std::get<std::vector<std::vector<Sum>>>(results_);
+    results.resize(writers_.size());
+    for (auto& result : results) {
+      const std::size_t room = std::min(size, block * blocks_at_once) + slot_granule;
+      if (result.size() < room) result.resize(room);
+    }
     std::vector<std::vector<In>> copies(count);
     std::vector<const In*> from(count);
     std::size_t gathered = 0;
@@ -427,6 +437,7 @@ class Reconstruction {
   std::vector<const SafetensorsFile*> newest_;
   std::map<std::vector<std::size_t>, std::vector<std::size_t>> groups_;  ///< inputs, outputs
   std::map<const SafetensorsFile*, std::size_t> dropped_;
+  std::tuple<std::vector<std::vector<float>>, std::vector<std::vector<double>>> results_;
   std::vector<std::byte> rounded_;
   DType dtype_ = DType::float32;
   bool same_type_ = true, wide_ = false;

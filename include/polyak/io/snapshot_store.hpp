@@ -191,13 +191,15 @@ class SnapshotStore {
  public:
   /// Opens a folder for writing and creates it where it does not exist.
   ///
-  /// Throws std::invalid_argument for a dtype that is not floating-point, io_error where the system
-  /// refuses or another object, of this process or another, has the folder open for writing.
+  /// Throws std::invalid_argument for a dtype that is not floating-point, for `most` = 1 and for a
+  /// run that is not UTF-8; io_error where the system refuses or another object, of this process or
+  /// another, has the folder open for writing.
   explicit SnapshotStore(std::filesystem::path folder, SnapshotStoreOptions options = {})
       : folder_(std::move(folder)), options_(std::move(options)), writable_(true) {
     require(!options_.dtype || detail::is_floating(*options_.dtype),
             "SnapshotStoreOptions.dtype must be a floating-point type",
             detail::name_of(options_.dtype.value_or(DType::float32)));
+    require(options_.most != 1, "SnapshotStoreOptions.most must be 0 or at least 2", options_.most);
     require(detail::is_utf8(options_.run), "SnapshotStoreOptions.run must be UTF-8",
             std::string_view(options_.run));
     std::error_code error;
@@ -279,7 +281,7 @@ class SnapshotStore {
       }
       specs.push_back(sources.back().spec);
     }
-    check_tensors(specs);
+    check_tensors(specs, one.buffers);
     one.rms_error = error.rms();
     one.largest_error = error.worst();
     detail::write_weights(one.file, std::move(sources),
@@ -387,8 +389,12 @@ class SnapshotStore {
     return root.dump();
   }
 
-  /// Names and shapes must be those of the snapshots there.
-  void check_tensors(const std::vector<SafetensorsSpec>& specs) const {
+  [[nodiscard]] static bool holds(const std::vector<std::string>& names, std::string_view name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  }
+  /// Names, shapes and roles must be those of the snapshots there, and the types of buffers.
+  void check_tensors(const std::vector<SafetensorsSpec>& specs,
+                     const std::vector<std::string>& buffers) const {
     if (snapshots_.empty()) return;
     std::map<std::string, const SafetensorsSpec*> known;
     for (const SafetensorsSpec& spec : specs_) known[spec.name] = &spec;
@@ -400,7 +406,13 @@ class SnapshotStore {
         add("\"" + spec.name + "\" is new");
         continue;
       }
+      const bool copied = holds(buffers, spec.name);
       if (place->second->shape != spec.shape) add("\"" + spec.name + "\" has another shape");
+      if (copied != holds(snapshots_.front().buffers, spec.name)) {
+        add("\"" + spec.name + "\" is " + (copied ? "copied here" : "averaged here"));
+      } else if (copied && place->second->dtype != spec.dtype) {
+        add("\"" + spec.name + "\" has another type");
+      }
       known.erase(place);
     }
     for (const auto& [name, spec] : known) add("\"" + name + "\" is missing");
@@ -436,6 +448,7 @@ class SnapshotStore {
     detail::FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
     if (!file) detail::refuse_errno(path, "opening the lock", errno);
     if (::flock(file.number(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EWOULDBLOCK) detail::refuse_errno(path, "locking", errno);
       char holder[32] = {};
       const auto size = ::pread(file.number(), holder, sizeof holder - 1, 0);
       detail::refuse_io(folder_, {}, {},
@@ -464,10 +477,14 @@ class SnapshotStore {
     for (const auto& file : files) {
       const std::string name = file.filename().string();
       if (name == ".lock") continue;
-      if (name.starts_with('.') && name.ends_with(".tmp")) {
+      if (name.starts_with('.') && name.ends_with(std::string(detail::snapshot_suffix) + ".tmp")) {
         if (!writable_) continue;
-        std::filesystem::remove(file, error);
-        if (!error) recovered_.push_back(file);
+        if (::unlink(file.c_str()) == 0) {
+          recovered_.push_back(file);
+        } else {
+          problems_.push_back(file.string() + " is half written, and cannot be removed: " +
+                              std::generic_category().message(errno));
+        }
       } else if (name.ends_with(detail::snapshot_suffix)) {
         read(file);
       } else {
@@ -497,7 +514,10 @@ class SnapshotStore {
     for (const SafetensorsTensor& tensor : content.tensors()) {
       specs.push_back({tensor.name, tensor.dtype, tensor.shape});
     }
-    if (fault.empty() && !snapshots_.empty() && !same_tensors(specs)) {
+    if (fault.empty() && !can_be_averaged(specs, one.buffers)) {
+      fault = "is a snapshot whose record does not fit its tensors";
+    }
+    if (fault.empty() && !snapshots_.empty() && !same_tensors(specs, one.buffers)) {
       fault = "is a snapshot of other tensors than " + snapshots_.front().file.filename().string();
     }
     for (const StoredSnapshot& other : snapshots_) {
@@ -513,13 +533,31 @@ class SnapshotStore {
     if (snapshots_.empty()) specs_ = std::move(specs);
     snapshots_.push_back(std::move(one));
   }
-  [[nodiscard]] bool same_tensors(const std::vector<SafetensorsSpec>& specs) const {
-    std::map<std::string_view, const std::vector<std::uint64_t>*> known;
-    for (const SafetensorsSpec& spec : specs_) known[spec.name] = &spec.shape;
+  /// Buffers are tensors of the file, all others floating-point.
+  [[nodiscard]] static bool can_be_averaged(const std::vector<SafetensorsSpec>& specs,
+                                            const std::vector<std::string>& buffers) {
+    std::size_t copied = 0;
+    for (const SafetensorsSpec& spec : specs) {
+      const auto type = parameter_type(spec.dtype);
+      if (holds(buffers, spec.name)) {
+        ++copied;
+      } else if (!type || !detail::is_floating(*type)) {
+        return false;
+      }
+    }
+    return copied == buffers.size();
+  }
+  [[nodiscard]] bool same_tensors(const std::vector<SafetensorsSpec>& specs,
+                                  const std::vector<std::string>& buffers) const {
+    std::map<std::string_view, const SafetensorsSpec*> known;
+    for (const SafetensorsSpec& spec : specs_) known[spec.name] = &spec;
     return specs.size() == known.size() &&
            std::all_of(specs.begin(), specs.end(), [&](const SafetensorsSpec& spec) {
              const auto place = known.find(spec.name);
-             return place != known.end() && *place->second == spec.shape;
+             const bool copied = holds(buffers, spec.name);
+             return place != known.end() && place->second->shape == spec.shape &&
+                    copied == holds(snapshots_.front().buffers, spec.name) &&
+                    (!copied || place->second->dtype == spec.dtype);
            });
   }
 
