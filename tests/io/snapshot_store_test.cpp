@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -616,10 +617,18 @@ TEST_CASE(
                                        .start = polyak::Start::zero_debiased,
                                        .accumulate = polyak::Accumulate::kahan});
   polyak::SnapshotStore store(path("store"), {.durable = false});
+  std::optional<polyak::Ema<float>> late;
   for (int call = 1; call <= 96; ++call) {
     run.step();
     polyak::update(run.params, fast, slow);
+    if (call == 32) {
+      late.emplace(run.params,
+                   polyak::EmaOptions{.decay = 0.75, .start = polyak::Start::first_update});
+    } else if (late) {
+      late->update(run.params);
+    }
     if (call % 8 != 0) continue;
+    if (call > 32) store.append("late", *late, 32);
     store.append("fast", fast);  // float64
     store.append("slow", slow);  // float32
     if (call > 48) store.append("smooth", run.smooth);
@@ -629,6 +638,19 @@ TEST_CASE(
   CHECK(report.fits[0].residual < 0.02);
   const polyak::SafetensorsFile made(path("ema.safetensors"));
   CHECK(made.at("w").dtype == polyak::SafetensorsType::F64);
+
+  // The calls of an average that began later are counted from there.
+  std::vector<double> wish(96, 0.0);
+  for (int t = 33; t <= 96; ++t) {
+    wish[static_cast<std::size_t>(t - 1)] = (t == 33 ? 1 : 0.25) * std::pow(0.75, 96 - t);
+  }
+  const auto shifted =
+      polyak::reconstruct(store, {{ProfileTarget::weights(wish), path("late.safetensors")}});
+  CHECK(shifted.fits[0].calls == 96);
+  CHECK(shifted.fits[0].residual < 1e-12);
+  CHECK(distance(floats(polyak::SafetensorsFile(path("late.safetensors")), "b"),
+                 {late->view()["b"].begin(), late->view()["b"].end()}) < 1e-6);
+  refusal<std::invalid_argument>([&] { store.append("negative", *late, -1); });
 
   polyak::Ema<float> changed(run.params, {.decay = 0.5, .start = polyak::Start::first_update});
   for (int call = 0; call < 100; ++call) changed.update(run.params);

@@ -48,6 +48,18 @@ class GainSequence {
     return GainSequence(Recorded{std::move(gains)});
   }
 
+  /// The same average, whose first call comes after `steps` calls of the others, >= 0. Its initial
+  /// value must have no weight.
+  [[nodiscard]] static GainSequence begun_after(std::int64_t steps, GainSequence own) {
+    require(steps >= 0, "GainSequence::begun_after: steps must be >= 0", steps);
+    GainSequence later = own;
+    later.gain_ = [steps, own](std::int64_t t) { return t <= steps ? 0 : own.gain(t - steps); };
+    later.complement_ = [steps, own = std::move(own)](std::int64_t t) {
+      return t <= steps ? 1 : own.complement(t - steps);
+    };
+    return later;
+  }
+
   /// c_t and 1 - c_t of call t >= 1. Recorded gains throw std::invalid_argument beyond their end.
   [[nodiscard]] double gain(std::int64_t t) const { return gain_(t); }
   [[nodiscard]] double complement(std::int64_t t) const { return complement_(t); }

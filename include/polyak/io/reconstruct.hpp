@@ -160,6 +160,9 @@ struct PacedPowerWeighting {
       refuse_value("polyak: calls of the power averages took different times, so that " +
                    one.file.string() + " (" + one.type + ") cannot be fitted with them");
     }
+    require(one.begun_after == 0,
+            "averages whose calls took different times must have begun together; begun_after",
+            one.begun_after);
     profiles.push_back({number_in(gamma->second).value_or(0), one.time});
   }
   std::vector<ProfileFit> fits;
@@ -205,13 +208,14 @@ struct SnapshotProfiles {
     for (const StoredSnapshot& one : stored) {
       const auto [place, added] = numbers.emplace(one.average, std::pair(averages.size(), &one));
       const auto [number, first] = place->second;
-      if (added) averages.push_back(gains_of(one));
-      if (one.weighting != first->weighting || one.options != first->options) {
+      if (added) averages.push_back(GainSequence::begun_after(one.begun_after, gains_of(one)));
+      if (one.weighting != first->weighting || one.options != first->options ||
+          one.begun_after != first->begun_after) {
         refuse_value("polyak: the options of average \"" + one.average + "\" changed between " +
                      first->file.string() + " and " + one.file.string() +
                      ": give it another name, so that each has one profile");
       }
-      snapshots.push_back({number, one.calls});
+      snapshots.push_back({number, one.calls + one.begun_after});
     }
   }
 };
@@ -249,11 +253,15 @@ class Reconstruction {
       // it need not be the last one, nor each that has a weight up to the target's call.
       std::vector<std::size_t> inputs;
       std::size_t newest = files_.size();
+      std::int64_t newest_calls = 0;
       for (std::size_t j = 0; j < files_.size(); ++j) {
-        const std::int64_t calls = report.snapshots[j].calls;
+        const std::int64_t calls = report.snapshots[j].calls + report.snapshots[j].begun_after;
         if (calls <= fit.calls || fit.weights[j] != 0) inputs.push_back(j);
         if (calls > fit.calls) continue;
-        if (newest == files_.size() || calls >= report.snapshots[newest].calls) newest = j;
+        if (newest == files_.size() || calls >= newest_calls) {
+          newest = j;
+          newest_calls = calls;
+        }
       }
       newest_.push_back(files_[newest].get());
       groups_[inputs].push_back(k);

@@ -48,8 +48,10 @@ struct StoredSnapshot {
   std::string average;     ///< the name that it was appended under
   std::string type;        ///< "PowerEma"
   std::int64_t calls = 0;  ///< of the average's update
-  double time = 0;         ///< on the clock of a PowerEma; of others the same as calls
-  std::string run;         ///< SnapshotStoreOptions.run
+  /// Calls that the other averages of the store had seen when this one began.
+  std::int64_t begun_after = 0;
+  double time = 0;  ///< on the clock of a PowerEma; of others the same as calls
+  std::string run;  ///< SnapshotStoreOptions.run
   DType dtype = DType::float32;
   /// What rounding to `dtype` cost: root mean square and largest difference, relative to the root
   /// mean square and the largest value of the average.
@@ -150,6 +152,10 @@ struct SnapshotRecord {
   holds = holds && calls >= 1 && calls <= 0x1p53 && calls == std::floor(calls);
   if (holds) one.calls = static_cast<std::int64_t>(calls);
   one.time = number_of("time");
+  const double begun_after = number_of("begun_after");
+  holds =
+      holds && begun_after >= 0 && begun_after <= 0x1p52 && begun_after == std::floor(begun_after);
+  if (holds) one.begun_after = static_cast<std::int64_t>(begun_after);
   one.rms_error = number_of("rms_error");
   one.largest_error = number_of("largest_error");
   const std::string dtype = text_of("dtype");
@@ -230,13 +236,17 @@ class SnapshotStore {
   /// '-' and '_', not with '.' first. Any Average will do; buffers go along as the average has
   /// them.
   ///
+  /// Profiles of different averages are matched call by call, so all must be updated at the same
+  /// steps; one that began later says after how many: `begun_after`, >= 0.
+  ///
   /// Returns the snapshot, with what rounding cost. Throws std::logic_error before the first
   /// update, while the average is swapped in, and for a store that is open for reading;
   /// std::invalid_argument for a name that cannot be one, calls that are stored already, other
   /// tensors or another run than the snapshots there, and for a finite number that the stored type
   /// cannot hold; io_error where the system refuses. The store is then what it was.
   template <class A>
-  StoredSnapshot append(const std::string& name, const A& average) {
+  StoredSnapshot append(const std::string& name, const A& average, std::int64_t begun_after = 0) {
+    require(begun_after >= 0, "a snapshot's begun_after must be >= 0", begun_after);
     if (!writable_) detail::refuse_order("polyak: append() to a SnapshotStore opened for reading");
     require(is_name(name), "a snapshot's name must consist of letters, digits, '.', '-', '_'",
             std::string_view(name));
@@ -245,6 +255,7 @@ class SnapshotStore {
     one.average = name;
     one.type = A::type_name;
     one.calls = average.calls();
+    one.begun_after = begun_after;
     one.time = time_of(average);
     one.run = options_.run;
     using S = typename A::State;
@@ -377,6 +388,7 @@ class SnapshotStore {
                                    {"average", one.average},
                                    {"type", one.type},
                                    {"calls", detail::text(one.calls)},
+                                   {"begun_after", detail::text(one.begun_after)},
                                    {"time", detail::text(one.time)},
                                    {"run", one.run},
                                    {"dtype", detail::name_of(one.dtype)},
