@@ -23,8 +23,8 @@
 
 #include <polyak/average/average.hpp>
 #include <polyak/average/conversions.hpp>
+#include <polyak/average/normalisation.hpp>
 #include <polyak/average/power_ema.hpp>
-#include <polyak/average/profile.hpp>
 #include <polyak/core/arena.hpp>
 #include <polyak/core/average_n.hpp>
 #include <polyak/core/executor.hpp>
@@ -105,10 +105,12 @@ struct PowerProfile {
 }
 
 /// Weights, residual and condition of `solution`, whose gamma and time are set, from the profiles
-/// up to that time.
-template <class Profiles>
+/// up to that time. In terms of `Real`, so that Eigen's solver is compiled only where this is used.
+template <class Profiles, class Real = double>
 void solve_power_profiles(const Profiles& profiles, Normalisation normalisation,
                           PosthocSolution& solution) {
+  using Vector = Eigen::VectorX<Real>;
+  using Matrix = Eigen::MatrixX<Real>;
   std::vector<std::size_t> used;
   for (std::size_t i = 0; i < profiles.size(); ++i) {
     if (profiles[i].time <= solution.time) used.push_back(i);
@@ -120,23 +122,23 @@ void solve_power_profiles(const Profiles& profiles, Normalisation normalisation,
     return {one.gamma, one.time};
   };
   // Scaled to a unit diagonal: the snapshots' norms differ by orders of magnitude.
-  Eigen::VectorXd norm(n), right(n);
+  Vector norm(n), right(n);
   for (Eigen::Index i = 0; i < n; ++i) norm[i] = std::sqrt(product(profile(i), profile(i)));
-  Eigen::MatrixXd gram(n, n);
+  Matrix gram(n, n);
   for (Eigen::Index i = 0; i < n; ++i) {
     for (Eigen::Index j = 0; j < n; ++j) {
       gram(i, j) = product(profile(i), profile(j)) / (norm[i] * norm[j]);
     }
     right[i] = product(profile(i), target) / norm[i];
   }
-  const Eigen::PartialPivLU<Eigen::MatrixXd> factors(gram);
-  Eigen::VectorXd scaled = factors.solve(right);
-  const Eigen::VectorXd ones = norm.cwiseInverse();
+  const Eigen::PartialPivLU<Matrix> factors(gram);
+  Vector scaled = factors.solve(right);
+  const Vector ones = norm.cwiseInverse();
   const double sum = ones.dot(scaled);
   if (normalisation == Normalisation::by_sum) {
     scaled /= sum;
   } else if (normalisation == Normalisation::constrained) {
-    const Eigen::VectorXd direction = factors.solve(ones);
+    const Vector direction = factors.solve(ones);
     scaled += direction * ((1 - sum) / ones.dot(direction));
   }
   const double wanted = product(target, target);
@@ -196,7 +198,7 @@ class PosthocEma {
     MemoryReport report;
     for (const Snapshot& snapshot : snapshots_) {
       const MemoryReport one = snapshot.average.memory_report();
-      report.slots.insert(report.slots.end(), one.slots.begin(), one.slots.end());
+      for (const auto& slot : one.slots) report.slots.push_back(slot);
       report.total += one.total;
     }
     return report;

@@ -88,13 +88,6 @@ enum class CooldownCurve : std::uint8_t {
   square,          ///< 1 - u^2
 };
 
-/// How the weights of the snapshots are made to sum to 1.
-enum class Normalisation : std::uint8_t {
-  by_sum,       ///< divided by their sum, as the authors do
-  constrained,  ///< the best weights among those that sum to 1
-  none,         ///< not at all
-};
-
 /// The profile of an average that is wished for, at call T. A value made by one of the functions
 /// below; each throws std::invalid_argument for arguments out of range.
 class ProfileTarget {

@@ -27,6 +27,7 @@
 #include <string>
 #include <vector>
 
+#include <polyak/average/normalisation.hpp>
 #include <polyak/average/profile.hpp>
 #include <polyak/core/require.hpp>
 
