@@ -23,6 +23,17 @@ function(polyak_program_options target)
   endif()
 endfunction()
 
+# The same for a program that nvcc compiles: for two processors, and for later ones as PTX.
+function(polyak_cuda_program_options target)
+  set_target_properties(${target} PROPERTIES
+    CUDA_ARCHITECTURES "80-real;90-real;90-virtual")
+  target_link_libraries(${target} PRIVATE polyak::cuda)
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>"  # CMake does not know it of every nvcc
+    "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Xcompiler -Wall,-Wextra>"
+    "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${POLYAK_WERROR}>>:SHELL:-Werror all-warnings>")
+endfunction()
+
 # Finds what only our programs use; each of them is optional. A preset that cannot do without one
 # sets CMAKE_REQUIRE_FIND_PACKAGE_<name>.
 macro(polyak_find_optional_dependencies)
@@ -36,6 +47,16 @@ macro(polyak_find_optional_dependencies)
     find_package(benchmark CONFIG)
     find_package(OpenMP COMPONENTS CXX)
     find_package(Torch CONFIG QUIET)
+  endif()
+  set(polyak_has_nvcc FALSE)
+  if(TARGET polyak::cuda)
+    include(CheckLanguage)
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+      set(CMAKE_CUDA_ARCHITECTURES 80)  # each program says which it is for
+      enable_language(CUDA)
+      set(polyak_has_nvcc TRUE)
+    endif()
   endif()
   if(POLYAK_BUILD_EXAMPLES)
     find_package(CLI11 CONFIG)
@@ -62,6 +83,12 @@ function(polyak_report_dependencies)
   report(TRUE "${nlohmann_json_FOUND}" "nlohmann_json" "${nlohmann_json_VERSION}"
     "polyak::io, and replay of golden files" "no polyak::io: no files are read or written")
   report(TRUE "${polyak_has_xxhash}" "xxHash" "" "digests in files" "files without digests")
+  if(POLYAK_CUDA)
+    report(TRUE "${polyak_has_nvcc}" "CUDA" "${CUDAToolkit_VERSION}"
+      "polyak::cuda, and programs for a GPU" "no polyak::cuda, no programs for a GPU")
+  else()
+    message(STATUS "  CUDA: not asked for (POLYAK_CUDA)")
+  endif()
   report("${POLYAK_BUILD_TESTS}" "${Catch2_FOUND}" "Catch2" "${Catch2_VERSION}"
     "unit tests" "no unit tests")
   report("${POLYAK_BUILD_TESTS}" "${PKG_CONFIG_FOUND}" "pkg-config" "${PKG_CONFIG_VERSION_STRING}"

@@ -26,7 +26,7 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/polyakConfigVersion.cmake
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES
   ${PROJECT_BINARY_DIR}/polyakConfig.cmake ${PROJECT_BINARY_DIR}/polyakConfigVersion.cmake
-  ${CMAKE_CURRENT_LIST_DIR}/PolyakIo.cmake
+  ${CMAKE_CURRENT_LIST_DIR}/PolyakIo.cmake ${CMAKE_CURRENT_LIST_DIR}/PolyakCuda.cmake
   DESTINATION ${polyak_config_dir})
 
 # pkg-config knows where it found the file; the prefix follows from that.

@@ -22,7 +22,7 @@ namespace {
 using polyak::philox4x32;
 using polyak::detail::RandomBits;
 using polyak::detail::RandomKey;
-using Words = std::array<std::uint32_t, 4>;
+using Words = polyak::detail::Array<std::uint32_t, 4>;
 
 constexpr std::uint32_t ones = 0xffffffff;
 constexpr Words pi{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344};

@@ -7,7 +7,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,11 +19,12 @@
 #include <polyak/average/weighting.hpp>
 #include <polyak/core/arena.hpp>
 #include <polyak/core/law.hpp>
+#include <polyak/core/memory_space.hpp>
 #include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/run.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/storage.hpp>
-#include <polyak/core/walk.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -152,7 +152,7 @@ void validate(const Accumulation& o, const W& weighting) {
 /// is also fused with other methods).
 template <ParameterScalar P, Weighting W, StateScalar S = default_state_t<P>>
 class Average {
-  static_assert(std::same_as<S, double> || !std::same_as<P, double>,
+  static_assert(std::same_as<S, double> || !std::same_as<element_t<P>, double>,
                 "polyak: double parameters need double state");
 
  public:
@@ -169,7 +169,8 @@ class Average {
           Accumulation accumulation = {})
       : slots_(params.layout(), detail::dtype_of<P>(), Kept::averaged,
                slot_names(accumulation, weighting)),
-        buffers_(std::make_shared<detail::Block>(detail::buffer_bytes(*params.layout()))),
+        buffers_(std::make_shared<detail::Block>(detail::buffer_bytes(*params.layout()),
+                                                 params.layout()->space)),
         weighting_(std::move(weighting)),
         nonfinite_(detail::checked(nonfinite)),
         accumulation_(accumulation) {
@@ -230,7 +231,7 @@ class Average {
 
   /// Reads the average in place, rounded to S where it is kept more precisely. Throws std::logic_error before the first update, and while a guard
   /// has exchanged it for the weights.
-  [[nodiscard]] SlotView<S> view() const {
+  [[nodiscard]] SlotView<S> view() const requires(!detail::on_device<P>) {
     require_ready();
     require_home();
     if constexpr (may_be_wide) {
@@ -260,7 +261,7 @@ class Average {
     require_home();
     detail::require_same(params.layout(), slots_.layout(),
                          "the parameters and those of the average");
-    if constexpr (std::same_as<P, S>) {
+    if constexpr (std::same_as<element_t<P>, S>) {
       if (!wide_) return SwapGuard::exchange(params, slots_.block(), buffers_, pieces(params));
     }
     auto guard = SwapGuard::keep(params, pieces(params));
@@ -285,7 +286,7 @@ class Average {
   /// The copies of tensors with Role::copy, one after another.
   [[nodiscard]] const std::byte* buffers() const { return buffers_->data(); }
   [[nodiscard]] Nonfinite nonfinite() const { return nonfinite_; }
-  void advance(const Parameters<P>&, const P* const*) {
+  void advance(const Parameters<P>&, const element_t<P>* const*) {
     ++calls_;
     const double gain = weighting_.gain(calls_);
     gain_ = wide_ ? gain : static_cast<double>(static_cast<T>(gain));
@@ -367,8 +368,7 @@ class Average {
   template <template <class> class Law>
   void walk_all(const Parameters<P>& params) const {
     const auto walk = [&]<int Storage>(std::integral_constant<int, Storage>) {
-      detail::walk_kept<P>(ParameterAccess<P>::memory(params), params.size(),
-                           run_in<Storage>([]<class C>(C) { return Law<C>{}; }));
+      detail::Walker<P>::kept(params, run_in<Storage>([]<class C>(C) { return Law<C>{}; }));
     };
     if constexpr (std::same_as<S, double>) {
       walk(std::integral_constant<int, 0>());
@@ -397,12 +397,15 @@ class Average {
   static bool is_buffer(const TensorInfo& tensor) { return tensor.role == Role::copy; }
 
   void copy_buffers(const Parameters<P>& params) {
+    if (buffers_->bytes() == 0) return;
     std::byte* place = buffers_->data();
+    copies_.clear();
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (!is_buffer(params[k].info()) || params[k].bytes() == 0) continue;
-      std::memcpy(place, params[k].raw(), params[k].bytes());
+      if (!is_buffer(params[k].info())) continue;
+      copies_.push_back({place, params[k].raw(), params[k].bytes()});
       place += params[k].bytes();
     }
+    detail::Walker<P>::copy(params, copies_);
   }
 
   void require_ready() const {
@@ -428,7 +431,7 @@ class Average {
     const std::byte* place = buffers_->data();
     for (std::size_t k = 0; k < target.size(); ++k) {
       if (!is_buffer(target[k].info()) || target[k].bytes() == 0) continue;
-      std::memcpy(target[k].raw(), place, target[k].bytes());
+      detail::copy_bytes(slots_.space(), target[k].raw(), place, target[k].bytes());
       place += target[k].bytes();
     }
   }
@@ -439,7 +442,7 @@ class Average {
     std::byte* place = buffers_->data();
     for (std::size_t k = 0; k < params.size(); ++k) {
       if (slots_.keeps(k)) {
-        void* const average = wide_ ? nullptr : slots_.tensor(0, k).data();
+        void* const average = wide_ ? nullptr : slots_.address(0, k);
         list.push_back({params[k].raw(), average, params[k].bytes()});
       }
       if (!is_buffer(params[k].info())) continue;
@@ -459,6 +462,7 @@ class Average {
   std::int64_t updates_ = 0;
   std::int64_t skipped_ = 0;
   double gain_ = 0;  // as applied: rounded to the type of the law
+  std::vector<detail::CopyPiece> copies_;  // of the buffers; kept for its memory
 };
 
 }  // namespace v0

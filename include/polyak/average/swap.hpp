@@ -44,7 +44,8 @@ class [[nodiscard]] SwapGuard {
     guard.block_ = std::move(block);
     guard.buffers_ = std::move(buffers);
     guard.block_->lent = true;
-    for (const Piece& piece : guard.pieces_) exchange_bytes(piece);
+    guard.space_ = params.layout()->space;
+    for (const Piece& piece : guard.pieces_) guard.exchange_bytes(piece);
     return guard;
   }
 
@@ -54,14 +55,15 @@ class [[nodiscard]] SwapGuard {
   static SwapGuard keep(const Parameters<P>& params, std::vector<Piece> pieces) {
     std::size_t bytes = 0;
     for (const Piece& piece : pieces) bytes += piece.bytes;
-    auto kept = std::make_unique<std::byte[]>(bytes);
+    auto kept = std::make_unique<detail::Block>(bytes, params.layout()->space);
     SwapGuard guard(ParameterAccess<P>::mark(params), std::move(pieces));
     guard.kept_ = std::move(kept);
-    std::byte* place = guard.kept_.get();
+    guard.space_ = params.layout()->space;
+    std::byte* place = guard.kept_->data();
     for (Piece& piece : guard.pieces_) {
       piece.other = place;
-      if (piece.bytes != 0) std::memcpy(piece.other, piece.model, piece.bytes);
-      place += piece.bytes;
+      detail::copy_bytes(guard.space_.get(), piece.other, piece.model, piece.bytes);
+      if (piece.bytes != 0) place += piece.bytes;
     }
     return guard;
   }
@@ -75,6 +77,7 @@ class [[nodiscard]] SwapGuard {
       buffers_ = std::move(other.buffers_);
       kept_ = std::move(other.kept_);
       pieces_ = std::move(other.pieces_);
+      space_ = std::move(other.space_);
     }
     return *this;
   }
@@ -86,8 +89,8 @@ class [[nodiscard]] SwapGuard {
     for (const Piece& piece : pieces_) {
       if (block_ != nullptr) {
         exchange_bytes(piece);
-      } else if (piece.bytes != 0) {
-        std::memcpy(piece.model, piece.other, piece.bytes);
+      } else {
+        detail::copy_bytes(space_.get(), piece.model, piece.other, piece.bytes);
       }
     }
     if (block_ != nullptr) block_->lent = false;
@@ -107,7 +110,11 @@ class [[nodiscard]] SwapGuard {
     mark_ = std::move(mark);
   }
 
-  static void exchange_bytes(const Piece& piece) noexcept {
+  void exchange_bytes(const Piece& piece) const noexcept {
+    if (space_ != nullptr) {
+      if (piece.bytes != 0) space_->exchange(piece.model, piece.other, piece.bytes);
+      return;
+    }
     auto* a = static_cast<std::byte*>(piece.model);
     auto* b = static_cast<std::byte*>(piece.other);
     std::byte buffer[4096];
@@ -122,8 +129,9 @@ class [[nodiscard]] SwapGuard {
   std::shared_ptr<std::atomic<bool>> mark_;
   std::shared_ptr<detail::Block> block_;
   std::shared_ptr<detail::Block> buffers_;
-  std::unique_ptr<std::byte[]> kept_;
+  std::unique_ptr<detail::Block> kept_;
   std::vector<Piece> pieces_;
+  std::shared_ptr<MemorySpace> space_;
 };
 
 }  // namespace v0

@@ -63,7 +63,7 @@ class SwitchingAverage : public Average<P, W, S> {
   [[nodiscard]] std::int64_t switches() const { return switches_; }
 
   // What step() and update() call.
-  void advance(const Parameters<P>& params, const P* const* gradients) {
+  void advance(const Parameters<P>& params, const element_t<P>* const* gradients) {
     Base::advance(params, gradients);
     switching_ = this->gain() != 1 && rule_.after(this->calls());  // after a copy x is avg
     if (switching_) ++switches_;

@@ -88,16 +88,21 @@ inline constexpr std::size_t page = 4096;
   return (slot_bytes >= (std::size_t{1} << 20) ? 107 : 11) * cache_line;
 }
 
-/// One zeroed, 64-byte aligned block; on huge pages where it is large and the system grants them.
+/// One zeroed, 64-byte aligned block, in the host's memory or a space; on huge pages where it is large and the system grants them.
 /// The system puts all larger blocks at one address modulo 4 KiB; they start at a line of their
 /// first page that depends on the page, so that blocks which are walked together do not alias.
 class Block {
  public:
-  explicit Block(std::size_t bytes)
+  explicit Block(std::size_t bytes, std::shared_ptr<MemorySpace> space = nullptr)
       : bytes_(bytes),
-        allocated_(bytes >= 16 * page ? bytes + page : bytes),
-        alignment_(bytes >= 2 * huge_page ? huge_page : cache_line) {
+        allocated_(bytes >= 16 * page && space == nullptr ? bytes + page : bytes),
+        alignment_(bytes >= 2 * huge_page ? huge_page : cache_line),
+        space_(std::move(space)) {
     if (bytes == 0) return;
+    if (space_ != nullptr) {
+      raw_ = data_ = space_->allocate(bytes);
+      return;
+    }
     raw_ = static_cast<std::byte*>(::operator new (allocated_, std::align_val_t{alignment_}));
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     if (alignment_ == huge_page) ::madvise(raw_, allocated_, MADV_HUGEPAGE);
@@ -109,16 +114,23 @@ class Block {
       data_ += (number * 0x9e3779b97f4a7c15u >> 58) * cache_line;  // one of the page's 64 lines
     }
   }
-  Block(const Block& other) : Block(other.bytes_) {
-    if (bytes_ != 0) std::memcpy(data_, other.data_, bytes_);
+  Block(const Block& other) : Block(other.bytes_, other.space_) {
+    copy_bytes(space_.get(), data_, other.data_, bytes_);
   }
   Block& operator=(const Block&) = delete;
   ~Block() {
-    if (raw_ != nullptr) ::operator delete (raw_, std::align_val_t{alignment_});
+    if (raw_ == nullptr) return;
+    if (space_ != nullptr) {
+      space_->release(raw_);
+    } else {
+      ::operator delete (raw_, std::align_val_t{alignment_});
+    }
   }
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
   [[nodiscard]] std::size_t allocated() const { return allocated_; }
+  /// Null for the host's memory.
+  [[nodiscard]] MemorySpace* space() const { return space_.get(); }
 
   /// Set while a SwapGuard has exchanged these elements for the weights.
   bool lent = false;
@@ -127,6 +139,7 @@ class Block {
   std::size_t bytes_ = 0;
   std::size_t allocated_ = 0;
   std::size_t alignment_ = cache_line;
+  std::shared_ptr<MemorySpace> space_;
   std::byte* raw_ = nullptr;
   std::byte* data_ = nullptr;
 };
@@ -164,8 +177,8 @@ class Slots {
           (tensor.size + detail::slot_granule - 1) / detail::slot_granule * detail::slot_granule;
     }
     stride_ = elements + detail::stagger(elements * detail::scalar_bytes<S>) / detail::scalar_bytes<S>;
-    block_ =
-        std::make_shared<detail::Block>(elements == 0 ? 0 : names_.size() * stride_ * detail::scalar_bytes<S>);
+    block_ = std::make_shared<detail::Block>(
+        elements == 0 ? 0 : names_.size() * stride_ * detail::scalar_bytes<S>, layout_->space);
   }
 
   Slots(const Slots& other)
@@ -195,11 +208,23 @@ class Slots {
   /// First element of a slot. State belongs to the method, so a const method has const state only
   /// by the manners of its interface.
   [[nodiscard]] S* data(std::size_t slot) const {
-    auto* const first = reinterpret_cast<S*>(block_->data());
-    return first == nullptr ? nullptr : first + slot * stride_;
+    std::byte* const first = block_->data();
+    return reinterpret_cast<S*>(
+        first == nullptr ? nullptr : first + slot * stride_ * detail::scalar_bytes<S>);
   }
 
-  /// The elements of one tensor in one slot.
+  /// Where the elements of one tensor in one slot are, and their bytes; none where not kept.
+  [[nodiscard]] std::byte* address(std::size_t slot, std::size_t index) const {
+    if (!keeps(index) || block_->data() == nullptr) return nullptr;
+    return block_->data() + (slot * stride_ + offsets_[index]) * detail::scalar_bytes<S>;
+  }
+  [[nodiscard]] std::size_t bytes(std::size_t index) const {
+    return keeps(index) ? layout_->tensors[index].size * detail::scalar_bytes<S> : 0;
+  }
+  /// Null for the host's memory.
+  [[nodiscard]] MemorySpace* space() const { return layout_->space.get(); }
+
+  /// The elements of one tensor in one slot, wherever the memory is.
   [[nodiscard]] std::span<S> tensor(std::size_t slot, std::size_t index) const {
     if (!keeps(index)) return {};
     return {data(slot) + offsets_[index], layout_->tensors[index].size};

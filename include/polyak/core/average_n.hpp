@@ -65,7 +65,7 @@ struct SumKernel {
   bool streams;  // past the caches; `out` is then aligned to its type
 
   template <class Level>
-  POLYAK_LAW void run() const {
+  POLYAK_INLINE void run() const {
     run_some<Level>(std::make_index_sequence<Most - Least + 1>{});
   }
 
@@ -78,14 +78,14 @@ struct SumKernel {
   using Sum = Pack<Accumulator, lanes<Level>, Level>;
 
   template <class Level, std::size_t... Extra>
-  POLYAK_LAW void run_some(std::index_sequence<Extra...>) const {
+  POLYAK_INLINE void run_some(std::index_sequence<Extra...>) const {
     static_cast<void>(((terms == Least + Extra &&
                         (loop<Level>(std::make_index_sequence<Least + Extra>{}), true)) ||
                        ...));
   }
 
   template <bool Adds, class Level>
-  POLYAK_LAW static void add(Sum<Level>& sum, const Sum<Level>& weight, const In* from) {
+  POLYAK_INLINE static void add(Sum<Level>& sum, const Sum<Level>& weight, const In* from) {
     Pack<carrier_t<In>, lanes<Level>, Level> x;
     load_pack(from, x);
     Sum<Level> term;
@@ -98,7 +98,7 @@ struct SumKernel {
   }
 
   template <class Level, std::size_t N, std::size_t... K>
-  POLYAK_LAW static void load(Sum<Level>& sum, const Accumulator* before,
+  POLYAK_INLINE static void load(Sum<Level>& sum, const Accumulator* before,
                               const Sum<Level> (&weight)[N], const In* const (&from)[N],
                               std::size_t at, std::index_sequence<K...>) {
     if constexpr (Continues) sum = Sum<Level>::load(before + at);
@@ -106,7 +106,7 @@ struct SumKernel {
   }
 
   template <class Level>
-  POLYAK_LAW static void store(Out* to, const Sum<Level>& sum, bool past_caches) {
+  POLYAK_INLINE static void store(Out* to, const Sum<Level>& sum, bool past_caches) {
     Pack<carrier_t<Out>, lanes<Level>, Level> rounded;
     convert(sum, rounded);
     if (past_caches) {
@@ -118,7 +118,7 @@ struct SumKernel {
 
   /// Up to one pack, through copies.
   template <class Level, std::size_t N, std::size_t... K>
-  POLYAK_LAW static void partial(Out* to, const Accumulator* before, const Sum<Level> (&weight)[N],
+  POLYAK_INLINE static void partial(Out* to, const Accumulator* before, const Sum<Level> (&weight)[N],
                                  const In* const (&from)[N], std::size_t at, std::size_t number,
                                  std::index_sequence<K...> all) {
     constexpr auto step = static_cast<std::size_t>(lanes<Level>);
@@ -138,7 +138,7 @@ struct SumKernel {
   }
 
   template <class Level, std::size_t... K>
-  POLYAK_LAW void loop(std::index_sequence<K...> all) const {
+  POLYAK_INLINE void loop(std::index_sequence<K...> all) const {
     constexpr auto step = static_cast<std::size_t>(lanes<Level>);
     // Copies, which no store to `out` can change.
     const In* const from[] = {inputs[K]...};

@@ -41,7 +41,7 @@ class Gradients {
   }
 
   /// Sets the gradient of tensor `name` to raw memory of its size and storage order.
-  Gradients& set(std::string_view name, const P* data) { return set_pointer(index_of(name), data); }
+  Gradients& set(std::string_view name, const element_t<P>* data) { return set_pointer(index_of(name), data); }
 
   /// Tensor `name` has no gradient from now on.
   Gradients& set(std::string_view name, NoGradient) {
@@ -50,8 +50,8 @@ class Gradients {
   }
 
   /// The gradient of the i-th tensor, or null.
-  [[nodiscard]] const P* operator[](std::size_t index) const { return data_[index]; }
-  [[nodiscard]] const P* const* data() const { return data_.data(); }
+  [[nodiscard]] const element_t<P>* operator[](std::size_t index) const { return data_[index]; }
+  [[nodiscard]] const element_t<P>* const* data() const { return data_.data(); }
   [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return params_.layout(); }
 
   /// Sets the gradient of the i-th tensor, as `set` by name.
@@ -66,7 +66,11 @@ class Gradients {
       const TensorInfo& tensor = params_[index].info();
       const auto described = detail::describe_object(object);
       static_assert(
-          std::same_as<std::remove_cv_t<std::remove_pointer_t<decltype(described.data)>>, P>,
+          std::same_as<std::remove_cv_t<std::remove_pointer_t<decltype(described.data)>>,
+                       element_t<P>> ||
+              std::same_as<typename detail::Registered<std::remove_cv_t<
+                               std::remove_pointer_t<decltype(described.data)>>>::type,
+                           element_t<P>>,
           "polyak: gradients must have the type of the parameters");
       detail::require_contiguous(described.contiguous, tensor.name);
       if (described.flat) {
@@ -101,7 +105,7 @@ class Gradients {
     return index;
   }
 
-  Gradients& set_pointer(std::size_t index, const P* data) {
+  Gradients& set_pointer(std::size_t index, const element_t<P>* data) {
     const TensorInfo& tensor = params_[index].info();
     if (tensor.role == Role::copy || tensor.dtype != detail::dtype_of<P>()) {
       detail::refuse_value("polyak: \"" + tensor.name + "\" is not trained, it takes no gradient");
@@ -117,13 +121,18 @@ class Gradients {
                              "\" overlaps the memory of tensor \"" + params_[k].name() + "\"");
       }
     }
+    if (MemorySpace* const space = params_.layout()->space.get(); space != nullptr && tensor.size != 0) {
+      space->check(data, tensor.name);
+    }
     // An empty tensor has a gradient too, though no memory.
-    data_[index] = data != nullptr ? data : static_cast<const P*>(params_[index].raw());
+    alignas(double) static constexpr char nowhere = 0;
+    const void* const place = data != nullptr ? static_cast<const void*>(data) : &nowhere;
+    data_[index] = static_cast<const element_t<P>*>(place);
     return *this;
   }
 
   Parameters<P> params_;
-  std::vector<const P*> data_;
+  std::vector<const element_t<P>*> data_;
 };
 
 /// The gradients of all trained tensors (roles average and ignore), in the order of registration:

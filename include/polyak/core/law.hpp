@@ -22,6 +22,13 @@
 #define POLYAK_LAW __forceinline
 #endif
 
+/// The same for what only the host has.
+#if defined(__GNUC__)
+#define POLYAK_INLINE __attribute__((always_inline)) inline
+#else
+#define POLYAK_INLINE __forceinline
+#endif
+
 namespace polyak {
 inline namespace v0 {
 

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/memory_space.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 
@@ -48,6 +49,8 @@ struct Layout {
   std::vector<TensorInfo> tensors;
   /// Further names of tensors that share their memory: alias, name in `tensors`.
   std::vector<std::pair<std::string, std::string>> aliases;
+  /// Where the list and its methods have their memory; null for the host's.
+  std::shared_ptr<MemorySpace> space;
 
   /// Index of the tensor of that name; tensors.size() where there is none.
   [[nodiscard]] std::size_t find(std::string_view name) const {
@@ -129,9 +132,14 @@ namespace detail {
 /// Throws std::invalid_argument that lists the differences, unless the layouts agree.
 inline void require_same(const std::shared_ptr<const Layout>& given,
                          const std::shared_ptr<const Layout>& expected, std::string_view what) {
-  if (given == expected || given->tensors == expected->tensors) [[likely]] {
+  if (given == expected) [[likely]] {
     return;
   }
+  if (given->space != expected->space) {
+    refuse_value(std::string("polyak: ").append(what).append(
+        " differ: they are of different memory, the host's or that of two executors"));
+  }
+  if (given->tensors == expected->tensors) return;
   const std::string list = differences(*given, *expected);
   if (!list.empty()) refuse_value(std::string("polyak: ").append(what).append(" differ: ") + list);
 }

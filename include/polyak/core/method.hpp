@@ -56,7 +56,7 @@ inline constexpr int resting = -1;
 /// core/state.hpp says, and `count()` and `skipped()`.
 template <class M>
 concept Method = requires(M& method, const M& constant,
-                          const typename M::Parameter* const* gradients, std::size_t tensor,
+                          const element_t<typename M::Parameter>* const* gradients, std::size_t tensor,
                           const Parameters<typename M::Parameter>& params) {
   typename M::State;
   { M::trains } -> std::convertible_to<bool>;  // reads gradients

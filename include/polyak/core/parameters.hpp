@@ -54,12 +54,12 @@ class TensorRef {
 
   /// The elements, in the order of the layout. Throws std::invalid_argument for a tensor of
   /// another type than P (a counter, say).
-  [[nodiscard]] P* data() const {
+  [[nodiscard]] element_t<P>* data() const {
     if (info_->dtype != detail::dtype_of<P>()) {
       detail::refuse_value("polyak: tensor \"" + info_->name + "\" holds " +
                            std::string(detail::name_of(info_->dtype)));
     }
-    return static_cast<P*>(memory_.data);
+    return static_cast<element_t<P>*>(memory_.data);
   }
 
  private:
@@ -75,8 +75,15 @@ class TensorRef {
 template <ParameterScalar P = float>
 class Parameters {
  public:
-  Parameters()
+  Parameters() requires(!detail::on_device<P>)
       : layout_(std::make_shared<Layout>()), swapped_(std::make_shared<std::atomic<bool>>(false)) {}
+
+  /// A list in the memory of a device: `polyak::cuda::Parameters<float> params(executor)`.
+  template <class Executor>
+  requires(detail::on_device<P>) explicit Parameters(const Executor& executor)
+      : layout_(std::make_shared<Layout>()), swapped_(std::make_shared<std::atomic<bool>>(false)) {
+    own_layout().space = executor.space();
+  }
 
   /// Registers an Eigen matrix, array, map, tensor or tensor map, whose shape and storage order it
   /// takes over (vectors have one dimension), or a span, std::vector or std::array of one
@@ -161,7 +168,9 @@ class Parameters {
   Parameters& add_memory(std::string name, T* data, Shape shape, Role role, Order order) {
     static_assert(!std::is_const_v<T>, "polyak: parameters must be writable");
     return add_typed(
-        TensorInfo{std::move(name), std::move(shape), order, role, detail::dtype_of<T>(), 0}, data);
+        TensorInfo{std::move(name), std::move(shape), order, role,
+                   detail::dtype_of<typename detail::Registered<T>::type>(), 0},
+        data);
   }
 
   Parameters& add_typed(TensorInfo tensor, void* data) {
@@ -178,6 +187,7 @@ class Parameters {
             detail::name_of(tensor.dtype));
     require(data != nullptr || bytes == 0, "tensor \"" + name + "\" must have memory; its address",
             std::string_view("null"));
+    if (layout_->space != nullptr && bytes != 0) layout_->space->check(data, name);
     if (swapped()) detail::refuse_order("polyak: add() while an average is swapped in");
     for (std::size_t k = 0; k < size(); ++k) {
       const TensorInfo& other = layout_->tensors[k];

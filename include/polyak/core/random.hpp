@@ -10,7 +10,6 @@
 /// calls give 16 bits to each of 128 elements.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -19,10 +18,23 @@
 namespace polyak {
 inline namespace v0 {
 
+namespace detail {
+/// std::array, whose functions are the host's alone.
+template <class T, std::size_t N>
+struct Array {
+  T values[N];
+  [[nodiscard]] POLYAK_LAW T& operator[](std::size_t k) { return values[k]; }
+  [[nodiscard]] POLYAK_LAW const T& operator[](std::size_t k) const { return values[k]; }
+  [[nodiscard]] POLYAK_LAW T* data() { return values; }
+  [[nodiscard]] POLYAK_LAW const T* data() const { return values; }
+  friend bool operator==(const Array&, const Array&) = default;
+};
+}  // namespace detail
+
 /// The four words that Philox4x32 makes of a counter and a key.
 template <int Rounds = 10>
-[[nodiscard]] POLYAK_LAW std::array<std::uint32_t, 4> philox4x32(
-    std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+[[nodiscard]] POLYAK_LAW detail::Array<std::uint32_t, 4> philox4x32(
+    detail::Array<std::uint32_t, 4> counter, detail::Array<std::uint32_t, 2> key) {
   for (int round = 0; round < Rounds; ++round) {
     const std::uint64_t first = std::uint64_t{0xd2511f53u} * counter[0];
     const std::uint64_t second = std::uint64_t{0xcd9e8d57u} * counter[2];
@@ -45,11 +57,11 @@ struct RandomKey {
   std::uint64_t step = 0;
   std::uint64_t tensor = 0;
 
-  [[nodiscard]] POLYAK_LAW std::array<std::uint32_t, 2> key() const {
+  [[nodiscard]] POLYAK_LAW Array<std::uint32_t, 2> key() const {
     return {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
   }
   /// The counter of a call. Tensors beyond 2^36 elements share numbers with tensor + 2^24.
-  [[nodiscard]] POLYAK_LAW std::array<std::uint32_t, 4> counter(std::uint64_t call) const {
+  [[nodiscard]] POLYAK_LAW Array<std::uint32_t, 4> counter(std::uint64_t call) const {
     return {static_cast<std::uint32_t>(call),
             static_cast<std::uint32_t>(tensor + ((call >> 32) << 24)),
             static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32)};
@@ -64,8 +76,8 @@ struct RandomKey {
 struct RandomBits {
   static constexpr std::size_t elements = 128;
   static constexpr std::size_t none = ~std::size_t{0};
-  alignas(64) std::array<unsigned char, elements + 1> bytes;
-  std::array<std::uint64_t, 2 * std::size_t{RandomKey::rounds}> keys;  ///< of each round
+  alignas(64) Array<unsigned char, elements + 1> bytes;
+  Array<std::uint64_t, 2 * std::size_t{RandomKey::rounds}> keys;  ///< of each round
   std::size_t group = none;  ///< the elements group * 128 + 0..127
 
   /// Called once, before the first group.

@@ -3,13 +3,14 @@
 /// The scalar types of parameters and of state, and the one rounding rule between them.
 #pragma once
 
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
 #include <type_traits>
+
+#include <polyak/core/law.hpp>
 
 namespace Eigen {
 struct half;
@@ -18,6 +19,38 @@ struct bfloat16;
 
 namespace polyak {
 inline namespace v0 {
+
+namespace cuda {
+/// Stands for T in the type of a parameter list whose numbers lie in the memory of a GPU. Complete
+/// nowhere: there are no such numbers on the host.
+template <class T>
+struct Device;
+}  // namespace cuda
+
+namespace detail {
+template <class P>
+struct ElementOf {
+  using type = P;
+};
+template <class T>
+struct ElementOf<cuda::Device<T>> {
+  using type = T;
+};
+/// What memory of type T is registered as: T, or for a type of CUDA that of Eigen it stands for.
+template <class T>
+struct Registered {
+  using type = T;
+};
+/// Whether a list of P lies in the memory of a GPU.
+template <class P>
+inline constexpr bool on_device = false;
+template <class T>
+inline constexpr bool on_device<cuda::Device<T>> = true;
+}  // namespace detail
+
+/// The type of the numbers in a list of P: T for cuda::Device<T>, else P.
+template <class P>
+using element_t = typename detail::ElementOf<P>::type;
 
 /// Types of registered tensors. Only the floating-point ones are trained or averaged.
 enum class DType : std::uint8_t {
@@ -36,10 +69,14 @@ enum class DType : std::uint8_t {
   float64
 };
 
-/// Types that a model's parameters may have.
+/// Floating-point types in memory. Those of Eigen are known by name here, and need not be complete.
 template <class T>
-concept ParameterScalar = std::same_as<T, float> || std::same_as<T, double> ||
+concept FloatingScalar = std::same_as<T, float> || std::same_as<T, double> ||
     std::same_as<T, Eigen::half> || std::same_as<T, Eigen::bfloat16>;
+
+/// Types that a model's parameters may have, on the host or on a device.
+template <class P>
+concept ParameterScalar = FloatingScalar<element_t<P>>;
 
 /// Types that updates are computed in, and the state of optimizers is stored in.
 template <class T>
@@ -47,11 +84,11 @@ concept ComputeScalar = std::same_as<T, float> || std::same_as<T, double>;
 
 /// Types that the state of averages may be stored in; 16-bit ones are computed in float.
 template <class T>
-concept StateScalar = ParameterScalar<T>;
+concept StateScalar = FloatingScalar<T>;
 
 /// State of a parameter type unless told otherwise: double for double, else float.
 template <ParameterScalar P>
-using default_state_t = std::conditional_t<std::same_as<P, double>, double, float>;
+using default_state_t = std::conditional_t<std::same_as<element_t<P>, double>, double, float>;
 
 namespace detail {
 
@@ -63,9 +100,12 @@ template <>
 inline constexpr std::size_t scalar_bytes<Eigen::half> = 2;
 template <>
 inline constexpr std::size_t scalar_bytes<Eigen::bfloat16> = 2;
-
 template <class T>
+inline constexpr std::size_t scalar_bytes<cuda::Device<T>> = scalar_bytes<T>;
+
+template <class P>
 [[nodiscard]] constexpr DType dtype_of() {
+  using T = element_t<P>;
   if constexpr (std::same_as<T, bool>) {
     return DType::boolean;
   } else if constexpr (std::same_as<T, Eigen::half>) {
@@ -104,26 +144,33 @@ template <class T>
   return bytes[static_cast<std::size_t>(dtype)];
 }
 
+[[nodiscard]] POLYAK_LAW std::uint32_t bits_of(float value) {
+  return __builtin_bit_cast(std::uint32_t, value);  // std::bit_cast is the host's alone
+}
+[[nodiscard]] POLYAK_LAW float float_of(std::uint32_t bits) {
+  return __builtin_bit_cast(float, bits);
+}
+
 // Conversions of 16-bit numbers, as the hardware does them: to nearest, ties to even; subnormals
 // kept; a NaN stays a (quiet) NaN with the upper bits of its payload.
 
-[[nodiscard]] inline float float_from_half(std::uint16_t h) {
+[[nodiscard]] POLYAK_LAW float float_from_half(std::uint16_t h) {
   const std::uint32_t sign = (h & 0x8000u) << 16;
   const std::uint32_t exponent = h & 0x7c00u;
   const std::uint32_t mantissa = h & 0x03ffu;
   if (exponent == 0x7c00u) {
     const std::uint32_t quiet = mantissa != 0 ? 0x00400000u : 0u;
-    return std::bit_cast<float>(sign | 0x7f800000u | quiet | (mantissa << 13));
+    return float_of(sign | 0x7f800000u | quiet | (mantissa << 13));
   }
   if (exponent == 0) {
     const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+    return float_of(sign | bits_of(magnitude));
   }
-  return std::bit_cast<float>(sign | (((exponent | mantissa) << 13) + 0x38000000u));
+  return float_of(sign | (((exponent | mantissa) << 13) + 0x38000000u));
 }
 
-[[nodiscard]] inline std::uint16_t half_from_float(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
+[[nodiscard]] POLYAK_LAW std::uint16_t half_from_float(float value) {
+  const auto bits = bits_of(value);
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   std::uint32_t rest = bits & 0x7fffffffu;
   if (rest > 0x7f800000u) {
@@ -131,7 +178,7 @@ template <class T>
   } else if (rest >= 0x477ff000u) {  // 65520 and above round to infinity
     rest = 0x7c00u;
   } else if (rest < 0x38800000u) {  // below 2^-14: the sum with 1/2 rounds to a multiple of 2^-24
-    rest = std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest) + 0.5f) - 0x3f000000u;
+    rest = bits_of(float_of(rest) + 0.5f) - 0x3f000000u;
   } else {
     rest = (rest + 0x0fffu + ((rest >> 13) & 1u) - 0x38000000u) >> 13;
   }
@@ -141,44 +188,44 @@ template <class T>
 // With 16 random bits they round at random instead, up with the probability of the remainder: the
 // expectation is the number itself. NaN and infinity stay what they are.
 
-[[nodiscard]] inline std::uint16_t half_from_float(float value, std::uint32_t random) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
+[[nodiscard]] POLYAK_LAW std::uint16_t half_from_float(float value, std::uint32_t random) {
+  const auto bits = bits_of(value);
   const std::uint32_t sign = bits & 0x80000000u;
   std::uint32_t rest = bits & 0x7fffffffu;
   if (rest < 0x38800000u) {  // below 2^-14: a multiple of 2^-24
-    const auto fixed = static_cast<std::uint32_t>(std::bit_cast<float>(rest) * 0x1p40f);
-    rest = std::bit_cast<std::uint32_t>(static_cast<float>((fixed + random) >> 16) * 0x1p-24f);
+    const auto fixed = static_cast<std::uint32_t>(float_of(rest) * 0x1p40f);
+    rest = bits_of(static_cast<float>((fixed + random) >> 16) * 0x1p-24f);
   } else if (rest < 0x7f800000u) {
     rest = (rest + (random >> 3)) & ~0x1fffu;
   }
-  return half_from_float(std::bit_cast<float>(sign | rest));
+  return half_from_float(float_of(sign | rest));
 }
 
-[[nodiscard]] inline float float_from_bfloat16(std::uint16_t b) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(b) << 16);
+[[nodiscard]] POLYAK_LAW float float_from_bfloat16(std::uint16_t b) {
+  return float_of(static_cast<std::uint32_t>(b) << 16);
 }
 
-[[nodiscard]] inline std::uint16_t bfloat16_from_float(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
+[[nodiscard]] POLYAK_LAW std::uint16_t bfloat16_from_float(float value) {
+  const auto bits = bits_of(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) {
     return static_cast<std::uint16_t>((bits >> 16) | 0x0040u);
   }
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-[[nodiscard]] inline std::uint16_t bfloat16_from_float(float value, std::uint32_t random) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
+[[nodiscard]] POLYAK_LAW std::uint16_t bfloat16_from_float(float value, std::uint32_t random) {
+  const auto bits = bits_of(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return bfloat16_from_float(value);
   return static_cast<std::uint16_t>((bits + random) >> 16);
 }
 
 /// The type that a value stored as P is computed in, and that holds it exactly.
 template <class P>
-using carrier_t = std::conditional_t<std::same_as<P, double>, double, float>;
+using carrier_t = std::conditional_t<std::same_as<element_t<P>, double>, double, float>;
 
 /// The k-th number of an array of P, widened to `To`.
 template <class To, class P>
-[[nodiscard]] To widened(const P* data, std::size_t k) {
+[[nodiscard]] POLYAK_LAW To widened(const P* data, std::size_t k) {
   if constexpr (scalar_bytes<P> == 2) {
     std::uint16_t bits;
     std::memcpy(&bits, reinterpret_cast<const std::byte*>(data) + 2 * k, 2);
@@ -191,7 +238,7 @@ template <class To, class P>
 
 /// Rounds `value` into the k-th number of an array of P. A double reaches 16 bits through float.
 template <class P, class From>
-void narrow_into(P* data, std::size_t k, From value) {
+POLYAK_LAW void narrow_into(P* data, std::size_t k, From value) {
   if constexpr (scalar_bytes<P> == 2) {
     const auto single = static_cast<float>(value);
     const std::uint16_t bits =
@@ -204,7 +251,7 @@ void narrow_into(P* data, std::size_t k, From value) {
 
 /// Rounds `value` at random into the k-th number of an array of 16-bit P, by 16 random bits.
 template <class P>
-void narrow_into(P* data, std::size_t k, float value, std::uint32_t random) {
+POLYAK_LAW void narrow_into(P* data, std::size_t k, float value, std::uint32_t random) {
   const std::uint16_t bits = std::same_as<P, Eigen::half> ? half_from_float(value, random)
                                                           : bfloat16_from_float(value, random);
   std::memcpy(reinterpret_cast<std::byte*>(data) + 2 * k, &bits, 2);

@@ -15,7 +15,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,7 +28,15 @@ inline namespace v0 {
 
 namespace detail {
 
-/// What visitors of bytes have in common: `derived().bytes(data, size)` gets all of them in order.
+/// Refuses slots whose contents are not those of the method now.
+template <class S>
+void require_readable(const Slots<S>& slots) {
+  if (slots.lent()) refuse_order("polyak: the state of a method whose average is swapped in");
+  if (slots.space() != nullptr) slots.space()->require_settled(slots.block().get());
+}
+
+/// What visitors of bytes have in common: `derived().bytes(data, size)` gets all of them in order,
+/// `derived().bytes(data, size, space)` those that may lie elsewhere than on the host.
 template <class Derived>
 struct StateBytes {
   template <class T>
@@ -42,15 +49,14 @@ struct StateBytes {
     derived().bytes(values.data(), values.size() * sizeof(std::int64_t));
   }
   void buffers(const Layout& layout, std::byte* data) {
-    derived().bytes(data, buffer_bytes(layout));
+    derived().bytes(data, buffer_bytes(layout), layout.space.get());
   }
   template <class S>
   void slots(Slots<S>& slots) {
-    if (slots.lent()) refuse_order("polyak: the state of a method whose average is swapped in");
+    require_readable(slots);
     for (std::size_t slot = 0; slot < slots.count(); ++slot) {
       for (std::size_t k = 0; k < slots.layout()->tensors.size(); ++k) {
-        const auto elements = slots.tensor(slot, k);
-        derived().bytes(elements.data(), elements.size_bytes());
+        derived().bytes(slots.address(slot, k), slots.bytes(k), slots.space());
       }
     }
   }
@@ -62,9 +68,10 @@ struct StateBytes {
 /// Copies a state out, bit for bit.
 struct StateWriter : StateBytes<StateWriter> {
   explicit StateWriter(std::vector<std::byte>& to) : out(to) {}
-  void bytes(const void* data, std::size_t size) {
-    const auto* first = static_cast<const std::byte*>(data);
-    if (size != 0) out.insert(out.end(), first, first + size);
+  void bytes(const void* data, std::size_t size, MemorySpace* space = nullptr) {
+    const std::size_t place = out.size();
+    out.resize(place + size);
+    read_bytes(space, out.data() + place, data, size);
   }
   std::vector<std::byte>& out;
 };
@@ -72,8 +79,8 @@ struct StateWriter : StateBytes<StateWriter> {
 /// Copies a state in; without a source it only counts.
 struct StateReader : StateBytes<StateReader> {
   explicit StateReader(const std::byte* from) : in(from) {}
-  void bytes(void* data, std::size_t count) {
-    if (in != nullptr && count != 0) std::memcpy(data, in + size, count);
+  void bytes(void* data, std::size_t count, MemorySpace* space = nullptr) {
+    if (in != nullptr) write_bytes(space, data, in + size, count);
     size += count;
   }
   const std::byte* in;

@@ -13,18 +13,26 @@
 #include <utility>
 
 #include <polyak/core/arena.hpp>
-#include <polyak/core/dispatch.hpp>
 #include <polyak/core/executor.hpp>
 #include <polyak/core/gradients.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/run.hpp>
+#if !defined(__CUDACC__)
 #include <polyak/core/walk.hpp>
+#endif
 
 namespace polyak {
 inline namespace v0 {
 
 namespace detail {
+
+/// Host lists are walked by what calls back with ranges, lists of a device by what launches there.
+template <class E, class P>
+concept ExecutorOf = (Executor<E> && !on_device<P>) || (on_device<P> && requires(E& executor) {
+                       executor.space();
+                     });
 
 template <class M, class P>
 concept MethodOf = Method<M> && std::same_as<typename M::Parameter, P>;
@@ -49,29 +57,11 @@ void check_distinct(const M&... methods) {
   }
 }
 
-template <class P>
-[[nodiscard]] bool weights_finite(const Parameters<P>& params) {
-  for (std::size_t k = 0; k < params.size(); ++k) {
-    if (params[k].info().role == Role::average && !all_finite(params[k].data(), params[k].size())) {
-      return false;
-    }
-  }
-  return true;
-}
-
-template <class P>
-[[nodiscard]] bool gradients_finite(const Parameters<P>& params, const P* const* gradients) {
-  for (std::size_t k = 0; k < params.size(); ++k) {
-    if (gradients[k] != nullptr && !all_finite(gradients[k], params[k].size())) return false;
-  }
-  return true;
-}
-
 /// One call of step() or update().
 template <class E, class P, class... M>
 class Call {
  public:
-  Call(E& executor, const Parameters<P>& params, const P* const* gradients, M&... methods)
+  Call(E& executor, const Parameters<P>& params, const element_t<P>* const* gradients, M&... methods)
       : executor_(executor), params_(params), gradients_(gradients), methods_(methods...) {}
 
   /// False where Nonfinite::skip_step skipped a method.
@@ -81,7 +71,7 @@ class Call {
       return trains && (is_trainer(method) ? method.nonfinite() != Nonfinite::propagate
                                            : method.nonfinite() == Nonfinite::error);
     });
-    if (read_gradients && !gradients_finite(params_, gradients_)) {
+    if (read_gradients && !Walker<P>::gradients_finite(params_, gradients_)) {
       if (any([](auto, const auto& m) { return m.nonfinite() == Nonfinite::error; })) {
         refuse_nonfinite("polyak: a gradient holds a NaN or an infinity; nothing was changed");
       }
@@ -100,7 +90,7 @@ class Call {
     const bool read_weights = any([](auto, const auto& m) {
       return !is_trainer(m) && m.nonfinite() != Nonfinite::propagate;
     });
-    if (read_weights && !weights_finite(params_)) {
+    if (read_weights && !Walker<P>::weights_finite(params_)) {
       if (any([](auto, const auto& m) {
             return !is_trainer(m) && m.nonfinite() == Nonfinite::error;
           })) {
@@ -110,7 +100,7 @@ class Call {
     }
     advance(now);
     if (any([&](auto i, const auto&) { return waiting[i]; })) {
-      if (!weights_finite(params_)) {
+      if (!Walker<P>::weights_finite(params_)) {
         if (any([&](auto i, const auto& m) {
               return waiting[i] && m.nonfinite() == Nonfinite::error;
             })) {
@@ -125,7 +115,7 @@ class Call {
     return complete;
   }
 
- private:
+ protected:
   static constexpr std::size_t count = sizeof...(M);
   static constexpr bool trains = (M::trains || ...);
   using Chosen = std::array<bool, count>;
@@ -152,8 +142,10 @@ class Call {
   template <class Index, class Some>
   [[nodiscard]] static bool waits(Index, const Some& method) {
     constexpr std::array<bool, count> trainers{M::trains...};
-    for (std::size_t i = 0; i < Index::value; ++i) {
-      if (trainers[i] && !Some::trains) return method.nonfinite() != Nonfinite::propagate;
+    for (int i = 0; i < static_cast<int>(Index::value); ++i) {
+      if (trainers[static_cast<std::size_t>(i)] && !Some::trains) {
+        return method.nonfinite() != Nonfinite::propagate;
+      }
     }
     return false;
   }
@@ -173,16 +165,10 @@ class Call {
     each([&](auto i, auto& m) {
       if (chosen[i]) m.advance(params_, gradients_);
     });
-    for (std::size_t first = 0; first < params_.size();) {
-      const Chosen taking = taking_part(chosen, first);
-      std::size_t last = first + 1;
-      while (last < params_.size() && taking_part(chosen, last) == taking &&
-             same_laws(first, last)) {
-        ++last;
-      }
-      pass(first, last, taking);
-      first = last;
-    }
+    Walker<P>::groups(
+        params_, [&](std::size_t tensor) { return taking_part(chosen, tensor); },
+        [&](std::size_t k, std::size_t other) { return same_laws(k, other); },
+        [&](const auto& tensors, const Chosen& taking) { pass(tensors, taking); });
     each([&](auto i, auto& m) {
       if (chosen[i]) m.finish(params_);
     });
@@ -201,8 +187,10 @@ class Call {
     return !any([&](auto, const auto& m) { return !m.same_law(a, b); });
   }
 
-  /// The tensors first..last: the leading methods in their usual form fused, the others one by one.
-  void pass(std::size_t first, std::size_t last, const Chosen& taking) {
+  /// Some tensors of equal laws: the leading methods in their usual form fused, the others one by
+  /// one.
+  template <class Tensors>
+  void pass(const Tensors& tensors, const Chosen& taking) {
     std::size_t fused = 0;
     bool leading = true;
     each([&](auto i, auto& m) {
@@ -211,26 +199,25 @@ class Call {
     });
     if (fused < 2) fused = 0;
     [&]<std::size_t... J>(std::index_sequence<J...>) {
-      ((fused == J + 2 ? fuse(first, last, std::make_index_sequence<J + 2>{}) : void()), ...);
+      ((fused == J + 2 ? fuse(tensors, std::make_index_sequence<J + 2>{}) : void()), ...);
     }
     (std::make_index_sequence<count - 1>{});
     each([&](auto i, auto& m) {
-      if (i >= fused && taking[i]) alone(first, last, m);
+      if (i >= fused && taking[i]) alone(tensors, m);
     });
   }
 
-  template <std::size_t... I>
-  void fuse(std::size_t first, std::size_t last, std::index_sequence<I...>) {
-    walk<E, P>(executor_, ParameterAccess<P>::memory(params_), gradients_, first, last,
-               std::tuple(std::get<I>(methods_).template run<0>(first)...));
+  template <class Tensors, std::size_t... I>
+  void fuse(const Tensors& tensors, std::index_sequence<I...>) {
+    Walker<P>::walk(executor_, params_, gradients_, tensors,
+                    std::tuple(std::get<I>(methods_).template run<0>(tensors.first)...));
   }
 
-  template <class Some>
-  void alone(std::size_t first, std::size_t last, Some& method) {
+  template <class Tensors, class Some>
+  void alone(const Tensors& tensors, Some& method) {
     const auto run_form = [&]<std::size_t K>(std::integral_constant<std::size_t, K>) {
-      walk<E, P>(
-          executor_, ParameterAccess<P>::memory(params_), gradients_, first, last,
-          std::tuple(method.template run<static_cast<int>(K)>(first)));
+      Walker<P>::walk(executor_, params_, gradients_, tensors,
+                      std::tuple(method.template run<static_cast<int>(K)>(tensors.first)));
     };
     [&]<std::size_t... K>(std::index_sequence<K...>) {
       ((method.form() == static_cast<int>(K) ? run_form(std::integral_constant<std::size_t, K>{})
@@ -242,7 +229,7 @@ class Call {
 
   E& executor_;
   const Parameters<P>& params_;
-  const P* const* gradients_;
+  const element_t<P>* const* gradients_;
   std::tuple<M&...> methods_;
 };
 
@@ -251,17 +238,19 @@ bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradient
   if (params.swapped()) {
     refuse_order("polyak: step or update while an average is swapped in; end its guard first");
   }
-  check_executor(executor);
-  static_cast<void>(level_in_use());  // refuses a wrong POLYAK_DISPATCH_LEVEL
+  Walker<P>::check(executor);
   check_distinct(methods...);
   (check_method(methods, params), ...);
   if (gradients != nullptr) {
     require_same(gradients->layout(), params.layout(),
                  "the gradients' parameters and the parameters");
   }
-  return Call<E, P, M...>(executor, params, gradients == nullptr ? nullptr : gradients->data(),
-                          methods...)
-      .run();
+  const auto list = gradients == nullptr ? nullptr : gradients->data();
+  if constexpr (on_device<P>) {
+    return Walker<P>::call(executor, params, list, methods...);
+  } else {
+    return Call<E, P, M...>(executor, params, list, methods...).run();
+  }
 }
 
 }  // namespace detail
@@ -282,7 +271,7 @@ requires(sizeof...(M) > 0) bool step(const Parameters<P>& params, const Gradient
 
 /// As above, on the executor given.
 template <class E, ParameterScalar P, detail::MethodOf<P>... M>
-requires(Executor<E> && sizeof...(M) > 0) bool step(E&& executor, const Parameters<P>& params,
+requires(detail::ExecutorOf<E, P> && sizeof...(M) > 0) bool step(E&& executor, const Parameters<P>& params,
                                                     const Gradients<P>& gradients, M&... methods) {
   return detail::call(executor, params, &gradients, methods...);
 }
@@ -296,7 +285,7 @@ requires(AveragingMethod<M>&&...) &&
 
 /// As above, on the executor given.
 template <class E, ParameterScalar P, detail::MethodOf<P>... M>
-requires(Executor<E> && (AveragingMethod<M> && ...) &&
+requires(detail::ExecutorOf<E, P> && (AveragingMethod<M> && ...) &&
          sizeof...(M) > 0) bool update(E&& executor, const Parameters<P>& params, M&... averages) {
   return detail::call(executor, params, static_cast<const Gradients<P>*>(nullptr), averages...);
 }

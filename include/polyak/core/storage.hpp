@@ -7,10 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 #include <polyak/core/law.hpp>
-#include <polyak/core/pack.hpp>
 #include <polyak/core/random.hpp>
+#include <polyak/core/scalar.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -37,6 +38,9 @@ enum class Accumulate : std::uint8_t {
 }
 
 namespace detail {
+
+template <class T, int Lanes, class Level>
+struct Pack;  // pack.hpp
 
 /// A number as the sum of two, for a running sum whose lost digits count: Kahan's summation with
 /// Knuth's exact error of an addition.
@@ -84,12 +88,12 @@ struct Plain {
   using Value = Pack<carrier_t<S>, Lanes, Level>;
 
   template <int Lanes, class Level>
-  POLYAK_LAW static void load(S* const* from, std::size_t at,
+  POLYAK_INLINE static void load(S* const* from, std::size_t at,
                               Pack<carrier_t<S>, Lanes, Level>& to) {
     load_pack(static_cast<const S*>(from[0] + at), to);
   }
   template <int Lanes, class Level>
-  POLYAK_LAW static void store(S* const* to, std::size_t at,
+  POLYAK_INLINE static void store(S* const* to, std::size_t at,
                                const Pack<carrier_t<S>, Lanes, Level>& from, Scratch&, const Key&) {
     store_pack(to[0] + at, from);
   }
@@ -107,25 +111,25 @@ struct Kahan : Plain<S> {
                                    Compensated<Pack<S, Lanes, Level>>>;
 
   template <class V>
-  POLYAK_LAW static void load(S* const* from, std::size_t at, Compensated<V>& to) {
+  POLYAK_INLINE static void load(S* const* from, std::size_t at, Compensated<V>& to) {
     load_pack(static_cast<const S*>(from[0] + at), to.high);
     load_pack(static_cast<const S*>(from[1] + at), to.low);
   }
   template <class V>
-  POLYAK_LAW static void store(S* const* to, std::size_t at, const Compensated<V>& from, Scratch&,
+  POLYAK_INLINE static void store(S* const* to, std::size_t at, const Compensated<V>& from, Scratch&,
                                const Key&) {
     store_pack(to[0] + at, from.high);
     store_pack(to[1] + at, from.low);
   }
   template <int Lanes, class Level>
-  POLYAK_LAW static void load(S* const* from, std::size_t at, Pack<float, Lanes, Level>& to) {
+  POLYAK_INLINE static void load(S* const* from, std::size_t at, Pack<float, Lanes, Level>& to) {
     Pack<float, Lanes, Level> low;
     load_pack(static_cast<const S*>(from[0] + at), to);
     load_pack(static_cast<const S*>(from[1] + at), low);
     to = to - low;
   }
   template <int Lanes, class Level>
-  POLYAK_LAW static void store(S* const* to, std::size_t at, const Pack<float, Lanes, Level>& from,
+  POLYAK_INLINE static void store(S* const* to, std::size_t at, const Pack<float, Lanes, Level>& from,
                                Scratch&, const Key&) {
     store_split(to[0] + at, to[1] + at, from);
   }
@@ -138,7 +142,7 @@ struct Stochastic : Plain<S> {
   using Scratch = RandomBits;
 
   template <int Lanes, class Level>
-  POLYAK_LAW static void store(S* const* to, std::size_t at, const Pack<float, Lanes, Level>& from,
+  POLYAK_INLINE static void store(S* const* to, std::size_t at, const Pack<float, Lanes, Level>& from,
                                Scratch& random, const Key& key) {
     const std::size_t group = at / RandomBits::elements;
     if (random.group != group) {

@@ -37,7 +37,7 @@ struct SumManyKernel {
   const Sum* weights;  // four for each input
 
   template <class Level>
-  POLYAK_LAW void run() const {
+  POLYAK_INLINE void run() const {
     static_assert(sums_at_once == 4);
     constexpr int lanes = native_lanes<Sum, Level>;
     constexpr auto step = static_cast<std::size_t>(lanes);
@@ -68,7 +68,7 @@ struct SumManyKernel {
 
  private:
   template <class P>
-  POLYAK_LAW static void load(const In* from, P& to) {
+  POLYAK_INLINE static void load(const In* from, P& to) {
     if constexpr (std::same_as<carrier_t<In>, Sum>) {
       load_pack(from, to);
     } else {
@@ -76,19 +76,19 @@ struct SumManyKernel {
     }
   }
   template <class P>
-  POLYAK_LAW static void first(Sum weight, const P& x0, const P& x1, P& s0, P& s1) {
+  POLYAK_INLINE static void first(Sum weight, const P& x0, const P& x1, P& s0, P& s1) {
     const P w(weight);
     s0 = w * x0;
     s1 = w * x1;
   }
   template <class P>
-  POLYAK_LAW static void add(Sum weight, const P& x0, const P& x1, P& s0, P& s1) {
+  POLYAK_INLINE static void add(Sum weight, const P& x0, const P& x1, P& s0, P& s1) {
     const P w(weight);
     s0 = fma(w, x0, s0);
     s1 = fma(w, x1, s1);
   }
   template <class P>
-  POLYAK_LAW static void store(Sum* to, const P& s0, const P& s1) {
+  POLYAK_INLINE static void store(Sum* to, const P& s0, const P& s1) {
     store_pack(to, s0);
     store_pack(to + static_cast<std::size_t>(native_lanes_of<P>), s1);
   }

@@ -14,6 +14,7 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <polyak/core/arena.hpp>
 #include <polyak/core/denormals.hpp>
@@ -22,37 +23,12 @@
 #include <polyak/core/law.hpp>
 #include <polyak/core/pack.hpp>
 #include <polyak/core/parameters.hpp>
+#include <polyak/core/run.hpp>
 #include <polyak/core/storage.hpp>
 
 namespace polyak {
 inline namespace v0 {
 namespace detail {
-
-/// One law with the slots it runs on, and how they keep their values.
-template <class Law, class S, template <class> class Storage = Plain>
-struct Run {
-  using State = S;
-  using LawType = Law;
-  using StorageType = Storage<S>;
-  using Key = typename StorageType::Key;
-  static constexpr int slot_count = Law::traffic.slots;
-  static constexpr int arrays = slot_count * StorageType::arrays;
-  Law law;
-  std::array<S*, static_cast<std::size_t>(arrays == 0 ? 1 : arrays)> slots;  // first elements
-  const std::size_t* offsets;                                                // of each tensor
-  [[no_unique_address]] Key key = {};
-};
-
-template <template <class> class Storage = Plain, class Law, class S>
-[[nodiscard]] Run<Law, S, Storage> make_run(const Law& law, const Slots<S>& slots,
-                                            const typename Storage<S>::Key& key = {}) {
-  using R = Run<Law, S, Storage>;
-  R run{law, {}, slots.offsets(), key};
-  for (int k = 0; k < R::arrays; ++k) {
-    run.slots[static_cast<std::size_t>(k)] = slots.data(static_cast<std::size_t>(k));
-  }
-  return run;
-}
 
 /// The laws of the runs, applied in order to some packs of each stream, taken as one. All are loaded
 /// before the first is stored: loads do not wait behind stores whose values are still being
@@ -81,18 +57,18 @@ struct Tile {
 
   /// The arrays of slot K.
   template <std::size_t K, class R>
-  POLYAK_LAW static auto arrays_of(const R& run) {
+  POLYAK_INLINE static auto arrays_of(const R& run) {
     return run.slots.data() + K * static_cast<std::size_t>(R::StorageType::arrays);
   }
 
   template <class R, std::size_t... K>
-  POLYAK_LAW static void load_slots(const R& run, [[maybe_unused]] std::size_t at,
+  POLYAK_INLINE static void load_slots(const R& run, [[maybe_unused]] std::size_t at,
                                     SlotValues<R>& to, std::index_sequence<K...>) {
     (R::StorageType::load(arrays_of<K>(run), at, to.slot[K]), ...);
   }
 
   template <class R, std::size_t... K>
-  POLYAK_LAW static void apply(const R& run, Values& values, SlotValues<R>& slots,
+  POLYAK_INLINE static void apply(const R& run, Values& values, SlotValues<R>& slots,
                                std::index_sequence<K...>) {
     using V = Pack<carrier_t<typename R::State>, lanes, Level>;
     using Law = typename R::LawType;
@@ -116,7 +92,7 @@ struct Tile {
   }
 
   template <class R, std::size_t... K>
-  POLYAK_LAW static void store_slots(const R& run, [[maybe_unused]] std::size_t at,
+  POLYAK_INLINE static void store_slots(const R& run, [[maybe_unused]] std::size_t at,
                                      const SlotValues<R>& from,
                                      [[maybe_unused]] typename R::StorageType::Scratch& scratch,
                                      std::index_sequence<K...>) {
@@ -132,7 +108,7 @@ struct Tile {
   /// `count` elements, all lanes but in a tail; `at` is their place in the tensor. Slots are padded,
   /// so only x and the gradient end with the tensor.
   template <std::size_t... R>
-  POLYAK_LAW static void load(const P* x, const P* gradient, const std::tuple<Runs...>& runs,
+  POLYAK_INLINE static void load(const P* x, const P* gradient, const std::tuple<Runs...>& runs,
                               std::size_t at, std::size_t count, Values& to,
                               std::index_sequence<R...>) {
     load_some(x + at, count, to.x);
@@ -140,12 +116,12 @@ struct Tile {
     (load_slots(std::get<R>(runs), at, std::get<R>(to.slots), slots_of<Runs>), ...);
   }
   template <std::size_t... R>
-  POLYAK_LAW static void apply(const std::tuple<Runs...>& runs, Values& values,
+  POLYAK_INLINE static void apply(const std::tuple<Runs...>& runs, Values& values,
                                std::index_sequence<R...>) {
     (apply(std::get<R>(runs), values, std::get<R>(values.slots), slots_of<Runs>), ...);
   }
   template <std::size_t... R>
-  POLYAK_LAW static void store(P* x, const std::tuple<Runs...>& runs, std::size_t at,
+  POLYAK_INLINE static void store(P* x, const std::tuple<Runs...>& runs, std::size_t at,
                                std::size_t count, const Values& from, Scratch& scratch,
                                std::index_sequence<R...>) {
     (store_slots(std::get<R>(runs), at, std::get<R>(from.slots), std::get<R>(scratch),
@@ -154,7 +130,7 @@ struct Tile {
     if constexpr (writes_parameter) store_some(x + at, count, from.x);
   }
 
-  POLYAK_LAW static void run(P* x, const P* gradient, const std::tuple<Runs...>& runs,
+  POLYAK_INLINE static void run(P* x, const P* gradient, const std::tuple<Runs...>& runs,
                              std::size_t at, std::size_t count, Scratch& scratch) {
     constexpr auto all = std::index_sequence_for<Runs...>{};
     Values values;
@@ -166,14 +142,14 @@ struct Tile {
  private:
   // A whole pack is known as such when the program is compiled.
   static constexpr auto whole = static_cast<std::size_t>(lanes);
-  POLYAK_LAW static void load_some(const P* from, std::size_t count, Value& to) {
+  POLYAK_INLINE static void load_some(const P* from, std::size_t count, Value& to) {
     if (Packs > 1 || count == whole) {
       load_pack(from, to);
     } else {
       load_part(from, count, to);
     }
   }
-  POLYAK_LAW static void store_some(P* to, std::size_t count, const Value& from) {
+  POLYAK_INLINE static void store_some(P* to, std::size_t count, const Value& from) {
     if (Packs > 1 || count == whole) {
       store_pack(to, from);
     } else {
@@ -185,7 +161,7 @@ struct Tile {
 /// Elements begin..end of one tensor; `runs` hold the slot pointers of this tensor. Two packs at a
 /// time (g++ -O2 does not unroll), at the end one, the last one in part.
 template <class P, class Level, class... Runs>
-POLYAK_LAW void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& runs,
+POLYAK_INLINE void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& runs,
                             std::size_t begin, std::size_t end) {
   constexpr bool one_type = (std::same_as<P, typename Runs::State> && ...);
   using Whole = std::conditional_t<one_type, typename WholePacks<Level, P>::Level, Level>;
@@ -199,7 +175,7 @@ POLYAK_LAW void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& 
 }
 
 template <class R>
-POLYAK_LAW R run_of_tensor(const R& run, std::size_t tensor) {
+POLYAK_INLINE R run_of_tensor(const R& run, std::size_t tensor) {
   R moved = run;
   for (int k = 0; k < R::arrays; ++k) {
     moved.slots[static_cast<std::size_t>(k)] += run.offsets[tensor];
@@ -219,7 +195,7 @@ struct Pass {
   const std::tuple<Runs...>& runs;
 
   template <class Level>
-  POLYAK_LAW void run() const {
+  POLYAK_INLINE void run() const {
     std::size_t start = 0;  // of the tensor, in the count
     for (std::size_t k = first; k < last && start < end; ++k) {
       const std::size_t size = tensors[k].size;
@@ -238,7 +214,7 @@ struct Pass {
 
  private:
   template <class Level, std::size_t... R>
-  POLYAK_LAW void walk(std::size_t k, const P* gradient, std::size_t low, std::size_t high,
+  POLYAK_INLINE void walk(std::size_t k, const P* gradient, std::size_t low, std::size_t high,
                        std::index_sequence<R...>) const {
     const std::tuple<Runs...> local(run_of_tensor(std::get<R>(runs), k)...);
     walk_tensor<P, Level>(static_cast<P*>(tensors[k].data), gradient, local, low, high);
@@ -285,7 +261,7 @@ struct FiniteCheck {
   bool* finite;
 
   template <class Level>
-  POLYAK_LAW void run() const {
+  POLYAK_INLINE void run() const {
     constexpr int lanes = native_lanes<carrier_t<P>, Level>;
     using V = Pack<carrier_t<P>, lanes, Level>;
     constexpr auto step = static_cast<std::size_t>(lanes);
@@ -314,6 +290,70 @@ template <class P>
   run_at(level_in_use(), FiniteCheck<P>{data, size, &finite});
   return finite;
 }
+
+/// The loops over lists in the host's memory.
+template <FloatingScalar P>
+struct Walker<P> {
+  /// Refuses, before anything has changed, what would fail later.
+  template <class E>
+  static void check(const E& executor) {
+    check_executor(executor);
+    static_cast<void>(level_in_use());  // refuses a wrong POLYAK_DISPATCH_LEVEL
+  }
+  /// Consecutive tensors.
+  struct Tensors {
+    std::size_t first, last;
+  };
+  /// Calls `pass(tensors, taking)` for all tensors in which any method takes part, by groups that
+  /// the same methods with the same laws run on.
+  template <class Taking, class Same, class Each>
+  static void groups(const Parameters<P>& params, Taking taking_part, Same same_laws, Each pass) {
+    for (std::size_t first = 0; first < params.size();) {
+      const auto taking = taking_part(first);
+      std::size_t last = first + 1;
+      while (last < params.size() && taking_part(last) == taking && same_laws(first, last)) ++last;
+      pass(Tensors{first, last}, taking);
+      first = last;
+    }
+  }
+  template <class E, class... Runs>
+  static void walk(E& executor, const Parameters<P>& params, const P* const* gradients,
+                   const Tensors& tensors, const std::tuple<Runs...>& runs) {
+    detail::walk<E, P>(executor, ParameterAccess<P>::memory(params), gradients, tensors.first,
+                       tensors.last, runs);
+  }
+  /// One run over one tensor, or over every tensor that its slots keep, in the calling thread.
+  template <class R>
+  static void one(const TensorMemory& memory, const R& run) {
+    detail::walk<const Serial, P>(serial, &memory, nullptr, 0, 1, std::tuple(run));
+  }
+  template <class R>
+  static void one(const Parameters<P>& params, std::size_t tensor, const R& run) {
+    walk<const Serial>(serial, params, nullptr, {tensor, tensor + 1}, std::tuple(run));
+  }
+  template <class R>
+  static void kept(const Parameters<P>& params, const R& run) {
+    walk_kept<P>(ParameterAccess<P>::memory(params), params.size(), run);
+  }
+  [[nodiscard]] static bool weights_finite(const Parameters<P>& params) {
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (params[k].info().role == Role::average && !all_finite(params[k].data(), params[k].size())) {
+        return false;
+      }
+    }
+    return true;
+  }
+  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params,
+                                             const P* const* gradients) {
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (gradients[k] != nullptr && !all_finite(gradients[k], params[k].size())) return false;
+    }
+    return true;
+  }
+  static void copy(const Parameters<P>&, const std::vector<CopyPiece>& pieces) {
+    for (const CopyPiece& piece : pieces) copy_bytes(nullptr, piece.to, piece.from, piece.bytes);
+  }
+};
 
 }  // namespace detail
 }  // namespace v0

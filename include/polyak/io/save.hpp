@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/memory_space.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
@@ -104,6 +105,41 @@ template <class M>
   }
 }
 
+/// Writes a tensor to the file. What is in a space comes to the host part by part, unless it has to
+/// be turned.
+inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& one) {
+  if (one.space == nullptr) {
+    append_row_major(writer, one.data, one.spec.shape, one.element_bytes, one.order);
+    return;
+  }
+  const bool turned = one.order == Order::column_major;
+  const std::size_t part = turned ? one.bytes : std::min(one.bytes, std::size_t{1} << 26);
+  std::vector<std::byte> host(part);
+  if (turned) {
+    read_bytes(one.space, host.data(), one.data, one.bytes);
+    append_row_major(writer, host.data(), one.spec.shape, one.element_bytes, one.order);
+    return;
+  }
+  for (std::size_t done = 0; done < one.bytes; done += part) {
+    const std::size_t bytes = std::min(part, one.bytes - done);
+    read_bytes(one.space, host.data(), one.data + done, bytes);
+    writer.append(std::span<const std::byte>(host.data(), bytes));
+  }
+}
+
+/// Takes a tensor from the file into memory.
+inline void take_tensor(const RecordedTensor& one, std::span<const std::byte> rows) {
+  if (one.space == nullptr) {
+    take_row_major(one.data, one.spec.shape, one.element_bytes, one.order, rows);
+  } else if (one.order == Order::row_major) {
+    write_bytes(one.space, one.data, rows.data(), rows.size());
+  } else {
+    std::vector<std::byte> host(one.bytes);
+    take_row_major(host.data(), one.spec.shape, one.element_bytes, one.order, rows);
+    write_bytes(one.space, one.data, host.data(), one.bytes);
+  }
+}
+
 inline void save_record(const std::filesystem::path& path, const StateRecord& all,
                         const SaveOptions& options) {
   std::map<std::string, std::string> metadata = options.metadata;
@@ -120,7 +156,7 @@ inline void save_record(const std::filesystem::path& path, const StateRecord& al
                            {.digests = options.digests, .durable = options.durable});
   for (const SafetensorsTensor& tensor : writer.tensors()) {
     const RecordedTensor& one = *tensors.at(tensor.name);
-    append_row_major(writer, one.data, one.spec.shape, one.element_bytes, one.order);
+    append_tensor(writer, one);
   }
   writer.finish();
 }
@@ -192,10 +228,10 @@ inline void save_record(const std::filesystem::path& path, const StateRecord& al
   report.overridden = found.options;
   report.verified = options.verify && file.has_digests();
   if (report.verified) file.verify();
-  // From here on nothing fails.
+  // From here on nothing fails, unless a device does.
   for (std::size_t k = 0; k < tensors.size(); ++k) {
     const RecordedTensor& one = run.tensors[k];
-    take_row_major(one.data, one.spec.shape, one.element_bytes, one.order, tensors[k]);
+    take_tensor(one, tensors[k]);
   }
   auto parsed = scalars.begin();
   for (std::size_t k = 0; k < run.methods.size(); ++k) {

@@ -24,9 +24,11 @@
 
 #include <polyak/core/arena.hpp>
 #include <polyak/core/layout.hpp>
+#include <polyak/core/memory_space.hpp>
 #include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/safetensors.hpp>
 
@@ -76,6 +78,7 @@ struct RecordedTensor {
   std::size_t bytes;
   std::size_t element_bytes;
   Order order;
+  MemorySpace* space;  ///< null for the host's memory
 };
 
 /// A method: all that its state visitor lists but for the tensors.
@@ -119,18 +122,18 @@ class StateRecorder {
     info.shape = {static_cast<std::int64_t>(values.size())};
     info.dtype = DType::int64;
     info.size = values.size();
-    tensor(prefix_ + std::string(name), info, info.dtype, values.data());
+    tensor(prefix_ + std::string(name), info, info.dtype, values.data(), nullptr);
   }
   void buffers(const Layout& layout, std::byte* data) {
     for (const TensorInfo& info : layout.tensors) {
       if (info.role != Role::copy) continue;
-      tensor(prefix_ + "buffer/" + info.name, info, info.dtype, data);
+      tensor(prefix_ + "buffer/" + info.name, info, info.dtype, data, layout.space.get());
       data += info.size * bytes_of(info.dtype);
     }
   }
   template <class S>
   void slots(Slots<S>& slots) {
-    if (slots.lent()) refuse_order("polyak: the state of a method whose average is swapped in");
+    require_readable(slots);
     const Layout& layout = *slots.layout();
     method_.state = name_of(dtype_of<S>());
     for (std::size_t slot = 0; slot < slots.count(); ++slot) {
@@ -139,18 +142,21 @@ class StateRecorder {
       for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
         if (!slots.keeps(k)) continue;
         const TensorInfo& info = layout.tensors[k];
-        tensor(prefix_ + name + "/" + info.name, info, dtype_of<S>(), slots.tensor(slot, k).data());
+        tensor(prefix_ + name + "/" + info.name, info, dtype_of<S>(), slots.address(slot, k),
+               slots.space());
       }
     }
   }
 
-  /// Lists a tensor of the shape and order of `info`.
-  void tensor(std::string name, const TensorInfo& info, DType dtype, void* data) {
+  /// Lists a tensor of the shape and order of `info`, in the host's memory or a space.
+  void tensor(std::string name, const TensorInfo& info, DType dtype, void* data,
+              MemorySpace* space) {
     RecordedTensor one;
     one.spec.name = std::move(name);
     one.spec.dtype = safetensors_type(dtype);
     one.spec.shape.assign(info.shape.begin(), info.shape.end());
     one.data = static_cast<std::byte*>(data);
+    one.space = space;
     one.element_bytes = bytes_of(dtype);
     one.bytes = info.size * one.element_bytes;
     one.order = info.order;
@@ -179,7 +185,7 @@ void record(StateRecord& all, const Parameters<P>& params) {
       require(list->find(info.name) == list->tensors.size(),
               "a tensor's name must be new among all lists that are saved together", info.name);
     }
-    recorder.tensor(info.name, info, info.dtype, params[k].raw());
+    recorder.tensor(info.name, info, info.dtype, params[k].raw(), params.layout()->space.get());
   }
   all.lists.push_back(params.layout());
 }

@@ -18,7 +18,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <numbers>
 #include <string>
 #include <string_view>
@@ -26,6 +25,7 @@
 #include <vector>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/memory_space.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/optim/optimizer.hpp>
 
@@ -167,8 +167,8 @@ class AdEMAMix : public Optimizer<AdEMAMix<P, S>, P, S> {
   void reset_slow() {
     const std::size_t slow = this->slots().find("exp_avg_slow");
     for (std::size_t k = 0; k < slow_start_.size(); ++k) {
-      const auto elements = this->slots().tensor(slow, k);
-      if (!elements.empty()) std::memset(elements.data(), 0, elements.size_bytes());
+      detail::clear_bytes(this->slots().space(), this->slots().address(slow, k),
+                          this->slots().bytes(k));
       slow_start_[k] = this->tensor_steps(k);
     }
   }

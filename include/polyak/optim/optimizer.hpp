@@ -80,7 +80,7 @@ class Optimizer {
   [[nodiscard]] std::int64_t skipped() const { return skipped_; }
 
   /// Reads one state slot in place. Throws std::invalid_argument for an unknown name.
-  [[nodiscard]] SlotView<S> slot(std::string_view name) const {
+  [[nodiscard]] SlotView<S> slot(std::string_view name) const requires(!detail::on_device<P>) {
     return {slots_, slots_.find(name)};
   }
 
@@ -90,7 +90,7 @@ class Optimizer {
   // What step() calls.
   [[nodiscard]] const Slots<S>& slots() const { return slots_; }
   [[nodiscard]] Nonfinite nonfinite() const { return nonfinite_; }
-  void advance(const Parameters<P>&, const P* const* gradients) { count_step(gradients); }
+  void advance(const Parameters<P>&, const element_t<P>* const* gradients) { count_step(gradients); }
   template <int K>
   [[nodiscard]] auto run(std::size_t tensor) const {
     return detail::make_run(static_cast<const Derived&>(*this).template law<K>(tensor), slots_);
@@ -120,7 +120,7 @@ class Optimizer {
         learning_rate_(learning_rate),
         nonfinite_(detail::checked(nonfinite)) {}
 
-  void count_step(const P* const* gradients) {
+  void count_step(const element_t<P>* const* gradients) {
     ++steps_;
     for (std::size_t k = 0; k < tensor_steps_.size(); ++k) {
       if (gradients[k] != nullptr) ++tensor_steps_[k];

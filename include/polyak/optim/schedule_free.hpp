@@ -16,7 +16,6 @@
 #include <cmath>
 #include <cstdint>
 #include <string_view>
-#include <cstring>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -66,6 +65,15 @@ struct ScheduleFreeMove {
   }
 };
 
+/// z = y, where the training of a tensor begins.
+struct ScheduleFreeBeginLaw {
+  static constexpr Traffic traffic{.slots = 1};
+  template <class V>
+  POLYAK_LAW void operator()(const V& y, V& z) const {
+    z = y;
+  }
+};
+
 /// x = y + (1 - 1/beta)(z - y), read from the slot "z".
 template <class T>
 struct ScheduleFreeReadLaw {
@@ -94,7 +102,7 @@ class ScheduleFreeTensor {
     const detail::TensorMemory memory{&value, 1};
     const std::size_t start = 0;
     const detail::Run<ScheduleFreeReadLaw<S>, S> run{law_, {z}, &start};
-    detail::walk<const Serial, P>(serial, &memory, nullptr, 0, 1, std::tuple(run));
+    detail::Walker<P>::one(memory, run);
     return value;
   }
   [[nodiscard]] P operator[](std::size_t k) const { return (*this)(k); }
@@ -138,7 +146,8 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
 
   /// Reads x, element by element, without a copy; `params` hold y. Throws std::logic_error before
   /// the first step and while something is swapped in, std::invalid_argument for other parameters.
-  [[nodiscard]] ScheduleFreeView<Derived, P, S> view(const Parameters<P>& params) const {
+  [[nodiscard]] ScheduleFreeView<Derived, P, S> view(const Parameters<P>& params) const
+      requires(!detail::on_device<P>) {
     check(params);
     return {*this, params};
   }
@@ -156,7 +165,7 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
       }
     }
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (params[k].bytes() != 0) std::memcpy(target[k].raw(), params[k].raw(), params[k].bytes());
+      detail::copy_bytes(this->slots().space(), target[k].raw(), params[k].raw(), params[k].bytes());
     }
     read_into(target);
   }
@@ -187,14 +196,12 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
   [[nodiscard]] ScheduleFreeReadLaw<S> read_law() const {
     return {static_cast<S>(1 - 1 / schedule_.beta)};
   }
-  void advance(const Parameters<P>& params, const P* const* gradients) {
+  void advance(const Parameters<P>& params, const element_t<P>* const* gradients) {
     this->count_step(gradients);
     for (std::size_t k = 0; k < params.size();
          ++k) {  // z begins where the tensor's training begins
       if (gradients[k] == nullptr || this->tensor_steps(k) != 1) continue;
-      const auto run = detail::make_run(CopyToZ{}, this->slots());
-      detail::walk<const Serial, P>(serial, ParameterAccess<P>::memory(params), nullptr, k, k + 1,
-                                    std::tuple(run));
+      detail::Walker<P>::one(params, k, detail::make_run(ScheduleFreeBeginLaw{}, this->slots()));
     }
     const auto t = static_cast<double>(this->count());
     double rate = this->learning_rate();
@@ -245,14 +252,6 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
   }
 
  private:
-  struct CopyToZ {
-    static constexpr Traffic traffic{.slots = 1};
-    template <class V>
-    POLYAK_LAW void operator()(const V& y, V& z) const {
-      z = y;
-    }
-  };
-
   void check(const Parameters<P>& params) const {
     if (!ready()) {
       detail::refuse_order(
@@ -267,9 +266,8 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
 
   void read_into(const Parameters<P>& target) const {
     for (std::size_t k = 0; k < target.size(); ++k) {
-      if (z_of(k).empty()) continue;
-      detail::walk<const Serial, P>(serial, ParameterAccess<P>::memory(target), nullptr, k, k + 1,
-                                    std::tuple(detail::make_run(read_law(), this->slots())));
+      if (this->tensor_steps(k) == 0 || !this->slots().keeps(k)) continue;
+      detail::Walker<P>::one(target, k, detail::make_run(read_law(), this->slots()));
     }
   }
 

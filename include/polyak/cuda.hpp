@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Everything for parameters on a GPU, in files that nvcc compiles. Needs the CUDA Toolkit (the
+/// component polyak::cuda), and no Eigen: include the methods you use beside it, not polyak.hpp.
+#pragma once
+
+#include <polyak/cuda/error.hpp>
+#include <polyak/cuda/executor.hpp>
+#include <polyak/cuda/grid.hpp>
+#include <polyak/cuda/transfer.hpp>
+#include <polyak/cuda/walk.hpp>

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Errors of CUDA, checked at every call.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <stdexcept>
+#include <string>
+
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace cuda {
+
+/// What CUDA refused, by the name of the call. Errors of earlier launches come up at later calls;
+/// after most of them the device's memory is lost to the process.
+class error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+namespace detail {
+
+[[noreturn]] POLYAK_COLD inline void refuse_call(cudaError_t code, const char* call) {
+  POLYAK_THROW(error, std::string("polyak: ") + call + " failed: " + cudaGetErrorName(code) + ", " +
+                          cudaGetErrorString(code));
+}
+
+/// Throws cuda::error unless the call succeeded.
+inline void check(cudaError_t code, const char* call) {
+  if (code != cudaSuccess) refuse_call(code, call);
+}
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace v0
+}  // namespace polyak

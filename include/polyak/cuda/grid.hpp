@@ -1,0 +1,606 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What one thread of a grid does: plain functions for host and device, so that they can be tested
+/// without a device.
+///
+/// A block takes a chunk: some consecutive elements of one tensor, found in a table. A thread takes
+/// tiles of N elements, N numbers of the narrowest type being 16 bytes: it loads each stream's tile
+/// by 16-byte loads, applies all laws to each element, and stores. Slots begin at multiples of 64
+/// bytes and are padded, so that no tile has a head and the slots of the last one are whole;
+/// parameters and gradients that are not multiples of 16 bytes, or end in a tile, go element by
+/// element.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include <polyak/core/law.hpp>
+#include <polyak/core/random.hpp>
+#include <polyak/core/run.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/storage.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace cuda {
+namespace detail {
+
+using polyak::detail::carrier_t;
+using polyak::detail::RandomKey;
+using polyak::detail::scalar_bytes;
+
+inline constexpr unsigned block_threads = 256;
+inline constexpr std::size_t tiles_per_thread = 4;  ///< of a chunk
+
+// ---- the table --------------------------------------------------------------------------------
+
+/// Elements begin... of the tensor in row `row`.
+struct Chunk {
+  std::uint64_t row, begin;
+};
+
+/// One tensor in a pass of R runs.
+template <std::size_t R>
+struct Row {
+  void* x;
+  std::uint64_t size;
+  std::uint64_t tensor;                     ///< its number in the list
+  std::uint64_t offsets[R == 0 ? 1 : R];  ///< of its elements in the slots of each run
+};
+
+template <std::size_t R>
+struct Table {
+  const Chunk* chunks;
+  const Row<R>* rows;
+  const void* const* gradients;  ///< of each row
+};
+
+// ---- runs -------------------------------------------------------------------------------------
+
+/// A run as a kernel takes it: std::tuple and std::array have no functions for a device.
+template <class R>
+struct DeviceRun {
+  using Host = R;
+  typename R::LawType law;
+  typename R::State* slots[R::arrays == 0 ? 1 : R::arrays];
+  typename R::Key key;
+};
+
+template <class... R>
+struct Chain {
+  static constexpr std::size_t size = 0;
+};
+template <class First, class... Rest>
+struct Chain<First, Rest...> {
+  static constexpr std::size_t size = 1 + sizeof...(Rest);
+  DeviceRun<First> first;
+  Chain<Rest...> rest;
+};
+
+// ---- memory -----------------------------------------------------------------------------------
+
+struct alignas(16) Sixteen {
+  std::uint32_t words[4];
+};
+
+POLYAK_LAW Sixteen load_sixteen(const void* from) {
+#if defined(__CUDA_ARCH__)
+  const uint4 v = __ldcg(static_cast<const uint4*>(from));
+  return {{v.x, v.y, v.z, v.w}};
+#else
+  Sixteen value;
+  std::memcpy(&value, __builtin_assume_aligned(from, 16), 16);
+  return value;
+#endif
+}
+POLYAK_LAW void store_sixteen(void* to, const Sixteen& value) {
+#if defined(__CUDA_ARCH__)
+  __stcg(static_cast<uint4*>(to),
+         make_uint4(value.words[0], value.words[1], value.words[2], value.words[3]));
+#else
+  std::memcpy(__builtin_assume_aligned(to, 16), &value, 16);
+#endif
+}
+
+[[nodiscard]] POLYAK_LAW bool is_aligned(const void* address) {
+  return reinterpret_cast<std::uintptr_t>(address) % 16 == 0;
+}
+
+[[nodiscard]] POLYAK_LAW float float_from(const Eigen::half*, std::uint16_t bits) {
+#if defined(__CUDA_ARCH__)
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+#else
+  return polyak::detail::float_from_half(bits);
+#endif
+}
+[[nodiscard]] POLYAK_LAW float float_from(const Eigen::bfloat16*, std::uint16_t bits) {
+  return polyak::detail::float_from_bfloat16(bits);
+}
+[[nodiscard]] POLYAK_LAW std::uint16_t bits_from(const Eigen::half*, float value) {
+#if defined(__CUDA_ARCH__)
+  std::uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+#else
+  return polyak::detail::half_from_float(value);
+#endif
+}
+[[nodiscard]] POLYAK_LAW std::uint16_t bits_from(const Eigen::bfloat16*, float value) {
+  return polyak::detail::bfloat16_from_float(value);
+}
+[[nodiscard]] POLYAK_LAW std::uint16_t bits_from(const Eigen::half*, float value,
+                                                 std::uint32_t random) {
+  return polyak::detail::half_from_float(value, random);
+}
+[[nodiscard]] POLYAK_LAW std::uint16_t bits_from(const Eigen::bfloat16*, float value,
+                                                 std::uint32_t random) {
+  return polyak::detail::bfloat16_from_float(value, random);
+}
+
+/// The type of S as it lies in memory: Eigen's are not complete here.
+template <class S>
+using raw_t = std::conditional_t<scalar_bytes<S> == 2, std::uint16_t,
+                                 std::conditional_t<scalar_bytes<S> == 4, float, double>>;
+
+template <class S>
+[[nodiscard]] POLYAK_LAW carrier_t<S> widened(raw_t<S> value) {
+  if constexpr (scalar_bytes<S> == 2) {
+    return float_from(static_cast<const S*>(nullptr), value);
+  } else {
+    return value;
+  }
+}
+template <class S>
+[[nodiscard]] POLYAK_LAW raw_t<S> narrowed(carrier_t<S> value) {
+  if constexpr (scalar_bytes<S> == 2) {
+    return bits_from(static_cast<const S*>(nullptr), value);
+  } else {
+    return value;
+  }
+}
+
+/// N numbers of type S in registers, as they lie in memory.
+template <class S, int N>
+struct Lanes {
+  static constexpr int vectors = N * static_cast<int>(scalar_bytes<S>) / 16;
+  raw_t<S> raw[N];
+
+  /// At a multiple of 16 bytes.
+  POLYAK_LAW void load(const void* data, std::size_t at) {
+    const auto* const from = static_cast<const raw_t<S>*>(data) + at;
+    for (int k = 0; k < vectors; ++k) {
+      const Sixteen value = load_sixteen(from + k * (N / vectors));
+      memcpy(raw + k * (N / vectors), &value, 16);
+    }
+  }
+  POLYAK_LAW void store(void* data, std::size_t at) const {
+    auto* const to = static_cast<raw_t<S>*>(data) + at;
+    for (int k = 0; k < vectors; ++k) {
+      Sixteen value;
+      memcpy(&value, raw + k * (N / vectors), 16);
+      store_sixteen(to + k * (N / vectors), value);
+    }
+  }
+  /// The first `count`, at any address.
+  POLYAK_LAW void load_some(const void* data, std::size_t at, std::size_t count) {
+    const auto* const from = static_cast<const raw_t<S>*>(data) + at;
+    for (int k = 0; k < N; ++k) {
+      raw[k] = static_cast<std::size_t>(k) < count ? from[k] : raw_t<S>(0);
+    }
+  }
+  POLYAK_LAW void store_some(void* data, std::size_t at, std::size_t count) const {
+    auto* const to = static_cast<raw_t<S>*>(data) + at;
+    for (int k = 0; k < N; ++k) {
+      if (static_cast<std::size_t>(k) < count) to[k] = raw[k];
+    }
+  }
+};
+
+// ---- how slots keep values: the storages of core/storage.hpp, lane by lane --------------------
+
+template <class Storage>
+struct LaneStorage;
+
+template <class S>
+struct LaneStorage<polyak::detail::Plain<S>> {
+  using Value = carrier_t<S>;
+  template <int N>
+  POLYAK_LAW static Value get(const Lanes<S, N>* lanes, int k) {
+    return widened<S>(lanes[0].raw[k]);
+  }
+  template <int N>
+  POLYAK_LAW static void put(Lanes<S, N>* lanes, int k, const Value& value, std::uint32_t) {
+    lanes[0].raw[k] = narrowed<S>(value);
+  }
+};
+
+template <class S>
+struct LaneStorage<polyak::detail::Kahan<S>> {
+  static constexpr bool sixteen = scalar_bytes<S> == 2;
+  using Value = std::conditional_t<sixteen, float, polyak::detail::Compensated<carrier_t<S>>>;
+  template <int N>
+  POLYAK_LAW static Value get(const Lanes<S, N>* lanes, int k) {
+    const carrier_t<S> high = widened<S>(lanes[0].raw[k]), low = widened<S>(lanes[1].raw[k]);
+    if constexpr (sixteen) {
+      return high - low;
+    } else {
+      return {high, low};
+    }
+  }
+  template <int N>
+  POLYAK_LAW static void put(Lanes<S, N>* lanes, int k, const Value& value, std::uint32_t) {
+    if constexpr (sixteen) {
+      lanes[0].raw[k] = narrowed<S>(value);
+      const float rounded = widened<S>(lanes[0].raw[k]);
+      lanes[1].raw[k] = narrowed<S>(if_zero(rounded - rounded, rounded - value, 0.0f));
+    } else {
+      lanes[0].raw[k] = value.high;
+      lanes[1].raw[k] = value.low;
+    }
+  }
+};
+
+template <class S>
+struct LaneStorage<polyak::detail::Stochastic<S>> : LaneStorage<polyak::detail::Plain<S>> {
+  template <int N>
+  POLYAK_LAW static void put(Lanes<S, N>* lanes, int k, float value, std::uint32_t random) {
+    lanes[0].raw[k] = bits_from(static_cast<const S*>(nullptr), value, random);
+  }
+};
+
+/// The random bits of eight elements that begin at a multiple of 8: those of RandomBits, of which
+/// they are 16 bytes, or the 16 bytes one further in the second half of a group.
+struct EightRandoms {
+  std::uint64_t segments[3];  ///< eight bytes each
+  bool shifted;
+
+  POLYAK_LAW EightRandoms(const RandomKey& key, std::size_t at) {
+    const std::size_t in_group = at % polyak::detail::RandomBits::elements;
+    const std::uint64_t group = at / polyak::detail::RandomBits::elements;
+    shifted = in_group >= 64;
+    const unsigned first = static_cast<unsigned>(in_group % 64 / 4);
+    for (unsigned k = 0; k < 3; ++k) {
+      if (k == 2 && !shifted) {
+        segments[k] = 0;
+        break;
+      }
+      const unsigned segment = (first + k) % 16;
+      const auto words = philox4x32<RandomKey::rounds>(key.counter(8 * group + segment % 8),
+                                                       key.key());
+      segments[k] = segment < 8 ? words[0] | std::uint64_t{words[1]} << 32
+                                : words[2] | std::uint64_t{words[3]} << 32;
+    }
+  }
+  POLYAK_LAW std::uint32_t of(int k) const {
+    const std::uint64_t here = segments[k / 4] >> (16 * (k % 4));
+    const std::uint64_t next = k % 4 == 3 ? segments[k / 4 + 1] << 8 : 0;
+    const std::uint64_t bits = shifted ? (here >> 8 | next) : here;
+    return static_cast<std::uint32_t>(bits & 0xffff);
+  }
+};
+
+// ---- a tile -----------------------------------------------------------------------------------
+
+template <class R>
+struct RunLanes {
+  using Host = R;
+  using S = typename R::State;
+  using Storage = LaneStorage<typename R::StorageType>;
+  static constexpr int arrays = R::StorageType::arrays;
+  static constexpr bool random = !std::is_empty_v<typename R::Key>;
+};
+
+/// The lanes of the slots of all runs.
+template <int N, class... R>
+struct SlotLanes {};
+template <int N, class First, class... Rest>
+struct SlotLanes<N, First, Rest...> {
+  Lanes<typename First::State, N> lanes[First::arrays == 0 ? 1 : First::arrays];
+  SlotLanes<N, Rest...> rest;
+};
+
+template <class T, class... R>
+struct Pass {
+  static constexpr std::size_t least(std::size_t a, std::size_t b) { return a < b ? a : b; }
+  static constexpr std::size_t narrowest() {
+    std::size_t bytes = scalar_bytes<T>;
+    ((bytes = least(bytes, scalar_bytes<typename R::State>)), ...);
+    return bytes;
+  }
+  static constexpr int N = static_cast<int>(16 / narrowest());
+  static constexpr bool reads_gradient = (R::LawType::traffic.gradient || ...);
+  static constexpr bool writes_parameter = (R::LawType::traffic.writes_parameter || ...);
+  /// Elements of a chunk.
+  static constexpr std::size_t chunk =
+      static_cast<std::size_t>(N) * block_threads * tiles_per_thread;
+  /// Registers that a tile takes. Two tiles at once keep more loads under way.
+  static constexpr std::size_t words =
+      static_cast<std::size_t>(N) *
+      (scalar_bytes<T> * (reads_gradient ? 2 : 1) +
+       (std::size_t{0} + ... + (static_cast<std::size_t>(R::arrays) * scalar_bytes<typename R::State>))) /
+      4;
+  static constexpr int tiles_at_once = words <= 24 ? 2 : 1;
+
+  using Runs = Chain<R...>;
+  using RowType = Row<sizeof...(R)>;
+
+  struct Tile {
+    Lanes<T, N> x, gradient;
+    SlotLanes<N, R...> slots;
+  };
+
+  // ---- slots of one run after the other
+
+  template <std::size_t I, class First, class... Rest>
+  POLYAK_LAW static void load_slots(const Chain<First, Rest...>& runs, const RowType& row,
+                                    std::size_t at, SlotLanes<N, First, Rest...>& to) {
+    for (int a = 0; a < First::arrays; ++a) {
+      to.lanes[a].load(runs.first.slots[a], row.offsets[I] + at);
+    }
+    load_slots<I + 1>(runs.rest, row, at, to.rest);
+  }
+  template <std::size_t I>
+  POLYAK_LAW static void load_slots(const Chain<>&, const RowType&, std::size_t, SlotLanes<N>&) {}
+
+  template <std::size_t I, class First, class... Rest>
+  POLYAK_LAW static void store_slots(const Chain<First, Rest...>& runs, const RowType& row,
+                                     std::size_t at, const SlotLanes<N, First, Rest...>& from) {
+    if constexpr (First::LawType::traffic.writes_slots) {
+      for (int a = 0; a < First::arrays; ++a) {
+        from.lanes[a].store(runs.first.slots[a], row.offsets[I] + at);
+      }
+    }
+    store_slots<I + 1>(runs.rest, row, at, from.rest);
+  }
+  template <std::size_t I>
+  POLYAK_LAW static void store_slots(const Chain<>&, const RowType&, std::size_t,
+                                     const SlotLanes<N>&) {}
+
+  // ---- the law of one run on all lanes
+
+  template <class First, std::size_t... K>
+  POLYAK_LAW static void lane(const DeviceRun<First>& run, carrier_t<T>& x, carrier_t<T> gradient,
+                              Lanes<typename First::State, N>* slots, int k, std::uint32_t random,
+                              std::index_sequence<K...>) {
+    using One = RunLanes<First>;
+    using V = carrier_t<typename First::State>;
+    using Law = typename First::LawType;
+    typename One::Storage::Value values[sizeof...(K) == 0 ? 1 : sizeof...(K)] = {
+        One::Storage::get(slots + K * One::arrays, k)...};
+    V parameter = static_cast<V>(x);
+    if constexpr (Law::traffic.gradient) {
+      const V g = static_cast<V>(gradient);
+      run.law(parameter, g, values[K]...);
+    } else {
+      run.law(parameter, values[K]...);
+    }
+    if constexpr (Law::traffic.writes_parameter) {
+      x = static_cast<carrier_t<T>>(parameter);
+      // The next law sees what memory will hold.
+      if constexpr (scalar_bytes<T> == 2) x = widened<T>(narrowed<T>(x));
+    }
+    if constexpr (Law::traffic.writes_slots) {
+      (One::Storage::put(slots + K * One::arrays, k, values[K], random), ...);
+    }
+  }
+
+  template <class First, class... Rest>
+  POLYAK_LAW static void apply(const Chain<First, Rest...>& runs, const RowType& row,
+                               std::size_t at, carrier_t<T>* x, const Lanes<T, N>& gradient,
+                               SlotLanes<N, First, Rest...>& slots) {
+    constexpr auto all =
+        std::make_index_sequence<static_cast<std::size_t>(First::slot_count)>{};
+    if constexpr (RunLanes<First>::random) {
+      RandomKey key = runs.first.key;
+      key.tensor = row.tensor;
+      const EightRandoms random(key, at);
+      for (int k = 0; k < N; ++k) {
+        lane(runs.first, x[k], widened<T>(gradient.raw[k]), slots.lanes, k, random.of(k), all);
+      }
+    } else {
+      for (int k = 0; k < N; ++k) {
+        lane(runs.first, x[k], widened<T>(gradient.raw[k]), slots.lanes, k, 0, all);
+      }
+    }
+    apply(runs.rest, row, at, x, gradient, slots.rest);
+  }
+  POLYAK_LAW static void apply(const Chain<>&, const RowType&, std::size_t, carrier_t<T>*,
+                               const Lanes<T, N>&, SlotLanes<N>&) {}
+
+  // ---- a tile
+
+  POLYAK_LAW static void load(const RowType& row, const void* gradient, const Runs& runs,
+                              std::size_t at, bool x_aligned, bool gradient_aligned, Tile& tile) {
+    const std::size_t rest = static_cast<std::size_t>(row.size) - at;
+    const bool whole = rest >= static_cast<std::size_t>(N);
+    if (whole && x_aligned) {
+      tile.x.load(row.x, at);
+    } else {
+      tile.x.load_some(row.x, at, rest);
+    }
+    if constexpr (reads_gradient) {
+      if (whole && gradient_aligned) {
+        tile.gradient.load(gradient, at);
+      } else {
+        tile.gradient.load_some(gradient, at, rest);
+      }
+    } else {
+      for (int k = 0; k < N; ++k) tile.gradient.raw[k] = raw_t<T>(0);
+    }
+    load_slots<0>(runs, row, at, tile.slots);
+  }
+
+  POLYAK_LAW static void apply(const RowType& row, const Runs& runs, std::size_t at, Tile& tile) {
+    carrier_t<T> x[N];
+    for (int k = 0; k < N; ++k) x[k] = widened<T>(tile.x.raw[k]);
+    apply(runs, row, at, x, tile.gradient, tile.slots);
+    if constexpr (writes_parameter) {
+      for (int k = 0; k < N; ++k) tile.x.raw[k] = narrowed<T>(x[k]);
+    }
+  }
+
+  POLYAK_LAW static void store(const RowType& row, const Runs& runs, std::size_t at,
+                               bool x_aligned, const Tile& tile) {
+    store_slots<0>(runs, row, at, tile.slots);
+    if constexpr (writes_parameter) {
+      const std::size_t rest = static_cast<std::size_t>(row.size) - at;
+      if (rest >= static_cast<std::size_t>(N) && x_aligned) {
+        tile.x.store(row.x, at);
+      } else {
+        tile.x.store_some(row.x, at, rest);
+      }
+    }
+  }
+
+  /// What thread `thread` of `threads` does of the elements of a row from `begin` on.
+  POLYAK_LAW static void thread(const RowType& row, const void* gradient, const Runs& runs,
+                                std::size_t begin, unsigned thread, unsigned threads) {
+    const std::size_t end = begin + chunk < row.size ? begin + chunk
+                                                     : static_cast<std::size_t>(row.size);
+    const bool x_aligned = is_aligned(row.x), gradient_aligned = is_aligned(gradient);
+    const std::size_t stride = static_cast<std::size_t>(threads) * static_cast<std::size_t>(N);
+    for (std::size_t at = begin + static_cast<std::size_t>(thread) * static_cast<std::size_t>(N);
+         at < end; at += tiles_at_once * stride) {
+      Tile tiles[tiles_at_once];
+      load(row, gradient, runs, at, x_aligned, gradient_aligned, tiles[0]);
+      if constexpr (tiles_at_once == 2) {
+        if (at + stride < end) {
+          load(row, gradient, runs, at + stride, x_aligned, gradient_aligned, tiles[1]);
+        }
+      }
+      apply(row, runs, at, tiles[0]);
+      store(row, runs, at, x_aligned, tiles[0]);
+      if constexpr (tiles_at_once == 2) {
+        if (at + stride < end) {
+          apply(row, runs, at + stride, tiles[1]);
+          store(row, runs, at + stride, x_aligned, tiles[1]);
+        }
+      }
+    }
+  }
+};
+
+// ---- kernels: objects that a thread calls with the numbers of its block and itself -------------
+
+/// One pass. The runs come with the launch, or, in a captured graph, from where each replay's were
+/// written before it. Nothing happens where one of the marks is set.
+template <class T, class... R>
+struct PassKernel {
+  Table<sizeof...(R)> table;
+  const Chain<R...>* written;  ///< null: `runs` hold
+  const unsigned* skip[2];     ///< null: none
+  Chain<R...> runs;
+
+  POLYAK_LAW void operator()(unsigned block, unsigned thread, unsigned threads) const {
+    for (const unsigned* const mark : skip) {
+      if (mark != nullptr && *mark != 0) return;
+    }
+    const Chunk chunk = table.chunks[block];
+    const Row<sizeof...(R)> row = table.rows[chunk.row];
+    const void* const gradient =
+        Pass<T, R...>::reads_gradient ? table.gradients[chunk.row] : nullptr;
+    const auto begin = static_cast<std::size_t>(chunk.begin);
+    if (written == nullptr) {
+      Pass<T, R...>::thread(row, gradient, runs, begin, thread, threads);
+    } else {
+      const Chain<R...> now = *written;
+      Pass<T, R...>::thread(row, gradient, now, begin, thread, threads);
+    }
+  }
+};
+
+/// Sets a mark where a number is a NaN or an infinity: x * 0 is NaN, and stays.
+template <class T>
+struct FiniteKernel {
+  Table<0> table;
+  bool of_gradients;
+  unsigned* mark;
+  static constexpr int N = static_cast<int>(16 / scalar_bytes<T>);
+  static constexpr std::size_t chunk =
+      static_cast<std::size_t>(N) * block_threads * tiles_per_thread;
+
+  POLYAK_LAW void operator()(unsigned block, unsigned thread, unsigned threads) const {
+    const Chunk here = table.chunks[block];
+    const Row<0> row = table.rows[here.row];
+    const void* const data = of_gradients ? table.gradients[here.row] : row.x;
+    const auto begin = static_cast<std::size_t>(here.begin), size = static_cast<std::size_t>(row.size);
+    const std::size_t end = begin + chunk < size ? begin + chunk : size;
+    const auto step = static_cast<std::size_t>(N);
+    const bool aligned = is_aligned(data);
+    carrier_t<T> sum = 0;
+    for (std::size_t at = begin + thread * step; at < end; at += threads * step) {
+      Lanes<T, N> lanes;
+      if (aligned && size - at >= step) {
+        lanes.load(data, at);
+      } else {
+        lanes.load_some(data, at, size - at);
+      }
+      for (int k = 0; k < N; ++k) sum = fma(widened<T>(lanes.raw[k]), carrier_t<T>(0), sum);
+    }
+    if (!(sum == 0)) *mark = 1;
+  }
+};
+
+/// Copies pieces of memory: x of each row from its gradient, sizes in bytes.
+struct CopyKernel {
+  Table<0> table;
+  const unsigned* skip[2];
+  static constexpr std::size_t chunk = std::size_t{16} * block_threads * tiles_per_thread;
+
+  POLYAK_LAW void operator()(unsigned block, unsigned thread, unsigned threads) const {
+    for (const unsigned* const mark : skip) {
+      if (mark != nullptr && *mark != 0) return;
+    }
+    const Chunk here = table.chunks[block];
+    const Row<0> row = table.rows[here.row];
+    auto* const to = static_cast<unsigned char*>(row.x);
+    const auto* const from = static_cast<const unsigned char*>(table.gradients[here.row]);
+    const auto begin = static_cast<std::size_t>(here.begin), size = static_cast<std::size_t>(row.size);
+    const std::size_t end = begin + chunk < size ? begin + chunk : size;
+    const bool aligned = is_aligned(to) && is_aligned(from);
+    for (std::size_t at = begin + thread * std::size_t{16}; at < end; at += threads * std::size_t{16}) {
+      if (aligned && size - at >= 16) {
+        store_sixteen(to + at, load_sixteen(from + at));
+      } else {
+        for (std::size_t k = at; k < size && k < at + 16; ++k) to[k] = from[k];
+      }
+    }
+  }
+};
+
+/// Writes words that came with the launch: tables and scalars reach the device without a copy from
+/// the host's memory, in the order of the stream.
+struct WriteKernel {
+  static constexpr std::size_t capacity = 440;  ///< with the rest within 4 KiB of arguments
+  std::uint64_t* to;
+  std::size_t count;
+  std::uint64_t words[capacity];
+
+  POLYAK_LAW void operator()(unsigned, unsigned thread, unsigned threads) const {
+    for (std::size_t k = thread; k < count; k += threads) to[k] = words[k];
+  }
+};
+
+/// Tells the host what became of the marks of a step, and clears them for the next.
+struct ReportKernel {
+  unsigned* marks;          ///< three
+  volatile unsigned* host;  ///< three, in the host's memory
+
+  POLYAK_LAW void operator()(unsigned, unsigned thread, unsigned) const {
+    if (thread != 0) return;
+    for (int k = 0; k < 3; ++k) {
+      host[k] = marks[k];
+      marks[k] = 0;
+    }
+  }
+};
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace v0
+}  // namespace polyak

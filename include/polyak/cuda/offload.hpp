@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// OffloadedAverage: an average on the host of parameters on a device, which costs the device no
+/// memory.
+///
+///   step t:   device  ... optimizer | forward, backward      | optimizer ...
+///             copies                | weights -> buffer t % 2 |
+///             host    average <- buffer (t-1) % 2            | average <- buffer t % 2 ...
+///
+/// Has the host's loops and no kernels: for files of the host's compiler, with the CUDA Toolkit's
+/// headers and runtime.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include <polyak/core/parameters.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/walk.hpp>
+#include <polyak/cuda/error.hpp>
+#include <polyak/cuda/executor.hpp>
+#include <polyak/cuda/transfer.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace cuda {
+
+/// What update() does while both buffers are still on their way into the average.
+enum class WhenBusy : std::uint8_t {
+  wait,  ///< waits: every update counts, and the average is that of the synchronous one, bit for bit
+  drop,  ///< leaves the update out, and counts it in dropped()
+};
+[[nodiscard]] constexpr std::string_view name_of(WhenBusy value) {
+  return value == WhenBusy::wait ? "wait" : "drop";
+}
+
+/// An average `A` of the host, say `Ema<float>`, of the list `Parameters<Device<float>>`. Weights
+/// come through two pinned buffers by a stream of their own, while the device goes on with what
+/// only reads them; the next step() of the executor waits for the copy. (So must a program that
+/// writes weights by other means: await_copy().) A thread of its own updates the average. All
+/// functions are for one thread at a time, the executor's.
+template <class A>
+class OffloadedAverage {
+  using T = typename A::Parameter;
+
+ public:
+  /// `options` are those of A. Begins, as A does, from the parameters as they are now. Throws as A,
+  /// std::logic_error while an average is swapped in, cuda::error.
+  template <class Options>
+  OffloadedAverage(const Executor& executor, const Parameters<T>& params, const Options& options,
+                   WhenBusy when_busy = WhenBusy::wait)
+      : executor_(executor), layout_(params.layout()), when_busy_(when_busy) {
+    require_here(params);
+    detail::check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking),
+                  "cudaStreamCreateWithFlags");
+    try {
+      begin(params, options);
+    } catch (...) {
+      static_cast<void>(cudaStreamDestroy(copies_));
+      throw;
+    }
+  }
+  OffloadedAverage(const OffloadedAverage&) = delete;
+  OffloadedAverage& operator=(const OffloadedAverage&) = delete;
+  ~OffloadedAverage() {
+    {
+      const std::lock_guard<std::mutex> guard(lock_);
+      ends_ = true;
+    }
+    changed_.notify_all();
+    worker_.join();
+    static_cast<void>(cudaStreamSynchronize(copies_));
+    executor_.space()->forget_reader(copied_[0].get());
+    executor_.space()->forget_reader(copied_[1].get());
+    static_cast<void>(cudaStreamDestroy(copies_));
+  }
+
+  /// Takes the weights, as they are after all that the executor's stream has now, into the average.
+  /// Returns false where the update was dropped. Throws what an earlier one threw in its thread.
+  bool update(const Parameters<T>& params) {
+    require_here(params);
+    polyak::detail::require_same(params.layout(), layout_, "the parameters and those of the average");
+    const std::size_t buffer = next_ % 2;
+    {
+      std::unique_lock<std::mutex> guard(lock_);
+      rethrow();
+      if (busy_[buffer] && when_busy_ == WhenBusy::drop) {
+        ++dropped_;
+        return false;
+      }
+      changed_.wait(guard, [&] { return !busy_[buffer]; });
+      rethrow();
+    }
+    const detail::OnDevice here(executor_.device());
+    written_->record(executor_.stream());
+    detail::check(cudaStreamWaitEvent(copies_, written_->get(), 0), "cudaStreamWaitEvent");
+    copy(params, buffer);
+    copied_[buffer]->record(copies_);
+    executor_.space()->add_reader(copied_[buffer].get());
+    {
+      const std::lock_guard<std::mutex> guard(lock_);
+      busy_[buffer] = true;
+      ++next_;
+    }
+    changed_.notify_all();
+    return true;
+  }
+
+  /// Has the executor's stream wait until the newest weights are copied: before writing them by
+  /// other means than step().
+  void await_copy() { executor_.space()->await_readers(); }
+
+  /// Waits until all updates are in the average, and hands it out: to view, copy or save. It is the
+  /// program's until the next update(). Throws what an update threw in its thread.
+  [[nodiscard]] A& average() {
+    flush();
+    return *average_;
+  }
+  /// Waits until all updates are in the average.
+  void flush() {
+    std::unique_lock<std::mutex> guard(lock_);
+    changed_.wait(guard, [&] { return !busy_[0] && !busy_[1]; });
+    rethrow();
+  }
+  /// The list of the host that the average is made of: for save(), load() and copy_to(). Its
+  /// memory holds the weights of an update.
+  [[nodiscard]] const polyak::Parameters<T>& host_parameters() const { return lists_[0]; }
+  /// Updates that WhenBusy::drop left out.
+  [[nodiscard]] std::int64_t dropped() const { return dropped_; }
+
+  /// Copies the average into weights on the device: `target` may be the model's own list or another.
+  void copy_to(const Parameters<T>& target) {
+    A& done = average();
+    polyak::Parameters<T> host = list_at(buffers_[next_ % 2]->data());
+    done.copy_to(host);  // neither buffer is in use
+    for (std::size_t k = 0; k < host.size(); ++k) {
+      if (host[k].info().role == Role::ignore) continue;
+      polyak::detail::write_bytes(target.layout()->space.get(), target[k].raw(), host[k].raw(),
+                                  host[k].bytes());
+    }
+  }
+
+ private:
+  void require_here(const Parameters<T>& params) const {
+    if (params.layout()->space.get() != executor_.space().get()) {
+      polyak::detail::refuse_value("polyak: the parameters and the executor are of different memory");
+    }
+    if (params.swapped()) {
+      polyak::detail::refuse_order("polyak: an update of an OffloadedAverage while another is swapped in");
+    }
+  }
+
+  template <class Options>
+  void begin(const Parameters<T>& params, const Options& options) {
+    std::size_t bytes = 1;
+    for (std::size_t k = 0; k < params.size(); ++k) bytes += (params[k].bytes() + 63) / 64 * 64;
+    for (std::size_t k = 0; k < 2; ++k) {
+      buffers_[k] = std::make_unique<detail::Pinned>(bytes);
+      copied_[k] = std::make_unique<detail::Event>();
+      lists_[k] = list_at(buffers_[k]->data());
+    }
+    written_ = std::make_unique<detail::Event>();
+    written_->record(executor_.stream());
+    detail::check(cudaStreamWaitEvent(copies_, written_->get(), 0), "cudaStreamWaitEvent");
+    copy(params, 0);
+    detail::check(cudaStreamSynchronize(copies_), "cudaStreamSynchronize");
+    average_ = std::make_unique<A>(lists_[0], options);
+    worker_ = std::thread([this] { work(); });
+  }
+
+  /// A list of the same tensors in a buffer.
+  [[nodiscard]] polyak::Parameters<T> list_at(std::byte* place) const {
+    polyak::Parameters<T> list;
+    for (const TensorInfo& info : layout_->tensors) {
+      add(list, info, place);
+      place += (info.size * polyak::detail::bytes_of(info.dtype) + 63) / 64 * 64;
+    }
+    return list;
+  }
+  static void add(polyak::Parameters<T>& list, const TensorInfo& info, std::byte* place) {
+    const auto as = [&]<class E>(E*) {
+      list.add(info.name, reinterpret_cast<E*>(place), info.shape, info.role, info.order);
+    };
+    switch (info.dtype) {
+      case DType::boolean:
+        return as(static_cast<bool*>(nullptr));
+      case DType::int8:
+        return as(static_cast<std::int8_t*>(nullptr));
+      case DType::uint8:
+        return as(static_cast<std::uint8_t*>(nullptr));
+      case DType::int16:
+        return as(static_cast<std::int16_t*>(nullptr));
+      case DType::uint16:
+        return as(static_cast<std::uint16_t*>(nullptr));
+      case DType::int32:
+        return as(static_cast<std::int32_t*>(nullptr));
+      case DType::uint32:
+        return as(static_cast<std::uint32_t*>(nullptr));
+      case DType::int64:
+        return as(static_cast<std::int64_t*>(nullptr));
+      case DType::uint64:
+        return as(static_cast<std::uint64_t*>(nullptr));
+      case DType::float16:
+        return as(static_cast<Eigen::half*>(nullptr));
+      case DType::bfloat16:
+        return as(static_cast<Eigen::bfloat16*>(nullptr));
+      case DType::float32:
+        return as(static_cast<float*>(nullptr));
+      case DType::float64:
+        return as(static_cast<double*>(nullptr));
+    }
+  }
+
+  /// Weights and buffers; what averages ignore stays behind.
+  void copy(const Parameters<T>& params, std::size_t buffer) {
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (params[k].info().role == Role::ignore || params[k].bytes() == 0) continue;
+      detail::check(cudaMemcpyAsync(lists_[buffer][k].raw(), params[k].raw(), params[k].bytes(),
+                                    cudaMemcpyDeviceToHost, copies_),
+                    "cudaMemcpyAsync");
+    }
+  }
+
+  /// The thread that updates the average, in the order of the updates.
+  void work() {
+    for (std::size_t done = 0;; ++done) {
+      const std::size_t buffer = done % 2;
+      {
+        std::unique_lock<std::mutex> guard(lock_);
+        changed_.wait(guard, [&] { return busy_[buffer] || ends_; });
+        if (!busy_[buffer]) return;
+      }
+      std::exception_ptr failure;
+      try {
+        copied_[buffer]->wait();
+        average_->update(lists_[buffer]);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      {
+        const std::lock_guard<std::mutex> guard(lock_);
+        if (failure && !failure_) failure_ = failure;
+        busy_[buffer] = false;
+      }
+      changed_.notify_all();
+    }
+  }
+
+  void rethrow() {
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+  }
+
+  Executor executor_;
+  std::shared_ptr<const Layout> layout_;
+  WhenBusy when_busy_;
+  cudaStream_t copies_ = nullptr;
+  std::unique_ptr<detail::Pinned> buffers_[2];
+  polyak::Parameters<T> lists_[2];
+  std::unique_ptr<detail::Event> copied_[2], written_;
+  std::unique_ptr<A> average_;
+  std::mutex lock_;
+  std::condition_variable changed_;
+  bool busy_[2] = {false, false};
+  bool ends_ = false;
+  std::size_t next_ = 0;
+  std::int64_t dropped_ = 0;
+  std::exception_ptr failure_;
+  std::thread worker_;
+};
+
+}  // namespace cuda
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Between a device and the host: weights, averages and the whole state of methods.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/arena.hpp>
+#include <polyak/core/layout.hpp>
+#include <polyak/core/memory_space.hpp>
+#include <polyak/core/parameters.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
+#include <polyak/cuda/executor.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace cuda {
+namespace detail {
+
+/// Refuses lists of other tensors, wherever they lie.
+inline void require_same_tensors(const Layout& from, const Layout& to, std::string_view what) {
+  if (from.tensors == to.tensors) return;
+  const std::string list = polyak::detail::differences(from, to);
+  if (!list.empty()) {
+    polyak::detail::refuse_value(std::string("polyak: ").append(what).append(" differ: ") + list);
+  }
+}
+
+/// Lists the options of a method as text.
+struct OptionList {
+  std::vector<std::pair<std::string, std::string>>& out;
+  template <class V>
+  void option(std::string_view name, const V& value) {
+    if constexpr (requires { name_of(value); }) {
+      out.emplace_back(name, std::string(name_of(value)));
+    } else {
+      out.emplace_back(name, polyak::detail::text(value));
+    }
+  }
+  template <class V>
+  void scalar(std::string_view, V&) {}
+  void counters(std::string_view, std::vector<std::int64_t>&) {}
+  void buffers(const Layout&, std::byte*) {}
+  template <class S>
+  void slots(Slots<S>&) {
+    out.emplace_back("state", std::string(polyak::detail::name_of(polyak::detail::dtype_of<S>())));
+  }
+};
+
+}  // namespace detail
+
+/// Copies weights and buffers from a list to another of the same tensors, one of them on a device or
+/// both. Returns when they are there. Throws std::invalid_argument that lists the differences,
+/// std::logic_error while an average is swapped into either.
+template <class From, class To>
+void copy_weights(const polyak::Parameters<From>& from, const polyak::Parameters<To>& to) {
+  static_assert(std::same_as<element_t<From>, element_t<To>>);
+  detail::require_same_tensors(*from.layout(), *to.layout(), "the lists");
+  if (from.swapped() || to.swapped()) {
+    polyak::detail::refuse_order("polyak: copy_weights() while an average is swapped in");
+  }
+  std::vector<std::byte> host;
+  for (std::size_t k = 0; k < from.size(); ++k) {
+    host.resize(from[k].bytes());
+    polyak::detail::read_bytes(from.layout()->space.get(), host.data(), from[k].raw(), host.size());
+    polyak::detail::write_bytes(to.layout()->space.get(), to[k].raw(), host.data(), host.size());
+  }
+}
+
+/// Copies the whole state of a method, slots, counters and clocks, into one of the same type and
+/// options for a list on the host or a device: `copy_state(on_device, on_host)` and back. Both go on
+/// to the same bits. Throws std::invalid_argument, with nothing changed, where tensors or options
+/// differ; std::logic_error while an average is swapped in.
+template <class From, class To>
+void copy_state(From& from, To& to) {
+  static_assert(From::type_name == To::type_name && From::forms == To::forms,
+                "polyak: copy_state is for two methods of the same kind");
+  detail::require_same_tensors(*from.slots().layout(), *to.slots().layout(),
+                               "the tensors of the methods");
+  std::vector<std::pair<std::string, std::string>> ours, theirs;
+  from.state(detail::OptionList{ours});
+  to.state(detail::OptionList{theirs});
+  std::string differing;
+  for (std::size_t k = 0; k < ours.size() && k < theirs.size(); ++k) {
+    if (ours[k] != theirs[k]) {
+      differing += (differing.empty() ? "" : ", ") + ours[k].first + " (" + ours[k].second +
+                   " and " + theirs[k].second + ")";
+    }
+  }
+  require(differing.empty() && ours.size() == theirs.size(),
+          "copy_state: the options of the methods must be equal; differing", std::string_view(differing));
+  restore_state(to, state_bytes(from));
+}
+
+}  // namespace cuda
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// cuda::CapturedStep: replays of a graph.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include <polyak/average/ema.hpp>
+#include <polyak/optim/adamw.hpp>
+#include <polyak/optim/schedule_free_adamw.hpp>
+
+#include "../support/catch.hpp"
+#include "twin.hpp"
+
+namespace device_tests {
+
+using namespace polyak;
+using twin::refuses;
+
+namespace {
+
+class Stream {
+ public:
+  Stream() { REQUIRE(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) == cudaSuccess); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream() { static_cast<void>(cudaStreamDestroy(stream_)); }
+  operator cudaStream_t() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+/// A model on both sides, and a graph of its steps.
+struct Graph {
+  Stream stream;
+  cuda::Executor executor{stream};
+  Model<float> model{{5, 70, 0, 33, 4200}, true};
+  twin::OnDevice<float> device{executor, model.params, 1};
+  cudaGraphExec_t replayed = nullptr;
+
+  ~Graph() {
+    if (replayed != nullptr) static_cast<void>(cudaGraphExecDestroy(replayed));
+  }
+  void differentiate(std::uint64_t step) {
+    model.differentiate(step);
+    device.take_gradients(model.params, model.gradients);
+  }
+  template <class Step>
+  void capture(Step& step) {
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    step.record();
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    REQUIRE(cudaGraphInstantiate(&replayed, graph, 0) == cudaSuccess);
+    static_cast<void>(cudaGraphDestroy(graph));
+  }
+  void replay() { REQUIRE(cudaGraphLaunch(replayed, stream) == cudaSuccess); }
+  void check_weights() {
+    for (std::size_t k = 0; k < 6; ++k) {
+      CHECK(twin::differing<float>(model.tensor_bytes(k), device.tensor_bytes(k), twin::ulps) == 0);
+    }
+  }
+};
+
+}  // namespace
+
+TEST_CASE("replays of a captured step are steps, with scalars of their own") {
+  Graph g;
+  AdamW here(g.model.params);
+  AdamW there(g.device.params);
+  Ema average_here(g.model.params, {.decay = 0.9, .start = Start::zero_debiased});
+  Ema average_there(g.device.params, {.decay = 0.9, .start = Start::zero_debiased});
+  Ema second_here(g.model.params, {.decay = 0.5, .accumulate = Accumulate::kahan});
+  Ema second_there(g.device.params, {.decay = 0.5, .accumulate = Accumulate::kahan});
+  g.differentiate(0);
+  step(g.model.params, g.model.gradients, here, average_here, second_here);
+  step(g.device.params, g.device.gradients, there, average_there, second_there);
+  cuda::CapturedStep again(g.executor, g.device.params, g.device.gradients, there, average_there,
+                           second_there);
+  CHECK(refuses([&] { again.prepare(); }, "not recorded"));
+  g.capture(again);
+  CHECK(there.count() == 1);
+  for (std::uint64_t k = 1; k < 6; ++k) {
+    g.differentiate(k);
+    here.at(0.01 / static_cast<double>(k));
+    there.at(0.01 / static_cast<double>(k));
+    step(g.model.params, g.model.gradients, here, average_here, second_here);
+    if (k == 3) {  // an ordinary step between two replays
+      step(g.device.params, g.device.gradients, there, average_there, second_there);
+    } else {
+      again.prepare();
+      g.replay();
+    }
+    g.check_weights();
+    twin::check_state(here, state_bytes(there));
+    twin::check_state(average_here, state_bytes(average_there));
+    twin::check_state(second_here, state_bytes(second_there));
+  }
+}
+
+TEST_CASE("Schedule-Free is replayed with its scalars") {
+  Graph g;
+  ScheduleFreeAdamW here(g.model.params);
+  ScheduleFreeAdamW there(g.device.params);
+  g.differentiate(0);
+  step(g.model.params, g.model.gradients, here);
+  step(g.device.params, g.device.gradients, there);
+  cuda::CapturedStep captured(g.executor, g.device.params, g.device.gradients, there);
+  g.capture(captured);
+  for (std::uint64_t k = 1; k < 5; ++k) {
+    g.differentiate(k);
+    step(g.model.params, g.model.gradients, here);
+    captured.prepare();
+    g.replay();
+    g.check_weights();
+    twin::check_state(here, state_bytes(there));
+  }
+}
+
+TEST_CASE("a captured step refuses what a replay cannot do, and changes nothing") {
+  Graph g;
+  AdamW optimizer(g.device.params);
+  Ema sparse(g.device.params, {.decay = 0.9, .update_every = 3});
+  g.differentiate(0);
+  cuda::CapturedStep captured(g.executor, g.device.params, g.device.gradients, optimizer, sparse);
+  // Made before the training of its tensors begins, it cannot know their passes.
+  ScheduleFreeAdamW begins(g.device.params);
+  cuda::CapturedStep early(g.executor, g.device.params, g.device.gradients, begins);
+  REQUIRE(cudaStreamBeginCapture(g.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  CHECK(refuses([&] { early.record(); }, "before capturing"));
+  cudaGraph_t graph = nullptr;
+  static_cast<void>(cudaStreamEndCapture(g.stream, &graph));
+  if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+  CHECK(begins.count() == 0);
+  step(g.device.params, g.device.gradients, optimizer, sparse);
+  g.capture(captured);  // the average rests in this step
+  captured.prepare();
+  g.replay();
+  const auto clocks = optimizer.count();
+  const auto before = state_bytes(sparse);
+  CHECK(refuses([&] { captured.prepare(); }, "other passes"));
+  CHECK(optimizer.count() == clocks);
+  CHECK(state_bytes(sparse) == before);
+  step(g.device.params, g.device.gradients, optimizer, sparse);
+  captured.prepare();
+  g.replay();
+  CHECK(optimizer.count() == clocks + 2);
+  AdamW checked(g.device.params, {.nonfinite = Nonfinite::skip_step});
+  CHECK_THROWS_AS(cuda::CapturedStep(g.executor, g.device.params, g.device.gradients, checked),
+                  std::invalid_argument);
+}
+
+}  // namespace device_tests

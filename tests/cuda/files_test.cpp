@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files of methods on a device, which are those of methods on the host.
+#include <cstddef>
+#include <string>
+
+#include <polyak/average/ema.hpp>
+#include <polyak/average/swa.hpp>
+#include <polyak/io/save.hpp>
+#include <polyak/optim/adamw.hpp>
+
+#include "../support/catch.hpp"
+#include "temporary_folder.hpp"
+#include "twin.hpp"
+
+namespace device_tests {
+
+using namespace polyak;
+
+TEST_CASE("a run is saved on a device, goes on on the host, and back") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() / "run.safetensors";
+  const cuda::Executor executor;
+  Model<float> model({5, 70, 0, 33, 4200}, true), later_model({5, 70, 0, 33, 4200}, true);
+  twin::OnDevice<float> device(executor, model.params), later(executor, model.params);
+  AdamW optimizer(device.params);
+  Ema average(device.params, {.decay = 0.9, .accumulate = Accumulate::kahan});
+  Swa equal(device.params);
+  for (std::uint64_t k = 0; k < 3; ++k) {
+    model.differentiate(k);
+    device.take_gradients(model.params, model.gradients);
+    step(device.params, device.gradients, optimizer, average, equal);
+  }
+  save(path, device.params, optimizer, average, equal);
+
+  AdamW host_optimizer(later_model.params);
+  Ema host_average(later_model.params, {.decay = 0.9, .accumulate = Accumulate::kahan});
+  Swa host_equal(later_model.params);
+  load(path, later_model.params, host_optimizer, host_average, host_equal);
+  CHECK(state_bytes(host_optimizer) == state_bytes(optimizer));
+  CHECK(state_bytes(host_average) == state_bytes(average));
+  CHECK(state_bytes(host_equal) == state_bytes(equal));
+  CHECK(later_model.tensor_bytes(4) == device.tensor_bytes(4));
+  later_model.differentiate(3);
+  step(later_model.params, later_model.gradients, host_optimizer, host_average, host_equal);
+  save(path, later_model.params, host_optimizer, host_average, host_equal);
+
+  AdamW loaded(later.params);
+  Ema loaded_average(later.params, {.decay = 0.9, .accumulate = Accumulate::kahan});
+  Swa loaded_equal(later.params);
+  load(path, later.params, loaded, loaded_average, loaded_equal);
+  for (std::size_t k = 0; k < 6; ++k) CHECK(later.tensor_bytes(k) == later_model.tensor_bytes(k));
+  CHECK(state_bytes(loaded) == state_bytes(host_optimizer));
+  CHECK(state_bytes(loaded_equal) == state_bytes(host_equal));
+}
+
+TEST_CASE("a run of column-major matrices is saved on a device") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() / "run.safetensors";
+  const cuda::Executor executor;
+  Eigen::MatrixXf matrix = Eigen::MatrixXf::Random(37, 53), other = Eigen::MatrixXf::Zero(37, 53);
+  Parameters<float> host, read;
+  host.add("matrix", matrix);
+  read.add("matrix", other);
+  twin::OnDevice<float> device(executor, host);
+  Ema average(device.params);
+  average.update(device.params);
+  save(path, device.params, average);
+  Ema host_average(read);
+  load(path, read, host_average);
+  CHECK(other == matrix);
+  device.take_weights(read);
+  Ema again(device.params);
+  load(path, device.params, again);
+  CHECK(state_bytes(again) == state_bytes(host_average));
+}
+
+}  // namespace device_tests

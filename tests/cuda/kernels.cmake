@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+# Compiles SOURCE for ARCHITECTURE, without Eigen's folder, and looks at registers and memory accesses.
+file(MAKE_DIRECTORY ${WORK})
+execute_process(
+  COMMAND ${NVCC} -std=c++20 -arch=sm_${ARCHITECTURE} -I${INCLUDE} -Xptxas -v -Werror all-warnings
+    -keep -keep-dir ${WORK} -cubin -o ${WORK}/kernels.cubin ${SOURCE}
+  OUTPUT_VARIABLE report ERROR_VARIABLE report RESULT_VARIABLE status)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "nvcc failed:\n${report}")
+endif()
+
+string(REGEX MATCHALL "[0-9]+ bytes stack frame, [0-9]+ bytes spill stores, [0-9]+ bytes spill loads"
+  frames "${report}")
+list(LENGTH frames kernels)
+if(kernels LESS 20)
+  message(FATAL_ERROR "ptxas reports ${kernels} kernels:\n${report}")
+endif()
+list(REMOVE_DUPLICATES frames)
+if(NOT frames STREQUAL "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads")
+  message(FATAL_ERROR "local memory or spilled registers: ${frames}")
+endif()
+string(REGEX MATCHALL "Used [0-9]+ registers" registers "${report}")
+set(most 0)
+foreach(words IN LISTS registers)
+  string(REGEX MATCH "[0-9]+" number "${words}")
+  if(number GREATER most)
+    set(most ${number})
+  endif()
+endforeach()
+
+# In PTX, and in machine code where a disassembler is at hand.
+file(GLOB ptx ${WORK}/*.ptx)
+file(STRINGS ${ptx} loads REGEX "ld\\.global(\\.cg)?\\.v4\\.|ld\\.cg\\.v4\\.")
+file(STRINGS ${ptx} stores REGEX "st\\.global(\\.cg)?\\.v4\\.|st\\.cg\\.v4\\.")
+list(LENGTH loads loads)
+list(LENGTH stores stores)
+if(loads LESS 100 OR stores LESS 100)
+  message(FATAL_ERROR "PTX has ${loads} loads and ${stores} stores of 16 bytes")
+endif()
+set(machine "no disassembler")
+get_filename_component(folder ${NVCC} DIRECTORY)
+find_program(CUOBJDUMP NAMES cuobjdump nvdisasm HINTS ${folder})
+if(CUOBJDUMP)
+  set(arguments -sass)
+  if(CUOBJDUMP MATCHES "nvdisasm$")
+    set(arguments "")
+  endif()
+  execute_process(COMMAND ${CUOBJDUMP} ${arguments} ${WORK}/kernels.cubin OUTPUT_VARIABLE code)
+  string(REGEX MATCHALL "LDG\\.E[A-Z0-9.]*\\.128" loads_of_machine "${code}")
+  string(REGEX MATCHALL "STG\\.E[A-Z0-9.]*\\.128" stores_of_machine "${code}")
+  list(LENGTH loads_of_machine loads_of_machine)
+  list(LENGTH stores_of_machine stores_of_machine)
+  if(loads_of_machine LESS 100 OR stores_of_machine LESS 100)
+    message(FATAL_ERROR
+      "machine code has ${loads_of_machine} loads and ${stores_of_machine} stores of 16 bytes")
+  endif()
+  set(machine "${loads_of_machine} and ${stores_of_machine} in machine code")
+endif()
+message("${kernels} kernels, at most ${most} registers, none spilled; ${loads} loads and ${stores} "
+  "stores of 16 bytes in PTX, ${machine}")
