@@ -231,6 +231,29 @@ TEST_CASE("an executor refuses memory of the host and of other executors") {
   CHECK(optimizer.count() == 0);
 }
 
+#if defined(__CUDACC__)
+TEST_CASE("a tensor of more than 2^31 numbers and 4 GiB", "[.large]") {
+  const cuda::Executor executor;
+  const std::size_t size = (std::size_t{1} << 31) + 13;
+  cuda::Buffer<float> weights(executor, size);
+  cuda::Parameters<float> params(executor);
+  params.add("large", weights);
+  Ema average(params, {.decay = 0.75});
+  auto* const space = params.layout()->space.get();
+  const float one = 1;
+  for (const std::size_t k : {std::size_t{0}, std::size_t{1} << 30, size - 1}) {
+    space->write(weights.data() + k, &one, sizeof one);
+  }
+  average.update(params);
+  const auto guard = average.swap_into(params);
+  for (const std::size_t k : {std::size_t{0}, std::size_t{1} << 30, size - 1, size - 2}) {
+    float read = -1;
+    space->read(&read, weights.data() + k, sizeof read);
+    CHECK(read == (k == size - 2 ? 0.0f : 0.25f));
+  }
+}
+#endif
+
 #if defined(POLYAK_CUDA_EMULATION)
 TEST_CASE("errors of CUDA are checked and name the call") {
   auto& machine = emulation::machine();

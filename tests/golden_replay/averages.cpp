@@ -6,12 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <polyak/polyak.hpp>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "case.hpp"
+#include "library.hpp"
 #include "model.hpp"
 
 namespace golden {
@@ -44,7 +44,7 @@ void replay_swa(Case& run, std::int64_t default_start) {
 
   Model<T> model(run.layout, run.initial());
   Model<T> target(run.layout, run.initial_average());
-  polyak::Swa<T> average(model.params(), options);
+  polyak::Swa<At<T>> average(model.params(), options);
 
   History averages;
   std::vector<double> counts;
@@ -72,7 +72,7 @@ History follow(const std::vector<Tensors>& iterates, Model<T>& model, Average& a
   for (const Tensors& iterate : iterates) {
     model.assign(iterate);
     average.update(model.params());
-    averages.push_back(values_of_view(average.view()));
+    averages.push_back(values_of_average(average));
   }
   return averages;
 }
@@ -91,7 +91,7 @@ void replay_ema(Case& run) {
   }
 
   Model<T> model(run.layout, run.initial_average());
-  polyak::Ema<T> average(model.params(), options);
+  polyak::Ema<At<T>> average(model.params(), options);
   const History averages = follow(run.calls("iterates"), model, average);
   run.compare(run.expected.section("per_step"), "avg", averages);
   run.compare_final("avg", averages);
@@ -104,7 +104,7 @@ void replay_debiased_ema(Case& run) {
   options.start = polyak::Start::zero_debiased;
 
   Model<T> model(run.layout, run.initial());
-  polyak::Ema<T> average(model.params(), options);
+  polyak::Ema<At<T>> average(model.params(), options);
   const History averages = follow(run.calls("iterates"), model, average);
 
   // The library keeps the debiased average alone; the sum from zero is it times 1 - decay^t.
@@ -133,8 +133,8 @@ void replay_target_update(Case& run) {
   periodic_options.update_every = run.hyperparameters.integer("update_period");
 
   Model<T> model(run.layout, run.initial_average());
-  polyak::Ema<T> incremental(model.params(), incremental_options);
-  polyak::Ema<T> periodic(model.params(), periodic_options);
+  polyak::Ema<At<T>> incremental(model.params(), incremental_options);
+  polyak::Ema<At<T>> periodic(model.params(), periodic_options);
   const std::vector<Tensors> iterates = run.calls("iterates");
   const History of_incremental = follow(iterates, model, incremental);
   const History of_periodic = follow(iterates, model, periodic);

@@ -14,16 +14,19 @@
 #include "case.hpp"
 #include "compare.hpp"
 #include "json.hpp"
+#include "library.hpp"
 
 namespace golden {
 namespace {
 
 Replays all_replays() {
   Replays all;
-  for (auto family : {average_replays, switch_replays, power_replays, profile_replays,
-                      table_replays, optimizer_replays, schedule_replays}) {
+  for (auto family : {average_replays, switch_replays, power_replays, optimizer_replays}) {
     all.merge(family());
   }
+#if !defined(POLYAK_GOLDEN_DEVICE)  // functions of the host
+  for (auto family : {profile_replays, table_replays, schedule_replays}) all.merge(family());
+#endif
   return all;
 }
 
@@ -31,6 +34,12 @@ void replay_case(const Json& document, const std::string& label, Report& report)
   static const Replays replays = all_replays();
   const std::string algorithm = document.value("algorithm", "");
   const auto replay = replays.find(algorithm);
+#if defined(POLYAK_GOLDEN_DEVICE)
+  if (replay == replays.end()) {
+    report.check("a replay on the host alone", true);
+    return;
+  }
+#endif
   if (replay == replays.end()) {
     throw Malformed(label + "unknown algorithm \"" + algorithm + "\"");
   }
@@ -51,9 +60,16 @@ Report replay_file(const std::filesystem::path& file) {
   Report report;
   const Json document = parsed(file);
   const std::string format = document.is_object() ? document.value("format", "") : "";
+#if defined(POLYAK_GOLDEN_DEVICE)
+  if (format.empty()) {
+    report.check("a manifest of files", true);
+    return report;
+  }
+#else
   if (document.is_object() && (document.contains("valid") || document.contains("malformed"))) {
     return check_manifest(document, file.parent_path());
   }
+#endif
   if (format == "polyak-golden-1") {
     replay_case(document, "", report);
   } else if (format == "polyak-golden-optimizers/1") {
@@ -105,6 +121,14 @@ int main(int count, char** arguments) {
                  "an unknown algorithm, or holds an entry that the replay does not use.\n";
     return count < 2 ? 2 : 0;
   }
+#if defined(POLYAK_GOLDEN_DEVICE)
+  try {
+    (void)golden::executor();
+  } catch (const polyak::cuda::error& error) {
+    std::cout << "skipped: " << error.what() << std::endl;
+    return 77;
+  }
+#endif
   bool all_pass = true;
   for (int i = 1; i < count; ++i) {
     all_pass = golden::passes(arguments[i]) && all_pass;

@@ -4,11 +4,11 @@
 #pragma once
 
 #include <cstddef>
-#include <polyak/polyak.hpp>
 #include <string>
 #include <vector>
 
 #include "json.hpp"
+#include "library.hpp"
 
 namespace golden {
 

@@ -7,11 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <polyak/polyak.hpp>
 #include <string>
 #include <vector>
 
 #include "case.hpp"
+#include "library.hpp"
 #include "model.hpp"
 #include "optimizer_options.hpp"
 
@@ -54,7 +54,7 @@ template <class Optimizer>
 std::optional<Tensors> slot_values(const Optimizer& optimizer, const std::string& name) {
   for (const auto& slot : optimizer.memory_report().slots) {
     if (slot.name == name) {
-      return values_of_view(optimizer.slot(name));
+      return values_of_slot(optimizer, name);
     }
   }
   return std::nullopt;
@@ -86,7 +86,7 @@ void compare_slot(Case& run, const Section& state, const std::string& name,
 template <class T>
 void replay_sgd(Case& run) {
   Model<T> model(run.layout, run.initial());
-  polyak::Sgd<T> optimizer(model.params(), sgd_options(run.hyperparameters));
+  polyak::Sgd<At<T>> optimizer(model.params(), sgd_options(run.hyperparameters));
   History params;
   train(run, model, optimizer, [&](bool recorded) {
     if (recorded) {
@@ -165,25 +165,24 @@ void replay_counterexample(Case& run) {
   if (run.layout.names.size() != 1) {
     throw Malformed(run.place("the counter-example has one tensor"));
   }
-  std::vector<double> point = run.initial().at(0);
-  std::vector<double> gradient(point.size());
-  polyak::Parameters<double> params;
-  params.add("x", point, run.layout.shapes[0]);
-  polyak::Gradients<double> gradients(params);
-  gradients.set("x", gradient);
-  polyak::AdamW<double> optimizer(params, options);
+  Model<double> model(run.layout, run.initial());
+  polyak::AdamW<At<double>> optimizer(model.params(), options);
 
   const auto recorded = recorded_steps(run, static_cast<std::size_t>(steps));
   History trajectory;
   for (std::int64_t step = 1; step <= steps; ++step) {
-    std::fill(gradient.begin(), gradient.end(), gradient_at(step));
+    Tensors point = model.values();
+    const StepGradients<double> gradient(model.params(),
+                                         std::vector<double>(point[0].size(), gradient_at(step)));
     optimizer.at(decaying ? rate / std::sqrt(static_cast<double>(step)) : rate)
-        .step(params, gradients);
-    for (double& x : point) {
+        .step(model.params(), gradient.get());
+    point = model.values();
+    for (double& x : point[0]) {
       x = std::clamp(x, -1.0, 1.0);
     }
+    model.assign(point);
     if (std::binary_search(recorded.begin(), recorded.end(), static_cast<std::size_t>(step))) {
-      trajectory.push_back(Tensors{point});
+      trajectory.push_back(point);
     }
   }
   run.compare(run.expected, "params", trajectory);
@@ -200,9 +199,9 @@ void replay_adam(Case& run) {
     auto options = adamw_options(from, amsgrad);
     options.coupled_weight_decay = from.number("weight_decay", 0);
     options.weight_decay = from.number("weight_decay_decoupled", 0);
-    replay_any_adam<T, polyak::AdamW<T>>(run, options);
+    replay_any_adam<T, polyak::AdamW<At<T>>>(run, options);
   } else {
-    replay_any_adam<T, polyak::Adam<T>>(run, adam_options(from, amsgrad));
+    replay_any_adam<T, polyak::Adam<At<T>>>(run, adam_options(from, amsgrad));
   }
 }
 
@@ -210,7 +209,7 @@ template <class T>
 void replay_adamw(Case& run) {
   auto options = adamw_options(run.hyperparameters);
   options.weight_decay = run.hyperparameters.number("weight_decay", 1e-2);
-  replay_any_adam<T, polyak::AdamW<T>>(run, options);
+  replay_any_adam<T, polyak::AdamW<At<T>>>(run, options);
 }
 
 /// The run with these options against the weights, scalars and state recorded in `results`; its
@@ -219,7 +218,7 @@ template <class T>
 void compare_ademamix(Case& run, const polyak::AdEMAMixOptions& options, const Section& results,
                       const Section& scalars) {
   Model<T> model(run.layout, run.initial());
-  polyak::AdEMAMix<T> optimizer(model.params(), options);
+  polyak::AdEMAMix<At<T>> optimizer(model.params(), options);
   History params;
   std::vector<double> alphas;
   std::vector<double> beta3s;
@@ -281,7 +280,7 @@ void compare_schedule_free(Case& run, Model<T>& model, Optimizer& optimizer) {
       optimizer.copy_to(model.params(), average.params());
       y.push_back(model.values());
       x.push_back(average.values());
-      z.push_back(values_of_view(optimizer.slot("z")));
+      z.push_back(values_of_slot(optimizer, "z"));
     }
     const auto scalars = optimizer.scalars();
     learning_rates.push_back(scalars.learning_rate);
@@ -321,7 +320,7 @@ void replay_schedule_free_sgd(Case& run) {
   read_averaging(from, options);
 
   Model<T> model(run.layout, run.initial());
-  polyak::ScheduleFreeSgd<T> optimizer(model.params(), options);
+  polyak::ScheduleFreeSgd<At<T>> optimizer(model.params(), options);
   compare_schedule_free(run, model, optimizer);
 }
 
@@ -340,7 +339,7 @@ void replay_schedule_free_adamw(Case& run) {
   read_averaging(from, options);
 
   Model<T> model(run.layout, run.initial());
-  polyak::ScheduleFreeAdamW<T> optimizer(model.params(), options);
+  polyak::ScheduleFreeAdamW<At<T>> optimizer(model.params(), options);
   compare_schedule_free(run, model, optimizer);
 }
 

@@ -7,15 +7,42 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
-#include <polyak/polyak.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "case.hpp"
+#include "library.hpp"
 #include "model.hpp"
 
 namespace golden {
+
+/// The step-indexed power EMA of ema-pytorch, as an extension of the library: of every `every`
+/// calls the first acts, and the n-th call, counted from 1, keeps (1 - 1/(n+1))^(gamma+1) of the
+/// average. The first call copies.
+struct StepIndexWeighting {
+  double gamma;
+  std::int64_t every = 1;
+
+  [[nodiscard]] bool acts(std::int64_t call) const { return (call - 1) % every == 0; }
+  [[nodiscard]] double beta(std::int64_t call) const {
+    return std::pow(1 - 1 / static_cast<double>(call + 1), gamma + 1);
+  }
+  [[nodiscard]] double gain(std::int64_t call) const {
+    if (call == 1) {
+      return 1;
+    }
+    return acts(call) ? -std::expm1((gamma + 1) * std::log1p(-1 / static_cast<double>(call + 1)))
+                      : 0;
+  }
+  [[nodiscard]] double complement(std::int64_t call) const {
+    if (call == 1) {
+      return 0;
+    }
+    return acts(call) ? beta(call) : 1;
+  }
+};
+
 namespace {
 
 /// Widths or exponents where a file gives either: gamma, checked where both are given.
@@ -53,10 +80,10 @@ std::vector<double> batch_sizes_of(const Case& run, std::size_t calls) {
 }
 
 template <class T>
-polyak::PowerEma<T> power_ema(Model<T>& model, double gamma) {
+polyak::PowerEma<At<T>> power_ema(Model<T>& model, double gamma) {
   polyak::PowerEmaOptions options;
   options.gamma = gamma;
-  return polyak::PowerEma<T>(model.params(), options);
+  return polyak::PowerEma<At<T>>(model.params(), options);
 }
 
 template <class T>
@@ -77,7 +104,7 @@ void replay_power_ema(Case& run) {
     for (std::size_t call = 0; call < iterates.size(); ++call) {
       model.assign(iterates[call]);
       average.at(batch_sizes[call]).update(model.params());
-      averages.push_back(values_of_view(average.view()));
+      averages.push_back(values_of_average(average));
       betas.push_back(1 - average.gain());
     }
     const std::string suffix = several ? "_" + std::to_string(i) : "";
@@ -86,32 +113,6 @@ void replay_power_ema(Case& run) {
     run.compare_final("avg" + suffix, averages);
   }
 }
-
-/// The step-indexed power EMA of ema-pytorch, as an extension of the library: of every `every`
-/// calls the first acts, and the n-th call, counted from 1, keeps (1 - 1/(n+1))^(gamma+1) of the
-/// average. The first call copies.
-struct StepIndexWeighting {
-  double gamma;
-  std::int64_t every = 1;
-
-  [[nodiscard]] bool acts(std::int64_t call) const { return (call - 1) % every == 0; }
-  [[nodiscard]] double beta(std::int64_t call) const {
-    return std::pow(1 - 1 / static_cast<double>(call + 1), gamma + 1);
-  }
-  [[nodiscard]] double gain(std::int64_t call) const {
-    if (call == 1) {
-      return 1;
-    }
-    return acts(call) ? -std::expm1((gamma + 1) * std::log1p(-1 / static_cast<double>(call + 1)))
-                      : 0;
-  }
-  [[nodiscard]] double complement(std::int64_t call) const {
-    if (call == 1) {
-      return 0;
-    }
-    return acts(call) ? beta(call) : 1;
-  }
-};
 
 template <class T>
 void replay_step_index(Case& run) {
@@ -122,13 +123,13 @@ void replay_step_index(Case& run) {
   const StepIndexWeighting weighting{gammas[0], run.hyperparameters.count("update_every", 1)};
 
   Model<T> model(run.layout, run.initial());
-  polyak::Average<T, StepIndexWeighting> average(model.params(), weighting);
+  polyak::Average<At<T>, StepIndexWeighting> average(model.params(), weighting);
   History averages;
   std::vector<double> betas;
   for (const Tensors& iterate : run.calls("iterates")) {
     model.assign(iterate);
     average.update(model.params());
-    averages.push_back(values_of_view(average.view()));
+    averages.push_back(values_of_average(average));
     // The reference reports its formula for the first call too, which copies all the same.
     betas.push_back(average.calls() == 1 ? weighting.beta(1) : 1 - average.gain());
   }
@@ -137,6 +138,8 @@ void replay_step_index(Case& run) {
   run.compare(per_step, "beta", betas);
   run.compare_final("avg", averages);
 }
+
+#if !defined(POLYAK_GOLDEN_DEVICE)  // snapshots are the host's
 
 /// The model that a reconstruction is written to.
 template <class T>
@@ -197,7 +200,7 @@ void replay_posthoc(Case& run) {
   Model<Eigen::half> half_model(run.layout, run.initial());
   polyak::PosthocEma<T> posthoc;
   polyak::PosthocEma<Eigen::half> half_posthoc;
-  std::vector<polyak::PowerEma<T>> tracked;
+  std::vector<polyak::PowerEma<At<T>>> tracked;
   for (const double sigma_rel : from.numbers("sigma_rel_tracked")) {
     tracked.push_back(power_ema(model, polyak::gamma_from_sigma_rel(sigma_rel)));
   }
@@ -212,7 +215,7 @@ void replay_posthoc(Case& run) {
         continue;
       }
       posthoc.snapshot(average);
-      snapshots.push_back(values_of_view(average.view()));
+      snapshots.push_back(values_of_average(average));
       half_model.assign(*snapshots.back());
       half_posthoc.snapshot(half_model.params(), average.gamma(), average.updated_time());
       times.push_back(average.updated_time());
@@ -250,7 +253,7 @@ void replay_posthoc(Case& run) {
       model.assign(iterates[call]);
       direct.at(batch_size).update(model.params());
     }
-    truth.push_back(values_of_view(direct.view()));
+    truth.push_back(values_of_average(direct));
     errors.push_back(relative_error(*full.back(), *truth.back()));
   }
   run.compare(run.expected, "reconstructed_float64", full);
@@ -284,7 +287,7 @@ void replay_unnormalised_posthoc(Case& run) {
   Model<T> model(run.layout, run.initial());
   Model<T> checkpoint(run.layout, run.initial());
   polyak::PosthocEma<T> posthoc;
-  std::vector<polyak::Average<T, StepIndexWeighting>> tracked;
+  std::vector<polyak::Average<At<T>, StepIndexWeighting>> tracked;
   for (const double sigma_rel : from.numbers("sigma_rel_tracked")) {
     tracked.emplace_back(model.params(),
                          StepIndexWeighting{polyak::gamma_from_sigma_rel(sigma_rel)});
@@ -300,7 +303,7 @@ void replay_unnormalised_posthoc(Case& run) {
       }
       steps.push_back(static_cast<double>(average.calls()));
       gammas.push_back(average.weighting().gamma);
-      checkpoint.assign(through_checkpoint(run, values_of_view(average.view()), checkpoint_dtype));
+      checkpoint.assign(through_checkpoint(run, values_of_average(average), checkpoint_dtype));
       posthoc.snapshot(checkpoint.params(), gammas.back(), steps.back());
     }
   }
@@ -315,15 +318,19 @@ void replay_unnormalised_posthoc(Case& run) {
   run.compare_final("avg", {reconstructed(run, posthoc, solution)});
 }
 
+#endif
+
 }  // namespace
 
 Replays power_replays() {
   return {
       {"power_ema", by_dtype(replay_power_ema<float>, replay_power_ema<double>)},
       {"power_ema_step_index", by_dtype(replay_step_index<float>, replay_step_index<double>)},
+#if !defined(POLYAK_GOLDEN_DEVICE)
       {"posthoc_power", by_dtype(replay_posthoc<float>, replay_posthoc<double>)},
       {"posthoc_power_unnormalised",
        by_dtype(replay_unnormalised_posthoc<float>, replay_unnormalised_posthoc<double>)},
+#endif
   };
 }
 

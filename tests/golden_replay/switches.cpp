@@ -4,11 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <polyak/polyak.hpp>
 #include <string>
 #include <vector>
 
 #include "case.hpp"
+#include "library.hpp"
 #include "model.hpp"
 #include "optimizer_options.hpp"
 
@@ -63,7 +63,7 @@ SwitchHistory run_epochs(const Case& run, std::size_t iterations, Model<T>& mode
     throw Malformed(run.place("epochs and iters_per_epoch do not agree with the inputs"));
   }
   const polyak::SwitchEmaOptions options = switch_options(run);
-  polyak::SwitchEma<T> average(model.params(), options);
+  polyak::SwitchEma<At<T>> average(model.params(), options);
   const bool by_epoch = options.unit == polyak::SwitchUnit::epochs;
 
   SwitchHistory history;
@@ -78,7 +78,7 @@ SwitchHistory run_epochs(const Case& run, std::size_t iterations, Model<T>& mode
       history.switched_at.push_back(static_cast<double>(iteration));
     }
     history.online.push_back(model.values());
-    history.averages.push_back(values_of_view(average.view()));
+    history.averages.push_back(values_of_average(average));
     if ((iteration + 1) % per_epoch == 0) {
       history.at_epoch_end.push_back(history.averages.back());
     }
@@ -122,9 +122,9 @@ void replay_switch_ema_optimizer(Case& run) {
   const std::string name = from.text("name");
   Model<T> model(run.layout, run.initial());
   if (name == "sgd") {
-    replay_switch_around(run, model, polyak::Sgd<T>(model.params(), sgd_options(from)));
+    replay_switch_around(run, model, polyak::Sgd<At<T>>(model.params(), sgd_options(from)));
   } else if (name == "adam") {
-    replay_switch_around(run, model, polyak::Adam<T>(model.params(), adam_options(from)));
+    replay_switch_around(run, model, polyak::Adam<At<T>>(model.params(), adam_options(from)));
   } else {
     throw Malformed(run.place("unknown optimizer \"" + name + "\""));
   }
@@ -148,14 +148,14 @@ void replay_switch_every_k(Case& run) {
   options.switch_every = from.integer("update_model_with_ema_every", never);
 
   Model<T> model(run.layout, run.initial());
-  polyak::HareTortoise<T> average(model.params(), options);
+  polyak::HareTortoise<At<T>> average(model.params(), options);
   History online;
   History averages;
   for (const Tensors& delta : deltas) {
     model.add(delta);
     average.update(model.params());
     online.push_back(model.values());
-    averages.push_back(values_of_view(average.view()));
+    averages.push_back(values_of_average(average));
   }
   const Section per_step = run.expected.section("per_step");
   run.compare(per_step, "online", online);

@@ -613,7 +613,8 @@ bool settle(const Executor& executor, M&... methods) {
 /// has the passes that its recording had: where an average rests, copies or switches in some steps
 /// only, prepare() throws std::logic_error in the others, with nothing changed: call step() instead
 /// of the replay, or capture again. Make it when the averages have begun, for it uploads the tables of
-/// the step that would be next. Nonfinite::propagate only.
+/// the step that would be next. Nonfinite::propagate only. (CUDA captures no default stream: give the
+/// executor one of its own.)
 template <class T, class... M>
 class CapturedStep {
   using P = Device<T>;
