@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <polyak/average/ema.hpp>
+#include <polyak/average/power_ema.hpp>
 #include <polyak/average/swa.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
@@ -333,6 +334,31 @@ TEST_CASE("Nonfinite::skip_step on a device waits for nothing within a step") {
   twin::check_state(here, state_bytes(moved));
   twin::check_state(average_here, state_bytes(average_there));
   CHECK_FALSE(cuda::settle(both.executor, moved, average_there));
+}
+
+TEST_CASE("what was set after a skipped step stays set") {
+  Both both;
+  AdamW optimizer(both.device.params, {.nonfinite = Nonfinite::skip_step});
+  PowerEma average(both.device.params, {.gamma = 3});
+  AdamW other(both.device.params, {.nonfinite = Nonfinite::error});
+  both.differentiate(0);
+  damage(both, true);
+  average.at(2);
+  step(both.device.params, both.device.gradients, optimizer, average);
+  optimizer.at(0.5);
+  average.at(7);
+  CHECK(refuses([&] { const AdamW copy = optimizer; }, "settle"));
+  // Another method's check uses the report again.
+  CHECK_THROWS_AS(step(both.device.params, both.device.gradients, other), nonfinite_error);
+  both.differentiate(1);
+  CHECK(step(both.device.params, both.device.gradients, other));
+  CHECK(cuda::settle(both.executor, optimizer, average));
+  CHECK(optimizer.learning_rate() == 0.5);
+  CHECK(optimizer.count() == 0);
+  CHECK(optimizer.skipped() == 1);
+  CHECK(average.time() == 0);
+  average.update(both.device.params);
+  CHECK(average.time() == 7);
 }
 
 TEST_CASE("averages that check weights on a device skip alone") {

@@ -189,6 +189,7 @@ class Slots {
         stride_(other.stride_) {
     if (other.lent())
       detail::refuse_order("polyak: copying a method while its average is swapped in");
+    if (other.space() != nullptr) other.space()->require_settled(other.block_.get());
     block_ = std::make_shared<detail::Block>(*other.block_);
   }
   Slots(Slots&&) noexcept = default;

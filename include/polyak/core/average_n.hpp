@@ -305,7 +305,7 @@ using accumulator_t = typename AccumulatorOf<Wanted, Out, In>::type;
 
 /// The type of a container's elements.
 template <class Container>
-using element_t = std::remove_pointer_t<decltype(std::declval<Container&>().data())>;
+using contained_t = std::remove_pointer_t<decltype(std::declval<Container&>().data())>;
 
 /// A list, or a pointer to one.
 template <class T>
@@ -335,7 +335,7 @@ concept SummedMemory = FlatObject<T> && requires(const T& inputs) {
 /// Memory that can be written: a span, std::vector, std::array of numbers.
 template <class T>
 concept SumTarget = FlatObject<std::remove_reference_t<T>> &&
-    ParameterScalar<element_t<std::remove_reference_t<T>>>;
+    ParameterScalar<contained_t<std::remove_reference_t<T>>>;
 
 template <class T, class P>
 concept SummedLists = FlatObject<T> && requires(const T& lists) {
@@ -448,7 +448,7 @@ void require_apart(const ListSource<P, Lists>& source) {
 template <class Wanted, class Executor, class Out, class Inputs>
 void average_memory(Executor& executor, Out& out, const Inputs& inputs,
                     std::span<const double> weights, const SumPlan& plan = {}) {
-  using Source = MemorySource<element_t<Out>, Inputs>;
+  using Source = MemorySource<contained_t<Out>, Inputs>;
   using Accumulator = accumulator_t<Wanted, typename Source::Out, typename Source::In>;
   check_executor(executor);
   require_weights<Accumulator>(inputs.size(), weights);

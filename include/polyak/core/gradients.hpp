@@ -43,6 +43,14 @@ class Gradients {
   /// Sets the gradient of tensor `name` to raw memory of its size and storage order.
   Gradients& set(std::string_view name, const element_t<P>* data) { return set_pointer(index_of(name), data); }
 
+  /// The same, of a type of CUDA that stands for the list's.
+  template <class U>
+  requires(!std::same_as<U, element_t<P>> &&
+           std::same_as<typename detail::Registered<U>::type, element_t<P>>)
+  Gradients& set(std::string_view name, const U* data) {
+    return set(name, reinterpret_cast<const element_t<P>*>(data));
+  }
+
   /// Tensor `name` has no gradient from now on.
   Gradients& set(std::string_view name, NoGradient) {
     data_[index_of(name)] = nullptr;

@@ -16,7 +16,9 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/arena.hpp>
 #include <polyak/core/gradients.hpp>
+#include <polyak/core/layout.hpp>
 #include <polyak/core/memory_space.hpp>
 #include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
@@ -112,7 +114,7 @@ struct DeviceTable {
 struct Waiting {
   std::weak_ptr<polyak::detail::Block> method;  ///< known by its state, for methods move
   const void* address = nullptr;
-  std::vector<std::byte> clocks;
+  std::vector<std::byte> before, after;  ///< its clocks
   bool marks[3] = {};     ///< those that say "skipped"
   bool counts = false;    ///< its policy counts skipped steps
   bool resolved = false;  ///< the report has come

@@ -168,7 +168,7 @@ template <class S>
 template <class S, int N>
 struct Lanes {
   static constexpr int vectors = N * static_cast<int>(scalar_bytes<S>) / 16;
-  raw_t<S> raw[N];
+  raw_t<S> raw[static_cast<std::size_t>(N)];
 
   /// At a multiple of 16 bytes.
   POLYAK_LAW void load(const void* data, std::size_t at) {
@@ -324,7 +324,7 @@ struct Pass {
       (scalar_bytes<T> * (reads_gradient ? 2 : 1) +
        (std::size_t{0} + ... + (static_cast<std::size_t>(R::arrays) * scalar_bytes<typename R::State>))) /
       4;
-  static constexpr int tiles_at_once = words <= 24 ? 2 : 1;
+  static constexpr std::size_t tiles_at_once = words <= 24 ? 2 : 1;
 
   using Runs = Chain<R...>;
   using RowType = Row<sizeof...(R)>;
@@ -436,7 +436,7 @@ struct Pass {
   }
 
   POLYAK_LAW static void apply(const RowType& row, const Runs& runs, std::size_t at, Tile& tile) {
-    carrier_t<T> x[N];
+    carrier_t<T> x[static_cast<std::size_t>(N)];
     for (int k = 0; k < N; ++k) x[k] = widened<T>(tile.x.raw[k]);
     apply(runs, row, at, x, tile.gradient, tile.slots);
     if constexpr (writes_parameter) {

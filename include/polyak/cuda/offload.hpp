@@ -137,6 +137,9 @@ class OffloadedAverage {
 
   /// Copies the average into weights on the device: `target` may be the model's own list or another.
   void copy_to(const Parameters<T>& target) {
+    polyak::detail::require_same(target.layout(), layout_,
+                                 "the target and the parameters of the average");
+    require_here(target);
     A& done = average();
     polyak::Parameters<T> host = list_at(buffers_[next_ % 2]->data());
     done.copy_to(host);  // neither buffer is in use

@@ -131,6 +131,18 @@ struct CallState {
   return state;
 }
 
+/// Has the launches of a call do nothing where one of the marks is set.
+class Skip {
+ public:
+  Skip(const unsigned* first, const unsigned* second) {
+    call_state().skip[0] = first;
+    call_state().skip[1] = second;
+  }
+  Skip(const Skip&) = delete;
+  Skip& operator=(const Skip&) = delete;
+  ~Skip() { call_state().skip[0] = call_state().skip[1] = nullptr; }
+};
+
 template <class Kernel>
 void run_pass(DeviceSpace& space, const std::shared_ptr<DeviceTable>& table, Kernel& kernel,
               const std::vector<std::uint64_t>& gradients, bool reads_gradient) {
@@ -219,14 +231,18 @@ struct ClockWriter {
   template <class S>
   void slots(Slots<S>&) {}
 };
+/// Takes back what a step changed. What it did not change, a learning rate say, may have been set
+/// since then, and stays.
 struct ClockReader {
-  const std::byte* in;
+  const std::byte* before;
+  const std::byte* after;
   template <class V>
   void option(std::string_view, const V&) {}
   template <class V>
   void scalar(std::string_view, V& value) {
-    std::memcpy(&value, in, sizeof value);
-    in += sizeof value;
+    if (std::memcmp(before, after, sizeof value) != 0) std::memcpy(&value, before, sizeof value);
+    before += sizeof value;
+    after += sizeof value;
   }
   void counters(std::string_view, std::vector<std::int64_t>& values) {
     for (std::int64_t& value : values) scalar({}, value);
@@ -241,8 +257,9 @@ void keep_clocks(M& method, std::vector<std::byte>& to) {
   method.state(ClockWriter{to});
 }
 template <class M>
-void restore_clocks(M& method, const std::vector<std::byte>& from) {
-  method.state(ClockReader{from.data()});
+void restore_clocks(M& method, const std::vector<std::byte>& before,
+                    const std::vector<std::byte>& after) {
+  method.state(ClockReader{before.data(), after.data()});
 }
 
 /// Reads the marks of the newest step, once they are there.
@@ -275,7 +292,7 @@ bool settle_one(DeviceSpace& space, M& method) {
     if (one.address == block && !one.method.expired()) {
       await_report(space);
       if (one.skipped) {
-        restore_clocks(method, one.clocks);
+        restore_clocks(method, one.before, one.after);
         if (one.counts) method.skip();
         skipped = true;
       }
@@ -492,19 +509,16 @@ struct Walker<cuda::Device<T>> {
         cuda::detail::Waiting one;
         one.method = m.slots().block();
         one.address = m.slots().block().get();
-        cuda::detail::keep_clocks(m, one.clocks);
+        cuda::detail::keep_clocks(m, one.before);
         one.marks[0] = gradients;
         one.marks[1] = checked[i] && now[i];
         one.marks[2] = waiting[i];
         one.counts = m.nonfinite() == Nonfinite::skip_step;
         space.waiting.push_back(std::move(one));
       });
-      auto& skip = cuda::detail::call_state().skip;
       const auto guarded = [&](const Chosen& chosen, const unsigned* mark) {
-        skip[0] = gradients ? marks : nullptr;
-        skip[1] = mark;
+        const cuda::detail::Skip skip(gradients ? marks : nullptr, mark);
         this->advance(chosen);
-        skip[0] = skip[1] = nullptr;
       };
       if (gradients) check_gradients(this->params_, this->gradients_, marks);
       // Consecutive methods that are checked alike: averages see what those before them wrote.
@@ -525,6 +539,11 @@ struct Walker<cuda::Device<T>> {
         check_weights(this->params_, marks + 2);
         guarded(waiting, marks + 2);
       }
+      this->each([&](auto, auto& m) {
+        for (cuda::detail::Waiting& one : space.waiting) {
+          if (one.address == m.slots().block().get()) cuda::detail::keep_clocks(m, one.after);
+        }
+      });
       cuda::detail::launch(space, cuda::detail::ReportKernel{marks, space.reported_on_device()}, 1,
                            "the launch that reports a step");
       space.report_event().record(space.stream());
@@ -578,6 +597,7 @@ struct Walker<cuda::Device<T>> {
 
   /// Waits for the first mark, and clears it.
   [[nodiscard]] static bool clear_mark(Space& space) {
+    cuda::detail::await_report(space);  // of other methods: the report is to be used again
     cuda::detail::launch(space,
                          cuda::detail::ReportKernel{space.marks(), space.reported_on_device()}, 1,
                          "the launch that reports a check");
@@ -705,9 +725,14 @@ class CapturedStep {
     std::apply([&](M&... methods) { (detail::keep_clocks(methods, all[k++]), ...); }, methods_);
     return all;
   }
-  void restore(const std::vector<std::vector<std::byte>>& all) {
+  void restore(const std::vector<std::vector<std::byte>>& before) {
+    const auto after = kept();
     std::size_t k = 0;
-    std::apply([&](M&... methods) { (detail::restore_clocks(methods, all[k++]), ...); }, methods_);
+    std::apply(
+        [&](M&... methods) {
+          ((detail::restore_clocks(methods, before[k], after[k]), ++k), ...);
+        },
+        methods_);
   }
 
   Executor executor_;
