@@ -58,12 +58,12 @@ TEMPLATE_TEST_CASE("battery of averages: parameters and state of one type", "", 
   method_battery::check(methods<TestType, TestType>());
 }
 
-TEMPLATE_TEST_CASE("battery of averages: 16-bit parameters", "", Eigen::half, Eigen::bfloat16) {
-  method_battery::check(methods<TestType, float>());
+// Laws meet half in the battery of laws; here types only have to be of 16 bits.
+TEST_CASE("battery of averages: 16-bit parameters") {
+  method_battery::check(methods<Eigen::bfloat16, float>());
 }
 
-TEMPLATE_TEST_CASE("battery of averages: state of double", "", float, Eigen::half,
-                   Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("battery of averages: state of double", "", float, Eigen::bfloat16) {
   method_battery::check(methods<TestType, double>());
 }
 

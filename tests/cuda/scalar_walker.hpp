@@ -78,7 +78,7 @@ struct Walker<P> {
     using Pass = cuda::detail::Pass<P, Runs...>;
     typename Pass::RowType row{memory.data, memory.size, k, {}};
     std::size_t r = 0;
-    std::apply([&](const auto&... run) { ((row.offsets[r++] = run.offsets[k]), ...); }, runs);
+    std::apply([&](const auto&... run) { ((row.offsets[r++] = run.offsets == nullptr ? 0 : run.offsets[k]), ...); }, runs);
     const auto chain = cuda::detail::chain_of<0>(runs);
     for (std::size_t begin = 0; begin < memory.size; begin += Pass::chunk) {
       Pass::thread(row, gradient, chain, begin, 0, 1);

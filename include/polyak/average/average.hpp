@@ -231,7 +231,7 @@ class Average {
 
   /// Reads the average in place, rounded to S where it is kept more precisely. Throws std::logic_error before the first update, and while a guard
   /// has exchanged it for the weights.
-  [[nodiscard]] SlotView<S> view() const requires(!detail::on_device<P>) {
+  [[nodiscard]] SlotView<S> view() const {
     require_ready();
     require_home();
     if constexpr (may_be_wide) {
@@ -389,6 +389,7 @@ class Average {
  private:
   static std::vector<std::string> slot_names(const Accumulation& accumulation,
                                              const W& weighting) {
+    if constexpr (requires { validate(weighting); }) validate(weighting);
     detail::validate<S>(accumulation, weighting);
     if (accumulation.accumulate == Accumulate::float64) return {};
     if (accumulation.accumulate == Accumulate::kahan) return {"average", "compensation"};

@@ -40,12 +40,14 @@ struct MemoryReport {
 };
 
 /// The read-only elements of one tensor. Where a float average is kept in double, elements are
-/// rounded as they are read.
+/// rounded as they are read. Where the memory is a device's, data() is an address there, and each
+/// element that is read is a copy to the host: for a look, not for loops.
 template <class S>
 class TensorView {
  public:
-  TensorView(const TensorInfo& info, const S* data, const double* wide = nullptr)
-      : info_(&info), data_(data), wide_(wide) {}
+  TensorView(const TensorInfo& info, const S* data, const double* wide = nullptr,
+             MemorySpace* space = nullptr)
+      : info_(&info), data_(data), wide_(wide), space_(space) {}
   [[nodiscard]] const std::string& name() const { return info_->name; }
   [[nodiscard]] const Shape& shape() const { return info_->shape; }
   [[nodiscard]] Order order() const { return info_->order; }
@@ -58,20 +60,35 @@ class TensorView {
     }
     return data_;
   }
-  [[nodiscard]] const S* begin() const { return data(); }
-  [[nodiscard]] const S* end() const { return data() + size(); }
+  /// Throw std::logic_error where the elements are on a device.
+  [[nodiscard]] const S* begin() const {
+    if (space_ != nullptr) {
+      detail::refuse_order("polyak: \"" + info_->name + "\" lies on a device; read it element by "
+                           "element, or copy it");
+    }
+    return data();
+  }
+  [[nodiscard]] const S* end() const { return begin() + size(); }
   [[nodiscard]] S operator()(std::size_t k) const {
     if constexpr (std::same_as<S, float>) {
-      if (wide_ != nullptr) return static_cast<float>(wide_[k]);
+      if (wide_ != nullptr) return static_cast<float>(read(wide_, k));
     }
-    return data_[k];
+    return read(data_, k);
   }
   [[nodiscard]] S operator[](std::size_t k) const { return (*this)(k); }
 
  private:
+  template <class T>
+  [[nodiscard]] T read(const T* from, std::size_t k) const {
+    if (space_ == nullptr) return from[k];
+    T element{};
+    space_->read(&element, from + k, sizeof element);
+    return element;
+  }
   const TensorInfo* info_;
   const S* data_;
   const double* wide_;
+  MemorySpace* space_;
 };
 
 namespace detail {
@@ -281,8 +298,10 @@ class SlotView {
       detail::refuse_value("polyak: slot \"" + (wide_ != nullptr ? wide_->names() : slots_->names())[slot_] +
                            "\" keeps nothing for tensor \"" + info.name + "\"");
     }
-    if (wide_ != nullptr) return {info, nullptr, wide_->tensor(slot_, index).data()};
-    return {info, slots_->tensor(slot_, index).data()};
+    if (wide_ != nullptr) {
+      return {info, nullptr, wide_->tensor(slot_, index).data(), slots_->space()};
+    }
+    return {info, slots_->tensor(slot_, index).data(), nullptr, slots_->space()};
   }
 
   /// The elements of the tensor of that name or alias.

@@ -362,7 +362,11 @@ struct Walker<cuda::Device<T>> {
       scratch.rows.push_back(reinterpret_cast<std::uintptr_t>(memory.data));
       scratch.rows.push_back(memory.size);
       scratch.rows.push_back(k);
-      std::apply([&](const auto&... run) { (scratch.rows.push_back(run.offsets[k]), ...); }, runs);
+      std::apply(
+          [&](const auto&... run) {
+            (scratch.rows.push_back(run.offsets == nullptr ? 0 : run.offsets[k]), ...);
+          },
+          runs);
       if constexpr (Pass::reads_gradient) {
         scratch.gradients.push_back(reinterpret_cast<std::uintptr_t>(gradients[k]));
       }

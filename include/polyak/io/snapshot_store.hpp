@@ -234,7 +234,7 @@ class SnapshotStore {
 
   /// Adds an average as it is now. `name` tells the averages of a run apart: letters, digits, '.',
   /// '-' and '_', not with '.' first. Any Average will do; buffers go along as the average has
-  /// them.
+  /// them. (Of one on a device, a copy on the host: cuda::copy_state().)
   ///
   /// Profiles of different averages are matched call by call, so all must be updated at the same
   /// steps; one that began later says after how many: `begun_after`, >= 0.
@@ -245,6 +245,7 @@ class SnapshotStore {
   /// tensors or another run than the snapshots there, and for a finite number that the stored type
   /// cannot hold; io_error where the system refuses. The store is then what it was.
   template <class A>
+  requires(!detail::on_device<typename A::Parameter>)
   StoredSnapshot append(const std::string& name, const A& average, std::int64_t begun_after = 0) {
     require(begun_after >= 0, "a snapshot's begun_after must be >= 0", begun_after);
     if (!writable_) detail::refuse_order("polyak: append() to a SnapshotStore opened for reading");

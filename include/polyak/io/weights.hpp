@@ -6,6 +6,8 @@
 ///   polyak::save_average("ema.safetensors", params, ema);
 ///   polyak::load_weights("model.safetensors", params);
 ///
+/// For lists in the host's memory: cuda::copy_weights() and cuda::copy_state() bring what is on a device.
+///
 /// Tensors have their own names and are row-major. To go on with training use save() and load(),
 /// which keep everything.
 #pragma once
@@ -233,7 +235,7 @@ void take_weights(const SafetensorsFile& file, const SafetensorsTensor& tensor,
 ///
 /// Throws std::logic_error while an average is swapped in (save the average by save_average()),
 /// std::invalid_argument for a dtype that is not floating-point, io_error where the system refuses.
-template <ParameterScalar P>
+template <FloatingScalar P>
 void save_weights(const std::filesystem::path& path, const Parameters<P>& params,
                   const SaveWeightsOptions& options = {}) {
   detail::validate(options);
@@ -253,7 +255,7 @@ void save_weights(const std::filesystem::path& path, const Parameters<P>& params
 ///
 /// Throws std::logic_error before the first update and while an average is swapped in,
 /// std::invalid_argument for other parameters, and as save_weights().
-template <ParameterScalar P, class A>
+template <FloatingScalar P, class A>
 void save_average(const std::filesystem::path& path, const Parameters<P>& params, const A& average,
                   const SaveWeightsOptions& options = {}) {
   detail::validate(options);
@@ -288,7 +290,7 @@ void save_average(const std::filesystem::path& path, const Parameters<P>& params
 /// Nothing has changed when it throws: std::invalid_argument that lists every tensor that is
 /// missing, has another shape or type, or is in the file alone (unless `allow_extra`);
 /// std::logic_error while an average is swapped in; io_error for a file that is damaged.
-template <ParameterScalar P>
+template <FloatingScalar P>
 void load_weights(const std::filesystem::path& path, const Parameters<P>& params,
                   const LoadWeightsOptions& options = {}) {
   if (params.swapped()) {

@@ -80,7 +80,7 @@ class Optimizer {
   [[nodiscard]] std::int64_t skipped() const { return skipped_; }
 
   /// Reads one state slot in place. Throws std::invalid_argument for an unknown name.
-  [[nodiscard]] SlotView<S> slot(std::string_view name) const requires(!detail::on_device<P>) {
+  [[nodiscard]] SlotView<S> slot(std::string_view name) const {
     return {slots_, slots_.find(name)};
   }
 

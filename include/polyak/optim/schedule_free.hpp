@@ -92,11 +92,30 @@ class ScheduleFree;
 template <ParameterScalar P, ComputeScalar S>
 class ScheduleFreeTensor {
  public:
-  ScheduleFreeTensor(const P* y, std::span<const S> z, std::size_t size, ScheduleFreeReadLaw<S> law)
-      : y_(y), z_(z), size_(size), law_(law) {}
+  using Element = element_t<P>;
+  ScheduleFreeTensor(const Element* y, std::span<const S> z, std::size_t size,
+                     ScheduleFreeReadLaw<S> law, MemorySpace* space)
+      : y_(y), z_(z), size_(size), law_(law), space_(space) {}
   [[nodiscard]] std::size_t size() const { return size_; }
-  [[nodiscard]] P operator()(std::size_t k) const {
-    P value = y_[k];
+  /// On a device each element is a copy to the host: for a look, not for loops.
+  [[nodiscard]] Element operator()(std::size_t k) const {
+    if constexpr (detail::on_device<P>) {
+      Element value{};
+      space_->read(&value, y_ + k, sizeof value);
+      if (z_.empty()) return value;
+      S z, y = static_cast<S>(value);
+      space_->read(&z, z_.data() + k, sizeof z);
+      law_(y, static_cast<const S&>(z));
+      return static_cast<Element>(y);
+    } else {
+      return on_host(k);
+    }
+  }
+  [[nodiscard]] Element operator[](std::size_t k) const { return (*this)(k); }
+
+ private:
+  [[nodiscard]] Element on_host(std::size_t k) const {
+    Element value = y_[k];
     if (z_.empty()) return value;
     S z[detail::slot_granule] = {z_[k]};
     const detail::TensorMemory memory{&value, 1};
@@ -105,13 +124,12 @@ class ScheduleFreeTensor {
     detail::Walker<P>::one(memory, run);
     return value;
   }
-  [[nodiscard]] P operator[](std::size_t k) const { return (*this)(k); }
 
- private:
-  const P* y_;
+  const Element* y_;
   std::span<const S> z_;  // empty where x = y: no gradient yet, or a buffer
   std::size_t size_;
   ScheduleFreeReadLaw<S> law_;
+  MemorySpace* space_;
 };
 
 /// Read-only view of x. Lives as long as the optimizer and the parameters do not move.
@@ -123,7 +141,7 @@ class ScheduleFreeView {
   [[nodiscard]] std::size_t size() const { return params_.size(); }
   [[nodiscard]] ScheduleFreeTensor<P, S> operator[](std::size_t index) const {
     return {params_[index].data(), method_->z_of(index), params_[index].size(),
-            method_->read_law()};
+            method_->read_law(), params_.layout()->space.get()};
   }
   [[nodiscard]] ScheduleFreeTensor<P, S> operator[](std::string_view name) const {
     return (*this)[params_.layout()->find(params_.at(name).name())];
@@ -146,8 +164,7 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
 
   /// Reads x, element by element, without a copy; `params` hold y. Throws std::logic_error before
   /// the first step and while something is swapped in, std::invalid_argument for other parameters.
-  [[nodiscard]] ScheduleFreeView<Derived, P, S> view(const Parameters<P>& params) const
-      requires(!detail::on_device<P>) {
+  [[nodiscard]] ScheduleFreeView<Derived, P, S> view(const Parameters<P>& params) const {
     check(params);
     return {*this, params};
   }
