@@ -195,6 +195,7 @@ using Replays = std::map<std::string, Replay>;
 
 // What each file of replays can do, by the name of the algorithm.
 [[nodiscard]] Replays average_replays();
+[[nodiscard]] Replays decay_schedule_replays();
 [[nodiscard]] Replays switch_replays();
 [[nodiscard]] Replays power_replays();
 [[nodiscard]] Replays profile_replays();

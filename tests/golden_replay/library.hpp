@@ -5,7 +5,9 @@
 
 #if defined(POLYAK_GOLDEN_DEVICE)
 
+#include <polyak/average/average.hpp>
 #include <polyak/average/conversions.hpp>
+#include <polyak/average/decay_schedule.hpp>
 #include <polyak/average/ema.hpp>
 #include <polyak/average/hare_tortoise.hpp>
 #include <polyak/average/power_ema.hpp>

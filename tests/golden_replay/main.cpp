@@ -21,7 +21,8 @@ namespace {
 
 Replays all_replays() {
   Replays all;
-  for (auto family : {average_replays, switch_replays, power_replays, optimizer_replays}) {
+  for (auto family : {average_replays, decay_schedule_replays, switch_replays, power_replays,
+                      optimizer_replays}) {
     all.merge(family());
   }
 #if !defined(POLYAK_GOLDEN_DEVICE)  // functions of the host

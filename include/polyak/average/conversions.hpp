@@ -127,5 +127,19 @@ inline void require_positive(double value, const char* rule) { require(value > 0
   return half_life / (std::numbers::ln2 * updates);
 }
 
+/// 1 - decay for batches `kappa` times as large: 1 - decay^kappa, so that the half-life in samples
+/// stays. "How to Scale Your EMA" (arXiv 2307.13813). kappa finite, > 0. Schedules scale by their
+/// clock instead: count samples.
+[[nodiscard]] inline double complement_for_batch(double decay, double kappa) {
+  detail::require_decay(decay);
+  require(kappa > 0 && detail::is_finite(kappa), "kappa must be finite and > 0", kappa);
+  return decay == 0 ? 1 : -std::expm1(kappa * std::log(decay));
+}
+[[nodiscard]] inline double decay_for_batch(double decay, double kappa) {
+  detail::require_decay(decay);
+  require(kappa > 0 && detail::is_finite(kappa), "kappa must be finite and > 0", kappa);
+  return std::pow(decay, kappa);
+}
+
 }  // namespace v0
 }  // namespace polyak

@@ -30,6 +30,7 @@
 #include <vector>
 
 #include <polyak/average/posthoc.hpp>
+#include <polyak/average/decay_schedule.hpp>
 #include <polyak/average/profile_fit.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/sum_many.hpp>
@@ -127,6 +128,45 @@ struct PacedPowerWeighting {
         InverseGammaWeighting{number("inverse_gamma"), number("power"), number("decay")});
   }
   if (type == TailWeighting::type_name) return GainSequence(TailWeighting{positive("start")});
+  const auto flag = [&](const char* name) {
+    const auto option = one.options.find(name);
+    return option != one.options.end() && option->second == "true";
+  };
+  if (type == DiffusersWeighting::type_name) {
+    return GainSequence(DiffusersWeighting{number("decay"), number("min_decay"),
+                                           count("update_after"), flag("warmup"),
+                                           number("inverse_gamma"), number("power")});
+  }
+  if (type == TimmWeighting::type_name) {
+    return GainSequence(TimmWeighting{number("decay"), number("min_decay"), count("update_after"),
+                                      flag("warmup"), number("inverse_gamma"), number("power")});
+  }
+  if (type == EmaPytorchWeighting::type_name) {
+    return GainSequence(EmaPytorchWeighting{number("decay"), number("min_decay"),
+                                            count("update_after"), positive("update_every"),
+                                            number("inverse_gamma"), number("power")});
+  }
+  if (type == IntervalWeighting::type_name) {
+    return GainSequence(IntervalWeighting{number("decay"), positive("interval"), count("warmup")});
+  }
+  if (type == AnnealedWeighting::type_name) {
+    return GainSequence(AnnealedWeighting{number("min_gain"), number("gamma")});
+  }
+  if (type == HalfLifeWeighting::type_name) {
+    return GainSequence(
+        HalfLifeWeighting{number("half_life"), number("rampup"), number("batch_size")});
+  }
+  if (type == CosineDecayWeighting::type_name) {
+    return GainSequence(CosineDecayWeighting{number("base_decay"), positive("total_steps")});
+  }
+  if (type == GainWarmupWeighting::type_name) {
+    return GainSequence(GainWarmupWeighting{number("gain_at_end"), positive("steps"),
+                                            flag("linear"), number("warmup_ratio")});
+  }
+  if (type == PowerGainWeighting::type_name) {
+    return GainSequence(
+        PowerGainWeighting{number("alpha"), number("min_gain"), count("burn_in")});
+  }
   refuse_value("polyak: the profile of snapshot " + one.file.string() + " (" + one.type +
                ") is not known: it cannot be fitted");
 }
