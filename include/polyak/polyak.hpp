@@ -5,10 +5,12 @@
 
 #include <polyak/average/average.hpp>
 #include <polyak/average/conversions.hpp>
+#include <polyak/average/decay_schedule.hpp>
 #include <polyak/average/ema.hpp>
 #include <polyak/average/hare_tortoise.hpp>
 #include <polyak/average/posthoc.hpp>
 #include <polyak/average/power_ema.hpp>
+#include <polyak/average/soft_update.hpp>
 #include <polyak/average/swa.hpp>
 #include <polyak/average/swap.hpp>
 #include <polyak/average/switch_ema.hpp>

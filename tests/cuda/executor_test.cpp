@@ -9,6 +9,7 @@
 
 #include <polyak/average/ema.hpp>
 #include <polyak/average/power_ema.hpp>
+#include <polyak/average/soft_update.hpp>
 #include <polyak/average/swa.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
@@ -157,6 +158,46 @@ TEST_CASE("a guard on a device shows the average and gives the weights back") {
     CHECK(twin::differing<float>(both.model.tensor_bytes(k), target.tensor_bytes(k), twin::ulps) == 0);
   }
   CHECK(there.memory_report().total >= 4308 * sizeof(float));
+}
+
+TEST_CASE("views of a device read single elements, and give addresses") {
+  Both both;
+  Ema here(both.model.params, {.decay = 0.75});
+  Ema there(both.device.params, {.decay = 0.75});
+  Ema wide(both.device.params, {.decay = 0.75, .accumulate = Accumulate::float64});
+  AdamW optimizer(both.device.params);
+  ScheduleFreeAdamW free_here(both.model.params);
+  ScheduleFreeAdamW free_there(both.device.params);
+  both.differentiate(0);
+  step(both.model.params, both.model.gradients, free_here, here);
+  step(both.device.params, both.device.gradients, free_there, there, wide);
+  CHECK(there.view()["tensor 4"][4199] == here.view()["tensor 4"][4199]);
+  CHECK(wide.view()["tensor 4"][4199] == Approx(here.view()["tensor 4"][4199]).epsilon(1e-6));
+  CHECK(free_there.view(both.device.params)["tensor 1"][69] ==
+        free_here.view(both.model.params)["tensor 1"][69]);
+  CHECK(optimizer.slot("exp_avg")[4][7] == 0);
+  const auto view = there.view();
+  CHECK(view[4].data() != nullptr);
+  CHECK(refuses([&] { static_cast<void>(view[4].begin()); }, "lies on a device"));
+}
+
+TEST_CASE("a target follows on a device") {
+  Both both;
+  Model<float> target({5, 70, 0, 33, 4200}, true);
+  twin::OnDevice<float> target_there(both.executor, target.params, 3);
+  for (std::uint64_t k = 0; k < 3; ++k) {
+    both.model.wander(k);
+    both.device.take_weights(both.model.params);
+    soft_update(target.params, both.model.params, 0.01);
+    soft_update(both.executor, target_there.params, both.device.params, 0.01);
+    soft_update(target_there.params, both.device.params, 0);
+  }
+  for (std::size_t k = 0; k < 6; ++k) {
+    CHECK(twin::differing<float>(target.tensor_bytes(k), target_there.tensor_bytes(k), twin::ulps) == 0);
+  }
+  const cuda::Executor other;
+  CHECK(refuses([&] { soft_update(other, target_there.params, both.device.params, 0.5); },
+                "different memory"));
 }
 
 TEST_CASE("copies of methods on a device have slots of their own") {

@@ -21,6 +21,7 @@ void for_each_average(Use use) {
   use("AnySwitchLaw", AnySwitchLaw<T>{c(0.3), c(0)});
   use("AnySwitchLaw rests, blends", AnySwitchLaw<T>{c(0), c(0.7)});
   use("ReadLaw", ReadLaw<T>{});
+  use("SoftUpdateLaw", SoftUpdateLaw<T>{c(0.3)});
   use("SwitchLaw", SwitchLaw<T, false, false>{c(0.3), c(0)});
   use("SwitchLaw blends", SwitchLaw<T, false, true>{c(0.3), c(0.7)});
   use("SwitchLaw rests", SwitchLaw<T, true, false>{c(0), c(0)});

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// soft_update: a target network follows the online one.
+///
+///   target <- target + tau (online - target)          tau = 1: a copy
+///
+/// "Continuous control with deep reinforcement learning" (arXiv 1509.02971); mean teachers
+/// (arXiv 1703.01780) do the same with tau = 1 - decay. No state: both are lists of the program's.
+/// 3 words per parameter.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+#include <polyak/core/executor.hpp>
+#include <polyak/core/law.hpp>
+#include <polyak/core/memory_space.hpp>
+#include <polyak/core/parameters.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/run.hpp>
+#include <polyak/core/step.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// target + tau (online - target); the online weights come as the gradient does.
+template <class T>
+struct SoftUpdateLaw {
+  static constexpr Traffic traffic{.gradient = true, .writes_parameter = true};
+  T tau;
+  template <class V>
+  POLYAK_LAW void operator()(V& target, const V& online) const {
+    target = fma(V(tau), online - target, target);
+  }
+};
+
+/// One soft update, tau in [0, 1], of all weights (Role::average); buffers (Role::copy) are copied,
+/// what averages ignore is left alone. Reads `online` only. With tau = 1 every bit is copied.
+///
+/// Throws std::invalid_argument for tau out of range and for lists of different tensors or of the
+/// same memory, std::logic_error while an average is swapped into either; nothing has changed then.
+template <class E, ParameterScalar P>
+requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Parameters<P>& target,
+                                                    const Parameters<P>& online, double tau) {
+  require(tau >= 0 && tau <= 1, "soft_update: tau must lie in [0, 1]", tau);
+  if (target.swapped() || online.swapped()) {
+    detail::refuse_order("polyak: soft_update() while an average is swapped in; end its guard first");
+  }
+  detail::require_same(online.layout(), target.layout(), "the online and the target parameters");
+  for (std::size_t k = 0; k < target.size(); ++k) {
+    if (target[k].bytes() != 0 &&
+        detail::overlap(target[k].raw(), target[k].bytes(), online[k].raw(), online[k].bytes())) {
+      detail::refuse_value("polyak: soft_update of tensor \"" + target[k].name() +
+                           "\", whose target is the online tensor itself");
+    }
+  }
+  detail::Walker<P>::check(executor);
+  if constexpr (detail::on_device<P>) {
+    if (executor.space().get() != target.layout()->space.get()) {
+      detail::refuse_value("polyak: the parameters and the executor are of different memory");
+    }
+  }
+  std::vector<const element_t<P>*> weights(target.size(), nullptr);
+  std::vector<detail::CopyPiece> copies;
+  for (std::size_t k = 0; k < target.size(); ++k) {
+    const Role role = target[k].info().role;
+    if (role == Role::average && tau < 1) weights[k] = online[k].data();
+    if (role == Role::copy || (role == Role::average && tau == 1)) {
+      copies.push_back({target[k].raw(), online[k].raw(), target[k].bytes()});
+    }
+  }
+  using S = default_state_t<P>;
+  const std::tuple run(detail::Run<SoftUpdateLaw<S>, S>{{static_cast<S>(tau)}, {}, nullptr});
+  if (tau > 0 && tau < 1) {
+    detail::Walker<P>::groups(
+        target,
+        [&](std::size_t k) { return std::array<bool, 1>{weights[k] != nullptr && target[k].size() > 0}; },
+        [](std::size_t, std::size_t) { return true; },
+        [&](const auto& tensors, const std::array<bool, 1>& taking) {
+          if (taking[0]) {
+            detail::Walker<P>::walk(executor, target, weights.data(), tensors, run);
+          }
+        });
+  }
+  detail::Walker<P>::copy(target, copies);
+}
+
+/// As above, in the calling thread, or on the device of the lists.
+template <ParameterScalar P>
+void soft_update(const Parameters<P>& target, const Parameters<P>& online, double tau) {
+  if constexpr (detail::on_device<P>) {
+    struct OnItsStream {
+      const Layout* layout;
+      [[nodiscard]] const std::shared_ptr<MemorySpace>& space() const { return layout->space; }
+    };
+    soft_update(OnItsStream{target.layout().get()}, target, online, tau);
+  } else {
+    soft_update(serial, target, online, tau);
+  }
+}
+
+}  // namespace v0
+}  // namespace polyak

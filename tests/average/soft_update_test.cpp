@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// polyak/average/soft_update.hpp
+#include <polyak/average/ema.hpp>
+#include <polyak/average/soft_update.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+
+#include "catch.hpp"
+#include "model.hpp"
+#include "refuses.hpp"
+#include "splitter.hpp"
+
+using namespace polyak;
+
+TEMPLATE_TEST_CASE("soft_update moves weights by tau, and copies buffers", "", float, double, Eigen::bfloat16) {
+  using P = TestType;
+  Model<P> online({5, 70, 0, 33}, true), target({5, 70, 0, 33}, true), split({5, 70, 0, 33}, true);
+  Splitter pieces(Split::pieces);
+  for (std::uint64_t step = 0; step < 5; ++step) {
+    online.differentiate(step);
+    online.wander(step);
+    for (std::size_t k = 0; k < online.params.size(); ++k) {
+      if (online.params[k].info().role != Role::average) continue;
+      for (std::size_t i = 0; i < online.params[k].size(); ++i) {
+        using C = default_state_t<P>;
+        const C tau = static_cast<C>(0.005), before = static_cast<C>(target.params[k].data()[i]);
+        const C expected = std::fma(tau, static_cast<C>(online.params[k].data()[i]) - before, before);
+        split.params[k].data()[i] = static_cast<P>(expected);
+      }
+    }
+    const auto expected = split.tensor_bytes(1);
+    split.restore(target.bytes());
+    soft_update(target.params, online.params, 0.005);
+    soft_update(pieces, split.params, online.params, 0.005);
+    CHECK(target.tensor_bytes(1) == expected);
+    CHECK(split.bytes() == target.bytes());
+    CHECK(target.params.at("counters").bytes() == 24);
+    CHECK(target.tensor_bytes(4) != online.tensor_bytes(4));  // ignored
+    const auto same_bytes = [&](const char* name) {
+      const auto* const a = static_cast<const std::byte*>(target.params.at(name).raw());
+      const auto* const b = static_cast<const std::byte*>(online.params.at(name).raw());
+      return std::equal(a, a + target.params.at(name).bytes(), b);
+    };
+    CHECK(same_bytes("counters"));
+    CHECK(same_bytes("statistics"));
+    CHECK(target.margins_intact());
+  }
+  const auto before = target.tensor_bytes(0);
+  soft_update(target.params, online.params, 0);
+  CHECK(target.tensor_bytes(0) == before);
+  soft_update(target.params, online.params, 1);
+  CHECK(target.tensor_bytes(0) == online.tensor_bytes(0));
+}
+
+TEST_CASE("soft_update refuses what it cannot do, and changes nothing") {
+  Model<float> online({5, 70}), target({5, 70}), other({5, 71});
+  const auto before = target.bytes();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  CHECK(refuses([&] { soft_update(target.params, online.params, 1.5); }, {"tau", "1.5"}));
+  CHECK(refuses([&] { soft_update(target.params, online.params, nan); }, {"tau"}));
+  CHECK(refuses([&] { soft_update(target.params, other.params, 0.5); }, {"tensor 1"}));
+  CHECK(refuses([&] { soft_update(target.params, target.params, 0.5); }, {"tensor 0", "itself"}));
+  Ema<float> average(target.params);
+  average.update(target.params);
+  {
+    const auto guard = average.swap_into(target.params);
+    CHECK_THROWS_AS(soft_update(target.params, online.params, 0.5), std::logic_error);
+  }
+  CHECK(target.bytes() == before);
+}
