@@ -147,9 +147,12 @@ class DeviceSpace final : public MemorySpace {
   /// Waits for the device, which may still be writing there.
   void release(std::byte* memory) noexcept override { static_cast<void>(cudaFree(memory)); }
   void clear(void* memory, std::size_t bytes) override {
+    await_readers();
     check(cudaMemsetAsync(memory, 0, bytes, stream_), "cudaMemsetAsync");
   }
   void copy(void* to, const void* from, std::size_t bytes) override {
+    for (const Event* const copied : readers_) keep(cudaStreamWaitEvent(stream_, copied->get(), 0));
+    readers_.clear();
     keep(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
   }
   void exchange(void* a, void* b, std::size_t bytes) noexcept override {
@@ -188,6 +191,7 @@ class DeviceSpace final : public MemorySpace {
   }
   void write(void* to, const void* host, std::size_t bytes) override {
     stage();
+    await_readers();
     for (std::size_t part = 0; part * staged_bytes < bytes; ++part) {
       const std::size_t at = part * staged_bytes, size = std::min(staged_bytes, bytes - at);
       if (part >= 2) arrived_[part % 2]->wait();
@@ -317,7 +321,10 @@ class DeviceSpace final : public MemorySpace {
     return *report_event_;
   }
   // Copies of weights under way in other streams, which a step must not overtake.
-  void add_reader(const Event* copied) { readers_.push_back(copied); }
+  void add_reader(const Event* copied) {
+    forget_reader(copied);  // recorded anew
+    readers_.push_back(copied);
+  }
   void forget_reader(const Event* copied) { std::erase(readers_, copied); }
   void await_readers() {
     for (const Event* const copied : readers_) {

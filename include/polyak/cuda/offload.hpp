@@ -43,8 +43,8 @@ enum class WhenBusy : std::uint8_t {
 
 /// An average `A` of the host, say `Ema<float>`, of the list `Parameters<Device<float>>`. Weights
 /// come through two pinned buffers by a stream of their own, while the device goes on with what
-/// only reads them; the next step() of the executor waits for the copy. (So must a program that
-/// writes weights by other means: await_copy().) A thread of its own updates the average. All
+/// only reads them; whatever the library writes there next, a step or a guard, waits for the copy. (So
+/// must a program that writes weights itself: await_copy().) A thread of its own updates the average. All
 /// functions are for one thread at a time, the executor's.
 template <class A>
 class OffloadedAverage {

@@ -428,6 +428,7 @@ struct Walker<cuda::Device<T>> {
       if (recording->mode != cuda::detail::Recording::Mode::record) return;
       recording->copies.push_back(table);
     }
+    space.await_readers();
     const auto& skip = cuda::detail::call_state().skip;
     cuda::detail::launch(space,
                          cuda::detail::CopyKernel{cuda::detail::view_of<0>(*table), {skip[0], skip[1]}},
