@@ -50,6 +50,26 @@ namespace detail {
   return std::fmin(std::fmax(gain, 1 - decay), 1 - min_decay);
 }
 
+/// warm(s) and 1 - warm(s) of a weighting, within its bounds; s >= 1 calls after the copies.
+template <class W>
+[[nodiscard]] double warm_decay(const W& w, std::int64_t s) {
+  return within(inverse_gamma_decay(static_cast<double>(s), w.inverse_gamma, w.power), w.decay,
+                w.min_decay);
+}
+template <class W>
+[[nodiscard]] double warm_gain(const W& w, std::int64_t s) {
+  return gain_within(inverse_gamma_gain(static_cast<double>(s), w.inverse_gamma, w.power), w.decay,
+                     w.min_decay);
+}
+template <class W, class Visitor>
+void visit_warmup(const W& w, Visitor& visit) {
+  visit.option("decay", w.decay);
+  visit.option("min_decay", w.min_decay);
+  visit.option("update_after", w.update_after);
+  visit.option("inverse_gamma", w.inverse_gamma);
+  visit.option("power", w.power);
+}
+
 template <class W>
 void validate_warmup(const W& w, const char* decay_rule, const char* min_rule,
                      const char* after_rule, const char* gamma_rule, const char* power_rule) {
@@ -75,27 +95,22 @@ struct DiffusersWeighting {
 
   template <class Visitor>
   void options(Visitor& visit) const {
-    visit.option("decay", decay);
-    visit.option("min_decay", min_decay);
-    visit.option("update_after", update_after);
+    detail::visit_warmup(*this, visit);
     visit.option("warmup", warmup);
-    visit.option("inverse_gamma", inverse_gamma);
-    visit.option("power", power);
   }
   [[nodiscard]] double least_gain() const { return 1 - decay; }
   [[nodiscard]] double gain(std::int64_t t) const {
-    if (t - update_after <= 1) return 1;
-    const auto s = static_cast<double>(t - update_after - 1);
-    const double gain =
-        warmup ? detail::inverse_gamma_gain(s, inverse_gamma, power) : 9 / (10 + s);
-    return detail::gain_within(gain, decay, min_decay);
+    const std::int64_t s = t - update_after - 1;
+    if (s <= 0) return 1;
+    if (warmup) return detail::warm_gain(*this, s);
+    return detail::gain_within(9 / (10 + static_cast<double>(s)), decay, min_decay);
   }
   [[nodiscard]] double complement(std::int64_t t) const {
-    if (t - update_after <= 1) return 0;
-    const auto s = static_cast<double>(t - update_after - 1);
-    const double kept =
-        warmup ? detail::inverse_gamma_decay(s, inverse_gamma, power) : (1 + s) / (10 + s);
-    return detail::within(kept, decay, min_decay);
+    const std::int64_t s = t - update_after - 1;
+    if (s <= 0) return 0;
+    if (warmup) return detail::warm_decay(*this, s);
+    const auto n = static_cast<double>(s);
+    return detail::within((1 + n) / (10 + n), decay, min_decay);
   }
 };
 inline void validate(const DiffusersWeighting& w) {
@@ -118,26 +133,17 @@ struct TimmWeighting {
 
   template <class Visitor>
   void options(Visitor& visit) const {
-    visit.option("decay", decay);
-    visit.option("min_decay", min_decay);
-    visit.option("update_after", update_after);
+    detail::visit_warmup(*this, visit);
     visit.option("warmup", warmup);
-    visit.option("inverse_gamma", inverse_gamma);
-    visit.option("power", power);
   }
   [[nodiscard]] double least_gain() const { return 1 - decay; }
   [[nodiscard]] double gain(std::int64_t t) const {
-    if (t - update_after <= 1) return 1;
-    if (!warmup) return 1 - decay;
-    const auto s = static_cast<double>(t - update_after - 1);
-    return detail::gain_within(detail::inverse_gamma_gain(s, inverse_gamma, power), decay,
-                               min_decay);
+    const std::int64_t s = t - update_after - 1;
+    return s <= 0 ? 1 : warmup ? detail::warm_gain(*this, s) : 1 - decay;
   }
   [[nodiscard]] double complement(std::int64_t t) const {
-    if (t - update_after <= 1) return 0;
-    if (!warmup) return decay;
-    const auto s = static_cast<double>(t - update_after - 1);
-    return detail::within(detail::inverse_gamma_decay(s, inverse_gamma, power), decay, min_decay);
+    const std::int64_t s = t - update_after - 1;
+    return s <= 0 ? 0 : warmup ? detail::warm_decay(*this, s) : decay;
   }
 };
 inline void validate(const TimmWeighting& w) {
@@ -161,28 +167,19 @@ struct EmaPytorchWeighting {
 
   template <class Visitor>
   void options(Visitor& visit) const {
-    visit.option("decay", decay);
-    visit.option("min_decay", min_decay);
-    visit.option("update_after", update_after);
+    detail::visit_warmup(*this, visit);
     visit.option("update_every", update_every);
-    visit.option("inverse_gamma", inverse_gamma);
-    visit.option("power", power);
   }
   [[nodiscard]] double least_gain() const { return 1 - decay; }
   [[nodiscard]] double gain(std::int64_t t) const {
     if ((t - 1) % update_every != 0) return 0;
     if (t - 1 <= update_after) return 1;
-    if (decay == 1) return 0;
-    const auto e = static_cast<double>(t - 1 - update_after);
-    return detail::gain_within(detail::inverse_gamma_gain(e, inverse_gamma, power), decay,
-                               min_decay);
+    return decay == 1 ? 0 : detail::warm_gain(*this, t - 1 - update_after);
   }
   [[nodiscard]] double complement(std::int64_t t) const {
     if ((t - 1) % update_every != 0) return 1;
     if (t - 1 <= update_after) return 0;
-    if (decay == 1) return 1;
-    const auto e = static_cast<double>(t - 1 - update_after);
-    return detail::within(detail::inverse_gamma_decay(e, inverse_gamma, power), decay, min_decay);
+    return decay == 1 ? 1 : detail::warm_decay(*this, t - 1 - update_after);
   }
 };
 inline void validate(const EmaPytorchWeighting& w) {
