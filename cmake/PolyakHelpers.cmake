@@ -32,6 +32,11 @@ function(polyak_cuda_program_options target)
     "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>"  # CMake does not know it of every nvcc
     "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Xcompiler -Wall,-Wextra>"
     "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${POLYAK_WERROR}>>:SHELL:-Werror all-warnings>")
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    # Which warns about its own strings.
+    target_compile_options(${target} PRIVATE
+      "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Xcompiler -Wno-restrict>")
+  endif()
 endfunction()
 
 # Finds what only our programs use; each of them is optional. A preset that cannot do without one

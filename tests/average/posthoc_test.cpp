@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <polyak/average/normalisation.hpp>
 #include <polyak/average/posthoc.hpp>
 #include <polyak/average/weighting.hpp>
 

@@ -98,6 +98,31 @@ TEST_CASE("replays of a captured step are steps, with scalars of their own") {
   }
 }
 
+TEST_CASE("ordinary steps between replays find their own gradients") {
+  Graph g;
+  twin::OnDevice<float> other(g.executor, g.model.params);  // whose gradients lie elsewhere
+  AdamW here(g.model.params);
+  AdamW there(g.device.params);
+  g.differentiate(0);
+  step(g.model.params, g.model.gradients, here);
+  step(g.device.params, g.device.gradients, there);
+  cuda::CapturedStep captured(g.executor, g.device.params, g.device.gradients, there);
+  g.capture(captured);
+  for (std::uint64_t k = 1; k < 7; ++k) {
+    g.model.differentiate(k);
+    step(g.model.params, g.model.gradients, here);
+    if (k % 2 == 1) {
+      other.take_gradients(g.model.params, g.model.gradients);
+      step(g.device.params, other.gradients, there);
+    } else {
+      g.device.take_gradients(g.model.params, g.model.gradients);
+      captured.prepare();
+      g.replay();
+    }
+    g.check_weights();
+  }
+}
+
 TEST_CASE("Schedule-Free is replayed with its scalars") {
   Graph g;
   ScheduleFreeAdamW here(g.model.params);

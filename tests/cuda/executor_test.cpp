@@ -11,6 +11,7 @@
 #include <polyak/average/power_ema.hpp>
 #include <polyak/average/soft_update.hpp>
 #include <polyak/average/swa.hpp>
+#include <polyak/core/memory_space.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>

@@ -65,6 +65,10 @@ polyak::CosineDecayWeighting byol(const Section& from) {
   return w;
 }
 
+polyak::PolynomialWeighting polynomial(const Section& from) {
+  return {from.number("eta")};
+}
+
 polyak::PowerGainWeighting power_gain(const Section& from) {
   polyak::PowerGainWeighting w;
   w.alpha = from.number("alpha", w.alpha);
@@ -229,6 +233,7 @@ Replays decay_schedule_replays() {
       {"ema_emapytorch", replay_of<ema_pytorch>()},
       {"ema_interval", replay_of<interval>()},
       {"ema_power_gain", replay_of<power_gain>()},
+      {"polynomial_decay", replay_of<polynomial>()},
       {"byol_cosine", replay_of<byol>()},
       {"ema_batch_scaling", by_dtype(replay_batch_scaling<float>, replay_batch_scaling<double>)},
       {"decay_schedules", replay_schedules},
