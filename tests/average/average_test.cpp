@@ -187,3 +187,54 @@ TEST_CASE("no tensors and empty tensors are legal", "[average]") {
   of_empty.copy_to(params);
   CHECK(of_empty.view()[0].size() == 0);
 }
+
+TEST_CASE("an average goes on with a model that grew", "[average]") {
+  using namespace polyak;
+  std::vector<float> a{1, 2, 3}, b{4, 5}, added{6, 7, 8, 9}, statistics{1, 1};
+  std::int64_t counter = 3;
+  const auto list = [&](bool grown) {
+    Parameters params;
+    if (grown) params.add("added", std::span(added));
+    params.add("a", std::span(a)).add("statistics", std::span(statistics), Role::copy);
+    if (grown) params.add("counter", &counter, {}, Role::copy);
+    params.add("b", std::span(b));
+    return params;
+  };
+  const Parameters before = list(false), after = list(true);
+  for (const Accumulate accumulate : {Accumulate::plain, Accumulate::kahan, Accumulate::float64}) {
+    const EmaOptions options{.decay = 0.5, .accumulate = accumulate};
+    polyak::Ema ema(before, options), reference(before, options);
+    a = {1, 2, 3};
+    b = {4, 5};
+    for (int t = 0; t < 3; ++t) {
+      a[1] += 1;
+      statistics[0] += 1;
+      update(before, ema, reference);
+    }
+    ema.grow(after);
+    CHECK(ema.calls() == 3);
+    std::vector<float> read_added(4), read_a(3), read_b(2), read_statistics(2);
+    std::int64_t read_counter = 0;
+    Parameters target;
+    target.add("added", std::span(read_added)).add("a", std::span(read_a));
+    target.add("statistics", std::span(read_statistics), Role::copy);
+    target.add("counter", &read_counter, {}, Role::copy).add("b", std::span(read_b));
+    ema.copy_to(target);
+    CHECK(read_added == added);
+    CHECK(read_statistics == statistics);
+    CHECK(read_counter == 3);
+    for (int t = 0; t < 3; ++t) {
+      a[2] -= 2;
+      added[0] += 1;
+      reference.update(before);
+      ema.update(after);
+    }
+    for (std::size_t i = 0; i < 3; ++i) CHECK(ema.view()["a"][i] == reference.view()["a"][i]);
+    CHECK(ema.view()["added"][0] == Approx(added[0] - 0.875));
+    CHECK_THROWS_AS(ema.update(before), std::invalid_argument);
+    CHECK_THROWS_AS(ema.grow(before), std::invalid_argument);  // "added" is missing
+    const auto guard = ema.swap_into(after);
+    CHECK_THROWS_AS(ema.grow(after), std::logic_error);
+    added[0] -= 3;
+  }
+}

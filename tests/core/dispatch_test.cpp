@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <limits>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <polyak/polyak.hpp>
 
+#include "../support/bits.hpp"
 #include "../support/catch.hpp"
 #include "../support/levels.hpp"
 #include "../support/model.hpp"
@@ -115,4 +117,34 @@ TEMPLATE_TEST_CASE("a step without fused multiply-adds is near to one with them"
   const bool same =
       levels::baseline_rounds_once || polyak::dispatch_level() == DispatchLevel::baseline;
   CHECK((worst == 0) == same);
+}
+
+TEST_CASE("levels with fused multiply-adds keep averages of 16 bits alike, and choose alike") {
+  using namespace polyak;
+  using Bfloat16 = Eigen::bfloat16;
+  const auto bits_at = [](DispatchLevel level, Accumulate accumulate) {
+    const Capped capped(level);
+    std::vector<Bfloat16> memory(1000);
+    for (std::size_t k = 0; k < memory.size(); ++k) {
+      memory[k] = static_cast<Bfloat16>(static_cast<float>(bits::uniform(k)));
+    }
+    memory[5] = std::numeric_limits<Bfloat16>::quiet_NaN();
+    memory[70] = std::numeric_limits<Bfloat16>::infinity();
+    Parameters<Bfloat16> params;
+    params.add("even", memory.data(), {640}).add("odd", memory.data() + 641, {333});
+    Ema<Bfloat16, Bfloat16> ema(params, {.decay = 0.5, .accumulate = accumulate, .seed = 3});
+    CottaTeacher<Bfloat16> teacher(params, {.restore_probability = 0.1, .restore_seed = 3});
+    for (int step = 0; step < 5; ++step) {
+      for (Bfloat16& value : memory) {
+        value = static_cast<Bfloat16>(static_cast<float>(value) + 0.125F);
+      }
+      update(params, ema, teacher);
+    }
+    return std::pair(state_bytes(ema), bits::bytes(memory));
+  };
+  for (const Accumulate accumulate :
+       {Accumulate::plain, Accumulate::kahan, Accumulate::stochastic}) {
+    CHECK(bits_at(DispatchLevel::x86_64_v3, accumulate) ==
+          bits_at(DispatchLevel::x86_64_v4, accumulate));
+  }
 }

@@ -59,6 +59,8 @@ class SwitchingAverage : public Average<P, W, S> {
     return update(params);
   }
 
+  /// Whether the last call fed the average back into the weights.
+  [[nodiscard]] bool switched() const { return switching_; }
   /// How often the average was fed back into the weights.
   [[nodiscard]] std::int64_t switches() const { return switches_; }
 
@@ -88,13 +90,13 @@ class SwitchingAverage : public Average<P, W, S> {
       return this->template run_in<0>([&]<class C>(C) {
         return SwitchLaw<C, (K >= 4), K % 2 == 1>{static_cast<C>(this->gain()),
                                                   static_cast<C>(blend_)};
-      });
+      }, std::size_t{0});
     } else if constexpr (other % 2 == 0) {
       return Base::template run<2 + other / 2>(tensor);
     } else {
       return this->template run_in<1 + other / 2>([&]<class C>(C) {
         return AnySwitchLaw<C>{static_cast<C>(this->gain()), static_cast<C>(blend_)};
-      });
+      }, std::size_t{0});
     }
   }
 

@@ -67,7 +67,7 @@ concept Method = requires(M& method, const M& constant,
   { constant.form() } -> std::same_as<int>;  // below forms, or resting
   {constant.template run<0>(tensor)};
   { constant.same_law(tensor, tensor) } -> std::same_as<bool>;
-  {method.finish(params)};  // after the pass
+  {method.finish(params)};  // after the pass; finish(executor, params) where it has passes of its own
   {method.skip()};          // instead of advance
 };
 

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <numeric>
 #include <vector>
 
 #include <polyak/core/arena.hpp>
@@ -30,15 +31,28 @@ struct Run {
   [[no_unique_address]] Key key = {};
 };
 
+/// `values` says which of the values that the slots keep each slot of the law is: in the order of the
+/// slots, unless given.
+template <template <class> class Storage = Plain, class Law, class S>
+[[nodiscard]] Run<Law, S, Storage> make_run(
+    const Law& law, const Slots<S>& slots, const typename Storage<S>::Key& key,
+    const std::array<std::size_t, static_cast<std::size_t>(Law::traffic.slots)>& values) {
+  using R = Run<Law, S, Storage>;
+  constexpr auto each = static_cast<std::size_t>(R::StorageType::arrays);
+  R run{law, {}, slots.offsets(), key};
+  for (std::size_t k = 0; k < values.size(); ++k) {
+    for (std::size_t j = 0; j < each; ++j) {
+      run.slots[k * each + j] = slots.data(values[k] * each + j);
+    }
+  }
+  return run;
+}
 template <template <class> class Storage = Plain, class Law, class S>
 [[nodiscard]] Run<Law, S, Storage> make_run(const Law& law, const Slots<S>& slots,
                                             const typename Storage<S>::Key& key = {}) {
-  using R = Run<Law, S, Storage>;
-  R run{law, {}, slots.offsets(), key};
-  for (int k = 0; k < R::arrays; ++k) {
-    run.slots[static_cast<std::size_t>(k)] = slots.data(static_cast<std::size_t>(k));
-  }
-  return run;
+  std::array<std::size_t, static_cast<std::size_t>(Law::traffic.slots)> values{};
+  std::iota(values.begin(), values.end(), std::size_t{0});
+  return make_run<Storage>(law, slots, key, values);
 }
 
 /// Bytes to copy within the memory of a list.

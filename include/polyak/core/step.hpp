@@ -100,7 +100,10 @@ class Call {
     }
     advance(now);
     if (any([&](auto i, const auto&) { return waiting[i]; })) {
-      if (!Walker<P>::weights_finite(params_)) {
+      const bool check = any([&](auto i, const auto& m) {
+        return waiting[i] && m.nonfinite() != Nonfinite::propagate;
+      });
+      if (check && !Walker<P>::weights_finite(params_)) {
         if (any([&](auto i, const auto& m) {
               return waiting[i] && m.nonfinite() == Nonfinite::error;
             })) {
@@ -138,13 +141,13 @@ class Call {
     return Some::trains;
   }
 
-  /// An average that checks its input and comes after an optimizer.
+  /// An average that checks its input, or reads it before the pass, and comes after an optimizer.
   template <class Index, class Some>
   [[nodiscard]] static bool waits(Index, const Some& method) {
     constexpr std::array<bool, count> trainers{M::trains...};
     for (int i = 0; i < static_cast<int>(Index::value); ++i) {
       if (trainers[static_cast<std::size_t>(i)] && !Some::trains) {
-        return method.nonfinite() != Nonfinite::propagate;
+        return method.nonfinite() != Nonfinite::propagate || requires { Some::reads_weights; };
       }
     }
     return false;
@@ -170,7 +173,12 @@ class Call {
         [&](std::size_t k, std::size_t other) { return same_laws(k, other); },
         [&](const auto& tensors, const Chosen& taking) { pass(tensors, taking); });
     each([&](auto i, auto& m) {
-      if (chosen[i]) m.finish(params_);
+      if (!chosen[i]) return;
+      if constexpr (requires { m.finish(executor_, params_); }) {
+        m.finish(executor_, params_);
+      } else {
+        m.finish(params_);
+      }
     });
   }
 
