@@ -1,20 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Everything that needs only Eigen and the standard library.
+/// Everything that needs only Eigen and the standard library, but for what is done after training
+/// and would make each file of a program compile longer: average/merge_as_decay.hpp,
+/// average/profile.hpp and average/profile_fit.hpp.
 #pragma once
 
+#include <polyak/average/aswa.hpp>
 #include <polyak/average/average.hpp>
+#include <polyak/average/averaged_weights.hpp>
+#include <polyak/average/batch_norm.hpp>
 #include <polyak/average/conversions.hpp>
+#include <polyak/average/cotta.hpp>
 #include <polyak/average/decay_schedule.hpp>
 #include <polyak/average/ema.hpp>
+#include <polyak/average/ema_bank.hpp>
 #include <polyak/average/hare_tortoise.hpp>
+#include <polyak/average/lawa.hpp>
 #include <polyak/average/posthoc.hpp>
 #include <polyak/average/power_ema.hpp>
+#include <polyak/average/sample_ema.hpp>
 #include <polyak/average/soft_update.hpp>
 #include <polyak/average/swa.hpp>
 #include <polyak/average/swap.hpp>
 #include <polyak/average/switch_ema.hpp>
+#include <polyak/average/tail.hpp>
+#include <polyak/average/weight_profile.hpp>
 #include <polyak/average/weighting.hpp>
+#include <polyak/average/window_average.hpp>
 #include <polyak/core/average_n.hpp>
 #include <polyak/core/denormals.hpp>
 #include <polyak/core/dispatch.hpp>
@@ -33,4 +45,5 @@
 #include <polyak/optim/schedule_free_adamw.hpp>
 #include <polyak/optim/schedule_free_sgd.hpp>
 #include <polyak/optim/sgd.hpp>
+#include <polyak/optim/swa_learning_rate.hpp>
 #include <polyak/version.hpp>

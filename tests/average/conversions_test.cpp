@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <polyak/average/conversions.hpp>
+#include <polyak/average/ema.hpp>
+#include <polyak/average/hare_tortoise.hpp>
+#include <polyak/average/switch_ema.hpp>
 #include <polyak/average/weighting.hpp>
 
 #include <cmath>
@@ -12,6 +15,7 @@
 #include "catch.hpp"
 #include "numbers.hpp"
 #include "refusal.hpp"
+#include "refuses.hpp"
 
 namespace {
 
@@ -113,6 +117,9 @@ TEST_CASE("ages and samples are those of the profile", "[conversions]") {
 }
 
 TEST_CASE("scaling the batch keeps the half-life in samples", "[conversions]") {
+  CHECK(polyak::complement_of_scaled_decay(1 - 1e-12, 8) == Approx(8e-12).epsilon(1e-3));
+  CHECK(polyak::complement_of_scaled_decay(0.97, 4) ==
+        Approx(1 - polyak::scale_decay(0.97, 4)).epsilon(1e-14));
   for (const double kappa : {0.25, 1.0, 3.0, 8.0}) {
     const double scaled = polyak::scale_decay(0.99, kappa);
     CHECK(polyak::half_life(scaled) * kappa == Approx(polyak::half_life(0.99)).epsilon(1e-12));
@@ -165,7 +172,11 @@ TEST_CASE("values out of range are refused", "[conversions]") {
   refused([](double v) { return effective_samples(v); }, rule, no_decay);
   refused([](double v) { return scale_decay(v, 2); }, rule, no_decay);
   const std::vector<double> not_positive{0, -1, nan_value, -infinity};
-  refused([](double v) { return scale_decay(0.5, v); }, "kappa must be > 0", not_positive);
+  refused([](double v) { return scale_decay(0.5, v); }, "kappa must be finite and > 0",
+          {0, -1, nan_value, infinity});
+  refused([](double v) { return complement_of_scaled_decay(v, 2); }, rule, no_decay);
+  refused([](double v) { return complement_of_scaled_decay(0.5, v); },
+          "kappa must be finite and > 0", {0, -1, nan_value, infinity});
   refused([](double v) { return decay_from_half_life(v); }, "half_life must be > 0", not_positive);
   refused([](double v) { return complement_from_half_life(v); }, "half_life must be > 0",
           not_positive);
@@ -174,8 +185,8 @@ TEST_CASE("values out of range are refused", "[conversions]") {
   refused([](double v) { return complement_from_time_constant(v); }, "time_constant must be > 0",
           not_positive);
   refused([](double v) { return decay_from_span(v); }, "span must be >= 1",
-          {0.9, 0, -1, nan_value});
-  refused([](double v) { return complement_from_span(v); }, "span must be >= 1", {0.9, nan_value});
+          {0, -1, nan_value});
+  refused([](double v) { return complement_from_span(v); }, "span must be >= 1", {0, nan_value});
   refused([](double v) { return sigma_rel_from_gamma(v); }, "gamma must be finite and >= 0",
           {-0.1, nan_value, infinity});
   refused([](double v) { return gamma_from_sigma_rel(v); }, "sigma_rel must lie in (0, 1/sqrt(12)]",
@@ -188,4 +199,25 @@ TEST_CASE("values out of range are refused", "[conversions]") {
           not_positive);
   refused([](double v) { return sigma_rel_from_half_life(10, v); }, "updates must be > 0",
           not_positive);
+}
+
+TEST_CASE("refusals guess what was meant", "[conversions]") {
+  using namespace polyak;
+  CHECK(refuses([] { static_cast<void>(half_life(1000)); },
+                {"did you mean a time?", "decay_from_half_life(1000) = 0.99930709", "got 1000"}));
+  CHECK(refuses([] { static_cast<void>(decay_from_span(0.9)); },
+                {"span must be >= 1", "did you mean a decay?", "span(0.9) = 19"}));
+  Parameters params;
+  const auto ema = [&](EmaOptions options) { return [&, options] { Ema<float>(params, options); }; };
+  CHECK(refuses(ema({.decay = 0.001}),
+                {"EmaOptions.decay", "did you mean 1 - 0.001 = 0.999?", "any_decay = true", "got 0.001"}));
+  CHECK(refuses(ema({.decay = 500}), {"EmaOptions.decay", "did you mean a time?"}));
+  CHECK(refuses(ema({.decay = 0.4999}), {"did you mean"}));
+  CHECK_NOTHROW(ema({.decay = 0.5})());
+  CHECK_NOTHROW(ema({.decay = 0})());
+  CHECK_NOTHROW(ema({.decay = 0.001, .any_decay = true})());
+  CHECK(refuses([&] { SwitchEma<float>(params, {.decay = 0.01}); },
+                {"SwitchEmaOptions.decay", "1 - 0.01 = 0.99"}));
+  CHECK(refuses([&] { HareTortoise<float>(params, {.decay = 0.01}); },
+                {"HareTortoiseOptions.decay", "1 - 0.01 = 0.99"}));
 }

@@ -149,9 +149,9 @@ TEST_CASE("an average follows a schedule, and refuses a wrong one") {
 }
 
 TEST_CASE("decays scale with the batch by their power") {
-  CHECK(decay_for_batch(0.97, 4) == Approx(std::pow(0.97, 4)).epsilon(1e-15));
-  CHECK(complement_for_batch(0.9999999, 0.5) == Approx(5.0000001250000e-08).epsilon(1e-9));
-  CHECK(half_life(decay_for_batch(0.99, 8)) == Approx(half_life(0.99) / 8).epsilon(1e-13));
-  CHECK(refuses([] { static_cast<void>(decay_for_batch(0.9, 0)); }, {"kappa", "0"}));
-  CHECK(refuses([] { static_cast<void>(decay_for_batch(1.1, 2)); }, {"decay", "1.1"}));
+  CHECK(scale_decay(0.97, 4) == Approx(std::pow(0.97, 4)).epsilon(1e-15));
+  CHECK(complement_of_scaled_decay(0.9999999, 0.5) == Approx(5.0000001250000e-08).epsilon(1e-9));
+  CHECK(half_life(scale_decay(0.99, 8)) == Approx(half_life(0.99) / 8).epsilon(1e-13));
+  CHECK(refuses([] { static_cast<void>(scale_decay(0.9, 0)); }, {"kappa", "0"}));
+  CHECK(refuses([] { static_cast<void>(scale_decay(1.1, 2)); }, {"decay", "1.1"}));
 }

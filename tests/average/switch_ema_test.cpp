@@ -2,11 +2,14 @@
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/optim/adamw.hpp>
+#include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/sgd.hpp>
 
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "catch.hpp"
@@ -156,6 +159,48 @@ TEST_CASE("a switch leaves the average and the optimizer's state alone", "[switc
   CHECK(bytes_of(x) != bytes_of(y));
   CHECK(polyak::state_bytes(optimizer) == polyak::state_bytes(reference));
   CHECK(polyak::state_bytes(momentum) == polyak::state_bytes(reference_momentum));
+}
+
+TEMPLATE_TEST_CASE("moments that are forgotten at a switch begin anew", "[switch_ema]",
+                   polyak::AdamW<float>, polyak::Sgd<float>, polyak::AdEMAMix<float>) {
+  auto x = RandomNumbers(1).many<float>(77), y = x, gradient = x;
+  polyak::Parameters<float> params, fresh;
+  params.add("x", x);
+  fresh.add("x", y);
+  const auto grads = polyak::like(params, gradient), fresh_grads = polyak::like(fresh, gradient);
+  const auto make = [](const auto& list) {
+    if constexpr (std::is_same_v<TestType, polyak::Sgd<float>>) {
+      return TestType(list, {.learning_rate = 0.05, .momentum = 0.9});
+    } else {
+      return TestType(list, {.learning_rate = 0.05});
+    }
+  };
+  TestType optimizer = make(params);
+  polyak::SwitchEma average(params, {.decay = 0.8, .unit = SwitchUnit::iterations, .interval = 5});
+  RandomNumbers random(2);
+  std::optional<TestType> anew;
+  int switches = 0;
+  for (int i = 0; i < 23; ++i) {
+    random.fill(gradient);
+    polyak::step(params, grads, optimizer, average);
+    if (anew) {
+      anew->step(fresh, fresh_grads);
+      if (!average.switched()) CHECK(bytes_of(x) == bytes_of(y));
+      for (const std::string& slot : optimizer.slots().names()) {
+        CHECK(bytes_of(optimizer.slots().tensor(optimizer.slots().find(slot), 0)) ==
+              bytes_of(anew->slots().tensor(anew->slots().find(slot), 0)));
+      }
+    }
+    CHECK(average.switched() == (i > 0 && (i + 1) % 5 == 0));
+    if (average.switched()) {
+      optimizer.reset_moments();
+      CHECK(optimizer.count() == i + 1);  // schedules go on
+      y = x;
+      anew.emplace(make(fresh));
+      ++switches;
+    }
+  }
+  CHECK(switches == 4);
 }
 
 TEST_CASE("the warmups of the decay", "[switch_ema]") {

@@ -5,10 +5,13 @@
 #include <tuple>
 
 #include <polyak/average/ema.hpp>
+#include <polyak/average/ema_bank.hpp>
 #include <polyak/average/hare_tortoise.hpp>
+#include <polyak/average/lawa.hpp>
 #include <polyak/average/power_ema.hpp>
 #include <polyak/average/swa.hpp>
 #include <polyak/average/switch_ema.hpp>
+#include <polyak/average/window_average.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>
@@ -64,6 +67,18 @@ TEST_CASE("averages on a device: float") {
   });
   twin::check<float>("HareTortoise", []<class P>(const Parameters<P>& p) {
     return std::tuple(HareTortoise<P>(p, {.decay = 0.75, .switch_every = 4, .blend = 0.25}));
+  });
+}
+
+TEST_CASE("banks and windows on a device") {
+  twin::check<float>("EmaBank, Lawa and WindowAverage", []<class P>(const Parameters<P>& p) {
+    return std::tuple(EmaBank<P, 3>(p, {0.75, 0.0, 0.9}), Lawa<P>(p, {.checkpoints = 5}),
+                      WindowAverage<P>(p, {.horizon = 4, .interval = 2, .blocks = 2}));
+  });
+  twin::check<float>("EmaBank and Lawa with compensation", []<class P>(const Parameters<P>& p) {
+    return std::tuple(
+        EmaBank<P, 2>(p, {0.75, 0.9}, {.accumulate = Accumulate::kahan}),
+        Lawa<P>(p, {.checkpoints = 3, .running_mean = true, .accumulate = Accumulate::kahan}));
   });
 }
 

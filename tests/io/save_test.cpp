@@ -185,7 +185,7 @@ TEST_CASE("Lists of several types make one file") {
     a.add("wide", wide);
     b.add("single", single);
     polyak::Ema<double> ema_a(a, {.decay = 0.5});
-    polyak::Ema<float, double> ema_b(b, {.decay = 0.25});
+    polyak::Ema<float, double> ema_b(b, {.decay = 0.75});
     if (first) {
       ema_a.update(a);
       wide[0] = single[0] = 9;

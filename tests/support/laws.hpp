@@ -21,6 +21,11 @@ void for_each_average(Use use) {
   use("AnySwitchLaw", AnySwitchLaw<T>{c(0.3), c(0)});
   use("AnySwitchLaw rests, blends", AnySwitchLaw<T>{c(0), c(0.7)});
   use("ReadLaw", ReadLaw<T>{});
+  use("EmaBankLaw", EmaBankLaw<T, 2>{{c(0.3), c(0.01)}});
+  use("AnyEmaBankLaw", AnyEmaBankLaw<T, 3>{{c(0.3), c(1), c(0)}, {c(0.7), c(0), c(1)}});
+  use("FoldLaw", FoldLaw<T, 2>{{c(1), c(0.5)}, {c(0), c(0.5)}});
+  use("RunningMeanLaw", RunningMeanLaw<T>{c(0.25)});
+  use("ExchangeLaw", ExchangeLaw<T>{});
   use("SoftUpdateLaw", SoftUpdateLaw<T>{c(0.3)});
   use("SwitchLaw", SwitchLaw<T, false, false>{c(0.3), c(0)});
   use("SwitchLaw blends", SwitchLaw<T, false, true>{c(0.3), c(0.7)});

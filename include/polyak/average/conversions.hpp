@@ -9,6 +9,8 @@
 
 #include <cmath>
 #include <numbers>
+#include <string>
+#include <string_view>
 
 #include <polyak/core/require.hpp>
 
@@ -16,8 +18,29 @@ namespace polyak {
 inline namespace v0 {
 
 namespace detail {
-inline void require_decay(double decay) {
-  require(decay >= 0 && decay <= 1, "decay must lie in [0, 1]", decay);
+/// Throws unless the decay lies in [0, 1], and says so where it looks like a time.
+inline void require_decay(double decay, std::string_view name = "decay") {
+  if (decay >= 0 && decay <= 1) [[likely]] {
+    return;
+  }
+  std::string rule = std::string(name) + " must lie in [0, 1]";
+  if (decay > 2 && is_finite(decay)) {
+    rule += "; did you mean a time? decay_from_half_life(" + text(decay) + ") = " +
+            text(std::exp2(-1 / decay)) + ", decay_from_span(" + text(decay) +
+            ") = " + text(1 - 2 / (decay + 1));
+  }
+  require(false, rule, decay);
+}
+/// The same for what an average is made with: decays in (0, 0.5) are refused unless they are meant.
+inline void require_decay(double decay, std::string_view name, bool any) {
+  require_decay(decay, name);
+  if (any || decay == 0 || decay >= 0.5) [[likely]] {
+    return;
+  }
+  require(false,
+          std::string(name) + " must be 0 or at least 0.5 (below it forgets at once); did you mean 1 - " +
+              text(decay) + " = " + text(1 - decay) + "? With any_decay = true it is accepted",
+          decay);
 }
 inline void require_positive(double value, const char* rule) { require(value > 0, rule, value); }
 }  // namespace detail
@@ -57,6 +80,11 @@ inline void require_positive(double value, const char* rule) { require(value > 0
 }
 /// 1 - decay of a window N >= 1: 2/(N + 1).
 [[nodiscard]] inline double complement_from_span(double span) {
+  if (span > 0 && span < 1) {
+    require(false, "span must be >= 1; did you mean a decay? It has span(" + detail::text(span) +
+                       ") = " + detail::text(2 / (1 - span) - 1),
+            span);
+  }
   require(span >= 1, "span must be >= 1", span);
   return 2 / (span + 1);
 }
@@ -78,12 +106,19 @@ inline void require_positive(double value, const char* rule) { require(value > 0
   return (1 + decay) / (1 - decay);
 }
 
-/// The decay for kappa > 0 times the batch size: decay^kappa, so that the half-life in samples
-/// stays. "How to Scale Your EMA" (arXiv 2307.13813).
+/// The decay for kappa times the batch size, kappa finite and > 0: decay^kappa, so that the half-life
+/// in samples stays. "How to Scale Your EMA" (arXiv 2307.13813). Schedules scale by their clock
+/// instead: count samples, with SampleEma, PowerEma or RepeatedWeighting.
 [[nodiscard]] inline double scale_decay(double decay, double kappa) {
   detail::require_decay(decay);
-  detail::require_positive(kappa, "kappa must be > 0");
+  require(kappa > 0 && detail::is_finite(kappa), "kappa must be finite and > 0", kappa);
   return std::pow(decay, kappa);
+}
+/// 1 - decay of that: 1 - decay^kappa, which keeps its digits.
+[[nodiscard]] inline double complement_of_scaled_decay(double decay, double kappa) {
+  detail::require_decay(decay);
+  require(kappa > 0 && detail::is_finite(kappa), "kappa must be finite and > 0", kappa);
+  return decay == 0 ? 1 : -std::expm1(kappa * std::log(decay));
 }
 
 /// Width of the power function t^gamma as a fraction of the training time, gamma >= 0:
@@ -125,20 +160,6 @@ inline void require_positive(double value, const char* rule) { require(value > 0
   detail::require_positive(half_life, "half_life must be > 0");
   detail::require_positive(updates, "updates must be > 0");
   return half_life / (std::numbers::ln2 * updates);
-}
-
-/// 1 - decay for batches `kappa` times as large: 1 - decay^kappa, so that the half-life in samples
-/// stays. "How to Scale Your EMA" (arXiv 2307.13813). kappa finite, > 0. Schedules scale by their
-/// clock instead: count samples.
-[[nodiscard]] inline double complement_for_batch(double decay, double kappa) {
-  detail::require_decay(decay);
-  require(kappa > 0 && detail::is_finite(kappa), "kappa must be finite and > 0", kappa);
-  return decay == 0 ? 1 : -std::expm1(kappa * std::log(decay));
-}
-[[nodiscard]] inline double decay_for_batch(double decay, double kappa) {
-  detail::require_decay(decay);
-  require(kappa > 0 && detail::is_finite(kappa), "kappa must be finite and > 0", kappa);
-  return std::pow(decay, kappa);
 }
 
 }  // namespace v0

@@ -17,6 +17,7 @@
 ///   CosineDecayWeighting  1 - d = (1 - base)(1 + cos(pi min(t-1, K)/K))/2               BYOL
 ///   GainWarmupWeighting   of 1 - d:  exponential or linear towards `gain`
 ///   PowerGainWeighting    1 - d = max(min_gain, (t - burn_in)^-alpha);  t <= burn_in: copy
+///   RepeatedWeighting<W>  one call stands for `repeats` calls of W: d = d_W ... d_W
 ///
 /// Decays are not corrected for skipped calls unless said. `validate` throws std::invalid_argument
 /// for what is out of range, as Average does with them.
@@ -371,6 +372,47 @@ inline void validate(const PowerGainWeighting& w) {
   require(w.min_gain >= 0 && w.min_gain <= 1, "PowerGainWeighting.min_gain must lie in [0, 1]",
           w.min_gain);
   require(w.burn_in >= 0, "PowerGainWeighting.burn_in must be >= 0", w.burn_in);
+}
+
+/// Any weighting by another clock: each call stands for `repeats` calls of `weighting` with the same
+/// weights. So a schedule that was made for one batch size serves batches that many times as large
+/// ("How to Scale Your EMA", arXiv 2307.13813), or counts samples. O(repeats) numbers per call.
+template <class W>
+struct RepeatedWeighting {
+  static constexpr std::string_view type_name = "repeated";
+  W weighting;
+  std::int64_t repeats = 1;  ///< >= 1
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    weighting.options(visit);
+    visit.option("repeats", repeats);
+  }
+  [[nodiscard]] bool weighs_initial() const {
+    if constexpr (requires { weighting.weighs_initial(); }) return weighting.weighs_initial();
+    return false;
+  }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    double all = 0;
+    for (std::int64_t s = first(t); s <= t * repeats; ++s) {
+      const double one = weighting.gain(s);
+      all = one == 1 ? 1 : all * weighting.complement(s) + one;
+    }
+    return std::fmin(all, 1);
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    double all = 1;
+    for (std::int64_t s = first(t); s <= t * repeats; ++s) all *= weighting.complement(s);
+    return all;
+  }
+
+ private:
+  [[nodiscard]] std::int64_t first(std::int64_t t) const { return (t - 1) * repeats + 1; }
+};
+template <class W>
+void validate(const RepeatedWeighting<W>& w) {
+  require(w.repeats >= 1, "RepeatedWeighting.repeats must be >= 1", w.repeats);
+  if constexpr (requires { validate(w.weighting); }) validate(w.weighting);
 }
 
 }  // namespace v0

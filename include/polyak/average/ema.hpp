@@ -8,6 +8,9 @@
 ///   c_t   = (1 - decay) / (1 - decay^t)            Start::zero_debiased
 ///
 /// Weight of x_t in avg_T: (1 - decay) decay^(T-t), over 1 - decay^T where debiased.
+/// Followed through the tasks of continual learning (grow() where the model does), with decay 0.99,
+/// it is the temporal ensemble of "Improving Online Continual Learning Performance and Stability
+/// with Temporal Ensembles" (arXiv 2306.16817).
 /// Debiasing: "Adam: A Method for Stochastic Optimization" (arXiv 1412.6980), section 3.
 /// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and update.
 #pragma once
@@ -16,13 +19,15 @@
 #include <string_view>
 
 #include <polyak/average/average.hpp>
+#include <polyak/average/conversions.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
 inline namespace v0 {
 
 struct EmaOptions {
-  double decay = 0.999;         ///< in [0, 1]: remembers about 1/(1 - decay) calls; < 1 if debiased
+  double decay = 0.999;  ///< 0 or in [0.5, 1]: remembers about 1/(1 - decay) calls; < 1 if debiased
+  bool any_decay = false;       ///< accepts decays in (0, 0.5) too, which are rarely meant
   Start start = Start::params;  ///< what the average holds before its first update
   std::int64_t update_every =
       1;  ///< calls per update, >= 1; an update then decays by decay^update_every
@@ -32,7 +37,7 @@ struct EmaOptions {
 };
 
 inline void validate(const EmaOptions& o) {
-  require(o.decay >= 0 && o.decay <= 1, "EmaOptions.decay must lie in [0, 1]", o.decay);
+  detail::require_decay(o.decay, "EmaOptions.decay", o.any_decay);
   require(o.decay < 1 || o.start != Start::zero_debiased,
           "EmaOptions.decay must be below 1 with Start::zero_debiased", o.decay);
   require(o.update_every >= 1, "EmaOptions.update_every must be >= 1", o.update_every);

@@ -8,7 +8,8 @@
 ///   after call j >= 1, j a multiple of switch_every:  x <- blend x + (1 - blend) avg
 ///
 /// "Slow and Steady Wins the Race: Maintaining Plasticity with Hare and Tortoise Networks"
-/// (arXiv 2406.02596); the decay's warmup is that of the ema-pytorch package.
+/// (arXiv 2406.02596). The optimizer's state stays, as with SwitchEma, where reset_moments() is shown.
+/// The decay's warmup is that of the ema-pytorch package.
 /// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and call, 4 at a
 /// switch.
 #pragma once
@@ -17,6 +18,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include <polyak/average/conversions.hpp>
 #include <polyak/average/switching.hpp>
 #include <polyak/core/require.hpp>
 
@@ -24,7 +26,8 @@ namespace polyak {
 inline namespace v0 {
 
 struct HareTortoiseOptions {
-  double decay = 0.999;  ///< cap of the decay, in [0, 1]; 1 freezes the average after the copies
+  double decay = 0.999;  ///< cap: 0 or in [0.5, 1]; 1 freezes the average after the copies
+  bool any_decay = false;            ///< accepts decays in (0, 0.5) too
   std::int64_t switch_every = 1000;  ///< k calls from one switch to the next, >= 1
   double blend = 0;                  ///< share of the fast weights after a switch, in [0, 1]
   std::int64_t update_after = 0;     ///< calls after the first that still copy, >= 0
@@ -38,7 +41,7 @@ struct HareTortoiseOptions {
 };
 
 inline void validate(const HareTortoiseOptions& o) {
-  require(o.decay >= 0 && o.decay <= 1, "HareTortoiseOptions.decay must lie in [0, 1]", o.decay);
+  detail::require_decay(o.decay, "HareTortoiseOptions.decay", o.any_decay);
   require(o.switch_every >= 1, "HareTortoiseOptions.switch_every must be >= 1", o.switch_every);
   require(o.blend >= 0 && o.blend <= 1, "HareTortoiseOptions.blend must lie in [0, 1]", o.blend);
   require(o.update_after >= 0, "HareTortoiseOptions.update_after must be >= 0", o.update_after);

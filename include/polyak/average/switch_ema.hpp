@@ -5,9 +5,16 @@
 ///   each call:      avg <- decay_i avg + (1 - decay_i) x          i = 0, 1, ... counts the calls
 ///   at a switch:    x <- avg                                      avg itself unchanged
 ///   unit epochs:      before the first call of epoch e when start < e <= end, (e + 1) % interval =
-///   0 unit iterations:  after call i when start < i <= end, (i + 1) % interval = 0
+///                     0
+///   unit iterations:  after call i when start < i <= end, (i + 1) % interval = 0
 ///
-/// Optimizer state, learning-rate schedule and warmup go on through a switch as if there was none.
+/// Optimizer state, learning-rate schedule and warmup go on through a switch as if there was none, as
+/// in the authors' code. Moments that belong to the weights before it can be forgotten instead:
+///
+///   if (ema.begin_epoch(params)) optimizer.reset_moments();                       unit epochs
+///   step(params, grads, optimizer, ema);                                          unit iterations
+///   if (ema.switched()) optimizer.reset_moments();
+///
 /// "Switch EMA: A Free Lunch for Better Flatness and Sharpness" (arXiv 2402.09240).
 /// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and call, 4 at a
 /// switch.
@@ -18,6 +25,7 @@
 #include <string_view>
 #include <limits>
 
+#include <polyak/average/conversions.hpp>
 #include <polyak/average/switching.hpp>
 #include <polyak/core/require.hpp>
 
@@ -58,7 +66,8 @@ enum class SwitchWarmup : std::uint8_t {
 }
 
 struct SwitchEmaOptions {
-  double decay = 0.999;                  ///< in (0, 1)
+  double decay = 0.999;                  ///< in [0.5, 1); the decay, not the gain
+  bool any_decay = false;                ///< accepts decays in (0, 0.5) too
   SwitchUnit unit = SwitchUnit::epochs;  ///< of the next three
   std::int64_t interval = 1;             ///< from one switch to the next, >= 1
   std::int64_t start = 0;  ///< the first switch comes after this epoch or iteration, >= 0
@@ -74,6 +83,7 @@ struct SwitchEmaOptions {
 
 inline void validate(const SwitchEmaOptions& o) {
   require(o.decay > 0 && o.decay < 1, "SwitchEmaOptions.decay must lie in (0, 1)", o.decay);
+  detail::require_decay(o.decay, "SwitchEmaOptions.decay", o.any_decay);
   require(o.interval >= 1, "SwitchEmaOptions.interval must be >= 1", o.interval);
   require(o.start >= 0, "SwitchEmaOptions.start must be >= 0", o.start);
   require(o.end >= o.start, "SwitchEmaOptions.end must be >= start", o.end);

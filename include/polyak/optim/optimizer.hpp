@@ -3,6 +3,7 @@
 /// What all optimizers share: slots, step counts, the learning rate of the next step.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -78,6 +79,14 @@ class Optimizer {
   /// Steps made, and those that Nonfinite::skip_step left out.
   [[nodiscard]] std::int64_t count() const { return steps_; }
   [[nodiscard]] std::int64_t skipped() const { return skipped_; }
+
+  /// Forgets the moments: all state is 0 and bias corrections begin anew, as after construction.
+  /// Learning rate, count() and schedules go on. What to do where weights jump, if anything: see
+  /// SwitchEma.
+  void reset_moments() {
+    detail::clear_bytes(slots_.space(), slots_.block()->data(), slots_.block()->bytes());
+    std::fill(tensor_steps_.begin(), tensor_steps_.end(), 0);
+  }
 
   /// Reads one state slot in place. Throws std::invalid_argument for an unknown name.
   [[nodiscard]] SlotView<S> slot(std::string_view name) const {

@@ -159,6 +159,8 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
 
  public:
   [[nodiscard]] const ScheduleFreeScalars& scalars() const { return scalars_; }
+  /// z is no moment: it cannot be forgotten.
+  void reset_moments() = delete;
   /// Whether there is an average to hand out.
   [[nodiscard]] bool ready() const { return this->count() > 0; }
 

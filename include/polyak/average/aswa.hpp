@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Aswa: the equal average of an epoch's iterates, or of those that a norm lets pass, put into the
+/// model at its end.
+///
+///   offered x:   nu = mean (or max) over tensors of |average - x|          N: norms since the last
+///                accept where  nu > mean(N),  mean of none = 0              one that was accepted
+///   accepted:    average <- average + (x - average)/(n + 1),  n <- n + 1,  N = {nu}
+///   rejected:    N <- N + {nu}  where nu > 0
+///   epoch ends:  x <- average,  N = {}
+///
+/// "Stabilizing stochastic training by averaging": ASWA accepts all, NASWA by the norm
+/// (arXiv 1909.10447). State: 1 slot ("average"). 3 words per parameter and accepted call, and 2
+/// for the norm.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include <polyak/average/average.hpp>
+#include <polyak/core/dispatch.hpp>
+#include <polyak/core/law.hpp>
+#include <polyak/core/pack.hpp>
+#include <polyak/core/parameters.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// Which iterates an Aswa takes.
+enum class AswaFilter : std::uint8_t {
+  all,           ///< ASWA
+  mean_norm,     ///< NASWA, nu the mean of the tensors' norms
+  largest_norm,  ///< NASWA, nu the largest of them
+};
+[[nodiscard]] constexpr std::string_view name_of(AswaFilter value) {
+  switch (value) {
+    case AswaFilter::all:
+      return "all";
+    case AswaFilter::mean_norm:
+      return "mean_norm";
+    default:
+      return "largest_norm";
+  }
+}
+
+struct AswaOptions {
+  AswaFilter filter = AswaFilter::all;
+  /// As the authors' code: at the end of an epoch average and weights change places, and with
+  /// AswaFilter::all the first iterate counts twice.
+  bool reference_swap = false;
+  Accumulate accumulate = Accumulate::plain;
+  std::uint64_t seed = 0;  ///< of Accumulate::stochastic
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+/// c = 1/(n + 1) of an accepted call, 0 of another.
+struct AswaWeighting {
+  std::int64_t averaged = 0;  ///< n
+  bool first_twice = false;
+  bool accepts = true;  ///< the next call
+
+  [[nodiscard]] double gain(std::int64_t) const {
+    return accepts ? 1 / (static_cast<double>(averaged) + 1) : 0;
+  }
+  [[nodiscard]] double complement(std::int64_t) const {
+    const auto n = static_cast<double>(averaged);
+    return accepts ? n / (n + 1) : 1;
+  }
+  void advance(std::int64_t) {
+    if (accepts) averaged += averaged == 0 && first_twice ? 2 : 1;
+  }
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    visit.scalar("averaged", averaged);
+  }
+};
+
+/// x and the average change places.
+template <class T>
+struct ExchangeLaw {
+  static constexpr Traffic traffic{.slots = 1, .writes_parameter = true};
+  template <class V, class Slot>
+  POLYAK_LAW void operator()(V& x, Slot& average) const {
+    const V before = x;
+    x = average;
+    average = before;
+  }
+};
+
+namespace detail {
+
+/// Sum of (a - x)^2 in double: in 16 running sums, element k in sum k mod 16, that are added in
+/// order at the end. So it does not depend on the level.
+template <class P, class A>
+struct SquaredDistance {
+  const P* x;
+  const A* a;
+  std::size_t size;
+  double* sum;
+
+  template <class Level>
+  POLYAK_INLINE void run() const {
+    constexpr std::size_t lanes = 16;
+    using V = Pack<double, lanes, Level>;
+    V sums(0.0);
+    for (std::size_t i = 0; i < size; i += lanes) {
+      alignas(64) double difference[lanes] = {};
+      const std::size_t count = std::min(lanes, size - i);
+      for (std::size_t k = 0; k < count; ++k) {
+        difference[k] = static_cast<double>(widened<carrier_t<A>>(a, i + k)) -
+                        static_cast<double>(widened<carrier_t<P>>(x, i + k));
+      }
+      const V d = V::load(difference);
+      sums = fma(d, d, sums);
+    }
+    alignas(64) double parts[lanes];
+    sums.store(parts);
+    *sum = 0;
+    for (const double part : parts) *sum += part;
+  }
+};
+
+}  // namespace detail
+
+/// Offer the weights by update() (or step()) after each iteration, and call end_epoch() after each
+/// epoch; n goes on counting. An iterate with a NaN or an infinity never passes the norm. On the
+/// host alone. Everything else is Average.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class Aswa : public Average<P, AswaWeighting, S> {
+  using Base = Average<P, AswaWeighting, S>;
+
+ public:
+  static constexpr std::string_view type_name = "Aswa";
+  static constexpr bool needs_whole_tensors = true;
+  static constexpr bool reads_weights = true;  // before the pass, so they must be there
+
+  explicit Aswa(const Parameters<P>& params, AswaOptions options = {})
+      : Base(params,
+             AswaWeighting{0, options.reference_swap && options.filter == AswaFilter::all, true},
+             options.nonfinite, {options.accumulate, options.seed}),
+        filter_(options.filter),
+        swaps_(options.reference_swap) {}
+
+  /// As Average::update. Whether the weights were accepted, accepted() tells.
+  bool update(const Parameters<P>& params) { return polyak::update(params, *this); }
+  bool update(const Parameters<P>& params, std::int64_t step) {
+    this->require_next(step);
+    return update(params);
+  }
+
+  /// Whether the last call was accepted.
+  [[nodiscard]] bool accepted() const { return this->gain() != 0; }
+  /// n: iterates in the average.
+  [[nodiscard]] std::int64_t averaged() const { return this->weighting().averaged; }
+  /// nu of the last call; 0 where none was computed.
+  [[nodiscard]] double norm() const { return norm_; }
+
+  /// An epoch ends: the average goes into the model. Throws std::logic_error before the first call
+  /// and while an average is swapped in, std::invalid_argument for other parameters.
+  void end_epoch(const Parameters<P>& params) {
+    this->require_ready();
+    if (params.swapped()) {
+      detail::refuse_order("polyak: end_epoch() while an average is swapped in");
+    }
+    detail::check_method(*this, params);
+    if (swaps_) {
+      this->template walk_all<ExchangeLaw>(params);
+    } else {
+      this->template walk_all<ReadLaw>(params);
+    }
+    norms_ = sum_ = 0;
+  }
+
+  // What step() and update() call.
+  void advance(const Parameters<P>& params, const element_t<P>* const* gradients) {
+    bool accepts = true;
+    norm_ = 0;
+    if (filter_ != AswaFilter::all && averaged() > 0) {
+      norm_ = distance(params);
+      accepts = detail::is_finite(norm_) && norm_ > (norms_ == 0 ? 0 : sum_ / norms_);
+      if (accepts) norms_ = sum_ = 0;
+      if (norm_ > 0 && detail::is_finite(norm_)) {
+        sum_ += norm_;
+        ++norms_;
+      }
+    }
+    this->mutable_weighting().accepts = accepts;
+    Base::advance(params, gradients);
+  }
+
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    visit.option("filter", filter_);
+    visit.option("reference_swap", swaps_);
+    Base::state(visit);
+    visit.scalar("norms", norms_);
+    visit.scalar("sum_of_norms", sum_);
+  }
+
+ private:
+  [[nodiscard]] double distance(const Parameters<P>& params) const {
+    double total = 0, largest = 0;
+    std::size_t tensors = 0;
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (!this->slots().keeps(k) || params[k].size() == 0) continue;
+      double square = 0;
+      this->in_storage([&]<int Storage>(std::integral_constant<int, Storage>) {
+        const auto run =
+            this->template run_in<Storage>([]<class C>(C) { return ReadLaw<C>{}; }, std::size_t{0});
+        using A = std::remove_pointer_t<std::remove_cvref_t<decltype(run.slots[0])>>;
+        detail::run_at(detail::level_in_use(),
+                       detail::SquaredDistance<element_t<P>, A>{
+                           params[k].data(), run.slots[0] + run.offsets[k], params[k].size(), &square});
+      });
+      const double one = std::sqrt(square);
+      total += one;
+      largest = one > largest || detail::is_nan(one) ? one : largest;
+      ++tensors;
+    }
+    if (filter_ == AswaFilter::largest_norm) return detail::is_nan(total) ? total : largest;
+    return tensors == 0 ? 0 : total / static_cast<double>(tensors);
+  }
+
+  AswaFilter filter_;
+  bool swaps_;
+  double norm_ = 0;
+  double norms_ = 0, sum_ = 0;  // of N
+};
+
+}  // namespace v0
+}  // namespace polyak

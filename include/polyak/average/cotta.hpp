@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// CottaTeacher: a teacher that follows a student at test time, and a student that forgets back.
+///
+///   teacher <- m teacher + (1 - m) student          the student as its optimizer left it
+///   student <- source, element by element, each with probability r           and only then
+///
+/// "Continual Test-Time Domain Adaptation" (arXiv 2203.13591). The source is the model at
+/// construction. Whether an element returns depends on seed, call, tensor and element only: on 40
+/// random bits, which are below r 2^40. State: 2 slots ("average", and "source" in the parameters'
+/// type). Elementwise; any shape. 3 words per parameter and call, and the cache lines that return.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include <polyak/average/average.hpp>
+#include <polyak/average/conversions.hpp>
+#include <polyak/core/dispatch.hpp>
+#include <polyak/core/executor.hpp>
+#include <polyak/core/parameters.hpp>
+#include <polyak/core/random.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+struct CottaOptions {
+  double decay = 0.99;                ///< m, 0 or in [0.5, 1]; 0.999 in the paper's experiments
+  bool any_decay = false;             ///< accepts decays in (0, 0.5) too
+  double restore_probability = 0.1;   ///< r per call, in [0, 1]; 0.01 or 0.001 in the experiments
+  std::vector<std::string> restored = {};  ///< tensors that return; empty: all averaged ones
+  std::uint64_t restore_seed = 0;     ///< of the choice of elements
+  Accumulate accumulate = Accumulate::plain;
+  std::uint64_t seed = 0;  ///< of Accumulate::stochastic
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const CottaOptions& o) {
+  detail::require_decay(o.decay, "CottaOptions.decay", o.any_decay);
+  require(o.restore_probability >= 0 && o.restore_probability <= 1,
+          "CottaOptions.restore_probability must lie in [0, 1]", o.restore_probability);
+}
+
+namespace detail {
+
+/// Which elements of a tensor are chosen with a given probability: those of whose 40 random bits the
+/// number is below r 2^40. 8 of them decide nearly always.
+struct RandomChoice {
+  /// Elements that eight calls of Philox give 8 bits each, and those of one mask.
+  static constexpr std::size_t group = 128, masked = 64;
+  static constexpr std::uint64_t all = std::uint64_t{1} << 40;
+
+  RandomKey key;
+  std::uint64_t below;  ///< of 2^40
+
+  RandomChoice(const RandomKey& whose, double probability)
+      : key(whose), below(static_cast<std::uint64_t>(std::ldexp(probability, 40))) {
+    if (probability > 0 && below == 0) below = 1;
+  }
+
+  /// Calls `use(first, chosen)` for 64 elements of begin..end at a time of which any is chosen; bit
+  /// k of `chosen` is element first + k.
+  template <class Level, class Use>
+  POLYAK_INLINE void each(std::size_t begin, std::size_t end, Use use) const {
+    const auto high = static_cast<std::uint32_t>(below >> 32);
+    RandomBits random;
+    random.schedule(key);
+    for (std::size_t start = begin / group * group; start < end; start += group) {
+      if (below < all) fill_bytes(Level{}, key, start / group, random);
+      for (std::size_t part = 0; part < group; part += masked) {
+        const std::size_t first = start + part;
+        if (first + masked <= begin || first >= end) continue;
+        const unsigned char* const bytes = random.bytes.data() + part;
+        std::uint64_t chosen = ~std::uint64_t{0};
+        if (below < all) {
+          const std::uint64_t candidates = high < 0x7f ? perhaps_below(bytes, high + 1) : chosen;
+          chosen = 0;
+          for (std::uint64_t rest = candidates; rest != 0; rest &= rest - 1) {
+            const auto k = static_cast<std::size_t>(std::countr_zero(rest));
+            const bool own = bytes[k] < high || (bytes[k] == high && tie(first + k));
+            chosen |= std::uint64_t{own} << k;
+          }
+        }
+        if (first < begin) chosen &= ~std::uint64_t{0} << (begin - first);
+        if (end - first < masked) chosen &= ~(~std::uint64_t{0} << (end - first));
+        if (chosen != 0) use(first, chosen);
+      }
+    }
+  }
+
+ private:
+  /// A bit for each of 64 bytes: set where it is below `limit` <= 0x7f, and for few others. Eight
+  /// bytes at a time: the highest bit of each that a subtraction borrows from, gathered by a product.
+  [[nodiscard]] POLYAK_INLINE static std::uint64_t perhaps_below(const unsigned char* bytes,
+                                                                 std::uint32_t limit) {
+    constexpr std::uint64_t ones = 0x0101010101010101u, gather = 0x0102040810204080u;
+    std::uint64_t mask = 0;
+    for (std::size_t k = 0; k < masked; k += 8) {
+      std::uint64_t eight = 0;
+      if constexpr (std::endian::native == std::endian::little) {
+        std::memcpy(&eight, bytes + k, sizeof eight);
+      } else {
+        for (std::size_t byte = 0; byte < 8; ++byte) {
+          eight |= std::uint64_t{bytes[k + byte]} << (8 * byte);
+        }
+      }
+      const std::uint64_t borrows = (eight - ones * limit) & ~eight & ones * 0x80;
+      mask |= ((borrows >> 7) * gather >> 56) << k;
+    }
+    return mask;
+  }
+  /// The lower 32 bits of an element whose upper 8 decide nothing.
+  [[nodiscard]] bool tie(std::size_t element) const {
+    const auto words = philox4x32<RandomKey::rounds>(
+        key.counter((std::uint64_t{1} << 35) + element / 4), key.key());
+    return words[element % 4] < static_cast<std::uint32_t>(below);
+  }
+};
+
+/// x <- source for the chosen elements of one tensor.
+template <class P>
+struct RestorePass {
+  P* x;
+  const P* source;
+  std::size_t begin, end;
+  RandomChoice choice;
+
+  /// Elements that are chosen lie far apart, and nothing but the choice says where: their lines are
+  /// asked for some groups before they are used.
+  template <class Level>
+  POLYAK_INLINE void run() const {
+    constexpr std::size_t most = 32;
+    std::size_t firsts[most];
+    std::uint64_t masks[most];
+    std::size_t waiting = 0;
+    choice.template each<Level>(begin, end, [&](std::size_t first, std::uint64_t chosen) {
+      for (std::uint64_t rest = chosen; rest != 0; rest &= rest - 1) {
+        const std::size_t k = first + static_cast<std::size_t>(std::countr_zero(rest));
+#if defined(__GNUC__)
+        __builtin_prefetch(x + k, 1);
+        __builtin_prefetch(source + k);
+#endif
+      }
+      firsts[waiting] = first;
+      masks[waiting] = chosen;
+      if (++waiting < most) return;
+      for (std::size_t one = 0; one < most; ++one) restore(firsts[one], masks[one]);
+      waiting = 0;
+    });
+    for (std::size_t one = 0; one < waiting; ++one) restore(firsts[one], masks[one]);
+  }
+
+ private:
+  POLYAK_INLINE void restore(std::size_t first, std::uint64_t chosen) const {
+    for (; chosen != 0; chosen &= chosen - 1) {
+      const std::size_t k = first + static_cast<std::size_t>(std::countr_zero(chosen));
+      x[k] = source[k];
+    }
+  }
+};
+
+}  // namespace detail
+
+/// The teacher is an average like any other: hand it out, save it. Its update changes the student
+/// too, so name it last in a step. BatchNorm statistics and other buffers are not restored.
+/// Throws std::invalid_argument for options out of range and for `restored` names of tensors that
+/// are unknown or not averaged; everything else is Average.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class CottaTeacher : public Average<P, ExponentialWeighting, S> {
+  using Base = Average<P, ExponentialWeighting, S>;
+
+ public:
+  static constexpr std::string_view type_name = "CottaTeacher";
+  static constexpr bool needs_whole_tensors = true;  // no form for a device
+
+  explicit CottaTeacher(const Parameters<P>& params, CottaOptions options = {})
+      : Base(params, weighting_of(options), options.nonfinite,
+             {options.accumulate, options.seed}),
+        source_(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"source"}),
+        probability_(options.restore_probability),
+        seed_(options.restore_seed) {
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      const bool kept = source_.keeps(k);
+      restores_.push_back(kept && options.restored.empty());
+      if (!kept || params[k].size() == 0) continue;
+      std::copy_n(params[k].data(), params[k].size(), source_.tensor(0, k).data());
+    }
+    for (const std::string& name : options.restored) {
+      const std::string& own = params.at(name).name();
+      const std::size_t k = params.layout()->find(own);
+      if (!source_.keeps(k)) {
+        detail::refuse_value("polyak: CottaOptions.restored must name averaged tensors, got \"" +
+                             name + "\"");
+      }
+      restores_[k] = true;
+    }
+  }
+
+  /// The source cannot grow.
+  void grow(const Parameters<P>& params) = delete;
+
+  /// As Average::update; elements of the student return to the source afterwards.
+  bool update(const Parameters<P>& params) { return polyak::update(params, *this); }
+  bool update(const Parameters<P>& params, std::int64_t step) {
+    this->require_next(step);
+    return update(params);
+  }
+
+  /// Returns the elements to the source for which `choose(tensor, element)` holds, whatever the
+  /// options say; for a choice of one's own, with restore_probability = 0. Throws
+  /// std::invalid_argument for other parameters, std::logic_error while an average is swapped in.
+  template <class Choose>
+  void restore(const Parameters<P>& params, Choose&& choose) const {
+    if (params.swapped()) detail::refuse_order("polyak: restore() while an average is swapped in");
+    detail::require_same(params.layout(), source_.layout(), "the parameters and those of the teacher");
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (!source_.keeps(k)) continue;
+      const auto source = source_.tensor(0, k);
+      for (std::size_t i = 0; i < source.size(); ++i) {
+        if (choose(k, i)) params[k].data()[i] = source[i];
+      }
+    }
+  }
+
+  /// The model at construction.
+  [[nodiscard]] SlotView<element_t<P>> source() const { return {source_, 0}; }
+  /// Whether call t returns this element of this tensor to its source.
+  [[nodiscard]] bool restores(std::int64_t call, std::size_t tensor, std::size_t element) const {
+    bool chosen = false;
+    if (restores_[tensor]) {
+      choice(call, tensor).template each<detail::Baseline>(
+          element, element + 1, [&](std::size_t, std::uint64_t) { chosen = true; });
+    }
+    return chosen;
+  }
+
+  [[nodiscard]] MemoryReport memory_report() const {
+    MemoryReport report = Base::memory_report();
+    const MemoryReport source = source_.memory_report();
+    report.slots.insert(report.slots.end(), source.slots.begin(), source.slots.end());
+    report.total += source.total;
+    return report;
+  }
+
+  // What step() and update() call.
+  template <class E>
+  void finish(E& executor, const Parameters<P>& params) {
+    Base::finish(params);
+    if (probability_ == 0) return;
+    const int level = detail::level_in_use();
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (!restores_[k]) continue;
+      const std::size_t size = params[k].size();
+      const auto range = [&](std::size_t begin, std::size_t end) {
+        // A boundary is rounded down to whole granules, the same from both sides.
+        const std::size_t low = begin / detail::slot_granule * detail::slot_granule;
+        const std::size_t high = end == size ? size : end / detail::slot_granule * detail::slot_granule;
+        if (low >= high) return;
+        detail::run_at(level, detail::RestorePass<element_t<P>>{params[k].data(), source_.tensor(0, k).data(), low,
+                                                     high, choice(this->calls(), k)});
+      };
+      executor(size, range);
+    }
+  }
+  void finish(const Parameters<P>& params) { finish(serial, params); }
+
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    visit.option("restore_probability", probability_);
+    visit.option("restore_seed", seed_);
+    for (std::size_t k = 0; k < restores_.size(); ++k) {
+      if (source_.keeps(k)) {
+        visit.option("restores." + source_.layout()->tensors[k].name,
+                     static_cast<bool>(restores_[k]));
+      }
+    }
+    visit.slots(source_);
+    Base::state(visit);
+  }
+
+ private:
+  static ExponentialWeighting weighting_of(const CottaOptions& options) {
+    validate(options);
+    return {options.decay, Start::params, 1};
+  }
+  [[nodiscard]] detail::RandomChoice choice(std::int64_t call, std::size_t tensor) const {
+    // Not the stream that rounds at random.
+    return {{seed_ ^ 0x436f5454412e2e2eu, static_cast<std::uint64_t>(call), tensor}, probability_};
+  }
+
+  Slots<element_t<P>> source_;
+  double probability_;
+  std::uint64_t seed_;
+  std::vector<bool> restores_;
+};
+
+}  // namespace v0
+}  // namespace polyak

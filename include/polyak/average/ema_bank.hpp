@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// EmaBank: N exponential averages of one model, each weight read once for all of them.
+///
+///   avg_k <- avg_k + c_k (x - avg_k)      c_k = 1 - decay_k, as of Ema;  k = 0, ..., N-1
+///
+/// Which decay is best is known after training: follow several, look at each, keep one.
+/// State: N slots ("average.0", ...). Elementwise; any shape. 2 N + 1 words per parameter and
+/// update, N of N Emas that are updated one after the other.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <polyak/average/averaged_weights.hpp>
+#include <polyak/average/ema.hpp>
+#include <polyak/average/weighting.hpp>
+#include <polyak/core/law.hpp>
+#include <polyak/core/parameters.hpp>
+#include <polyak/core/random.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// avg_k + c_k (x - avg_k), for 0 < c_k < 1.
+template <class T, std::size_t N>
+struct EmaBankLaw {
+  static constexpr Traffic traffic{.slots = static_cast<int>(N)};
+  detail::Array<T, N> gains;
+  template <class V, class... Slot>
+  POLYAK_LAW void operator()(const V& x, Slot&... averages) const {
+    const T* gain = gains.data();
+    ((averages = fma(V(*gain++), x - averages, averages)), ...);
+  }
+};
+
+/// The same for any gains: 1 copies, 0 rests.
+template <class T, std::size_t N>
+struct AnyEmaBankLaw {
+  static constexpr Traffic traffic{.slots = static_cast<int>(N)};
+  detail::Array<T, N> gains, complements;
+  template <class V, class... Slot>
+  POLYAK_LAW void operator()(const V& x, Slot&... averages) const {
+    const T *gain = gains.data(), *complement = complements.data();
+    (one(V(*gain++), V(*complement++), x, averages), ...);
+  }
+
+ private:
+  template <class V, class Slot>
+  POLYAK_LAW static void one(const V& gain, const V& complement, const V& x, Slot& average) {
+    average = if_zero(gain, average, if_zero(complement, x, fma(gain, x - average, average)));
+  }
+};
+
+/// What the averages of a bank share; as of EmaOptions.
+struct EmaBankOptions {
+  Start start = Start::params;    ///< what the averages hold before their first update
+  std::int64_t update_every = 1;  ///< calls per update, >= 1
+  bool any_decay = false;         ///< accepts decays in (0, 0.5) too
+  Accumulate accumulate = Accumulate::plain;
+  std::uint64_t seed = 0;  ///< of Accumulate::stochastic
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const EmaBankOptions& o) {
+  require(o.update_every >= 1, "EmaBankOptions.update_every must be >= 1", o.update_every);
+}
+
+/// The average that a bank chose.
+struct EmaBankChoice {
+  std::size_t index = 0;
+  double decay = 0;
+  double value = 0;            ///< of the metric
+  std::vector<double> values;  ///< of every average
+};
+
+/// N exponential averages of a model's weights.
+///
+///     polyak::EmaBank bank(params, std::array{0.99, 0.999, 0.9999});
+///     polyak::step(params, grads, optimizer, bank);
+///     const auto best = bank.best(params, [&] { return loss(model, validation); });
+///     const auto averaged = bank.swap_into(params, best.index);
+///
+/// Throws std::invalid_argument for options out of range and for decays as Ema does. With
+/// Accumulate::stochastic the averages round by the same random bits.
+template <ParameterScalar P, std::size_t N, StateScalar S = default_state_t<P>>
+class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
+  static_assert(N >= 1 && N <= 16, "polyak: an EmaBank has 1 to 16 averages");
+  using Base = AveragedWeights<EmaBank<P, N, S>, P, S>;
+
+ public:
+  static constexpr std::string_view type_name = "EmaBank";
+
+  EmaBank(const Parameters<P>& params, const std::array<double, N>& decays,
+          EmaBankOptions options = {})
+      : EmaBank(params, options, weightings_of(decays, options)) {}
+
+  [[nodiscard]] static constexpr std::size_t size() { return N; }
+  /// Throw std::invalid_argument for an index beyond the last average.
+  [[nodiscard]] double decay(std::size_t index) const { return weightings_[at(index)].decay; }
+  [[nodiscard]] const ExponentialWeighting& weighting(std::size_t index) const {
+    return weightings_[at(index)];
+  }
+
+  /// Calls that changed an average.
+  [[nodiscard]] std::int64_t count() const { return updates_; }
+  [[nodiscard]] bool ready() const {
+    return updates_ > 0 || (weightings_[0].weighs_initial() && this->calls() > 0);
+  }
+
+  /// One of the averages, as Average hands its own out.
+  [[nodiscard]] SlotView<S> view(std::size_t index) const { return this->view_of(at(index)); }
+  void copy_to(const Parameters<P>& target, std::size_t index) const {
+    this->copy_of(at(index), target);
+  }
+  [[nodiscard]] SwapGuard swap_into(const Parameters<P>& params, std::size_t index) {
+    return this->swap_of(at(index), params);
+  }
+
+  /// Puts one average after the other into the model, calls `metric()`, and returns its numbers; in
+  /// the end the model has its own weights again, bit for bit, also after an exception. Throws as
+  /// swap_into().
+  template <class Metric>
+  requires std::convertible_to<std::invoke_result_t<Metric&>, double>
+  [[nodiscard]] std::vector<double> evaluate(const Parameters<P>& params, Metric&& metric) {
+    std::vector<double> values;
+    for (std::size_t k = 0; k < N; ++k) {
+      const auto guard = swap_into(params, k);
+      values.push_back(metric());
+    }
+    return values;
+  }
+
+  /// The average with the lowest (or highest) metric, the first of several; NaN is never best.
+  /// Throws std::runtime_error where the metric of all is NaN.
+  template <class Metric>
+  [[nodiscard]] EmaBankChoice best(const Parameters<P>& params, Metric&& metric,
+                                   bool highest = false) {
+    EmaBankChoice choice;
+    choice.values = evaluate(params, std::forward<Metric>(metric));
+    choice.index = N;
+    for (std::size_t k = 0; k < N; ++k) {
+      const double value = choice.values[k];
+      if (detail::is_nan(value)) continue;
+      if (choice.index == N || (highest ? value > choice.value : value < choice.value)) {
+        choice.index = k;
+        choice.value = value;
+      }
+    }
+    if (choice.index == N) detail::refuse_nonfinite("polyak: the metric of every average is NaN");
+    choice.decay = decay(choice.index);
+    return choice;
+  }
+
+  // What step() and update() call.
+  void advance(const Parameters<P>&, const element_t<P>* const*) {
+    const std::int64_t call = this->next_call();
+    resting_ = ordinary_ = true;
+    for (std::size_t k = 0; k < N; ++k) {
+      gains_[k] = this->applied(weightings_[k].gain(call));
+      resting_ = resting_ && gains_[k] == 0;
+      ordinary_ = ordinary_ && gains_[k] > 0 && gains_[k] < 1;
+    }
+    if (!resting_) ++updates_;
+  }
+  static constexpr std::size_t forms = 2 + Base::other_storages;
+  [[nodiscard]] int form() const {
+    if (resting_) return resting;
+    return this->storage() > 0 ? 1 + this->storage() : ordinary_ ? 0 : 1;
+  }
+  template <int K>
+  [[nodiscard]] auto run(std::size_t) const {
+    const auto of_all = [&]<std::size_t... I>(std::index_sequence<I...>) {
+      return this->template run_in<(K < 2 ? 0 : K - 1)>(
+          [&]<class C>(C) {
+            const detail::Array<C, N> gains{static_cast<C>(gains_[I])...};
+            if constexpr (K == 0) {
+              return EmaBankLaw<C, N>{gains};
+            } else {
+              return AnyEmaBankLaw<C, N>{gains, {(1 - gains[I])...}};
+            }
+          },
+          I...);
+    };
+    return of_all(std::make_index_sequence<N>());
+  }
+  void finish(const Parameters<P>& params) {
+    if (!resting_) this->copy_buffers(params);
+  }
+
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    for (std::size_t k = 0; k < N; ++k) {
+      visit.option("decay." + std::to_string(k), weightings_[k].decay);
+    }
+    visit.option("start", weightings_[0].start);
+    visit.option("update_every", weightings_[0].update_every);
+    this->common_options(visit);
+    this->clocks(visit, updates_);
+    this->memory(visit);
+  }
+
+ private:
+  friend Base;
+  using Weightings = std::array<ExponentialWeighting, N>;
+
+  EmaBank(const Parameters<P>& params, const EmaBankOptions& options, const Weightings& weightings)
+      : Base(params, options.nonfinite, {options.accumulate, options.seed},
+             least_gain(weightings), names()),
+        weightings_(weightings) {}
+
+  static Weightings weightings_of(const std::array<double, N>& decays,
+                                  const EmaBankOptions& options) {
+    validate(options);
+    Weightings all;
+    for (std::size_t k = 0; k < N; ++k) {
+      EmaOptions one;
+      one.decay = decays[k];
+      one.start = options.start;
+      one.update_every = options.update_every;
+      one.any_decay = options.any_decay;
+      validate(one);
+      all[k] = {one.decay, one.start, one.update_every};
+    }
+    return all;
+  }
+  static double least_gain(const Weightings& weightings) {
+    double least = 1;
+    for (const auto& one : weightings) least = std::fmin(least, one.least_gain());
+    return least;
+  }
+  static std::vector<std::string> names() {
+    std::vector<std::string> all;
+    for (std::size_t k = 0; k < N; ++k) all.push_back("average." + std::to_string(k));
+    return all;
+  }
+  [[nodiscard]] static std::size_t at(std::size_t index) {
+    require(index < N, "EmaBank: index must be below " + detail::text(N), index);
+    return index;
+  }
+
+  Weightings weightings_;
+  std::array<double, N> gains_{};
+  bool resting_ = true, ordinary_ = false;
+  std::int64_t updates_ = 0;
+};
+
+}  // namespace v0
+}  // namespace polyak

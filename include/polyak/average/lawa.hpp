@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Lawa: the mean of the k latest checkpoints.
+///
+///   every `period` calls the oldest of k checkpoints makes room for x
+///   average = (x_{t} + x_{t - period} + ... + x_{t - (k-1) period}) / k      once k are held
+///
+/// "Stop Wasting My Time! Saving Days of ImageNet and BERT Training with Latest Weight Averaging"
+/// (arXiv 2209.14981), Algorithm 1, one checkpoint per epoch; there more than 16 of them hurt.
+/// State: k + 1 slots. Elementwise; any shape. 2 words per parameter at a checkpoint, and
+/// k + 2 ceil(k/4) for the mean, or with running_mean 5 together.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include <polyak/average/windowed.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+struct LawaOptions {
+  std::int64_t checkpoints = 6;  ///< k >= 1; 1 is the last checkpoint
+  std::int64_t period = 1;       ///< calls from one checkpoint to the next, >= 1
+  bool running_mean = false;     ///< moves the mean on, and makes it anew every k checkpoints
+  Accumulate accumulate = Accumulate::plain;
+  std::uint64_t seed = 0;  ///< of Accumulate::stochastic
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const LawaOptions& o) {
+  require(o.checkpoints >= 1, "LawaOptions.checkpoints must be >= 1", o.checkpoints);
+  require(o.period >= 1, "LawaOptions.period must be >= 1", o.period);
+}
+
+/// Every `period` calls one block of one iterate.
+struct LawaWeighting {
+  std::int64_t period = 1;
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("period", period);
+  }
+  [[nodiscard]] double least_gain() const { return 1; }
+  [[nodiscard]] bool completes(std::int64_t t) const { return t % period == 0; }
+  /// Whether there is an incomplete block after call t.
+  [[nodiscard]] bool begun(std::int64_t) const { return false; }
+  [[nodiscard]] double gain(std::int64_t t) const { return completes(t) ? 1 : 0; }
+  [[nodiscard]] double complement(std::int64_t t) const { return 1 - gain(t); }
+};
+
+/// Latest weight averaging. Throws std::invalid_argument for options out of range. Until k
+/// checkpoints are held it hands nothing out. Buffers (Role::copy) are those of the newest
+/// checkpoint: re-estimate BatchNorm statistics. Everything else is WindowedAverage.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class Lawa : public WindowedAverage<P, LawaWeighting, S> {
+ public:
+  static constexpr std::string_view type_name = "Lawa";
+
+  explicit Lawa(const Parameters<P>& params, LawaOptions options = {})
+      : WindowedAverage<P, LawaWeighting, S>(
+            params, weighting_of(options),
+            {options.checkpoints, options.checkpoints, options.checkpoints, options.running_mean},
+            options.nonfinite,
+            {options.accumulate, options.seed}) {}
+
+ private:
+  static LawaWeighting weighting_of(const LawaOptions& options) {
+    validate(options);
+    return {options.period};
+  }
+};
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Tail: the equal average of the last part of a run.
+///
+///   avg <- x                             t <= start
+///   avg <- avg + (x - avg)/(t - start + 1)
+///
+/// alpha-suffix averaging, "Making Gradient Descent Optimal for Strongly Convex Stochastic
+/// Optimization" (arXiv 1109.5647): start = ceil((1 - alpha) T) + 1 of T calls.
+/// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and call, 2 before the
+/// start. Where the end is not known in advance, keep blocks: WindowAverage.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string_view>
+
+#include <polyak/average/average.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// The first call of the last `share` of `calls` calls: ceil((1 - share) calls) + 1. share in
+/// (0, 1], calls >= 1; at least the last call belongs to it.
+[[nodiscard]] inline std::int64_t suffix_start(double share, std::int64_t calls) {
+  require(share > 0 && share <= 1, "suffix_start: share must lie in (0, 1]", share);
+  require(calls >= 1, "suffix_start: calls must be >= 1", calls);
+  const double before = std::ceil((1 - share) * static_cast<double>(calls));
+  return static_cast<std::int64_t>(std::fmin(before, static_cast<double>(calls - 1))) + 1;
+}
+
+struct TailOptions {
+  std::int64_t start = 1;  ///< first call of the tail, >= 1; suffix_start() gives that of a share
+  Accumulate accumulate = Accumulate::plain;
+  std::uint64_t seed = 0;  ///< of Accumulate::stochastic
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const TailOptions& o) {
+  require(o.start >= 1, "TailOptions.start must be >= 1", o.start);
+}
+
+/// Equal average of the calls from `start` on; before that the newest weights. Throws
+/// std::invalid_argument for options out of range; everything else is Average.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class Tail : public Average<P, TailWeighting, S> {
+ public:
+  static constexpr std::string_view type_name = "Tail";
+
+  explicit Tail(const Parameters<P>& params, TailOptions options = {})
+      : Average<P, TailWeighting, S>(params, weighting_of(options), options.nonfinite,
+                                     {options.accumulate, options.seed}) {}
+
+ private:
+  static TailWeighting weighting_of(const TailOptions& options) {
+    validate(options);
+    return {options.start};
+  }
+};
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// WindowAverage: means over blocks of calls, and over any number of the newest blocks.
+///
+///   n calls made before:  n % interval = 0:  block <- block + (x - block)/j,
+///                         j = (n % horizon)/interval + 1    the j-th sample of its block
+///   block complete after every `horizon` calls;  sweep: the mean of the m newest complete blocks
+///
+/// "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations" (arXiv 2405.18392),
+/// `WeightAverager`. The first call of an interval is sampled. State: blocks + 2 slots.
+/// Elementwise; any shape. 3 words per parameter and sample.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include <polyak/average/windowed.hpp>
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+struct WindowAverageOptions {
+  std::int64_t horizon = 500;  ///< calls of a block, a multiple of `interval`
+  std::int64_t interval = 5;   ///< calls from one sample to the next, >= 1
+  std::int64_t blocks = 1;     ///< newest complete blocks that are kept: the widest sweep, >= 1
+  Accumulate accumulate = Accumulate::plain;
+  std::uint64_t seed = 0;  ///< of Accumulate::stochastic
+  Nonfinite nonfinite = Nonfinite::propagate;
+};
+
+inline void validate(const WindowAverageOptions& o) {
+  require(o.interval >= 1, "WindowAverageOptions.interval must be >= 1", o.interval);
+  require(o.horizon >= 1 && o.horizon % o.interval == 0,
+          "WindowAverageOptions.horizon must be a positive multiple of interval", o.horizon);
+  require(o.blocks >= 1, "WindowAverageOptions.blocks must be >= 1", o.blocks);
+}
+
+/// Blocks of `horizon` calls, sampled at the first of every `interval`.
+struct WindowWeighting {
+  std::int64_t horizon = 500, interval = 5;
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("horizon", horizon);
+    visit.option("interval", interval);
+  }
+  [[nodiscard]] double least_gain() const {
+    return static_cast<double>(interval) / static_cast<double>(horizon);
+  }
+  [[nodiscard]] bool completes(std::int64_t t) const { return t % horizon == 0; }
+  [[nodiscard]] bool begun(std::int64_t t) const { return t % horizon != 0; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    if ((t - 1) % interval != 0) return 0;
+    return 1 / static_cast<double>((t - 1) % horizon / interval + 1);
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    if ((t - 1) % interval != 0) return 1;
+    const auto before = static_cast<double>((t - 1) % horizon / interval);
+    return before / (before + 1);
+  }
+};
+
+/// Block means of the weights. What is handed out without saying is the newest complete block;
+/// `copy_to(target, m)` and `swap_into(params, m)` give the mean of the m newest ones: after
+/// training, look at several m. So a tail average needs no start that is known in advance. Throws
+/// std::invalid_argument for options out of range. Everything else is WindowedAverage.
+template <ParameterScalar P, StateScalar S = default_state_t<P>>
+class WindowAverage : public WindowedAverage<P, WindowWeighting, S> {
+ public:
+  static constexpr std::string_view type_name = "WindowAverage";
+
+  explicit WindowAverage(const Parameters<P>& params, WindowAverageOptions options = {})
+      : WindowedAverage<P, WindowWeighting, S>(params, weighting_of(options),
+                                               {options.blocks + 1, options.blocks, 1, false},
+                                               options.nonfinite,
+                                               {options.accumulate, options.seed}) {}
+
+  /// The block that is being sampled, or was completed by the last call. Throws std::logic_error
+  /// before the first call.
+  [[nodiscard]] SlotView<S> current() const { return this->current_block(); }
+
+ private:
+  static WindowWeighting weighting_of(const WindowAverageOptions& options) {
+    validate(options);
+    return {options.horizon, options.interval};
+  }
+};
+
+}  // namespace v0
+}  // namespace polyak

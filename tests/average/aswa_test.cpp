@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// polyak/average/aswa.hpp
+#include <polyak/average/aswa.hpp>
+#include <polyak/optim/sgd.hpp>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "catch.hpp"
+#include "model.hpp"
+
+using namespace polyak;
+
+TEST_CASE("ASWA is the equal mean of an epoch, and goes into the model") {
+  Model<double> model({9, 40});
+  Aswa<double> average(model.params);
+  CHECK_THROWS_AS(average.end_epoch(model.params), std::logic_error);
+  std::vector<double> sums(9, 0.0);
+  for (std::uint64_t step = 0; step < 7; ++step) {
+    model.wander(step);
+    for (std::size_t i = 0; i < 9; ++i) sums[i] += model.params[0].data()[i];
+    average.update(model.params);
+    CHECK(average.accepted());
+  }
+  average.end_epoch(model.params);
+  for (std::size_t i = 0; i < 9; ++i) {
+    CHECK(model.params[0].data()[i] == Approx(sums[i] / 7).epsilon(1e-14));
+    CHECK(model.params[0].data()[i] == average.view()[0][i]);
+  }
+  CHECK(average.averaged() == 7);
+}
+
+TEST_CASE("NASWA takes iterates that are farther away than the mean of those it left") {
+  double weight = 0;
+  Parameters<double> params;
+  params.add("w", &weight, {});
+  Aswa<double> average(params, {.filter = AswaFilter::mean_norm});
+  const auto offer = [&](double x) {
+    weight = x;
+    average.update(params);
+    return average.accepted();
+  };
+  CHECK(offer(0));        // the first
+  CHECK_FALSE(offer(0));  // at no distance
+  CHECK(average.norm() == 0);
+  CHECK(offer(1));  // farther than the mean of nothing: N = {1}, average 1/2
+  CHECK(average.norm() == 1);
+  CHECK_FALSE(offer(1.25));  // 0.75: N = {1, 0.75}
+  CHECK_FALSE(offer(1.375));  // 0.875 is not above 0.875
+  CHECK(offer(1.40625));      // 0.90625 is: N = {0.90625}
+  CHECK(average.averaged() == 3);
+  CHECK_FALSE(offer(std::numeric_limits<double>::quiet_NaN()));
+  CHECK_FALSE(offer(std::numeric_limits<double>::infinity()));
+  CHECK(average.view()[0][0] == Approx((0 + 1 + 1.40625) / 3));
+  average.end_epoch(params);
+  CHECK(weight == average.view()[0][0]);
+  CHECK_FALSE(offer(weight));
+  CHECK(offer(weight + 1e-3));  // N is empty again
+  CHECK(average.calls() == 10);
+}
+
+TEST_CASE("the norm is that of tensors, their mean or their largest") {
+  std::vector<float> a(100, 0.0f), b(3, 0.0f);
+  Parameters params;
+  params.add("a", std::span(a)).add("b", std::span(b));
+  Aswa mean(params, {.filter = AswaFilter::mean_norm}),
+      largest(params, {.filter = AswaFilter::largest_norm});
+  update(params, mean, largest);
+  a.assign(100, 0.5f);
+  b = {1, 2, 2};
+  update(params, mean, largest);
+  CHECK(mean.norm() == Approx((5 + 3) / 2.0).epsilon(1e-12));
+  CHECK(largest.norm() == Approx(5).epsilon(1e-12));
+}
+
+TEST_CASE("Aswa behind an optimizer looks at the weights that it wrote") {
+  Model<float> one({70, 33}), two({70, 33});
+  const AswaOptions options{.filter = AswaFilter::mean_norm};
+  Aswa<float> fused(one.params, options), apart(two.params, options);
+  Sgd<float> first(one.params, {.learning_rate = 0.1}), second(two.params, {.learning_rate = 0.1});
+  std::int64_t rejected = 0;
+  for (std::uint64_t step = 0; step < 20; ++step) {
+    one.differentiate(step);
+    two.differentiate(step);
+    polyak::step(one.params, one.gradients, first, fused);
+    second.step(two.params, two.gradients);
+    apart.update(two.params);
+    CHECK(fused.norm() == apart.norm());
+    CHECK(fused.accepted() == apart.accepted());
+    rejected += !fused.accepted();
+    if (step % 6 == 5) {
+      fused.end_epoch(one.params);
+      apart.end_epoch(two.params);
+    }
+    CHECK(one.bytes() == two.bytes());
+  }
+  CHECK(rejected > 0);
+  const auto guard = fused.swap_into(one.params);
+  CHECK_THROWS_AS(fused.end_epoch(one.params), std::logic_error);
+}
