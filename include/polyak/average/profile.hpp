@@ -88,6 +88,22 @@ enum class CooldownCurve : std::uint8_t {
   square,          ///< 1 - u^2
 };
 
+namespace detail {
+/// f(u) of a curve, u in [0, 1].
+[[nodiscard]] inline double cooldown_factor(CooldownCurve curve, double u) {
+  switch (curve) {
+    case CooldownCurve::linear:
+      return 1 - u;
+    case CooldownCurve::cosine:
+      return (1 + std::cos(std::numbers::pi * u)) / 2;
+    case CooldownCurve::one_minus_sqrt:
+      return 1 - std::sqrt(u);
+    default:
+      return 1 - u * u;
+  }
+}
+}  // namespace detail
+
 /// The profile of an average that is wished for, at call T. A value made by one of the functions
 /// below; each throws std::invalid_argument for arguments out of range.
 class ProfileTarget {
@@ -143,11 +159,7 @@ class ProfileTarget {
     const auto multiplier = [curve, calls, floor](std::int64_t i) {
       if (i > calls) return 0.0;
       const double u = static_cast<double>(i - 1) / static_cast<double>(calls);
-      const double f = curve == CooldownCurve::linear   ? 1 - u
-                       : curve == CooldownCurve::cosine ? (1 + std::cos(std::numbers::pi * u)) / 2
-                       : curve == CooldownCurve::one_minus_sqrt ? 1 - std::sqrt(u)
-                                                                : 1 - u * u;
-      return floor + (1 - floor) * f;
+      return floor + (1 - floor) * detail::cooldown_factor(curve, u);
     };
     return tail("cooldown " + std::string(names[static_cast<std::size_t>(curve)]) + " " +
                     detail::text(calls),

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Learning rates of SWA: to a constant rate, by annealing or by a fixed plan, and cyclic ones.
+///
+///   SwaLearningRate   s f(u) + lr_0 (1 - f(u)),   u = min(k/N, 1) after k steps
+///                     f(u) = (1 - cos(pi u))/2 or u
+///   swa_constant      lr_0 for u <= 1/2, then linear, s for u >= 0.9;   u = epoch/start
+///   swa_cyclic        (1 - u) a_1 + u a_2,   u = ((i - 1) mod c + 1)/c,   i = 1, 2, ...
+///
+/// "Averaging Weights Leads to Wider Optima and Better Generalization" (arXiv 1803.05407); the
+/// first is PyTorch's SWALR, the second the plan of the paper's training script.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <numbers>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+namespace detail {
+inline void require_rate(double value, const char* rule) {
+  require(value >= 0 && is_finite(value), rule, value);
+}
+}  // namespace detail
+
+/// How a rate goes to another, u from 0 to 1: f(u) of the way.
+enum class AnnealStrategy : std::uint8_t {
+  cosine,  ///< (1 - cos(pi u))/2
+  linear,  ///< u
+};
+
+[[nodiscard]] constexpr std::string_view name_of(AnnealStrategy value) {
+  return value == AnnealStrategy::cosine ? "cosine" : "linear";
+}
+
+struct SwaLearningRateOptions {
+  /// s, required: one for all groups or one per group; finite, >= 0
+  std::vector<double> swa_learning_rate = {};
+  std::int64_t anneal_epochs = 10;  ///< N >= 0; 0: s at once
+  AnnealStrategy strategy = AnnealStrategy::cosine;
+  /// Each step goes on from the rates there are, which may have been changed since the last one.
+  /// Otherwise from lr_0, and nothing else may change them.
+  bool rebase = false;
+};
+
+inline void validate(const SwaLearningRateOptions& o) {
+  require(!o.swa_learning_rate.empty(),
+          "SwaLearningRateOptions.swa_learning_rate must have at least one rate; rates are",
+          o.swa_learning_rate.size());
+  for (const double rate : o.swa_learning_rate) {
+    detail::require_rate(rate, "SwaLearningRateOptions.swa_learning_rate must be finite and >= 0");
+  }
+  require(o.anneal_epochs >= 0, "SwaLearningRateOptions.anneal_epochs must be >= 0",
+          o.anneal_epochs);
+}
+
+/// Anneals the learning rates of one or more groups of parameters to those of SWA.
+///
+/// Rates are absolute. With `rebase` (as in PyTorch) step k replaces lr, whoever set it, by
+///   base = (lr - f(u') s)/(1 - f(u')),   lr <- s f(u) + base (1 - f(u)),   u' = min((k-1)/N, 1)
+/// which is computed as s + (lr - s)(1 - f(u))/(1 - f(u')), from 1 - f without cancellation, so
+/// that no digits are lost near the end. From step N on it is s, also after a change from outside.
+/// Undisturbed, both give the same rates to rounding, and step N gives s to the last bit.
+///
+///     polyak::SwaLearningRate rate({0.1}, {.swa_learning_rate = {0.05}, .anneal_epochs = 5});
+///     optimizer.at(rate.rate());            // an epoch
+///     rate.step();                          // after it
+class SwaLearningRate {
+ public:
+  /// `initial_rates`: lr_0 of each group, at least one, finite, >= 0. Throws std::invalid_argument
+  /// for rates or options out of range, and for another number of s than 1 or that of the groups.
+  explicit SwaLearningRate(std::vector<double> initial_rates, SwaLearningRateOptions options)
+      : initial_(std::move(initial_rates)), options_(std::move(options)) {
+    validate(options_);
+    require(!initial_.empty(),
+            "SwaLearningRate: there must be at least one initial rate; rates are", initial_.size());
+    for (const double rate : initial_) {
+      detail::require_rate(rate, "SwaLearningRate: initial rates must be finite and >= 0");
+    }
+    auto& targets = options_.swa_learning_rate;
+    require(targets.size() == 1 || targets.size() == initial_.size(),
+            "SwaLearningRateOptions.swa_learning_rate must have one rate, or one per group, " +
+                detail::text(initial_.size()) + "; rates are",
+            targets.size());
+    if (targets.size() == 1) targets.resize(initial_.size(), targets.front());
+    rates_ = options_.anneal_epochs == 0 ? targets : initial_;
+  }
+
+  /// The next step, of an epoch as a rule. Returns rates().
+  const std::vector<double>& step() {
+    ++steps_;
+    const double left = remainder(steps_), before = remainder(steps_ - 1);
+    for (std::size_t group = 0; group < rates_.size(); ++group) {
+      const double target = options_.swa_learning_rate[group];
+      const double from = options_.rebase ? rates_[group] : initial_[group];
+      const double share = !options_.rebase ? left : before == 0 ? 0 : left / before;
+      rates_[group] = share == 0 ? target : target + share * (from - target);
+    }
+    return rates_;
+  }
+
+  /// The same, from the rates that the optimizer has now. Throws std::logic_error without `rebase`,
+  /// std::invalid_argument for another number of rates than of groups, or rates out of range.
+  const std::vector<double>& step(std::span<const double> current_rates) {
+    require_rebase();
+    if (current_rates.size() != rates_.size()) {  // the words are not made otherwise
+      require(false,
+              "SwaLearningRate::step: there must be one rate per group, " +
+                  detail::text(rates_.size()) + "; rates are",
+              current_rates.size());
+    }
+    for (const double rate : current_rates) {
+      detail::require_rate(rate, "SwaLearningRate::step: rates must be finite and >= 0");
+    }
+    // Not std::copy: they may be rates() itself.
+    for (std::size_t group = 0; group < rates_.size(); ++group) {
+      rates_[group] = current_rates[group];
+    }
+    return step();
+  }
+
+  /// Changes the rate of a group, from which the next step goes on. Throws std::logic_error without
+  /// `rebase`, std::invalid_argument for a group that there is not, or a rate out of range.
+  void set_rate(std::size_t group, double rate) {
+    require_rebase();
+    require_group(group);
+    detail::require_rate(rate, "SwaLearningRate::set_rate: the rate must be finite and >= 0");
+    rates_[group] = rate;
+  }
+
+  /// The rates now, one per group.
+  [[nodiscard]] const std::vector<double>& rates() const { return rates_; }
+  /// That of one group. Throws std::invalid_argument for a group that there is not.
+  [[nodiscard]] double rate(std::size_t group = 0) const {
+    require_group(group);
+    return rates_[group];
+  }
+  /// Steps so far.
+  [[nodiscard]] std::int64_t count() const { return steps_; }
+  /// As given, but with one s per group.
+  [[nodiscard]] const SwaLearningRateOptions& options() const { return options_; }
+
+  /// Lists the whole state once, for state_bytes() and restore_state(); see core/state.hpp.
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    for (std::size_t group = 0; group < rates_.size(); ++group) {
+      visit.option("swa_learning_rate." + std::to_string(group), options_.swa_learning_rate[group]);
+    }
+    visit.option("anneal_epochs", options_.anneal_epochs);
+    visit.option("strategy", options_.strategy);
+    visit.option("rebase", options_.rebase);
+    visit.scalar("steps", steps_);
+    for (std::size_t group = 0; group < rates_.size(); ++group) {
+      visit.scalar("initial_rate." + std::to_string(group), initial_[group]);
+      visit.scalar("rate." + std::to_string(group), rates_[group]);
+    }
+  }
+
+ private:
+  /// 1 - f(k/N), of the steps that are left: they say it to the last digit.
+  [[nodiscard]] double remainder(std::int64_t k) const {
+    const std::int64_t all = std::max<std::int64_t>(options_.anneal_epochs, 1);
+    if (k >= all) return 0;
+    const double left = static_cast<double>(all - k) / static_cast<double>(all);
+    if (options_.strategy == AnnealStrategy::linear) return left;
+    const double sine = std::sin(std::numbers::pi / 2 * left);
+    return sine * sine;
+  }
+  void require_rebase() const {
+    if (!options_.rebase) {
+      detail::refuse_order(
+          "polyak: the rates of SwaLearningRate can be changed with rebase = true only");
+    }
+  }
+  void require_group(std::size_t group) const {
+    if (group >= rates_.size()) {
+      require(false,
+              "SwaLearningRate: the group must lie in [0, " + detail::text(rates_.size()) + ")",
+              group);
+    }
+  }
+
+  std::vector<double> initial_;
+  SwaLearningRateOptions options_;
+  std::vector<double> rates_;
+  std::int64_t steps_ = 0;
+};
+
+struct SwaConstantOptions {
+  double learning_rate = std::numeric_limits<double>::quiet_NaN();      ///< lr_0, required
+  double swa_learning_rate = std::numeric_limits<double>::quiet_NaN();  ///< s, required
+  std::int64_t start = 0;  ///< epoch at which averaging begins, required, >= 1
+};
+
+inline void validate(const SwaConstantOptions& o) {
+  detail::require_rate(o.learning_rate, "SwaConstantOptions.learning_rate must be finite and >= 0");
+  detail::require_rate(o.swa_learning_rate,
+                       "SwaConstantOptions.swa_learning_rate must be finite and >= 0");
+  require(o.start >= 1, "SwaConstantOptions.start must be >= 1", o.start);
+}
+
+/// The rate of an epoch, counted from 0: lr_0 for half the time until `start`, then linear, and s
+/// for the last tenth and ever after. Without averaging the script takes the same, with the number
+/// of epochs as `start` and 0.01 lr_0 as s. Throws std::invalid_argument for epoch < 0 and options
+/// out of range.
+[[nodiscard]] inline double swa_constant(std::int64_t epoch, const SwaConstantOptions& o) {
+  require(epoch >= 0, "swa_constant: epoch must be >= 0", epoch);
+  validate(o);
+  const double u = static_cast<double>(epoch) / static_cast<double>(o.start);
+  if (u <= 0.5) return o.learning_rate;
+  if (u >= 0.9) return o.swa_learning_rate;
+  return o.learning_rate + (o.swa_learning_rate - o.learning_rate) * ((u - 0.5) / 0.4);
+}
+
+struct SwaCyclicOptions {
+  double first_rate = std::numeric_limits<double>::quiet_NaN();  ///< a_1, required, finite, >= 0
+  double last_rate = std::numeric_limits<double>::quiet_NaN();   ///< a_2, required, finite, >= 0
+  std::int64_t cycle = 0;  ///< c, iterations of a cycle, required, >= 1
+};
+
+inline void validate(const SwaCyclicOptions& o) {
+  detail::require_rate(o.first_rate, "SwaCyclicOptions.first_rate must be finite and >= 0");
+  detail::require_rate(o.last_rate, "SwaCyclicOptions.last_rate must be finite and >= 0");
+  require(o.cycle >= 1, "SwaCyclicOptions.cycle must be >= 1", o.cycle);
+}
+
+/// The rate of an iteration, counted from 1: every cycle falls linearly from a_1 (which it does not
+/// quite reach) to a_2, its last iteration's. Throws std::invalid_argument for iteration < 1 and
+/// options out of range.
+[[nodiscard]] inline double swa_cyclic(std::int64_t iteration, const SwaCyclicOptions& o) {
+  require(iteration >= 1, "swa_cyclic: iteration must be >= 1", iteration);
+  validate(o);
+  const double u =
+      static_cast<double>((iteration - 1) % o.cycle + 1) / static_cast<double>(o.cycle);
+  return (1 - u) * o.first_rate + u * o.last_rate;
+}
+
+/// Whether an iteration, counted from 1, is the last of its cycle: then SWA takes the weights, as
+/// `Swa(params, {.start = cycle, .period = cycle})` does on its own. Throws std::invalid_argument
+/// for iteration < 1 or cycle < 1.
+[[nodiscard]] inline bool swa_cycle_ends(std::int64_t iteration, std::int64_t cycle) {
+  require(iteration >= 1, "swa_cycle_ends: iteration must be >= 1", iteration);
+  require(cycle >= 1, "swa_cycle_ends: cycle must be >= 1", cycle);
+  return iteration % cycle == 0;
+}
+
+}  // namespace v0
+}  // namespace polyak
