@@ -81,6 +81,7 @@ template <class T>
 void replay_ema(Case& run) {
   polyak::EmaOptions options;
   options.decay = run.hyperparameters.number("decay");
+  options.any_decay = true;
   const std::string init = run.hyperparameters.text("init", "initial_params");
   if (init == "copy_first") {
     options.start = polyak::Start::first_update;
@@ -101,6 +102,7 @@ template <class T>
 void replay_debiased_ema(Case& run) {
   polyak::EmaOptions options;
   options.decay = run.hyperparameters.number("decay");
+  options.any_decay = true;
   options.start = polyak::Start::zero_debiased;
 
   Model<T> model(run.layout, run.initial());
@@ -128,6 +130,7 @@ template <class T>
 void replay_target_update(Case& run) {
   polyak::EmaOptions incremental_options;
   incremental_options.decay = 1 - run.hyperparameters.number("step_size");
+  incremental_options.any_decay = true;
   polyak::EmaOptions periodic_options;
   periodic_options.decay = 0;
   periodic_options.update_every = run.hyperparameters.integer("update_period");

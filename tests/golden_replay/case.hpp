@@ -58,6 +58,9 @@ class Case {
     return layout.named ? tensors("params") : tensors_of(top_.at("initial"), layout, "initial");
   }
 
+  /// What `initial` holds, where that is not the parameters alone.
+  [[nodiscard]] Section initial_section() const { return top_.section("initial"); }
+
   /// Where the average starts: at the parameters, unless the file says otherwise.
   [[nodiscard]] Tensors initial_average() const {
     return top_.section("initial").has("avg") ? tensors("avg") : initial();
@@ -197,11 +200,15 @@ using Replays = std::map<std::string, Replay>;
 [[nodiscard]] Replays average_replays();
 [[nodiscard]] Replays decay_schedule_replays();
 [[nodiscard]] Replays switch_replays();
+[[nodiscard]] Replays window_replays();
 [[nodiscard]] Replays power_replays();
 [[nodiscard]] Replays profile_replays();
 [[nodiscard]] Replays table_replays();
 [[nodiscard]] Replays optimizer_replays();
 [[nodiscard]] Replays schedule_replays();
+[[nodiscard]] Replays swa_rate_replays();
+[[nodiscard]] Replays merge_replays();
+[[nodiscard]] Replays batch_norm_replays();
 
 /// Checks the safetensors files in `folder` against what their manifest says of them.
 [[nodiscard]] Report check_manifest(const Json& manifest, const std::filesystem::path& folder);

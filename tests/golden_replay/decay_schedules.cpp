@@ -111,11 +111,11 @@ template <class T>
 void replay_batch_scaling(Case& run) {
   const double decay = run.hyperparameters.number("decay");
   const double kappa = run.hyperparameters.number("kappa");
-  const double scaled = polyak::decay_for_batch(decay, kappa);
+  const double scaled = polyak::scale_decay(decay, kappa);
   run.compare(run.hyperparameters, "scaled_decay", scaled);
   Model<T> model(run.layout, run.initial_average());
-  polyak::Ema<At<T>> fine(model.params(), {.decay = decay});
-  polyak::Ema<At<T>> coarse(model.params(), {.decay = scaled});
+  polyak::Ema<At<T>> fine(model.params(), {.decay = decay, .any_decay = true});
+  polyak::Ema<At<T>> coarse(model.params(), {.decay = scaled, .any_decay = true});
   History of_fine, of_coarse;
   for (const Tensors& iterate : run.calls("iterates")) {
     model.assign(iterate);

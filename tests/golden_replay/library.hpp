@@ -10,9 +10,11 @@
 #include <polyak/average/decay_schedule.hpp>
 #include <polyak/average/ema.hpp>
 #include <polyak/average/hare_tortoise.hpp>
+#include <polyak/average/lawa.hpp>
 #include <polyak/average/power_ema.hpp>
 #include <polyak/average/swa.hpp>
 #include <polyak/average/switch_ema.hpp>
+#include <polyak/average/window_average.hpp>
 #include <polyak/cuda.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>

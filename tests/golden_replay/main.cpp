@@ -21,12 +21,15 @@ namespace {
 
 Replays all_replays() {
   Replays all;
-  for (auto family : {average_replays, decay_schedule_replays, switch_replays, power_replays,
-                      optimizer_replays}) {
+  for (auto family : {average_replays, decay_schedule_replays, switch_replays, window_replays,
+                      power_replays, optimizer_replays}) {
     all.merge(family());
   }
 #if !defined(POLYAK_GOLDEN_DEVICE)  // functions of the host
-  for (auto family : {profile_replays, table_replays, schedule_replays}) all.merge(family());
+  for (auto family : {profile_replays, table_replays, schedule_replays, swa_rate_replays,
+                      merge_replays, batch_norm_replays}) {
+    all.merge(family());
+  }
 #endif
   return all;
 }
@@ -60,7 +63,10 @@ Json parsed(const std::filesystem::path& file) {
 Report replay_file(const std::filesystem::path& file) {
   Report report;
   const Json document = parsed(file);
-  const std::string format = document.is_object() ? document.value("format", "") : "";
+  const auto recorded = document.is_object() ? document.find("format") : document.end();
+  const std::string format = recorded == document.end() ? ""
+                             : recorded->is_string()    ? recorded->get<std::string>()
+                                                        : recorded->dump();
 #if defined(POLYAK_GOLDEN_DEVICE)
   if (format.empty()) {
     report.check("a manifest of files", true);
@@ -73,7 +79,7 @@ Report replay_file(const std::filesystem::path& file) {
 #endif
   if (format == "polyak-golden-1") {
     replay_case(document, "", report);
-  } else if (format == "polyak-golden-optimizers/1") {
+  } else if (format == "polyak-golden-optimizers/1" || format == "1") {
     for (const Json& entry : list_of(document.at("cases"), "cases")) {
       const std::string name = entry.at("name").get<std::string>();
       try {

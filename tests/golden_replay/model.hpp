@@ -180,18 +180,23 @@ template <class Method>
   return all;
 }
 
+/// The numbers that a view shows.
+template <class View>
+[[nodiscard]] Tensors values_of(const View& view) {
+  Tensors all(view.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    for (std::size_t k = 0; k < view[i].size(); ++k) all[i].push_back(static_cast<double>(view[i][k]));
+  }
+  return all;
+}
+
 /// The numbers of an average: on the host through the view that users have.
 template <class Average>
 [[nodiscard]] Tensors values_of_average(const Average& average) {
 #if defined(POLYAK_GOLDEN_DEVICE)
   return values_of_slot(average, "average");
 #else
-  const auto view = average.view();
-  Tensors all(view.size());
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    for (std::size_t k = 0; k < view[i].size(); ++k) all[i].push_back(static_cast<double>(view[i][k]));
-  }
-  return all;
+  return values_of(average.view());
 #endif
 }
 

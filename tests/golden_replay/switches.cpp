@@ -19,6 +19,7 @@ polyak::SwitchEmaOptions switch_options(const Case& run) {
   const Section& from = run.hyperparameters;
   polyak::SwitchEmaOptions options;
   options.decay = from.number("momentum");
+  options.any_decay = true;
   const std::string unit = from.text("unit", "epoch");
   if (unit != "epoch" && unit != "iteration") {
     throw Malformed(run.place("unknown unit \"" + unit + "\""));
@@ -135,6 +136,7 @@ void replay_switch_every_k(Case& run) {
   const Section& from = run.hyperparameters;
   polyak::HareTortoiseOptions options;
   options.decay = from.number("beta", 0.9999);
+  options.any_decay = true;
   options.min_decay = from.number("min_value", 0);
   options.inverse_gamma = from.number("inv_gamma", 1);
   options.power = from.number("power", 2.0 / 3.0);
