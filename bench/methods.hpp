@@ -12,6 +12,7 @@
 #include "peers.hpp"
 #include "posthoc.hpp"
 #include "storage.hpp"
+#include "windows.hpp"
 
 namespace polyak_bench {
 
@@ -122,6 +123,7 @@ inline std::vector<Subject> all_subjects() {
       subject(ema, power_ema, power_ema)};
   append_average_n(subjects);
   append_storage(subjects);
+  append_windows(subjects);
   return subjects;
 }
 
