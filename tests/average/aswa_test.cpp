@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // polyak/average/aswa.hpp
 #include <polyak/average/aswa.hpp>
+#include <polyak/average/hare_tortoise.hpp>
 #include <polyak/optim/sgd.hpp>
 
 #include <cmath>
@@ -12,6 +13,8 @@
 
 #include "catch.hpp"
 #include "model.hpp"
+#include "refusal.hpp"
+#include "refuses.hpp"
 
 using namespace polyak;
 
@@ -101,4 +104,78 @@ TEST_CASE("Aswa behind an optimizer looks at the weights that it wrote") {
   CHECK(rejected > 0);
   const auto guard = fused.swap_into(one.params);
   CHECK_THROWS_AS(fused.end_epoch(one.params), std::logic_error);
+}
+
+TEST_CASE("a first iterate that is not finite does not begin an average") {
+  double weight = std::numeric_limits<double>::quiet_NaN();
+  Parameters<double> params;
+  params.add("w", &weight, {});
+  Aswa<double> average(params, {.filter = AswaFilter::largest_norm});
+  average.update(params);
+  CHECK_FALSE(average.accepted());
+  CHECK_FALSE(average.ready());
+  weight = 2;
+  average.update(params);
+  CHECK(average.accepted());
+  CHECK(average.view()[0][0] == 2);
+}
+
+TEST_CASE("Aswa offers from a start on, in periods, and by the norm of chosen tensors") {
+  std::vector<float> a(4, 0.0f), b(4, 0.0f);
+  Parameters params;
+  params.add("a", std::span(a)).add("b", std::span(b));
+  Aswa late(params, {.start = 3, .period = 2});
+  for (int t = 1; t <= 8; ++t) {
+    late.update(params);
+    CHECK(late.accepted() == (t >= 3 && t % 2 == 1));
+  }
+  CHECK(late.averaged() == 3);
+  Aswa chosen(params, {.filter = AswaFilter::mean_norm, .normed = {"b"}});
+  chosen.update(params);
+  a.assign(4, 7.0f);
+  chosen.update(params);
+  CHECK(chosen.norm() == 0);
+  b.assign(4, 1.0f);
+  chosen.update(params);
+  CHECK(chosen.norm() == 2);
+
+  const auto make = [&](const AswaOptions& o) { return Aswa<float>(params, o); };
+  check_refused(make, AswaOptions{}, &AswaOptions::start, "AswaOptions.start must be >= 1", {0, -1});
+  check_refused(make, AswaOptions{}, &AswaOptions::period, "AswaOptions.period must be >= 1", {0});
+  CHECK(refuses([&] { make({.filter = static_cast<AswaFilter>(9)}); }, {"filter", "9"}));
+  CHECK(refuses([&] { make({.normed = {"c"}}); }, {"\"c\""}));
+}
+
+TEST_CASE("Aswa waits for averages that write the weights") {
+  Model<float> one({70, 33}), two({70, 33});
+  const HareTortoiseOptions hare{.decay = 0.9, .switch_every = 3};
+  HareTortoise<float> first(one.params, hare), second(two.params, hare);
+  Aswa<float> together(one.params, {.filter = AswaFilter::mean_norm});
+  Aswa<float> apart(two.params, {.filter = AswaFilter::mean_norm});
+  for (std::uint64_t step = 0; step < 12; ++step) {
+    one.wander(step);
+    two.wander(step);
+    update(one.params, first, together);
+    second.update(two.params);
+    apart.update(two.params);
+    CHECK(together.norm() == apart.norm());
+    CHECK(together.accepted() == apart.accepted());
+  }
+  CHECK(first.switches() > 2);
+}
+
+TEST_CASE("a call that is skipped accepted nothing and switched nothing") {
+  float weight = 1;
+  Parameters params;
+  params.add("w", &weight, {});
+  Aswa aswa(params, {.nonfinite = Nonfinite::skip_step});
+  HareTortoise hare(params, {.decay = 0.9, .switch_every = 1, .nonfinite = Nonfinite::skip_step});
+  for (int t = 0; t < 3; ++t) update(params, hare, aswa);
+  CHECK(aswa.accepted());
+  CHECK(hare.switched());
+  weight = std::numeric_limits<float>::infinity();
+  CHECK_FALSE(update(params, hare, aswa));
+  CHECK_FALSE(aswa.accepted());
+  CHECK_FALSE(hare.switched());
+  CHECK(aswa.skipped() == 1);
 }

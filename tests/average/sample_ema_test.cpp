@@ -4,6 +4,7 @@
 #include <polyak/average/decay_schedule.hpp>
 #include <polyak/average/ema.hpp>
 #include <polyak/average/sample_ema.hpp>
+#include <polyak/average/weight_profile.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -44,6 +45,21 @@ TEST_CASE("the rampup is that of HalfLifeWeighting, and infinity means none") {
   }
 }
 
+TEST_CASE("a profile follows the clock of its weighting") {
+  const SampleClock clock{300, 0.09, 16, 0};
+  const auto weights = profile(clock, 40);
+  for (std::int64_t t = 0; t <= 40; ++t) {
+    CHECK(weights[static_cast<std::size_t>(t)] == Approx(weight(clock, t, 40)).epsilon(1e-12));
+  }
+  float x = 1;
+  Parameters one;
+  one.add("x", &x, {});
+  SampleEma<float, Eigen::bfloat16> sixteen(
+      one, {.half_life = 1e6, .batch_size = 65536, .accumulate = Accumulate::stochastic});
+  CHECK(refuses([&] { sixteen.at(1); }, {"bfloat16", "stochastic"}));
+  CHECK_NOTHROW(sixteen.at(4096).update(one));
+}
+
 TEST_CASE("SampleEma refuses options out of range") {
   Parameters params;
   using O = SampleEmaOptions;
@@ -79,11 +95,17 @@ TEST_CASE("one call of a repeated weighting is so many calls with the same weigh
   check(ExponentialWeighting{0.97, Start::params, 1}, 16);
   CHECK(RepeatedWeighting<ExponentialWeighting>{{0.97, Start::params, 1}, 4}.complement(5) ==
         Approx(scale_decay(0.97, 4)).epsilon(1e-14));
+  // Once is what it was, for every function of profiles.
+  const RepeatedWeighting<TfWarmupWeighting> once{{0.9}, 1};
+  CHECK(effective_samples(once, 7) == effective_samples(TfWarmupWeighting{0.9}, 7));
+  CHECK(mean_age(once, 7) == mean_age(TfWarmupWeighting{0.9}, 7));
+  CHECK(profile(once, 7) == profile(TfWarmupWeighting{0.9}, 7));
   Parameters params;
   const auto make = [&](std::int64_t repeats) {
     return [&, repeats] { Average(params, RepeatedWeighting<AnnealedWeighting>{{}, repeats}); };
   };
   CHECK(refuses(make(0), {"repeats", "0"}));
+  CHECK(refuses(make(2'000'000), {"repeats"}));
   CHECK_NOTHROW(make(2)());
   CHECK(refuses([&] { Average(params, RepeatedWeighting<AnnealedWeighting>{{.gamma = 0}, 2}); }, {"gamma"}));
 }

@@ -2,6 +2,7 @@
 // polyak/average/tail.hpp
 #include <polyak/average/tail.hpp>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "catch.hpp"
@@ -32,6 +33,12 @@ TEST_CASE("the suffix of a share begins where the paper says") {
   CHECK(suffix_start(1, 10) == 1);
   CHECK(suffix_start(1e-9, 10) == 10);
   CHECK(suffix_start(0.5, 1) == 1);
+  for (const std::int64_t percent : {5, 15, 30, 35, 55, 60, 70, 85, 95}) {
+    for (const std::int64_t calls : {10, 100, 1000, 10000, 12345}) {
+      const std::int64_t before = (calls * (100 - percent) + 99) / 100;  // its ceiling
+      CHECK(suffix_start(static_cast<double>(percent) / 100, calls) == std::min(before, calls - 1) + 1);
+    }
+  }
   CHECK(refuses([] { static_cast<void>(suffix_start(0, 10)); }, {"share", "0"}));
   CHECK(refuses([] { static_cast<void>(suffix_start(nan_value, 10)); }, {"share"}));
   CHECK(refuses([] { static_cast<void>(suffix_start(0.5, 0)); }, {"calls", "0"}));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // polyak/io/weights.hpp, safetensors_index.hpp.
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -10,7 +11,9 @@
 #include <vector>
 
 #include <polyak/average/ema.hpp>
+#include <polyak/average/ema_bank.hpp>
 #include <polyak/io/safetensors_index.hpp>
+#include <polyak/io/snapshot_store.hpp>
 #include <polyak/io/weights.hpp>
 
 #include "bits.hpp"
@@ -133,6 +136,35 @@ TEST_CASE("An average is saved without a swap") {
     refusal<std::logic_error>([&] { polyak::save_weights(path, model.params); });
     refusal<std::logic_error>([&] { polyak::load_weights(path, model.params); });
   }
+}
+
+TEST_CASE("One average of a bank is saved, and stored with its profile") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "best.safetensors";
+  Model model;
+  polyak::EmaBank bank(model.params, std::array{0.75, 0.5});
+  polyak::Ema alone(model.params, {.decay = 0.5});
+  polyak::SnapshotStore store(folder.path() / "store");
+  for (int t = 0; t < 5; ++t) {
+    model.w[4] += 1;
+    polyak::update(model.params, bank, alone);
+  }
+  polyak::save_average(path, model.params, bank.average(1));
+  const auto stored = store.append("half", bank.average(1));
+  CHECK(stored.options == store.append("alone", alone).options);
+  for (const auto& file : {path, stored.file}) {
+    Model other, expected;
+    alone.copy_to(expected.params);
+    expected.frozen = model.frozen;
+    if (file == path) {
+      polyak::load_weights(file, other.params);
+      CHECK(other.bytes() == expected.bytes());
+    } else {
+      const polyak::SafetensorsFile snapshot(file);
+      CHECK(snapshot.tensors().size() == 4);
+    }
+  }
+  refusal<std::invalid_argument>([&] { polyak::save_average(path, model.params, bank.average(2)); });
 }
 
 TEST_CASE("Weights of another model are refused with every difference") {

@@ -9,17 +9,18 @@
 ///   rejected:    N <- N + {nu}  where nu > 0
 ///   epoch ends:  x <- average,  N = {}
 ///
-/// "Stabilizing stochastic training by averaging": ASWA accepts all, NASWA by the norm
-/// (arXiv 1909.10447). State: 1 slot ("average"). 3 words per parameter and accepted call, and 2
-/// for the norm.
+/// ASWA accepts all, NASWA by the norm (arXiv 1909.10447). State: 1 slot ("average"). 3 words per
+/// parameter and accepted call, and 2 for the norm.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
+#include <type_traits>
+#include <vector>
 
 #include <polyak/average/average.hpp>
 #include <polyak/core/dispatch.hpp>
@@ -50,6 +51,9 @@ enum class AswaFilter : std::uint8_t {
 
 struct AswaOptions {
   AswaFilter filter = AswaFilter::all;
+  std::vector<std::string> normed = {};  ///< tensors whose norms count; empty: all averaged ones
+  std::int64_t start = 1;   ///< first call that is offered, >= 1
+  std::int64_t period = 1;  ///< calls from one offer to the next, >= 1
   /// As the authors' code: at the end of an epoch average and weights change places, and with
   /// AswaFilter::all the first iterate counts twice.
   bool reference_swap = false;
@@ -57,6 +61,13 @@ struct AswaOptions {
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
+
+inline void validate(const AswaOptions& o) {
+  require(o.filter <= AswaFilter::largest_norm, "AswaOptions.filter must be one of AswaFilter",
+          static_cast<int>(o.filter));
+  require(o.start >= 1, "AswaOptions.start must be >= 1", o.start);
+  require(o.period >= 1, "AswaOptions.period must be >= 1", o.period);
+}
 
 /// c = 1/(n + 1) of an accepted call, 0 of another.
 struct AswaWeighting {
@@ -128,8 +139,8 @@ struct SquaredDistance {
 }  // namespace detail
 
 /// Offer the weights by update() (or step()) after each iteration, and call end_epoch() after each
-/// epoch; n goes on counting. An iterate with a NaN or an infinity never passes the norm. On the
-/// host alone. Everything else is Average.
+/// epoch; n goes on counting. An iterate with a NaN or an infinity never passes the filters with a
+/// norm. It cannot grow(). On the host alone. Everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Aswa : public Average<P, AswaWeighting, S> {
   using Base = Average<P, AswaWeighting, S>;
@@ -137,14 +148,30 @@ class Aswa : public Average<P, AswaWeighting, S> {
  public:
   static constexpr std::string_view type_name = "Aswa";
   static constexpr bool needs_whole_tensors = true;
-  static constexpr bool reads_weights = true;  // before the pass, so they must be there
 
+  /// Throws std::invalid_argument for options out of range, and for `normed` names of tensors that
+  /// are unknown or not averaged.
   explicit Aswa(const Parameters<P>& params, AswaOptions options = {})
-      : Base(params,
-             AswaWeighting{0, options.reference_swap && options.filter == AswaFilter::all, true},
-             options.nonfinite, {options.accumulate, options.seed}),
+      : Base(params, weighting_of(options), options.nonfinite,
+             {options.accumulate, options.seed}),
         filter_(options.filter),
-        swaps_(options.reference_swap) {}
+        swaps_(options.reference_swap),
+        start_(options.start),
+        period_(options.period) {
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      normed_.push_back(this->slots().keeps(k) && options.normed.empty());
+    }
+    for (const std::string& name : options.normed) {
+      const std::size_t k = params.layout()->find(params.at(name).name());
+      if (!this->slots().keeps(k)) {
+        detail::refuse_value("polyak: AswaOptions.normed must name averaged tensors, got \"" + name +
+                             "\"");
+      }
+      normed_[k] = true;
+    }
+  }
+
+  void grow(const Parameters<P>& params) = delete;
 
   /// As Average::update. Whether the weights were accepted, accepted() tells.
   bool update(const Parameters<P>& params) { return polyak::update(params, *this); }
@@ -154,7 +181,7 @@ class Aswa : public Average<P, AswaWeighting, S> {
   }
 
   /// Whether the last call was accepted.
-  [[nodiscard]] bool accepted() const { return this->gain() != 0; }
+  [[nodiscard]] bool accepted() const { return accepted_; }
   /// n: iterates in the average.
   [[nodiscard]] std::int64_t averaged() const { return this->weighting().averaged; }
   /// nu of the last call; 0 where none was computed.
@@ -177,10 +204,19 @@ class Aswa : public Average<P, AswaWeighting, S> {
   }
 
   // What step() and update() call.
+  /// Before the pass, so what an earlier method writes must be there.
+  [[nodiscard]] bool reads_weights() const { return filter_ != AswaFilter::all; }
+  void skip() {
+    accepted_ = false;
+    Base::skip();
+  }
   void advance(const Parameters<P>& params, const element_t<P>* const* gradients) {
-    bool accepts = true;
+    const std::int64_t call = this->calls() + 1;
+    bool accepts = call >= start_ && (call - start_) % period_ == 0;
     norm_ = 0;
-    if (filter_ != AswaFilter::all && averaged() > 0) {
+    if (accepts && filter_ != AswaFilter::all && averaged() == 0) {
+      accepts = detail::Walker<P>::weights_finite(params);
+    } else if (accepts && filter_ != AswaFilter::all) {
       norm_ = distance(params);
       accepts = detail::is_finite(norm_) && norm_ > (norms_ == 0 ? 0 : sum_ / norms_);
       if (accepts) norms_ = sum_ = 0;
@@ -189,7 +225,7 @@ class Aswa : public Average<P, AswaWeighting, S> {
         ++norms_;
       }
     }
-    this->mutable_weighting().accepts = accepts;
+    this->mutable_weighting().accepts = accepted_ = accepts;
     Base::advance(params, gradients);
   }
 
@@ -197,17 +233,29 @@ class Aswa : public Average<P, AswaWeighting, S> {
   void state(Visitor&& visit) {
     visit.option("filter", filter_);
     visit.option("reference_swap", swaps_);
+    visit.option("start", start_);
+    visit.option("period", period_);
+    for (std::size_t k = 0; k < normed_.size(); ++k) {
+      if (this->slots().keeps(k)) {
+        visit.option("normed." + this->slots().layout()->tensors[k].name,
+                     static_cast<bool>(normed_[k]));
+      }
+    }
     Base::state(visit);
     visit.scalar("norms", norms_);
     visit.scalar("sum_of_norms", sum_);
   }
 
  private:
+  static AswaWeighting weighting_of(const AswaOptions& options) {
+    validate(options);
+    return {0, options.reference_swap && options.filter == AswaFilter::all, true};
+  }
   [[nodiscard]] double distance(const Parameters<P>& params) const {
     double total = 0, largest = 0;
     std::size_t tensors = 0;
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (!this->slots().keeps(k) || params[k].size() == 0) continue;
+      if (!normed_[k] || params[k].size() == 0) continue;
       double square = 0;
       this->in_storage([&]<int Storage>(std::integral_constant<int, Storage>) {
         const auto run =
@@ -227,7 +275,9 @@ class Aswa : public Average<P, AswaWeighting, S> {
   }
 
   AswaFilter filter_;
-  bool swaps_;
+  bool swaps_, accepted_ = false;
+  std::int64_t start_, period_;
+  std::vector<bool> normed_;
   double norm_ = 0;
   double norms_ = 0, sum_ = 0;  // of N
 };

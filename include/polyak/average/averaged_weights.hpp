@@ -174,6 +174,7 @@ class AveragedWeights {
   void grow(const Parameters<P>& params) {
     require_home();
     if (params.swapped()) detail::refuse_order("polyak: grow() while an average is swapped in");
+    if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
     const Layout& before = *slots_.layout();
     const Layout& now = *params.layout();
     Layout common = now;

@@ -171,7 +171,7 @@ struct RestorePass {
 }  // namespace detail
 
 /// The teacher is an average like any other: hand it out, save it. Its update changes the student
-/// too, so name it last in a step. BatchNorm statistics and other buffers are not restored.
+/// too, so name it last in a step. With Nonfinite::skip_step a call that is skipped restores nothing. BatchNorm statistics and other buffers are not restored.
 /// Throws std::invalid_argument for options out of range and for `restored` names of tensors that
 /// are unknown or not averaged; everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
@@ -235,6 +235,8 @@ class CottaTeacher : public Average<P, ExponentialWeighting, S> {
   [[nodiscard]] SlotView<element_t<P>> source() const { return {source_, 0}; }
   /// Whether call t returns this element of this tensor to its source.
   [[nodiscard]] bool restores(std::int64_t call, std::size_t tensor, std::size_t element) const {
+    require(tensor < restores_.size(), "CottaTeacher: tensor must be below " +
+                                           detail::text(restores_.size()), tensor);
     bool chosen = false;
     if (restores_[tensor]) {
       choice(call, tensor).template each<detail::Baseline>(
@@ -252,6 +254,7 @@ class CottaTeacher : public Average<P, ExponentialWeighting, S> {
   }
 
   // What step() and update() call.
+  static constexpr bool writes_weights = true;
   template <class E>
   void finish(E& executor, const Parameters<P>& params) {
     Base::finish(params);

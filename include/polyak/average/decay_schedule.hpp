@@ -379,19 +379,19 @@ inline void validate(const PowerGainWeighting& w) {
 /// ("How to Scale Your EMA", arXiv 2307.13813), or counts samples. O(repeats) numbers per call.
 template <class W>
 struct RepeatedWeighting {
+  static_assert(!requires(W& w) { w.advance(std::int64_t{1}); },
+                "polyak: a weighting with a clock of its own cannot be repeated");
   static constexpr std::string_view type_name = "repeated";
   W weighting;
-  std::int64_t repeats = 1;  ///< >= 1
+  std::int64_t repeats = 1;  ///< in [1, 1e6]
 
   template <class Visitor>
   void options(Visitor& visit) const {
     weighting.options(visit);
     visit.option("repeats", repeats);
   }
-  [[nodiscard]] bool weighs_initial() const {
-    if constexpr (requires { weighting.weighs_initial(); }) return weighting.weighs_initial();
-    return false;
-  }
+  [[nodiscard]] bool weighs_initial() const requires requires(const W& w) { w.weighs_initial(); }
+  { return weighting.weighs_initial(); }
   [[nodiscard]] double gain(std::int64_t t) const {
     double all = 0;
     for (std::int64_t s = first(t); s <= t * repeats; ++s) {
@@ -411,7 +411,8 @@ struct RepeatedWeighting {
 };
 template <class W>
 void validate(const RepeatedWeighting<W>& w) {
-  require(w.repeats >= 1, "RepeatedWeighting.repeats must be >= 1", w.repeats);
+  require(w.repeats >= 1 && w.repeats <= 1'000'000,
+          "RepeatedWeighting.repeats must lie in [1, 1e6]", w.repeats);
   if constexpr (requires { validate(w.weighting); }) validate(w.weighting);
 }
 

@@ -74,6 +74,28 @@ inline void validate(const EmaBankOptions& o) {
   require(o.update_every >= 1, "EmaBankOptions.update_every must be >= 1", o.update_every);
 }
 
+/// One average of a bank, as save_average() and SnapshotStore take averages. Lives as long as the bank
+/// does not move.
+template <class Bank>
+class EmaBankAverage {
+ public:
+  using Parameter = typename Bank::Parameter;
+  using State = typename Bank::State;
+  static constexpr std::string_view type_name = "Ema";
+  EmaBankAverage(const Bank& bank, std::size_t index) : bank_(&bank), index_(index) {}
+  [[nodiscard]] auto view() const { return bank_->view(index_); }
+  [[nodiscard]] const ExponentialWeighting& weighting() const { return bank_->weighting(index_); }
+  [[nodiscard]] std::int64_t calls() const { return bank_->calls(); }
+  [[nodiscard]] bool ready() const { return bank_->ready(); }
+  [[nodiscard]] Accumulate accumulate() const { return bank_->accumulate(); }
+  [[nodiscard]] const Slots<State>& slots() const { return bank_->slots(); }
+  [[nodiscard]] const std::byte* buffers() const { return bank_->buffers(); }
+
+ private:
+  const Bank* bank_;
+  std::size_t index_;
+};
+
 /// The average that a bank chose.
 struct EmaBankChoice {
   std::size_t index = 0;
@@ -116,6 +138,10 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
     return updates_ > 0 || (weightings_[0].weighs_initial() && this->calls() > 0);
   }
 
+  /// One of the averages, to be saved: `save_average(file, params, bank.average(best.index))`.
+  [[nodiscard]] EmaBankAverage<EmaBank> average(std::size_t index) const {
+    return {*this, at(index)};
+  }
   /// One of the averages, as Average hands its own out.
   [[nodiscard]] SlotView<S> view(std::size_t index) const { return this->view_of(at(index)); }
   void copy_to(const Parameters<P>& target, std::size_t index) const {
@@ -234,7 +260,9 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   }
   static double least_gain(const Weightings& weightings) {
     double least = 1;
-    for (const auto& one : weightings) least = std::fmin(least, one.least_gain());
+    for (const auto& one : weightings) {
+      if (one.decay < 1) least = std::fmin(least, one.least_gain());  // at 1 it is meant to rest
+    }
     return least;
   }
   static std::vector<std::string> names() {

@@ -7,8 +7,9 @@
 ///
 /// "Stop Wasting My Time! Saving Days of ImageNet and BERT Training with Latest Weight Averaging"
 /// (arXiv 2209.14981), Algorithm 1, one checkpoint per epoch; there more than 16 of them hurt.
-/// State: k + 1 slots. Elementwise; any shape. 2 words per parameter at a checkpoint, and
-/// k + 2 ceil(k/4) for the mean, or with running_mean 5 together.
+/// State: k + 1 slots. Elementwise; any shape. 2 words per parameter at a checkpoint, and for the
+/// mean, made of four checkpoints at a time and then single ones, k + 2 (k/4 + k mod 4); with
+/// running_mean 5 together.
 #pragma once
 
 #include <cstdint>
@@ -21,16 +22,19 @@ namespace polyak {
 inline namespace v0 {
 
 struct LawaOptions {
-  std::int64_t checkpoints = 6;  ///< k >= 1; 1 is the last checkpoint
+  std::int64_t checkpoints = 6;  ///< k in [1, 65536]; 1 is the last checkpoint
   std::int64_t period = 1;       ///< calls from one checkpoint to the next, >= 1
-  bool running_mean = false;     ///< moves the mean on, and makes it anew every k checkpoints
+  /// Moves the mean on, and makes it anew every k checkpoints: so long a NaN may outlive the
+  /// checkpoint that brought it.
+  bool running_mean = false;
   Accumulate accumulate = Accumulate::plain;
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
 inline void validate(const LawaOptions& o) {
-  require(o.checkpoints >= 1, "LawaOptions.checkpoints must be >= 1", o.checkpoints);
+  require(o.checkpoints >= 1 && o.checkpoints <= 65536,
+          "LawaOptions.checkpoints must lie in [1, 65536]", o.checkpoints);
   require(o.period >= 1, "LawaOptions.period must be >= 1", o.period);
 }
 
@@ -43,11 +47,8 @@ struct LawaWeighting {
     visit.option("period", period);
   }
   [[nodiscard]] double least_gain() const { return 1; }
+  [[nodiscard]] bool samples(std::int64_t t) const { return t % period == 0; }
   [[nodiscard]] bool completes(std::int64_t t) const { return t % period == 0; }
-  /// Whether there is an incomplete block after call t.
-  [[nodiscard]] bool begun(std::int64_t) const { return false; }
-  [[nodiscard]] double gain(std::int64_t t) const { return completes(t) ? 1 : 0; }
-  [[nodiscard]] double complement(std::int64_t t) const { return 1 - gain(t); }
 };
 
 /// Latest weight averaging. Throws std::invalid_argument for options out of range. Until k

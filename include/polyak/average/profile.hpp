@@ -32,7 +32,9 @@ inline namespace v0 {
 /// The gains of an average, call by call, without the type of its weighting.
 class GainSequence {
  public:
+  /// Of a weighting whose gains are functions of the call.
   template <Weighting W>
+  requires(!requires(W& w) { w.advance(std::int64_t{1}); })
   explicit GainSequence(W weighting)
       : gain_([weighting](std::int64_t t) { return static_cast<double>(weighting.gain(t)); }),
         complement_([weighting = std::move(weighting)](std::int64_t t) {

@@ -84,10 +84,13 @@ class SampleEma : public Average<P, SampleClock, S> {
                                    {options.accumulate, options.seed}) {}
 
   /// The next calls count `batch_size` samples each. Throws std::invalid_argument unless it is
-  /// finite and > 0.
+  /// finite and > 0, and where an average of 16 bits would then rest.
   SampleEma& at(double batch_size) {
     require(batch_size > 0 && detail::is_finite(batch_size), "batch_size must be finite and > 0",
             batch_size);
+    SampleClock changed = this->weighting();
+    changed.batch_size = batch_size;
+    detail::validate<S>({this->accumulate(), 0}, changed.least_gain());
     this->mutable_weighting().batch_size = batch_size;
     return *this;
   }

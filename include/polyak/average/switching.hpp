@@ -59,12 +59,18 @@ class SwitchingAverage : public Average<P, W, S> {
     return update(params);
   }
 
-  /// Whether the last call fed the average back into the weights.
+  /// Whether the last call of this object fed the average back into the weights; not kept in files,
+  /// and on a device not known of a step that Nonfinite::skip_step may skip.
   [[nodiscard]] bool switched() const { return switching_; }
   /// How often the average was fed back into the weights.
   [[nodiscard]] std::int64_t switches() const { return switches_; }
 
   // What step() and update() call.
+  static constexpr bool writes_weights = true;
+  void skip() {
+    switching_ = false;
+    Base::skip();
+  }
   void advance(const Parameters<P>& params, const element_t<P>* const* gradients) {
     Base::advance(params, gradients);
     switching_ = this->gain() != 1 && rule_.after(this->calls());  // after a copy x is avg

@@ -26,8 +26,10 @@ inline namespace v0 {
 [[nodiscard]] inline std::int64_t suffix_start(double share, std::int64_t calls) {
   require(share > 0 && share <= 1, "suffix_start: share must lie in (0, 1]", share);
   require(calls >= 1, "suffix_start: calls must be >= 1", calls);
-  const double before = std::ceil((1 - share) * static_cast<double>(calls));
-  return static_cast<std::int64_t>(std::fmin(before, static_cast<double>(calls - 1))) + 1;
+  const auto all = static_cast<double>(calls);
+  // The share of 0.7 is a little less than 7/10, which must not cost a call.
+  const double taken = std::floor(share * all * (1 + 0x1p-50));
+  return calls - static_cast<std::int64_t>(std::fmax(std::fmin(taken, all), 1)) + 1;
 }
 
 struct TailOptions {

@@ -52,16 +52,24 @@ enum class Start : std::uint8_t {
   }
 }
 
-/// Profile w_{0..T, T}: the weight of the initial value, then of each call's iterate. Sums to 1.
+/// Profile w_{0..T, T}: the weight of the initial value, then of each call's iterate. Sums to 1. A
+/// weighting with a clock of its own is to be given as it was before call 1.
 /// Throws std::invalid_argument for calls < 0.
 template <Weighting W>
 [[nodiscard]] std::vector<double> profile(const W& weighting, std::int64_t calls) {
   require(calls >= 0, "profile: calls must be >= 0", calls);
-  std::vector<double> weights(static_cast<std::size_t>(calls) + 1);
+  std::vector<double> weights(static_cast<std::size_t>(calls) + 1), kept(weights.size());
+  W clock = weighting;
+  for (std::int64_t t = 1; t <= calls; ++t) {
+    const auto place = static_cast<std::size_t>(t);
+    weights[place] = clock.gain(t);
+    kept[place] = clock.complement(t);
+    if constexpr (requires { clock.advance(t); }) clock.advance(t);
+  }
   double rest = 1;
-  for (std::int64_t t = calls; t >= 1; --t) {
-    weights[static_cast<std::size_t>(t)] = weighting.gain(t) * rest;
-    rest *= weighting.complement(t);
+  for (std::size_t t = weights.size() - 1; t >= 1; --t) {
+    weights[t] *= rest;
+    rest *= kept[t];
   }
   weights[0] = rest;
   return weights;

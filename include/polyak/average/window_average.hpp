@@ -23,7 +23,7 @@ inline namespace v0 {
 struct WindowAverageOptions {
   std::int64_t horizon = 500;  ///< calls of a block, a multiple of `interval`
   std::int64_t interval = 5;   ///< calls from one sample to the next, >= 1
-  std::int64_t blocks = 1;     ///< newest complete blocks that are kept: the widest sweep, >= 1
+  std::int64_t blocks = 1;     ///< newest complete blocks that are kept: the widest sweep, in [1, 65535]
   Accumulate accumulate = Accumulate::plain;
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
@@ -33,7 +33,8 @@ inline void validate(const WindowAverageOptions& o) {
   require(o.interval >= 1, "WindowAverageOptions.interval must be >= 1", o.interval);
   require(o.horizon >= 1 && o.horizon % o.interval == 0,
           "WindowAverageOptions.horizon must be a positive multiple of interval", o.horizon);
-  require(o.blocks >= 1, "WindowAverageOptions.blocks must be >= 1", o.blocks);
+  require(o.blocks >= 1 && o.blocks <= 65535, "WindowAverageOptions.blocks must lie in [1, 65535]",
+          o.blocks);
 }
 
 /// Blocks of `horizon` calls, sampled at the first of every `interval`.
@@ -48,17 +49,8 @@ struct WindowWeighting {
   [[nodiscard]] double least_gain() const {
     return static_cast<double>(interval) / static_cast<double>(horizon);
   }
+  [[nodiscard]] bool samples(std::int64_t t) const { return (t - 1) % interval == 0; }
   [[nodiscard]] bool completes(std::int64_t t) const { return t % horizon == 0; }
-  [[nodiscard]] bool begun(std::int64_t t) const { return t % horizon != 0; }
-  [[nodiscard]] double gain(std::int64_t t) const {
-    if ((t - 1) % interval != 0) return 0;
-    return 1 / static_cast<double>((t - 1) % horizon / interval + 1);
-  }
-  [[nodiscard]] double complement(std::int64_t t) const {
-    if ((t - 1) % interval != 0) return 1;
-    const auto before = static_cast<double>((t - 1) % horizon / interval);
-    return before / (before + 1);
-  }
 };
 
 /// Block means of the weights. What is handed out without saying is the newest complete block;

@@ -34,7 +34,7 @@ inline namespace v0 {
 /// average <- average + c_j (block_j - average) for N blocks, one after the other; c_j = 1 copies.
 template <class T, std::size_t N>
 struct FoldLaw {
-  static constexpr Traffic traffic{.slots = static_cast<int>(N) + 1};
+  static constexpr Traffic traffic{.slots = static_cast<int>(N) + 1, .writes_first_slot = true};
   detail::Array<T, N> gains, complements;
   template <class V, class Slot, class... Block>
   POLYAK_LAW void operator()(const V&, Slot& average, Block&... blocks) const {
@@ -69,30 +69,31 @@ struct Window {
   bool running = false;    ///< the mean moves on by RunningMeanLaw, made anew once per turn
 };
 
-/// Blocks of a run, and the mean of the newest ones. `W::gain(t)` is the gain of call t within its
-/// block; `W::completes(t)` says whether it is complete then.
+/// Blocks of a run, and the mean of the newest ones. `W::samples(t)` says whether call t belongs to a
+/// block, `W::completes(t)` whether the block ends with it.
 ///
-/// State: "average" and `ring` slots "block.0", ..., the ring's place.
-template <ParameterScalar P, Weighting W, StateScalar S>
+/// State: "average" and `ring` slots "block.0", ..., the number of complete blocks, and of the
+/// samples in the one that is open. Where the ring stands follows from them.
+template <ParameterScalar P, class W, StateScalar S>
 class WindowedAverage : public AveragedWeights<WindowedAverage<P, W, S>, P, S> {
   using Base = AveragedWeights<WindowedAverage<P, W, S>, P, S>;
 
- public:
+ protected:
   WindowedAverage(const Parameters<P>& params, W weighting, Window window, Nonfinite nonfinite,
                   Accumulation accumulation)
-      : Base(params, nonfinite, accumulation, weighting.least_gain(), names(window.ring)),
+      : Base(params, nonfinite, accumulation, least_gain(weighting, window), names(window.ring)),
         weighting_(weighting),
-        window_(window),
-        cursor_(window.ring - 1) {}
+        window_(window) {}
 
+ public:
   using Base::copy_to;
   using Base::swap_into;
 
   /// Complete blocks so far, and those that are held now.
   [[nodiscard]] std::int64_t count() const { return count_; }
-  [[nodiscard]] std::int64_t held() const { return held_; }
+  [[nodiscard]] std::int64_t held() const { return std::clamp<std::int64_t>(count_, 0, window_.kept); }
   /// Whether there are as many complete blocks as the average takes.
-  [[nodiscard]] bool ready() const { return held_ >= window_.width; }
+  [[nodiscard]] bool ready() const { return held() >= window_.width; }
   [[nodiscard]] const W& weighting() const { return weighting_; }
 
   /// Writes the mean of the `blocks` newest complete blocks into `target`; otherwise as copy_to().
@@ -124,15 +125,14 @@ class WindowedAverage : public AveragedWeights<WindowedAverage<P, W, S>, P, S> {
   // What step() and update() call.
   void advance(const Parameters<P>&, const element_t<P>* const*) {
     const std::int64_t call = this->next_call();
-    gain_ = this->applied(weighting_.gain(call));
-    completes_ = weighting_.completes(call);
-    if (gain_ == 1) {
-      cursor_ = (cursor_ + 1) % window_.ring;
-    }
-    moves_ = window_.running && gain_ == 1 && cursor_ != 0 && held_ == window_.ring;
+    gain_ = 0;
+    if (weighting_.samples(call)) gain_ = this->applied(1 / static_cast<double>(++open_));
+    cursor_ = place(count_);
+    moves_ = window_.running && gain_ == 1 && cursor_ != 0 && held() == window_.ring;
+    completes_ = open_ > 0 && weighting_.completes(call);
     if (completes_) {
       ++count_;
-      held_ = std::min(held_ + 1, window_.kept);
+      open_ = 0;
     }
   }
   static constexpr std::size_t forms = 3 + 2 * Base::other_storages;
@@ -187,21 +187,24 @@ class WindowedAverage : public AveragedWeights<WindowedAverage<P, W, S>, P, S> {
     visit.option("running", window_.running);
     this->common_options(visit);
     this->clocks(visit, count_);
-    visit.scalar("held", held_);
-    visit.scalar("cursor", cursor_);
+    visit.scalar("open", open_);
     this->memory(visit);
   }
 
  protected:
   /// The block that is being averaged, or was completed last.
   [[nodiscard]] SlotView<S> current_block() const {
-    if (this->calls() == 0) detail::refuse_order("polyak: no block has begun");
-    return this->view_of_unready(slot(cursor_));
+    if (count_ == 0 && open_ == 0) detail::refuse_order("polyak: no block has begun");
+    return this->view_of_unready(slot(place(open_ > 0 ? count_ : count_ - 1)));
   }
 
  private:
   friend Base;
 
+  /// Of a block, or of the mean of all blocks that are kept.
+  static double least_gain(const W& weighting, const Window& window) {
+    return std::min(weighting.least_gain(), 1 / static_cast<double>(window.kept));
+  }
   static std::vector<std::string> names(std::int64_t ring) {
     std::vector<std::string> all{"average"};
     for (std::int64_t k = 0; k < ring; ++k) all.push_back("block." + std::to_string(k));
@@ -210,13 +213,16 @@ class WindowedAverage : public AveragedWeights<WindowedAverage<P, W, S>, P, S> {
   static std::size_t slot(std::int64_t block) { return static_cast<std::size_t>(1 + block); }
 
   void require_held(std::int64_t blocks) const {
-    require(blocks >= 1 && blocks <= held_,
-            "a window must have 1 to " + detail::text(held_) + " complete blocks", blocks);
+    require(blocks >= 1 && blocks <= held(),
+            "a window must have 1 to " + detail::text(held()) + " complete blocks", blocks);
   }
   /// The j-th of the newest complete blocks, from 0.
   [[nodiscard]] std::size_t newest(std::int64_t j) const {
-    const std::int64_t back = weighting_.begun(this->calls()) ? j + 1 : j;
-    return slot((cursor_ + window_.ring - back) % window_.ring);
+    return slot(place(count_ - 1 - j));
+  }
+  /// The ring's place of block `number`, from 0.
+  [[nodiscard]] std::int64_t place(std::int64_t number) const {
+    return (number % window_.ring + window_.ring) % window_.ring;
   }
 
   /// average <- mean of the newest blocks, oldest first. `into(run)` may give the run another
@@ -232,10 +238,13 @@ class WindowedAverage : public AveragedWeights<WindowedAverage<P, W, S>, P, S> {
         return FoldLaw<C, sizeof...(I)>{{static_cast<C>(gain(I))...},
                                         {static_cast<C>(1 - gain(I))...}};
       };
-      walk_kept(executor, params,
-                into(this->template run_in<Storage>(
-                    make, std::size_t{0},
-                    newest(blocks - 1 - done - static_cast<std::int64_t>(I))...)));
+      auto run = into(this->template run_in<Storage>(
+          make, std::size_t{0}, newest(blocks - 1 - done - static_cast<std::int64_t>(I))...));
+      // Each pass rounds at random anew.
+      if constexpr (requires { run.key.seed; }) {
+        run.key.seed += 0x9e3779b97f4a7c15u * static_cast<std::uint64_t>(done + 1);
+      }
+      walk_kept(executor, params, run);
       done += static_cast<std::int64_t>(sizeof...(I));
     };
     while (blocks - done >= 4) some(std::make_index_sequence<4>());
@@ -272,8 +281,8 @@ class WindowedAverage : public AveragedWeights<WindowedAverage<P, W, S>, P, S> {
   W weighting_;
   Window window_;
   std::int64_t count_ = 0;
-  std::int64_t held_ = 0;
-  std::int64_t cursor_;  // of the newest block
+  std::int64_t open_ = 0;    // samples in the block that is not complete
+  std::int64_t cursor_ = 0;  // of the block that this call belongs to
   double gain_ = 0;
   bool completes_ = false, moves_ = false;
 };

@@ -38,6 +38,11 @@ struct Traffic {
   bool gradient = false;          ///< passes the gradient
   bool writes_parameter = false;  ///< changes x
   bool writes_slots = true;       ///< changes the slots
+  bool writes_first_slot = false;  ///< of them the first alone
+
+  [[nodiscard]] constexpr int written_slots() const {
+    return !writes_slots ? 0 : writes_first_slot ? 1 : slots;
+  }
 };
 
 /// a * b + c, rounded once. Without these a bare fma of floats would be the C function of doubles.

@@ -141,14 +141,17 @@ class Call {
     return Some::trains;
   }
 
-  /// An average that checks its input, or reads it before the pass, and comes after an optimizer.
+  /// An average that checks its input, or reads it before the pass, and comes after what writes it.
   template <class Index, class Some>
   [[nodiscard]] static bool waits(Index, const Some& method) {
     constexpr std::array<bool, count> trainers{M::trains...};
+    constexpr std::array<bool, count> writers{(M::trains || requires { M::writes_weights; })...};
     for (int i = 0; i < static_cast<int>(Index::value); ++i) {
-      if (trainers[static_cast<std::size_t>(i)] && !Some::trains) {
-        return method.nonfinite() != Nonfinite::propagate || requires { Some::reads_weights; };
+      const auto k = static_cast<std::size_t>(i);
+      if constexpr (requires { method.reads_weights(); }) {
+        if (writers[k] && method.reads_weights()) return true;
       }
+      if (trainers[k] && !Some::trains) return method.nonfinite() != Nonfinite::propagate;
     }
     return false;
   }

@@ -91,14 +91,20 @@ struct Tile {
     }
   }
 
+  template <std::size_t K, class R>
+  POLYAK_INLINE static void store_slot(const R& run, [[maybe_unused]] std::size_t at,
+                                       const SlotValues<R>& from,
+                                       [[maybe_unused]] typename R::StorageType::Scratch& scratch) {
+    if constexpr (static_cast<int>(K) < R::LawType::traffic.written_slots()) {
+      R::StorageType::store(arrays_of<K>(run), at, from.slot[K], scratch, run.key);
+    }
+  }
   template <class R, std::size_t... K>
   POLYAK_INLINE static void store_slots(const R& run, [[maybe_unused]] std::size_t at,
                                      const SlotValues<R>& from,
                                      [[maybe_unused]] typename R::StorageType::Scratch& scratch,
                                      std::index_sequence<K...>) {
-    if constexpr (R::LawType::traffic.writes_slots) {
-      (R::StorageType::store(arrays_of<K>(run), at, from.slot[K], scratch, run.key), ...);
-    }
+    (store_slot<K>(run, at, from, scratch), ...);
   }
 
   template <class R>

@@ -350,8 +350,9 @@ struct Pass {
   template <std::size_t I, class First, class... Rest>
   POLYAK_LAW static void store_slots(const Chain<First, Rest...>& runs, const RowType& row,
                                      std::size_t at, const SlotLanes<N, First, Rest...>& from) {
-    if constexpr (First::LawType::traffic.writes_slots) {
-      for (int a = 0; a < First::arrays; ++a) {
+    constexpr int written = First::LawType::traffic.written_slots();
+    if constexpr (written > 0) {
+      for (int a = 0; a < First::arrays / First::slot_count * written; ++a) {
         from.lanes[a].store(runs.first.slots[a], row.offsets[I] + at);
       }
     }

@@ -82,8 +82,10 @@ class Optimizer {
 
   /// Forgets the moments: all state is 0 and bias corrections begin anew, as after construction.
   /// Learning rate, count() and schedules go on. What to do where weights jump, if anything: see
-  /// SwitchEma.
+  /// SwitchEma. On a device it throws std::logic_error while it is open whether the last step was
+  /// skipped: cuda::settle() first.
   void reset_moments() {
+    if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
     detail::clear_bytes(slots_.space(), slots_.block()->data(), slots_.block()->bytes());
     std::fill(tensor_steps_.begin(), tensor_steps_.end(), 0);
   }
