@@ -39,11 +39,13 @@ struct Traffic {
   bool writes_parameter = false;  ///< changes x
   bool writes_slots = true;       ///< changes the slots
   bool writes_first_slot = false;  ///< of them the first alone
-
-  [[nodiscard]] constexpr int written_slots() const {
-    return !writes_slots ? 0 : writes_first_slot ? 1 : slots;
-  }
 };
+
+/// How many of its slots a law changes: the first ones.
+template <class Law>
+inline constexpr int written_slots = !Law::traffic.writes_slots        ? 0
+                                     : Law::traffic.writes_first_slot ? 1
+                                                                      : Law::traffic.slots;
 
 /// a * b + c, rounded once. Without these a bare fma of floats would be the C function of doubles.
 POLYAK_LAW float fma(float a, float b, float c) { return std::fma(a, b, c); }

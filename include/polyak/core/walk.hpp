@@ -95,7 +95,7 @@ struct Tile {
   POLYAK_INLINE static void store_slot(const R& run, [[maybe_unused]] std::size_t at,
                                        const SlotValues<R>& from,
                                        [[maybe_unused]] typename R::StorageType::Scratch& scratch) {
-    if constexpr (static_cast<int>(K) < R::LawType::traffic.written_slots()) {
+    if constexpr (static_cast<int>(K) < written_slots<typename R::LawType>) {
       R::StorageType::store(arrays_of<K>(run), at, from.slot[K], scratch, run.key);
     }
   }

@@ -350,7 +350,7 @@ struct Pass {
   template <std::size_t I, class First, class... Rest>
   POLYAK_LAW static void store_slots(const Chain<First, Rest...>& runs, const RowType& row,
                                      std::size_t at, const SlotLanes<N, First, Rest...>& from) {
-    constexpr int written = First::LawType::traffic.written_slots();
+    constexpr int written = written_slots<typename First::LawType>;
     if constexpr (written > 0) {
       for (int a = 0; a < First::arrays / First::slot_count * written; ++a) {
         from.lanes[a].store(runs.first.slots[a], row.offsets[I] + at);
