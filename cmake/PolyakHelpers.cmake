@@ -111,3 +111,23 @@ function(polyak_report_dependencies)
   report("${POLYAK_BUILD_EXAMPLES}" "${POLYAK_GNUPLOT}" "gnuplot" ""
     "plots of the examples" "the examples write CSV without plots")
 endfunction()
+
+# Whether this machine rounds once where laws say fma.
+include(CheckCXXSourceCompiles)
+set(CMAKE_REQUIRED_FLAGS -march=native)
+check_cxx_source_compiles("
+#if !defined(__FMA__) && !defined(__ARM_FEATURE_FMA)
+#error
+#endif
+int main() {}" POLYAK_NATIVE_HAS_FMA)
+unset(CMAKE_REQUIRED_FLAGS)
+
+# One form of each loop, for this machine: levels are looked at elsewhere, and take their time.
+function(polyak_one_level target)
+  target_compile_definitions(${target} PRIVATE POLYAK_NO_DISPATCH)
+  target_compile_options(${target} PRIVATE -march=native)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    # Its AVX-512 headers, which Eigen's own loops use, pass undefined vectors on purpose.
+    target_compile_options(${target} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized)
+  endif()
+endfunction()
