@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 cmake --preset cuda || exit 1
 cmake --build --preset cuda || exit 1
-cmake --build --preset cuda --target polyak_cuda_golden || exit 1
+cmake --build --preset cuda --target polyak_cuda_golden polyak_cuda_tests || exit 1
 build=build/cuda
 logs=$(mktemp -d)
 summary=()
