@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <polyak/average/average.hpp>
+#include <polyak/average/averaged_weights.hpp>
 #include <polyak/average/ema.hpp>
 #include <polyak/core/state.hpp>
 
