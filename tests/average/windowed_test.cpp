@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <vector>
@@ -262,4 +263,23 @@ TEST_CASE("banks and windows go on with a model that grew") {
   const auto state = state_bytes(bank);
   CHECK_THROWS_AS(bank.grow(before), std::invalid_argument);
   CHECK(state_bytes(bank) == state);
+}
+
+TEST_CASE("no count in a state leads outside the ring, and the mean alone is written") {
+  static_assert(written_slots<FoldLaw<float, 4>> == 1);
+  Model<float> model({40}), other({40});
+  WindowAverage<float> window(model.params, {.horizon = 4, .interval = 2, .blocks = 3});
+  for (int t = 0; t < 9; ++t) window.update(model.params);
+  auto bytes = state_bytes(window);
+  for (const std::int64_t count : {std::int64_t{-7}, -(std::int64_t{1} << 40) - 3, (std::int64_t{1} << 40) + 3}) {
+    std::memcpy(bytes.data() + sizeof count, &count, sizeof count);  // after the calls
+    WindowAverage<float> odd(model.params, {.horizon = 4, .interval = 2, .blocks = 3});
+    restore_state(odd, bytes);
+    CHECK(odd.count() == count);
+    CHECK(odd.held() == (count < 0 ? 0 : 3));
+    CHECK(odd.ready() == (count > 0));
+    for (int t = 0; t < 9; ++t) odd.update(model.params);
+    if (odd.ready()) odd.copy_to(other.params, 3);
+    CHECK(other.margins_intact());
+  }
 }
