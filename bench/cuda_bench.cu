@@ -3,10 +3,10 @@
 //
 //   polyak_cuda_bench [--elements N] [--rounds N]
 //
-// Each row: the median time of the rounds by CUDA events, the bytes that the step must move, and the
-// bandwidth as a share of the copy's (bytes read and written). Cases take turns within a round, so
-// that all see the same clocks. The last rows have one launch for a whole model against one for each
-// tensor, and what a launch costs the host.
+// Each row: the median time of the rounds by CUDA events, the bytes that the step must move, and
+// the bandwidth as a share of the copy's (bytes read and written). Cases take turns within a round,
+// so that all see the same clocks. The last rows have one launch for a whole model against one for
+// each tensor, and what a launch costs the host.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -127,8 +127,9 @@ void measure(const polyak::cuda::Executor& executor, std::vector<Row>& rows, int
 Row copy_row(Model& model) {
   const std::size_t bytes = model.weights.bytes();
   auto* const space = model.params.layout()->space.get();
-  return {"copy within the device", 2.0 * static_cast<double>(bytes),
-          [&model, space, bytes] { space->copy(model.slopes.data(), model.weights.data(), bytes); }};
+  return {"copy within the device", 2.0 * static_cast<double>(bytes), [&model, space, bytes] {
+            space->copy(model.slopes.data(), model.weights.data(), bytes);
+          }};
 }
 
 void table(const char* title) {
@@ -143,18 +144,18 @@ void one_case(const polyak::cuda::Executor& executor, Model& model, const char* 
   auto methods = make(model.params);
   std::vector<Row> rows;
   rows.push_back(copy_row(model));
-  rows.push_back({name, 4 * words * static_cast<double>(model.params.elements()), [&] {
-                    std::apply(
-                        [&](auto&... m) {
-                          polyak::step(executor, model.params, *model.gradients, m...);
-                        },
-                        methods);
-                  }});
+  rows.push_back(
+      {name, 4 * words * static_cast<double>(model.params.elements()), [&] {
+         std::apply(
+             [&](auto&... m) { polyak::step(executor, model.params, *model.gradients, m...); },
+             methods);
+       }});
   measure(executor, rows, rounds);
 }
 
 void bandwidths(const polyak::cuda::Executor& executor, std::size_t elements, int rounds) {
-  table(("One tensor of " + std::to_string(elements) + " floats; each step after its copy").c_str());
+  table(
+      ("One tensor of " + std::to_string(elements) + " floats; each step after its copy").c_str());
   Model model(executor, {elements});
   {
     polyak::Ema average(model.params);
@@ -165,14 +166,16 @@ void bandwidths(const polyak::cuda::Executor& executor, std::size_t elements, in
                     [&] { polyak::update(executor, model.params, average); }});
     measure(executor, rows, rounds);
   }
-  one_case(executor, model, "AdamW", 7, rounds, [](const auto& p) { return std::tuple(polyak::AdamW(p)); });
+  one_case(executor, model, "AdamW", 7, rounds,
+           [](const auto& p) { return std::tuple(polyak::AdamW(p)); });
   one_case(executor, model, "AdamW and two Emas", 11, rounds, [](const auto& p) {
-    return std::tuple(polyak::AdamW(p), polyak::Ema(p, {.decay = 0.999}), polyak::Ema(p, {.decay = 0.9999}));
+    return std::tuple(polyak::AdamW(p), polyak::Ema(p, {.decay = 0.999}),
+                      polyak::Ema(p, {.decay = 0.9999}));
   });
-  one_case(executor, model, "AdEMAMix", 9, rounds, [](const auto& p) { return std::tuple(polyak::AdEMAMix(p)); });
-  one_case(executor, model, "ScheduleFreeAdamW", 7, rounds, [](const auto& p) {
-    return std::tuple(polyak::ScheduleFreeAdamW(p));
-  });
+  one_case(executor, model, "AdEMAMix", 9, rounds,
+           [](const auto& p) { return std::tuple(polyak::AdEMAMix(p)); });
+  one_case(executor, model, "ScheduleFreeAdamW", 7, rounds,
+           [](const auto& p) { return std::tuple(polyak::ScheduleFreeAdamW(p)); });
 }
 
 /// A whole model by one launch, and by one for each tensor.
@@ -195,9 +198,8 @@ void lists(const polyak::cuda::Executor& executor, const char* name,
   const double bytes = 28.0 * static_cast<double>(model.params.elements());
   std::vector<Row> rows;
   rows.push_back(copy_row(model));
-  rows.push_back({"one launch", bytes, [&] {
-                    polyak::step(executor, model.params, *model.gradients, optimizer);
-                  }});
+  rows.push_back({"one launch", bytes,
+                  [&] { polyak::step(executor, model.params, *model.gradients, optimizer); }});
   rows.push_back({"one launch per tensor", bytes, [&] {
                     for (std::size_t k = 0; k < sizes.size(); ++k) {
                       polyak::step(executor, *singles[k], *slopes[k], *optimizers[k]);
@@ -205,12 +207,12 @@ void lists(const polyak::cuda::Executor& executor, const char* name,
                   }});
   polyak::AdamW with_averages(model.params);
   polyak::Ema slow(model.params, {.decay = 0.9999}), fast(model.params, {.decay = 0.999});
-  rows.push_back({"AdamW and two Emas, one launch", 44.0 * static_cast<double>(model.params.elements()),
-                  [&] {
-                    polyak::step(executor, model.params, *model.gradients, with_averages, slow, fast);
-                  }});
+  rows.push_back(
+      {"AdamW and two Emas, one launch", 44.0 * static_cast<double>(model.params.elements()),
+       [&] { polyak::step(executor, model.params, *model.gradients, with_averages, slow, fast); }});
   measure(executor, rows, rounds);
-  std::printf("\none launch is %.1f times as fast\n", median(rows[2].times) / median(rows[1].times));
+  std::printf("\none launch is %.1f times as fast\n",
+              median(rows[2].times) / median(rows[1].times));
 
   // What a call costs the host, while the device has nothing to wait for.
   std::vector<float> costs;
@@ -227,16 +229,17 @@ void lists(const polyak::cuda::Executor& executor, const char* name,
   polyak::cuda::CapturedStep captured(executor, model.params, *model.gradients, optimizer);
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t replayed = nullptr;
-  polyak::cuda::detail::check(cudaStreamBeginCapture(executor.stream(), cudaStreamCaptureModeThreadLocal),
-                              "cudaStreamBeginCapture");
+  polyak::cuda::detail::check(
+      cudaStreamBeginCapture(executor.stream(), cudaStreamCaptureModeThreadLocal),
+      "cudaStreamBeginCapture");
   captured.record();
-  polyak::cuda::detail::check(cudaStreamEndCapture(executor.stream(), &graph), "cudaStreamEndCapture");
+  polyak::cuda::detail::check(cudaStreamEndCapture(executor.stream(), &graph),
+                              "cudaStreamEndCapture");
   polyak::cuda::detail::check(cudaGraphInstantiate(&replayed, graph, 0), "cudaGraphInstantiate");
   std::vector<Row> ways;
   ways.push_back(copy_row(model));
-  ways.push_back({"scalars with the launch", bytes, [&] {
-                    polyak::step(executor, model.params, *model.gradients, optimizer);
-                  }});
+  ways.push_back({"scalars with the launch", bytes,
+                  [&] { polyak::step(executor, model.params, *model.gradients, optimizer); }});
   ways.push_back({"scalars from the device, replayed", bytes, [&] {
                     captured.prepare();
                     static_cast<void>(cudaGraphLaunch(replayed, executor.stream()));
@@ -287,8 +290,9 @@ int main(int count, char** arguments) {
     cudaDeviceProp device{};
     polyak::cuda::detail::check(cudaGetDeviceProperties(&device, executor->device()),
                                 "cudaGetDeviceProperties");
-    std::printf("%s, %zu MiB; medians of %d rounds; the last column is the share of the copy's bandwidth\n",
-                device.name, device.totalGlobalMem >> 20, rounds);
+    std::printf(
+        "%s, %zu MiB; medians of %d rounds; the last column is the share of the copy's bandwidth\n",
+        device.name, device.totalGlobalMem >> 20, rounds);
     while (elements > 1024 && 24 * elements > device.totalGlobalMem / 10 * 9) elements /= 2;
     bandwidths(*executor, elements, rounds);
     lists(*executor, "GPT-2 124M", sizes_of(polyak_bench::gpt2()), rounds);

@@ -99,10 +99,11 @@ class Race {
         kahan_(params, {.decay = decay, .accumulate = polyak::Accumulate::kahan}),
         wide_(params, {.decay = decay, .accumulate = polyak::Accumulate::float64}) {
     // An average that would rest more than 1 % from a constant weight is refused.
-    if (polyak::dead_zone<Eigen::bfloat16>(1 - decay, polyak::Accumulate::stochastic) > 0.01) return;
-    sixteen_.emplace(params, polyak::EmaOptions{.decay = decay,
-                                                .accumulate = polyak::Accumulate::stochastic,
-                                                .seed = 1});
+    if (polyak::dead_zone<Eigen::bfloat16>(1 - decay, polyak::Accumulate::stochastic) > 0.01)
+      return;
+    sixteen_.emplace(params,
+                     polyak::EmaOptions{
+                         .decay = decay, .accumulate = polyak::Accumulate::stochastic, .seed = 1});
   }
 
   void update(const polyak::Parameters<float>& params, const polyak::Parameters<double>& exact) {

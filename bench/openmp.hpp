@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <polyak/core/openmp.hpp>
+#include <polyak/core/executors/openmp.hpp>
 
 namespace polyak_bench {
 

@@ -149,11 +149,10 @@ Subject bfloat16_ema(const std::string& name, polyak::Accumulate accumulate,
 /// bytes.
 inline Subject kahan_ema() {
   const Gain gain = [](long) { return 1 - 0.999; };
-  Subject result = subject(Averages{"ema_kahan", gain, [](const polyak::Parameters<float>& list) {
-                                      return polyak::Ema(
-                                          list, {.decay = 0.999,
-                                                 .accumulate = polyak::Accumulate::kahan});
-                                    }});
+  Subject result = subject(Averages{
+      "ema_kahan", gain, [](const polyak::Parameters<float>& list) {
+        return polyak::Ema(list, {.decay = 0.999, .accumulate = polyak::Accumulate::kahan});
+      }});
   result.bytes = 5 * sizeof(float);
   result.make_limit = [gain](const Setting& setting) -> std::unique_ptr<Racer> {
     return std::make_unique<LimitRacer>(setting, LimitMethod::none, std::vector<Gain>{gain, gain});

@@ -78,7 +78,9 @@ inline void append_windows(std::vector<Subject>& subjects) {
   const Gain gain = [](long) { return 1 - 0.999; };
   subjects.push_back(window_subject(
       "ema_bank3", 7,
-      [](const List& list) { return polyak::EmaBank(list, std::array{0.999, 0.999, 0.999}); },
+      [](const List& list) {
+        return polyak::EmaBank(list, std::array{0.999, 0.999, 0.999});
+      },
       [gain](const Setting& setting) -> std::unique_ptr<Racer> {
         return std::make_unique<LimitRacer>(setting, LimitMethod::none, std::vector<Gain>(3, gain));
       },

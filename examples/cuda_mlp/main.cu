@@ -3,8 +3,8 @@
 //
 //   cuda_mlp [--steps N]
 //
-// Learns to tell in which of three interleaved spirals a point lies. AdamW and an exponential average
-// of the weights are one launch per step; the average is what is evaluated, by a guard.
+// Learns to tell in which of three interleaved spirals a point lies. AdamW and an exponential
+// average of the weights are one launch per step; the average is what is evaluated, by a guard.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -28,12 +28,14 @@ __global__ void forward(const float* in, const float* weights, const float* bias
   if (k >= batch * width_out) return;
   const int sample = k / width_out, unit = k % width_out;
   float sum = bias[unit];
-  for (int i = 0; i < width_in; ++i) sum += in[sample * width_in + i] * weights[unit * width_in + i];
+  for (int i = 0; i < width_in; ++i)
+    sum += in[sample * width_in + i] * weights[unit * width_in + i];
   out[k] = activate ? tanhf(sum) : sum;
 }
 
 /// The gradient of the mean cross-entropy by the logits, and the loss of each sample.
-__global__ void cross_entropy(const float* logits, const int* labels, float* gradient, float* loss) {
+__global__ void cross_entropy(const float* logits, const int* labels, float* gradient,
+                              float* loss) {
   const int sample = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (sample >= batch) return;
   const float* const row = logits + sample * classes;
@@ -142,29 +144,24 @@ class Network {
   void predict(const std::vector<float>& points, const std::vector<int>& labels) {
     points_.upload(points);
     labels_.upload(labels);
-    forward<<<blocks(batch * hidden), 256, 0, stream_>>>(points_.data(), weights1.data(),
-                                                         bias1.data(), layer1_.data(), inputs,
-                                                         hidden, true);
-    forward<<<blocks(batch * hidden), 256, 0, stream_>>>(layer1_.data(), weights2.data(),
-                                                         bias2.data(), layer2_.data(), hidden,
-                                                         hidden, true);
-    forward<<<blocks(batch * classes), 256, 0, stream_>>>(layer2_.data(), weights3.data(),
-                                                          bias3.data(), logits_.data(), hidden,
-                                                          classes, false);
+    forward<<<blocks(batch * hidden), 256, 0, stream_>>>(
+        points_.data(), weights1.data(), bias1.data(), layer1_.data(), inputs, hidden, true);
+    forward<<<blocks(batch * hidden), 256, 0, stream_>>>(
+        layer1_.data(), weights2.data(), bias2.data(), layer2_.data(), hidden, hidden, true);
+    forward<<<blocks(batch * classes), 256, 0, stream_>>>(
+        layer2_.data(), weights3.data(), bias3.data(), logits_.data(), hidden, classes, false);
     cross_entropy<<<blocks(batch), 256, 0, stream_>>>(logits_.data(), labels_.data(),
                                                       by_logits_.data(), losses_.data());
   }
   void differentiate() {
     backward_weights<<<blocks(classes * hidden), 256, 0, stream_>>>(
         layer2_.data(), by_logits_.data(), by_weights3.data(), by_bias3.data(), hidden, classes);
-    backward_input<<<blocks(batch * hidden), 256, 0, stream_>>>(layer2_.data(), weights3.data(),
-                                                                by_logits_.data(),
-                                                                by_layer2_.data(), hidden, classes);
+    backward_input<<<blocks(batch * hidden), 256, 0, stream_>>>(
+        layer2_.data(), weights3.data(), by_logits_.data(), by_layer2_.data(), hidden, classes);
     backward_weights<<<blocks(hidden * hidden), 256, 0, stream_>>>(
         layer1_.data(), by_layer2_.data(), by_weights2.data(), by_bias2.data(), hidden, hidden);
-    backward_input<<<blocks(batch * hidden), 256, 0, stream_>>>(layer1_.data(), weights2.data(),
-                                                                by_layer2_.data(),
-                                                                by_layer1_.data(), hidden, hidden);
+    backward_input<<<blocks(batch * hidden), 256, 0, stream_>>>(
+        layer1_.data(), weights2.data(), by_layer2_.data(), by_layer1_.data(), hidden, hidden);
     backward_weights<<<blocks(hidden * inputs), 256, 0, stream_>>>(
         points_.data(), by_layer1_.data(), by_weights1.data(), by_bias1.data(), inputs, hidden);
   }
@@ -210,7 +207,8 @@ int train(const polyak::cuda::Executor& executor, int steps) {
       .add("hidden2.bias", network.bias2)
       .add("output.weight", network.weights3, {classes, hidden})
       .add("output.bias", network.bias3);
-  polyak::AdamW optimizer(params, {.learning_rate = 3e-3, .nonfinite = polyak::Nonfinite::skip_step});
+  polyak::AdamW optimizer(params,
+                          {.learning_rate = 3e-3, .nonfinite = polyak::Nonfinite::skip_step});
   polyak::Ema ema(params, {.decay = 0.99});
   polyak::cuda::Gradients<float> gradients(params);
   gradients.set("hidden1.weight", network.by_weights1)
@@ -237,12 +235,13 @@ int train(const polyak::cuda::Executor& executor, int steps) {
       network.predict(test_points, test_labels);
       averaged = network.accuracy(test_labels);
     }
-    std::printf("step %5d   loss %.4f, accuracy %.3f; of the average of the weights %.3f\n", k, loss,
-                last, averaged);
+    std::printf("step %5d   loss %.4f, accuracy %.3f; of the average of the weights %.3f\n", k,
+                loss, last, averaged);
   }
   polyak::cuda::settle(executor, optimizer, ema);
   std::printf("%lld steps, %lld skipped, state of %zu bytes\n",
-              static_cast<long long>(optimizer.count()), static_cast<long long>(optimizer.skipped()),
+              static_cast<long long>(optimizer.count()),
+              static_cast<long long>(optimizer.skipped()),
               optimizer.memory_report().total + ema.memory_report().total);
   return averaged > 0.9 || steps < 500 ? 0 : 1;
 }

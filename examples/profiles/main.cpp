@@ -20,11 +20,11 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/average/average.hpp>
-#include <polyak/average/conversions.hpp>
-#include <polyak/average/decay_schedule.hpp>
-#include <polyak/average/weight_profile.hpp>
-#include <polyak/average/weighting.hpp>
+#include <polyak/average/analysis/weight_statistics.hpp>
+#include <polyak/average/engine/average.hpp>
+#include <polyak/average/schedules/conversions.hpp>
+#include <polyak/average/schedules/decay_schedule.hpp>
+#include <polyak/average/schedules/weighting.hpp>
 
 namespace {
 

@@ -1,44 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Everything that needs only Eigen and the standard library, but for what is done after training
-/// and would make each file of a program compile longer: average/merge_as_decay.hpp,
-/// average/profile.hpp and average/profile_fit.hpp.
+/// and would make each file of a program compile longer: merge/merge_as_decay.hpp,
+/// average/analysis/profile_target.hpp and profile_fit.hpp.
 #pragma once
 
+#include <polyak/average/analysis/weight_statistics.hpp>
 #include <polyak/average/aswa.hpp>
-#include <polyak/average/average.hpp>
-#include <polyak/average/averaged_weights.hpp>
 #include <polyak/average/batch_norm.hpp>
-#include <polyak/average/conversions.hpp>
 #include <polyak/average/cotta.hpp>
-#include <polyak/average/decay_schedule.hpp>
 #include <polyak/average/ema.hpp>
 #include <polyak/average/ema_bank.hpp>
+#include <polyak/average/engine/average.hpp>
+#include <polyak/average/engine/averaged_weights.hpp>
+#include <polyak/average/engine/swap.hpp>
 #include <polyak/average/hare_tortoise.hpp>
 #include <polyak/average/lawa.hpp>
 #include <polyak/average/posthoc.hpp>
 #include <polyak/average/power_ema.hpp>
 #include <polyak/average/sample_ema.hpp>
+#include <polyak/average/schedules/conversions.hpp>
+#include <polyak/average/schedules/decay_schedule.hpp>
+#include <polyak/average/schedules/weighting.hpp>
 #include <polyak/average/soft_update.hpp>
 #include <polyak/average/swa.hpp>
-#include <polyak/average/swap.hpp>
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/average/tail.hpp>
-#include <polyak/average/weight_profile.hpp>
-#include <polyak/average/weighting.hpp>
 #include <polyak/average/window_average.hpp>
-#include <polyak/core/average_n.hpp>
-#include <polyak/core/denormals.hpp>
-#include <polyak/core/dispatch.hpp>
-#include <polyak/core/executor.hpp>
-#include <polyak/core/gradients.hpp>
+#include <polyak/core/executors/executor.hpp>
+#include <polyak/core/executors/openmp.hpp>
+#include <polyak/core/executors/thread_pool.hpp>
 #include <polyak/core/method.hpp>
-#include <polyak/core/openmp.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/simd/denormals.hpp>
+#include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
-#include <polyak/core/thread_pool.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/merge/linear.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/learning_rate.hpp>

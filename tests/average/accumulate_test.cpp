@@ -102,10 +102,9 @@ TEMPLATE_TEST_CASE("16-bit averages follow a step where they are compensated or 
   for (const double decay : {0.9, 0.99, 0.999}) {
     Weights<float> weights(count);
     Ema<float> exact(weights.params, {.decay = decay});
-    Ema<float, TestType> kahan(weights.params,
-                               {.decay = decay, .accumulate = Accumulate::kahan});
-    Ema<float, TestType> random(
-        weights.params, {.decay = decay, .accumulate = Accumulate::stochastic, .seed = 7});
+    Ema<float, TestType> kahan(weights.params, {.decay = decay, .accumulate = Accumulate::kahan});
+    Ema<float, TestType> random(weights.params,
+                                {.decay = decay, .accumulate = Accumulate::stochastic, .seed = 7});
     weights.set(2);
     const double ulp = std::is_same_v<TestType, Eigen::half> ? 0x1p-10 : 0x1p-7;
     for (int step = 1; step <= 6000; ++step) {
@@ -114,8 +113,8 @@ TEMPLATE_TEST_CASE("16-bit averages follow a step where they are compensated or 
       random.update(weights.params);
       if (step != 100 && step != 700 && step != 6000) continue;
       INFO("decay " << decay << ", step " << step);
-      CHECK(std::abs(first(kahan) - first(exact)) <= ulp / 2 + 2 * polyak::dead_zone<TestType>(
-                                                                   1 - decay, Accumulate::kahan));
+      CHECK(std::abs(first(kahan) - first(exact)) <=
+            ulp / 2 + 2 * polyak::dead_zone<TestType>(1 - decay, Accumulate::kahan));
       // The mean over elements, within 5 standard errors: an element scatters by a few ulp.
       CHECK(std::abs(mean(random) - first(exact)) <=
             5 * 4 * ulp / std::sqrt(static_cast<double>(count)));
@@ -177,8 +176,9 @@ TEST_CASE("an average kept in double is read, copied and swapped as one of float
   const auto expected = static_cast<float>(exact.view()["weights"][69]);
   CHECK(wide.view()["weights"][69] == expected);
   CHECK(wide.view()["weights"](0) == expected);
-  CHECK(refusal<std::logic_error>([&] { static_cast<void>(wide.view()["weights"].data()); })
-            .find("kept in double") != std::string::npos);
+  CHECK(refusal<std::logic_error>([&] {
+          static_cast<void>(wide.view()["weights"].data());
+        }).find("kept in double") != std::string::npos);
   CHECK(wide.gain() == exact.gain());
   CHECK(wide.memory_report().total == exact.memory_report().total);
   {
@@ -209,15 +209,15 @@ TEST_CASE("a compensated average swaps in place and goes on as if it had not") {
 TEMPLATE_TEST_CASE("compensated averages copy every number, also those that are none", "", float,
                    Eigen::half, Eigen::bfloat16) {
   using Limits = std::numeric_limits<float>;
-  const std::vector<float> specials{0.0F, -0.0F, Limits::infinity(), -Limits::infinity(), 1.0F,
-                                    -1.5F, Limits::quiet_NaN()};
+  const std::vector<float> specials{0.0F, -0.0F, Limits::infinity(), -Limits::infinity(),
+                                    1.0F, -1.5F, Limits::quiet_NaN()};
   std::vector<TestType> values;
   for (const float value : specials) values.push_back(static_cast<TestType>(value));
   Parameters<TestType> params;
   params.add("weights", values);
-  Ema<TestType, TestType> ema(params, {.decay = 0.999,
-                                       .start = polyak::Start::first_update,
-                                       .accumulate = Accumulate::kahan});
+  Ema<TestType, TestType> ema(
+      params,
+      {.decay = 0.999, .start = polyak::Start::first_update, .accumulate = Accumulate::kahan});
   ema.update(params);
   std::vector<TestType> copy(values.size());
   Parameters<TestType> target;
@@ -252,8 +252,8 @@ TEST_CASE("averages that would freeze are refused with the number") {
         polyak::dead_zone<float>(1e-5));
   // The gain of a uniform average has no lower bound.
   CHECK(refuses([&] { polyak::Swa<float, Eigen::half>(weights.params, {}); }, {"got inf"}));
-  CHECK_NOTHROW(polyak::Swa<float, Eigen::half>(weights.params,
-                                                {.accumulate = Accumulate::stochastic}));
+  CHECK_NOTHROW(
+      polyak::Swa<float, Eigen::half>(weights.params, {.accumulate = Accumulate::stochastic}));
   CHECK(refuses(make(1.0F, {.accumulate = Accumulate::stochastic}), {"16 bits", "float32"}));
   CHECK(refuses(make(1.0, {.accumulate = Accumulate::kahan}), {"16 or 32 bits", "float64"}));
   CHECK(refuses(make(1.0, {.accumulate = Accumulate::float64}), {"averages of float", "float64"}));

@@ -52,7 +52,7 @@ TEST_CASE("NASWA takes iterates that are farther away than the mean of those it 
   CHECK(average.norm() == 0);
   CHECK(offer(1));  // farther than the mean of nothing: N = {1}, average 1/2
   CHECK(average.norm() == 1);
-  CHECK_FALSE(offer(1.25));  // 0.75: N = {1, 0.75}
+  CHECK_FALSE(offer(1.25));   // 0.75: N = {1, 0.75}
   CHECK_FALSE(offer(1.375));  // 0.875 is not above 0.875
   CHECK(offer(1.40625));      // 0.90625 is: N = {0.90625}
   CHECK(average.averaged() == 3);
@@ -140,7 +140,8 @@ TEST_CASE("Aswa offers from a start on, in periods, and by the norm of chosen te
   CHECK(chosen.norm() == 2);
 
   const auto make = [&](const AswaOptions& o) { return Aswa<float>(params, o); };
-  check_refused(make, AswaOptions{}, &AswaOptions::start, "AswaOptions.start must be >= 1", {0, -1});
+  check_refused(make, AswaOptions{}, &AswaOptions::start, "AswaOptions.start must be >= 1",
+                {0, -1});
   check_refused(make, AswaOptions{}, &AswaOptions::period, "AswaOptions.period must be >= 1", {0});
   CHECK(refuses([&] { make({.filter = static_cast<AswaFilter>(9)}); }, {"filter", "9"}));
   CHECK(refuses([&] { make({.normed = {"c"}}); }, {"\"c\""}));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <polyak/average/average.hpp>
-#include <polyak/average/averaged_weights.hpp>
 #include <polyak/average/ema.hpp>
+#include <polyak/average/engine/average.hpp>
+#include <polyak/average/engine/averaged_weights.hpp>
 #include <polyak/core/state.hpp>
 
 #include <cmath>

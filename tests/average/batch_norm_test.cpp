@@ -2,7 +2,7 @@
 // BatchNorm statistics against their formulas, evaluated directly; what a pass leaves behind.
 #include <polyak/average/batch_norm.hpp>
 #include <polyak/average/ema.hpp>
-#include <polyak/average/swap.hpp>
+#include <polyak/average/engine/swap.hpp>
 
 #include <Eigen/Core>
 

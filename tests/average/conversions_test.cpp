@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <polyak/average/conversions.hpp>
 #include <polyak/average/ema.hpp>
 #include <polyak/average/hare_tortoise.hpp>
+#include <polyak/average/schedules/conversions.hpp>
+#include <polyak/average/schedules/weighting.hpp>
 #include <polyak/average/switch_ema.hpp>
-#include <polyak/average/weighting.hpp>
 
 #include <cmath>
 #include <limits>
@@ -184,8 +184,7 @@ TEST_CASE("values out of range are refused", "[conversions]") {
           not_positive);
   refused([](double v) { return complement_from_time_constant(v); }, "time_constant must be > 0",
           not_positive);
-  refused([](double v) { return decay_from_span(v); }, "span must be >= 1",
-          {0, -1, nan_value});
+  refused([](double v) { return decay_from_span(v); }, "span must be >= 1", {0, -1, nan_value});
   refused([](double v) { return complement_from_span(v); }, "span must be >= 1", {0, nan_value});
   refused([](double v) { return sigma_rel_from_gamma(v); }, "gamma must be finite and >= 0",
           {-0.1, nan_value, infinity});
@@ -208,9 +207,11 @@ TEST_CASE("refusals guess what was meant", "[conversions]") {
   CHECK(refuses([] { static_cast<void>(decay_from_span(0.9)); },
                 {"span must be >= 1", "did you mean a decay?", "span(0.9) = 19"}));
   Parameters params;
-  const auto ema = [&](EmaOptions options) { return [&, options] { Ema<float>(params, options); }; };
-  CHECK(refuses(ema({.decay = 0.001}),
-                {"EmaOptions.decay", "did you mean 1 - 0.001 = 0.999?", "any_decay = true", "got 0.001"}));
+  const auto ema = [&](EmaOptions options) {
+    return [&, options] { Ema<float>(params, options); };
+  };
+  CHECK(refuses(ema({.decay = 0.001}), {"EmaOptions.decay", "did you mean 1 - 0.001 = 0.999?",
+                                        "any_decay = true", "got 0.001"}));
   CHECK(refuses(ema({.decay = 500}), {"EmaOptions.decay", "did you mean a time?"}));
   CHECK(refuses(ema({.decay = 0.4999}), {"did you mean"}));
   CHECK_NOTHROW(ema({.decay = 0.5})());

@@ -24,7 +24,8 @@ using namespace polyak;
 namespace {
 
 /// Which of 5000 elements return in some calls.
-std::vector<bool> chosen(double probability, std::uint64_t seed, Split split, std::int64_t calls = 3) {
+std::vector<bool> chosen(double probability, std::uint64_t seed, Split split,
+                         std::int64_t calls = 3) {
   std::vector<float> weights(5000, 0.0f);
   Parameters params;
   params.add("w", std::span(weights));
@@ -75,7 +76,8 @@ TEST_CASE("elements return with the probability asked for, independently") {
     const double n = 200000, error = std::sqrt(probability * (1 - probability) / n);
     CHECK(std::fabs(share(list) - probability) < 5 * error);
     // Neighbours, elements one group apart, and calls know nothing of each other.
-    for (const std::size_t apart : {std::size_t{1}, std::size_t{32}, std::size_t{64}, std::size_t{5000}}) {
+    for (const std::size_t apart :
+         {std::size_t{1}, std::size_t{32}, std::size_t{64}, std::size_t{5000}}) {
       double both = 0;
       for (std::size_t i = 0; i + apart < list.size(); ++i) both += list[i] && list[i + apart];
       const double expected = probability * probability, pairs = n - static_cast<double>(apart);

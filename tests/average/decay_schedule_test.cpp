@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// polyak/average/decay_schedule.hpp: what the schedules have in common, and where they meet others.
-#include <polyak/average/average.hpp>
-#include <polyak/average/conversions.hpp>
-#include <polyak/average/decay_schedule.hpp>
+// polyak/average/schedules/decay_schedule.hpp: what the schedules have in common, and where they
+// meet others.
 #include <polyak/average/ema.hpp>
-#include <polyak/average/weighting.hpp>
+#include <polyak/average/engine/average.hpp>
+#include <polyak/average/schedules/conversions.hpp>
+#include <polyak/average/schedules/decay_schedule.hpp>
+#include <polyak/average/schedules/weighting.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -27,22 +28,31 @@ template <class Visit>
 void for_each_schedule(Visit&& visit) {
   visit("diffusers", DiffusersWeighting{});
   visit("diffusers, warm", DiffusersWeighting{.warmup = true});
-  visit("diffusers, bounded", DiffusersWeighting{.decay = 0.99, .min_decay = 0.5, .update_after = 5,
-                                                 .warmup = true, .inverse_gamma = 10, .power = 0.75});
+  visit("diffusers, bounded", DiffusersWeighting{.decay = 0.99,
+                                                 .min_decay = 0.5,
+                                                 .update_after = 5,
+                                                 .warmup = true,
+                                                 .inverse_gamma = 10,
+                                                 .power = 0.75});
   visit("timm", TimmWeighting{});
-  visit("timm, warm", TimmWeighting{.decay = 0.9, .min_decay = 0.2, .update_after = 3, .warmup = true});
+  visit("timm, warm",
+        TimmWeighting{.decay = 0.9, .min_decay = 0.2, .update_after = 3, .warmup = true});
   visit("ema-pytorch", EmaPytorchWeighting{});
-  visit("ema-pytorch, soon", EmaPytorchWeighting{.decay = 0.9, .update_after = 4, .update_every = 2});
-  visit("ema-pytorch, decay 1", EmaPytorchWeighting{.decay = 1, .update_after = 4, .update_every = 1});
+  visit("ema-pytorch, soon",
+        EmaPytorchWeighting{.decay = 0.9, .update_after = 4, .update_every = 2});
+  visit("ema-pytorch, decay 1",
+        EmaPytorchWeighting{.decay = 1, .update_after = 4, .update_every = 1});
   visit("interval", IntervalWeighting{.decay = 0.8, .interval = 3, .warmup = 4});
   visit("annealed", AnnealedWeighting{});
   visit("annealed, soon", AnnealedWeighting{.min_gain = 0.01, .gamma = 10});
   visit("half-life", HalfLifeWeighting{.half_life = 1e4, .batch_size = 32});
   visit("half-life, rampup alone", HalfLifeWeighting{.half_life = infinity, .batch_size = 32});
-  visit("half-life, no rampup", HalfLifeWeighting{.half_life = 1e3, .rampup = infinity, .batch_size = 32});
+  visit("half-life, no rampup",
+        HalfLifeWeighting{.half_life = 1e3, .rampup = infinity, .batch_size = 32});
   visit("cosine", CosineDecayWeighting{.base_decay = 0.9, .total_steps = 150});
   visit("gain warmup", GainWarmupWeighting{.steps = 50});
-  visit("gain warmup, linear", GainWarmupWeighting{.steps = 50, .linear = true, .warmup_ratio = 0.3});
+  visit("gain warmup, linear",
+        GainWarmupWeighting{.steps = 50, .linear = true, .warmup_ratio = 0.3});
   visit("power gain", PowerGainWeighting{});
   visit("power gain, bounded", PowerGainWeighting{.alpha = 0.5, .min_gain = 0.2, .burn_in = 7});
 }
@@ -117,9 +127,7 @@ TEST_CASE("an average follows a schedule, and refuses a wrong one") {
     expected += std::fmax(gain, 0.5) * (x - expected);
     CHECK(average.view()["w"][0] == Approx(expected).epsilon(1e-15));
   }
-  const auto made = [&](const auto& w) {
-    return [&params, w] { const Average wrong(params, w); };
-  };
+  const auto made = [&](const auto& w) { return [&params, w] { const Average wrong(params, w); }; };
   CHECK(refuses(made(DiffusersWeighting{.decay = 1.5}), {"DiffusersWeighting.decay", "1.5"}));
   CHECK(refuses(made(DiffusersWeighting{.decay = not_a_number}), {"DiffusersWeighting.decay"}));
   CHECK(refuses(made(DiffusersWeighting{.decay = 0.5, .min_decay = 0.6}), {"min_decay", "0.6"}));

@@ -68,9 +68,9 @@ TEST_CASE("an EmaBank is fused behind an optimizer, kept in other ways, and debi
   std::vector<Ema<float>> alone;
   for (const Accumulate accumulate : {Accumulate::plain, Accumulate::kahan, Accumulate::float64}) {
     for (const double decay : decays) {
-      alone.emplace_back(other.params, EmaOptions{.decay = decay,
-                                                  .start = Start::zero_debiased,
-                                                  .accumulate = accumulate});
+      alone.emplace_back(
+          other.params,
+          EmaOptions{.decay = decay, .start = Start::zero_debiased, .accumulate = accumulate});
     }
   }
   for (std::uint64_t step = 0; step < 9; ++step) {
@@ -118,9 +118,9 @@ TEST_CASE("the best average of an EmaBank is found, and the model gets its weigh
   CHECK(bank.best(model.params, [&] { return ++call == 3 ? 7.0 : nan; }).index == 2);
   CHECK_THROWS_AS(bank.best(model.params, [&] { return nan; }), nonfinite_error);
   const auto state = state_bytes(bank);
-  CHECK_THROWS_AS(bank.evaluate(model.params,
-                                [&]() -> double { throw std::runtime_error("metric"); }),
-                  std::runtime_error);
+  CHECK_THROWS_AS(
+      bank.evaluate(model.params, [&]() -> double { throw std::runtime_error("metric"); }),
+      std::runtime_error);
   CHECK(model.bytes() == before);
   CHECK(state_bytes(bank) == state);
   CHECK(refuses([&] { static_cast<void>(bank.view(3)); }, {"index", "3"}));

@@ -48,8 +48,8 @@ TEST_CASE("debiasing divides the average from zero by its weights", "[ema]") {
     auto x = RandomNumbers(3).many(40);
     polyak::Parameters<double> params;
     params.add("x", x);
-    polyak::Ema<double> ema(
-        params, {.decay = decay, .any_decay = true, .start = Start::zero_debiased});
+    polyak::Ema<double> ema(params,
+                            {.decay = decay, .any_decay = true, .start = Start::zero_debiased});
     std::vector<double> raw(x.size(), 0);
     RandomNumbers random(4);
     for (int t = 1; t <= 300; ++t) {
@@ -118,8 +118,8 @@ TEST_CASE("two calls with one x are one call with the decay squared", "[ema]") {
     params.add("x", x);
     polyak::Ema<double> twice(params, {.decay = decay, .any_decay = true});
     polyak::Ema<double> once(params, {.decay = decay * decay, .any_decay = true});
-    polyak::Ema<double> every_second(
-        params, {.decay = decay, .any_decay = true, .update_every = 2});
+    polyak::Ema<double> every_second(params,
+                                     {.decay = decay, .any_decay = true, .update_every = 2});
     RandomNumbers random(10);
     for (int t = 0; t < 20; ++t) {
       random.fill(x);

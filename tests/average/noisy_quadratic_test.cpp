@@ -12,7 +12,7 @@
 #include <polyak/average/swa.hpp>
 #include <polyak/average/tail.hpp>
 #include <polyak/average/window_average.hpp>
-#include <polyak/core/gradients.hpp>
+#include <polyak/core/tensors/gradients.hpp>
 #include <polyak/optim/sgd.hpp>
 
 #include <array>
@@ -55,7 +55,8 @@ double closed_form(const std::vector<double>& weights) {
   double sum = 0;
   for (std::size_t t = 0; t < weights.size(); ++t) {
     for (std::size_t s = 0; s < weights.size(); ++s) {
-      sum += weights[t] * weights[s] * std::pow(rho, std::abs(static_cast<double>(t) - static_cast<double>(s)));
+      sum += weights[t] * weights[s] *
+             std::pow(rho, std::abs(static_cast<double>(t) - static_cast<double>(s)));
     }
   }
   return stationary * sum;
@@ -63,7 +64,8 @@ double closed_form(const std::vector<double>& weights) {
 
 std::vector<double> equal(std::initializer_list<std::int64_t> calls) {
   std::vector<double> weights(steps + 1, 0.0);
-  for (const std::int64_t t : calls) weights[static_cast<std::size_t>(t)] = 1 / static_cast<double>(calls.size());
+  for (const std::int64_t t : calls)
+    weights[static_cast<std::size_t>(t)] = 1 / static_cast<double>(calls.size());
   return weights;
 }
 
@@ -96,7 +98,8 @@ TEST_CASE("averages of SGD on a noisy quadratic have the variance of their profi
   Lawa<double> lawa(params, {.checkpoints = 4, .period = 10});
   for (std::int64_t t = 0; t < steps; ++t) {
     for (std::size_t i = 0; i < copies; ++i) gradient[i] = curvature * x[i] + noise * normal();
-    step(params, gradients, sgd, swa, bank, debiased, power, polynomial, samples, tail, window, lawa);
+    step(params, gradients, sgd, swa, bank, debiased, power, polynomial, samples, tail, window,
+         lawa);
   }
 
   // A mean of squares of n normal numbers errs by sqrt(2/n) of it.
@@ -121,7 +124,8 @@ TEST_CASE("averages of SGD on a noisy quadratic have the variance of their profi
         profile(ExponentialWeighting{std::exp2(-1.0 / 8), Start::params, 1}, steps), of(samples));
   check("tail", profile(tail.weighting(), steps), of(tail));
   check("window", equal({101, 106, 111, 116}), of(window));
-  check("two windows", equal({81, 86, 91, 96, 101, 106, 111, 116}), [&] { window.copy_to(target, 2); });
+  check("two windows", equal({81, 86, 91, 96, 101, 106, 111, 116}),
+        [&] { window.copy_to(target, 2); });
   check("latest checkpoints", equal({90, 100, 110, 120}), of(lawa));
 
   // Exponential in the long run: v (1-b)/(1+b) (1+b rho)/(1-b rho), here 0.9^120 = 3e-6 from it.

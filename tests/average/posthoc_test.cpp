@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <polyak/average/normalisation.hpp>
+#include <polyak/average/analysis/normalisation.hpp>
 #include <polyak/average/posthoc.hpp>
-#include <polyak/average/weighting.hpp>
+#include <polyak/average/schedules/weighting.hpp>
 
 #include <algorithm>
 #include <cmath>

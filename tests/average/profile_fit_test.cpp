@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// polyak/average/profile.hpp, profile_fit.hpp.
+// polyak/average/analysis/profile_target.hpp, profile_fit.hpp.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include <polyak/average/profile_fit.hpp>
+#include <polyak/average/analysis/profile_fit.hpp>
 
 #include "catch.hpp"
 #include "refusal.hpp"

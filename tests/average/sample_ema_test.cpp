@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // polyak/average/sample_ema.hpp, and RepeatedWeighting of decay_schedule.hpp
-#include <polyak/average/conversions.hpp>
-#include <polyak/average/decay_schedule.hpp>
+#include <polyak/average/analysis/weight_statistics.hpp>
 #include <polyak/average/ema.hpp>
 #include <polyak/average/sample_ema.hpp>
-#include <polyak/average/weight_profile.hpp>
+#include <polyak/average/schedules/conversions.hpp>
+#include <polyak/average/schedules/decay_schedule.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -64,7 +64,8 @@ TEST_CASE("SampleEma refuses options out of range") {
   Parameters params;
   using O = SampleEmaOptions;
   const auto make = [&](const O& o) { return SampleEma<float>(params, o); };
-  check_refused(make, O{}, &O::half_life, "SampleEmaOptions.half_life must be > 0", {0, -1, nan_value});
+  check_refused(make, O{}, &O::half_life, "SampleEmaOptions.half_life must be > 0",
+                {0, -1, nan_value});
   check_refused(make, O{}, &O::rampup, "SampleEmaOptions.rampup must be > 0", {0, nan_value});
   check_refused(make, O{}, &O::batch_size, "SampleEmaOptions.batch_size must be finite and > 0",
                 {0, -1, nan_value, infinity});
@@ -107,5 +108,9 @@ TEST_CASE("one call of a repeated weighting is so many calls with the same weigh
   CHECK(refuses(make(0), {"repeats", "0"}));
   CHECK(refuses(make(2'000'000), {"repeats"}));
   CHECK_NOTHROW(make(2)());
-  CHECK(refuses([&] { Average(params, RepeatedWeighting<AnnealedWeighting>{{.gamma = 0}, 2}); }, {"gamma"}));
+  CHECK(refuses(
+      [&] {
+        Average(params, RepeatedWeighting<AnnealedWeighting>{{.gamma = 0}, 2});
+      },
+      {"gamma"}));
 }

@@ -17,7 +17,8 @@
 
 using namespace polyak;
 
-TEMPLATE_TEST_CASE("soft_update moves weights by tau, and copies buffers", "", float, double, Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("soft_update moves weights by tau, and copies buffers", "", float, double,
+                   Eigen::bfloat16) {
   using P = TestType;
   Model<P> online({5, 70, 0, 33}, true), target({5, 70, 0, 33}, true), split({5, 70, 0, 33}, true);
   Splitter pieces(Split::pieces);
@@ -29,7 +30,8 @@ TEMPLATE_TEST_CASE("soft_update moves weights by tau, and copies buffers", "", f
       for (std::size_t i = 0; i < online.params[k].size(); ++i) {
         using C = default_state_t<P>;
         const C tau = static_cast<C>(0.005), before = static_cast<C>(target.params[k].data()[i]);
-        const C expected = std::fma(tau, static_cast<C>(online.params[k].data()[i]) - before, before);
+        const C expected =
+            std::fma(tau, static_cast<C>(online.params[k].data()[i]) - before, before);
         split.params[k].data()[i] = static_cast<P>(expected);
       }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <polyak/average/ema.hpp>
-#include <polyak/average/swap.hpp>
+#include <polyak/average/engine/swap.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/optim/sgd.hpp>
 

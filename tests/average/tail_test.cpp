@@ -23,7 +23,8 @@ TEST_CASE("Tail is the mean from its start on, and the newest weights before") {
     weight = numbers();
     tail.update(params);
     sum = t <= 4 ? weight : sum + weight;
-    CHECK(tail.view()[0][0] == Approx(sum / static_cast<double>(t <= 4 ? 1 : t - 3)).epsilon(1e-13));
+    CHECK(tail.view()[0][0] ==
+          Approx(sum / static_cast<double>(t <= 4 ? 1 : t - 3)).epsilon(1e-13));
   }
 }
 
@@ -36,7 +37,8 @@ TEST_CASE("the suffix of a share begins where the paper says") {
   for (const std::int64_t percent : {5, 15, 30, 35, 55, 60, 70, 85, 95}) {
     for (const std::int64_t calls : {10, 100, 1000, 10000, 12345}) {
       const std::int64_t before = (calls * (100 - percent) + 99) / 100;  // its ceiling
-      CHECK(suffix_start(static_cast<double>(percent) / 100, calls) == std::min(before, calls - 1) + 1);
+      CHECK(suffix_start(static_cast<double>(percent) / 100, calls) ==
+            std::min(before, calls - 1) + 1);
     }
   }
   CHECK(refuses([] { static_cast<void>(suffix_start(0, 10)); }, {"share", "0"}));

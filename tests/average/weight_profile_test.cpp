@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <polyak/average/conversions.hpp>
-#include <polyak/average/decay_schedule.hpp>
+#include <polyak/average/analysis/profile_target.hpp>
+#include <polyak/average/analysis/weight_statistics.hpp>
 #include <polyak/average/power_ema.hpp>
-#include <polyak/average/profile.hpp>
-#include <polyak/average/weight_profile.hpp>
-#include <polyak/average/weighting.hpp>
+#include <polyak/average/schedules/conversions.hpp>
+#include <polyak/average/schedules/decay_schedule.hpp>
+#include <polyak/average/schedules/weighting.hpp>
 
 #include <cmath>
 #include <cstddef>

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <polyak/average/average.hpp>
-#include <polyak/average/weighting.hpp>
+#include <polyak/average/engine/average.hpp>
+#include <polyak/average/schedules/weighting.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <utility>
-#include <stdexcept>
 #include <vector>
 
 #include "catch.hpp"

@@ -96,14 +96,17 @@ TEST_CASE("Lawa of as many checkpoints as calls is the uniform mean") {
     run.move(numbers);
     update(run.params, lawa, swa);
   }
-  for (std::size_t i = 0; i < 40; ++i) CHECK(lawa.view()[0][i] == Approx(swa.view()[0][i]).epsilon(1e-14));
+  for (std::size_t i = 0; i < 40; ++i)
+    CHECK(lawa.view()[0][i] == Approx(swa.view()[0][i]).epsilon(1e-14));
 }
 
-TEMPLATE_TEST_CASE("a window of identical weights returns them, to the last bit", "", float, double) {
+TEMPLATE_TEST_CASE("a window of identical weights returns them, to the last bit", "", float,
+                   double) {
   std::vector<TestType> weights = RandomNumbers(7).many<TestType>(70);
   Parameters<TestType> params;
   params.add("w", std::span(weights));
-  Lawa<TestType> lawa(params, {.checkpoints = 7}), running(params, {.checkpoints = 7, .running_mean = true});
+  Lawa<TestType> lawa(params, {.checkpoints = 7}),
+      running(params, {.checkpoints = 7, .running_mean = true});
   WindowAverage<TestType> window(params, {.horizon = 6, .interval = 2, .blocks = 4});
   for (int t = 0; t < 24; ++t) update(params, lawa, running, window);
   std::vector<TestType> read(70);
@@ -153,7 +156,8 @@ TEST_CASE("WindowAverage samples the first call of each interval, in blocks") {
     window.copy_to(run.target);
     const auto samples = [&](std::int64_t blocks) {
       std::vector<std::int64_t> calls;
-      for (std::int64_t s = (complete - blocks) * 8 + 1; s <= complete * 8; s += 2) calls.push_back(s);
+      for (std::int64_t s = (complete - blocks) * 8 + 1; s <= complete * 8; s += 2)
+        calls.push_back(s);
       return calls;
     };
     check_mean(run, samples(1), 1e-14);
@@ -204,10 +208,11 @@ TEST_CASE("windows keep their average in every way that averages are kept") {
 TEST_CASE("windows of 16 bits whose mean would rest are refused") {
   Model<float> model({5});
   using B = Eigen::bfloat16;
-  CHECK(refuses([&] { Lawa<float, B>(model.params, {.checkpoints = 100}); }, {"plain", "got 0.39"}));
+  CHECK(
+      refuses([&] { Lawa<float, B>(model.params, {.checkpoints = 100}); }, {"plain", "got 0.39"}));
   CHECK_NOTHROW(Lawa<float, B>(model.params, {.checkpoints = 2}));
-  CHECK_NOTHROW(Lawa<float, B>(model.params,
-                               {.checkpoints = 100, .accumulate = Accumulate::stochastic}));
+  CHECK_NOTHROW(
+      Lawa<float, B>(model.params, {.checkpoints = 100, .accumulate = Accumulate::stochastic}));
 }
 
 TEST_CASE("Lawa and WindowAverage refuse options out of range") {
@@ -271,7 +276,8 @@ TEST_CASE("no count in a state leads outside the ring, and the mean alone is wri
   WindowAverage<float> window(model.params, {.horizon = 4, .interval = 2, .blocks = 3});
   for (int t = 0; t < 9; ++t) window.update(model.params);
   auto bytes = state_bytes(window);
-  for (const std::int64_t count : {std::int64_t{-7}, -(std::int64_t{1} << 40) - 3, (std::int64_t{1} << 40) + 3}) {
+  for (const std::int64_t count :
+       {std::int64_t{-7}, -(std::int64_t{1} << 40) - 3, (std::int64_t{1} << 40) + 3}) {
     std::memcpy(bytes.data() + sizeof count, &count, sizeof count);  // after the calls
     WindowAverage<float> odd(model.params, {.horizon = 4, .interval = 2, .blocks = 3});
     restore_state(odd, bytes);

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <vector>
 
-#include <polyak/core/denormals.hpp>
+#include <polyak/core/simd/denormals.hpp>
 #include <polyak/polyak.hpp>
 
 #include "../support/catch.hpp"

@@ -15,8 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/openmp.hpp>
-#include <polyak/core/thread_pool.hpp>
+#include <polyak/core/executors/openmp.hpp>
+#include <polyak/core/executors/thread_pool.hpp>
 #include <polyak/polyak.hpp>
 
 #include "../support/allocations.hpp"

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include <Eigen/Core>
-#include <polyak/core/layout.hpp>
-#include <polyak/core/views.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/views.hpp>
 #include <polyak/polyak.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include <Eigen/Core>
-#include <polyak/core/dispatch.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/storage.hpp>
 
 #include "../support/bits.hpp"
@@ -71,8 +71,7 @@ struct Round {
 }  // namespace
 
 TEST_CASE("Philox4x32 gives the published numbers") {
-  CHECK(philox4x32({0, 0, 0, 0}, {0, 0}) ==
-        Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+  CHECK(philox4x32({0, 0, 0, 0}, {0, 0}) == Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
   CHECK(philox4x32({ones, ones, ones, ones}, {ones, ones}) ==
         Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
   CHECK(philox4x32(pi, {0xa4093822, 0x299f31d0}) ==
@@ -150,21 +149,36 @@ TEST_CASE("random bits are uniform and independent of element, step, tensor and 
     const double n = static_cast<double>(count);
     CHECK(std::abs(sum) < 4 * std::sqrt(n / 12));
     CHECK(std::abs(products) < 4 * std::sqrt(n) / 12);
-    CHECK(std::abs(same) < 5 * std::sqrt(n) / 12 + n / 256 / 12);  // they share a byte, lower in one
+    CHECK(std::abs(same) <
+          5 * std::sqrt(n) / 12 + n / 256 / 12);  // they share a byte, lower in one
   }
 }
 
 TEMPLATE_TEST_CASE("every level rounds at random as single numbers are", "", Eigen::half,
                    Eigen::bfloat16) {
   using Limits = std::numeric_limits<float>;
-  std::vector<float> values{0.0F, -0.0F, Limits::infinity(), -Limits::infinity(),
-                            Limits::quiet_NaN(), Limits::denorm_min(), Limits::max(), -1.0F,
-                            65504.0F, 65519.0F, 65535.9F, 0x1p-14F, 0x1.fffffep-15F, 0x1p-24F,
-                            0x1p-25F, -0x1.8p-24F, bits::number<float>(0x7f800001U),
+  std::vector<float> values{0.0F,
+                            -0.0F,
+                            Limits::infinity(),
+                            -Limits::infinity(),
+                            Limits::quiet_NaN(),
+                            Limits::denorm_min(),
+                            Limits::max(),
+                            -1.0F,
+                            65504.0F,
+                            65519.0F,
+                            65535.9F,
+                            0x1p-14F,
+                            0x1.fffffep-15F,
+                            0x1p-24F,
+                            0x1p-25F,
+                            -0x1.8p-24F,
+                            bits::number<float>(0x7f800001U),
                             bits::number<float>(0xffffffffU)};
   for (std::uint64_t k = 0; k < 100000; ++k) {
     values.push_back(bits::number<float>(static_cast<std::uint32_t>(bits::mixed(k))));
-    values.push_back(static_cast<float>(std::ldexp(bits::uniform(k), static_cast<int>(k % 30) - 26)));
+    values.push_back(
+        static_cast<float>(std::ldexp(bits::uniform(k), static_cast<int>(k % 30) - 26)));
   }
   values.resize(values.size() / 32 * 32);
   std::vector<unsigned char> random(2 * values.size());
@@ -173,8 +187,8 @@ TEMPLATE_TEST_CASE("every level rounds at random as single numbers are", "", Eig
   }
   for (const int level : levels::supported()) {
     std::vector<TestType> rounded(values.size());
-    polyak::detail::run_at(level, Round<TestType>{values.data(), random.data(), rounded.data(),
-                                                  values.size()});
+    polyak::detail::run_at(
+        level, Round<TestType>{values.data(), random.data(), rounded.data(), values.size()});
     std::size_t wrong = 0;
     for (std::size_t k = 0; k < values.size(); ++k) {
       TestType expected{};
@@ -196,8 +210,8 @@ TEMPLATE_TEST_CASE("rounding at random goes to a neighbour, up as often as the r
     polyak::detail::narrow_into(&result, 0, value, random);
     return static_cast<double>(static_cast<float>(result));
   };
-  for (const double value : {1.0, 1.001, -1.00390625, 3.14159, -0.3333, 1e-3, -6.0e-5, 3.21e-6,
-                             1e-7, 40000.0}) {
+  for (const double value :
+       {1.0, 1.001, -1.00390625, 3.14159, -0.3333, 1e-3, -6.0e-5, 3.21e-6, 1e-7, 40000.0}) {
     const auto single = static_cast<float>(value);
     double sum = 0, low = rounded(single, 0), high = rounded(single, 0xffff);
     for (std::uint32_t random = 0; random < 65536; ++random) {

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include <Eigen/Core>
-#include <polyak/core/pack.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/simd/pack.hpp>
 
 #include "../support/bits.hpp"
 #include "../support/catch.hpp"

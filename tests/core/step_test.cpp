@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/executor.hpp>
+#include <polyak/core/executors/executor.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/polyak.hpp>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tests of a device, on one: the same files that the emulation runs, compiled by nvcc. Ends with
-// status 77, which CTest counts as skipped, where there is no device.
+// The tests of a device, on one: the same files that the emulation runs, compiled by nvcc. Ends
+// with status 77, which CTest counts as skipped, where there is no device.
 #define CATCH_CONFIG_RUNNER
 #include <cuda_runtime_api.h>
 

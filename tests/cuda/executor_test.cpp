@@ -11,7 +11,7 @@
 #include <polyak/average/power_ema.hpp>
 #include <polyak/average/soft_update.hpp>
 #include <polyak/average/swa.hpp>
-#include <polyak/core/memory_space.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>
@@ -102,7 +102,8 @@ TEST_CASE("gradients that move reach the device as arguments of a launch") {
 TEST_CASE("lists of thousands of tensors, and of buffers, are one launch each") {
   const cuda::Executor executor;
   const std::size_t count = 3000;
-  cuda::Buffer<float> weights(executor, 8 * count), gradients(executor, std::vector<float>(8 * count, 1));
+  cuda::Buffer<float> weights(executor, 8 * count),
+      gradients(executor, std::vector<float>(8 * count, 1));
   cuda::Parameters<float> params(executor);
   cuda::Gradients<float> one = [&] {
     for (std::size_t k = 0; k < count; ++k) {
@@ -143,8 +144,8 @@ TEST_CASE("a guard on a device shows the average and gives the weights back") {
     both.check_weights();
     CHECK(refuses([&] { update(both.executor, both.device.params, there); }, "swapped in"));
     CHECK(refuses([&] { static_cast<void>(state_bytes(there)); }, "swapped in"));
-    CHECK(refuses([&] { cuda::copy_weights(both.device.params, both.device.params); },
-                   "swapped in"));
+    CHECK(
+        refuses([&] { cuda::copy_weights(both.device.params, both.device.params); }, "swapped in"));
   }
   CHECK(both.device.tensor_bytes(4) == weights);
   {
@@ -156,7 +157,8 @@ TEST_CASE("a guard on a device shows the average and gives the weights back") {
   there.copy_to(target.params);
   here.copy_to(both.model.params);
   for (std::size_t k = 0; k < 5; ++k) {
-    CHECK(twin::differing<float>(both.model.tensor_bytes(k), target.tensor_bytes(k), twin::ulps) == 0);
+    CHECK(twin::differing<float>(both.model.tensor_bytes(k), target.tensor_bytes(k), twin::ulps) ==
+          0);
   }
   CHECK(there.memory_report().total >= 4308 * sizeof(float));
 }
@@ -194,7 +196,8 @@ TEST_CASE("a target follows on a device") {
     soft_update(target_there.params, both.device.params, 0);
   }
   for (std::size_t k = 0; k < 6; ++k) {
-    CHECK(twin::differing<float>(target.tensor_bytes(k), target_there.tensor_bytes(k), twin::ulps) == 0);
+    CHECK(twin::differing<float>(target.tensor_bytes(k), target_there.tensor_bytes(k),
+                                 twin::ulps) == 0);
   }
   const cuda::Executor other;
   CHECK(refuses([&] { soft_update(other, target_there.params, both.device.params, 0.5); },
@@ -268,9 +271,9 @@ TEST_CASE("an executor refuses memory of the host and of other executors") {
   AdamW optimizer(both.device.params);
   both.differentiate(0);
   CHECK(refuses([&] { step(other, both.device.params, both.device.gradients, optimizer); },
-                 "different memory"));
-  CHECK(refuses([&] { step(elsewhere.params, elsewhere.gradients, optimizer); },
-                 "different memory"));
+                "different memory"));
+  CHECK(
+      refuses([&] { step(elsewhere.params, elsewhere.gradients, optimizer); }, "different memory"));
   CHECK(optimizer.count() == 0);
 }
 
@@ -316,7 +319,7 @@ TEST_CASE("errors of CUDA are checked and name the call") {
   CHECK(refuses([&] { static_cast<void>(both.device.tensor_bytes(0)); }, "cudaMemcpyAsync"));
   machine.failing = "cudaGetLastError";
   CHECK(refuses([&] { step(both.device.params, both.device.gradients, optimizer); },
-                 "the launch of a step"));
+                "the launch of a step"));
   machine.failing = "cudaStreamSynchronize";
   CHECK(refuses([&] { both.executor.synchronize(); }, "cudaStreamSynchronize"));
   Ema average(both.device.params);
@@ -442,7 +445,8 @@ TEST_CASE("Nonfinite::error on a device throws before anything has changed") {
   both.differentiate(1);
   damage(both, true);
   const auto weights = both.device.tensor_bytes(4);
-  CHECK_THROWS_AS(step(both.device.params, both.device.gradients, optimizer, average), nonfinite_error);
+  CHECK_THROWS_AS(step(both.device.params, both.device.gradients, optimizer, average),
+                  nonfinite_error);
   CHECK(both.device.tensor_bytes(4) == weights);
   CHECK(state_bytes(optimizer) == state);
   CHECK(state_bytes(average) == averaged);

@@ -28,12 +28,16 @@ void check_alignments() {
   std::vector<std::size_t> sizes;
   for (std::size_t size = 1; size <= 2 * per_vector + 3; ++size) sizes.push_back(size);
   using Runs = grid::Pass<P>;  // without runs: the shortest chunk
-  for (const std::size_t size : {Runs::chunk - 1, Runs::chunk, Runs::chunk + 1}) sizes.push_back(size);
+  for (const std::size_t size : {Runs::chunk - 1, Runs::chunk, Runs::chunk + 1})
+    sizes.push_back(size);
   for (std::size_t lead = 0; lead < per_vector; ++lead) {
     for (std::size_t gradient_lead = 0; gradient_lead < per_vector; ++gradient_lead) {
-      twin::check<P>("AdamW and Ema", []<class Q>(const Parameters<Q>& p) {
-        return std::tuple(AdamW<Q>(p), Ema<Q>(p, {.decay = 0.9}));
-      }, 2, sizes, lead, gradient_lead);
+      twin::check<P>(
+          "AdamW and Ema",
+          []<class Q>(const Parameters<Q>& p) {
+            return std::tuple(AdamW<Q>(p), Ema<Q>(p, {.decay = 0.9}));
+          },
+          2, sizes, lead, gradient_lead);
     }
   }
 }

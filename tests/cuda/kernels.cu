@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels whose machine code kernels.cmake looks at.
 #include <polyak/average/ema.hpp>
+#include <polyak/cuda.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>
-#include <polyak/cuda.hpp>
 
 #if defined(EIGEN_CORE_H) || defined(EIGEN_WORLD_VERSION)
 #error "Eigen came in"

@@ -29,11 +29,12 @@ TEST_CASE("an offloaded average is that of the synchronous one, bit for bit") {
     step(device.params, device.gradients, optimizer, on_device);
     CHECK(offloaded.update(device.params));
     // What else writes the weights waits for the copy too.
-    if (k == 2) device.params.layout()->space->clear(device.params[4].raw(), device.params[4].bytes());
+    if (k == 2)
+      device.params.layout()->space->clear(device.params[4].raw(), device.params[4].bytes());
     if (k == 4) {
       offloaded.await_copy();
-      REQUIRE(cudaMemsetAsync(device.params[4].raw(), 0, device.params[4].bytes(), executor.stream()) ==
-              cudaSuccess);
+      REQUIRE(cudaMemsetAsync(device.params[4].raw(), 0, device.params[4].bytes(),
+                              executor.stream()) == cudaSuccess);
     }
     if (k == 6) const auto guard = on_device.swap_into(device.params);
   }
@@ -71,8 +72,9 @@ TEST_CASE("what an offloaded update throws arrives with the next call") {
   CHECK(offloaded.update(device.params));
   CHECK_THROWS_AS(offloaded.flush(), nonfinite_error);
   CHECK(offloaded.average().calls() == 0);
-  CHECK_THROWS_AS((cuda::OffloadedAverage<Ema<float>>(executor, device.params, EmaOptions{.decay = 2})),
-                  std::invalid_argument);
+  CHECK_THROWS_AS(
+      (cuda::OffloadedAverage<Ema<float>>(executor, device.params, EmaOptions{.decay = 2})),
+      std::invalid_argument);
   const cuda::Executor other;
   twin::OnDevice<float> elsewhere(other, model.params);
   CHECK_THROWS_AS(offloaded.update(elsewhere.params), std::invalid_argument);

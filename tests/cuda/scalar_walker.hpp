@@ -9,9 +9,9 @@
 #include <tuple>
 #include <vector>
 
-#include <polyak/core/executor.hpp>
-#include <polyak/core/parameters.hpp>
-#include <polyak/core/run.hpp>
+#include <polyak/core/bound_law.hpp>
+#include <polyak/core/executors/executor.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 #include <polyak/cuda/grid.hpp>
 #include <polyak/cuda/walk.hpp>
 
@@ -34,8 +34,8 @@ struct Walker<P> {
   static void walk(E&, const Parameters<P>& params, const P* const* gradients,
                    const Tensors& tensors, const std::tuple<Runs...>& runs) {
     for (std::size_t k = tensors.first; k < tensors.last; ++k) {
-      elements({params[k].raw(), params[k].size()}, gradients == nullptr ? nullptr : gradients[k], k,
-               runs);
+      elements({params[k].raw(), params[k].size()}, gradients == nullptr ? nullptr : gradients[k],
+               k, runs);
     }
   }
   template <class R>
@@ -78,7 +78,11 @@ struct Walker<P> {
     using Pass = cuda::detail::Pass<P, Runs...>;
     typename Pass::RowType row{memory.data, memory.size, k, {}};
     std::size_t r = 0;
-    std::apply([&](const auto&... run) { ((row.offsets[r++] = run.offsets == nullptr ? 0 : run.offsets[k]), ...); }, runs);
+    std::apply(
+        [&](const auto&... run) {
+          ((row.offsets[r++] = run.offsets == nullptr ? 0 : run.offsets[k]), ...);
+        },
+        runs);
     const auto chain = cuda::detail::chain_of<0>(runs);
     for (std::size_t begin = 0; begin < memory.size; begin += Pass::chunk) {
       Pass::thread(row, gradient, chain, begin, 0, 1);

@@ -64,7 +64,8 @@ class OnDevice {
   /// The bits of one tensor.
   [[nodiscard]] std::vector<std::byte> tensor_bytes(std::size_t k) const {
     std::vector<std::byte> bytes(params[k].bytes());
-    polyak::detail::read_bytes(params.layout()->space.get(), bytes.data(), params[k].raw(), bytes.size());
+    polyak::detail::read_bytes(params.layout()->space.get(), bytes.data(), params[k].raw(),
+                               bytes.size());
     return bytes;
   }
 
@@ -77,7 +78,8 @@ class OnDevice {
     for (std::size_t k = 0; k < host.size(); ++k) {
       const polyak::TensorInfo& info = host[k].info();
       if (info.dtype == polyak::DType::int64) {
-        counters_.push_back(std::make_unique<polyak::cuda::Buffer<std::int64_t>>(executor, info.size));
+        counters_.push_back(
+            std::make_unique<polyak::cuda::Buffer<std::int64_t>>(executor, info.size));
         params.add(info.name, counters_.back()->data(), info.shape, info.role, info.order);
         gradient_memory_.push_back(nullptr);
         continue;
@@ -111,8 +113,8 @@ template <class Call>
 
 /// Numbers of type S that differ by more than `ulps` steps of S; NaNs are equal.
 template <class S>
-[[nodiscard]] std::size_t differing(const std::vector<std::byte>& a, const std::vector<std::byte>& b,
-                                    std::int64_t ulps) {
+[[nodiscard]] std::size_t differing(const std::vector<std::byte>& a,
+                                    const std::vector<std::byte>& b, std::int64_t ulps) {
   using Word = bits::word_t<S>;
   const auto ordered = [](Word word) {
     constexpr auto sign = static_cast<Word>(Word{1} << (8 * sizeof(Word) - 1));
@@ -147,7 +149,8 @@ void check_state(M& host, const std::vector<std::byte>& device) {
   const auto expected = polyak::state_bytes(host);
   if constexpr (ulps == 0) {
     std::size_t first = 0;  // where they differ
-    while (first < expected.size() && first < device.size() && expected[first] == device[first]) ++first;
+    while (first < expected.size() && first < device.size() && expected[first] == device[first])
+      ++first;
     CHECK(first == expected.size());
     CHECK(device.size() == expected.size());
   } else {
@@ -182,8 +185,8 @@ void check(const std::string& name, Make make, std::uint64_t steps = 12,
   auto here = make(model.params);
   auto there = make(device.params);
   for (std::uint64_t step = 0; step < steps; ++step) {
-    const std::set<std::size_t> without = step % 5 == 1 ? std::set<std::size_t>{1, 3}
-                                                        : std::set<std::size_t>{};
+    const std::set<std::size_t> without =
+        step % 5 == 1 ? std::set<std::size_t>{1, 3} : std::set<std::size_t>{};
     INFO(name << ", step " << step << ", lead " << lead << " and " << gradient_lead);
     model.differentiate(step, without);
     device.take_gradients(model.params, model.gradients);

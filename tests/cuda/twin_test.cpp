@@ -27,7 +27,8 @@ namespace device_tests {
 using namespace polyak;
 
 TEST_CASE("optimizers on a device: float") {
-  twin::check<float>("AdamW", []<class P>(const Parameters<P>& p) { return std::tuple(AdamW<P>(p)); });
+  twin::check<float>("AdamW",
+                     []<class P>(const Parameters<P>& p) { return std::tuple(AdamW<P>(p)); });
   twin::check<float>("AdamW with AMSGrad", []<class P>(const Parameters<P>& p) {
     return std::tuple(AdamW<P>(p, {.coupled_weight_decay = 0.1, .amsgrad = true}));
   });
@@ -49,12 +50,14 @@ TEST_CASE("optimizers on a device: float") {
 }
 
 TEST_CASE("averages on a device: float") {
-  twin::check<float>("all that an average does", []<class P>(const Parameters<P>& p) {
-    return std::tuple(fused::Scripted<P>(p, 0));
-  }, fused::steps);
-  twin::check<float>("all that an average does, blending", []<class P>(const Parameters<P>& p) {
-    return std::tuple(fused::Scripted<P>(p, 1));
-  }, fused::steps);
+  twin::check<float>(
+      "all that an average does",
+      []<class P>(const Parameters<P>& p) { return std::tuple(fused::Scripted<P>(p, 0)); },
+      fused::steps);
+  twin::check<float>(
+      "all that an average does, blending",
+      []<class P>(const Parameters<P>& p) { return std::tuple(fused::Scripted<P>(p, 1)); },
+      fused::steps);
   twin::check<float>("Ema with compensation", []<class P>(const Parameters<P>& p) {
     return std::tuple(Ema<P>(p, {.decay = 0.75, .accumulate = Accumulate::kahan}));
   });
@@ -62,8 +65,9 @@ TEST_CASE("averages on a device: float") {
     return std::tuple(Ema<P>(p, {.decay = 0.75, .accumulate = Accumulate::float64}));
   });
   twin::check<float>("Swa, PowerEma and SwitchEma", []<class P>(const Parameters<P>& p) {
-    return std::tuple(Swa<P>(p, {.start = 3, .period = 2}), PowerEma<P>(p, {.gamma = 3}),
-                      SwitchEma<P>(p, {.decay = 0.75, .unit = SwitchUnit::iterations, .interval = 3}));
+    return std::tuple(
+        Swa<P>(p, {.start = 3, .period = 2}), PowerEma<P>(p, {.gamma = 3}),
+        SwitchEma<P>(p, {.decay = 0.75, .unit = SwitchUnit::iterations, .interval = 3}));
   });
   twin::check<float>("HareTortoise", []<class P>(const Parameters<P>& p) {
     return std::tuple(HareTortoise<P>(p, {.decay = 0.75, .switch_every = 4, .blend = 0.25}));
@@ -84,10 +88,13 @@ TEST_CASE("banks and windows on a device") {
 
 TEST_CASE("fused methods on a device, at any alignment") {
   for (const std::size_t lead : {std::size_t{0}, std::size_t{1}, std::size_t{3}}) {
-    twin::check<float>("AdamW and two averages", []<class P>(const Parameters<P>& p) {
-      return std::tuple(AdamW<P>(p), Ema<P>(p, {.decay = 0.9}),
-                        Ema<P>(p, {.decay = 0.99, .start = Start::first_update}));
-    }, 7, {5, 70, 0, 33, 4200}, lead, 3 - lead);
+    twin::check<float>(
+        "AdamW and two averages",
+        []<class P>(const Parameters<P>& p) {
+          return std::tuple(AdamW<P>(p), Ema<P>(p, {.decay = 0.9}),
+                            Ema<P>(p, {.decay = 0.99, .start = Start::first_update}));
+        },
+        7, {5, 70, 0, 33, 4200}, lead, 3 - lead);
   }
 }
 
@@ -106,15 +113,25 @@ TEST_CASE("other types on a device") {
 }
 
 TEST_CASE("averages of 16 bits on a device") {
-  twin::check<Eigen::bfloat16>("stochastic", []<class P>(const Parameters<P>& p) {
-    return std::tuple(Ema<P, Eigen::bfloat16>(p, {.decay = 0.999, .accumulate = Accumulate::stochastic, .seed = 7}));
-  }, 7, {5, 70, 33, 129, 8200});
-  twin::check<float>("stochastic half of float", []<class P>(const Parameters<P>& p) {
-    return std::tuple(Ema<P, Eigen::half>(p, {.decay = 0.999, .accumulate = Accumulate::stochastic, .seed = 7}));
-  }, 7, {5, 70, 33, 129, 8200});
-  twin::check<Eigen::bfloat16>("with compensation", []<class P>(const Parameters<P>& p) {
-    return std::tuple(Ema<P, Eigen::bfloat16>(p, {.decay = 0.999, .accumulate = Accumulate::kahan}));
-  }, 7, {5, 70, 33, 129, 8200});
+  twin::check<Eigen::bfloat16>(
+      "stochastic",
+      []<class P>(const Parameters<P>& p) {
+        return std::tuple(Ema<P, Eigen::bfloat16>(
+            p, {.decay = 0.999, .accumulate = Accumulate::stochastic, .seed = 7}));
+      },
+      7, {5, 70, 33, 129, 8200});
+  twin::check<float>("stochastic half of float",
+                     []<class P>(const Parameters<P>& p) {
+                       return std::tuple(Ema<P, Eigen::half>(
+                           p, {.decay = 0.999, .accumulate = Accumulate::stochastic, .seed = 7}));
+                     },
+                     7, {5, 70, 33, 129, 8200});
+  twin::check<Eigen::bfloat16>("with compensation",
+                               []<class P>(const Parameters<P>& p) {
+                                 return std::tuple(Ema<P, Eigen::bfloat16>(
+                                     p, {.decay = 0.999, .accumulate = Accumulate::kahan}));
+                               },
+                               7, {5, 70, 33, 129, 8200});
 }
 
 }  // namespace device_tests

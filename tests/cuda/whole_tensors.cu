@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Must not compile: see CMakeLists.txt.
-#include <polyak/optim/adamw.hpp>
 #include <polyak/cuda.hpp>
+#include <polyak/optim/adamw.hpp>
 
 struct Whole : polyak::AdamW<polyak::cuda::Device<float>> {
   using polyak::AdamW<polyak::cuda::Device<float>>::AdamW;

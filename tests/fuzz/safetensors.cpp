@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The header of a safetensors file: any bytes are either refused by a rule, or what the rules promise.
+// The header of a safetensors file: any bytes are either refused by a rule, or what the rules
+// promise.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

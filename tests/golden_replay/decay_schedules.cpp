@@ -65,9 +65,7 @@ polyak::CosineDecayWeighting byol(const Section& from) {
   return w;
 }
 
-polyak::PolynomialWeighting polynomial(const Section& from) {
-  return {from.number("eta")};
-}
+polyak::PolynomialWeighting polynomial(const Section& from) { return {from.number("eta")}; }
 
 polyak::PowerGainWeighting power_gain(const Section& from) {
   polyak::PowerGainWeighting w;
@@ -212,9 +210,9 @@ void replay_schedules(Case& run) {
     // One reference computes in float; another is 1.2e-13 off its own formula.
     const std::string name = row.text("schedule");
     const double relative = name == "edm2_traditional" ? 1e-12 : 1e-13;
-    run.report().compare(run.place(place), values, numbers_of((*recorded)[k], place),
-                         name == "ema_pytorch" ? run.tolerance
-                                               : Tolerance{.relative = relative, .absolute = 0});
+    run.report().compare(
+        run.place(place), values, numbers_of((*recorded)[k], place),
+        name == "ema_pytorch" ? run.tolerance : Tolerance{.relative = relative, .absolute = 0});
   }
 }
 

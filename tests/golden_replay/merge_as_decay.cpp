@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <polyak/average/merge_as_decay.hpp>
+#include <polyak/merge/merge_as_decay.hpp>
 
 #include "case.hpp"
 #include "json.hpp"

@@ -185,7 +185,8 @@ template <class View>
 [[nodiscard]] Tensors values_of(const View& view) {
   Tensors all(view.size());
   for (std::size_t i = 0; i < all.size(); ++i) {
-    for (std::size_t k = 0; k < view[i].size(); ++k) all[i].push_back(static_cast<double>(view[i][k]));
+    for (std::size_t k = 0; k < view[i].size(); ++k)
+      all[i].push_back(static_cast<double>(view[i][k]));
   }
   return all;
 }

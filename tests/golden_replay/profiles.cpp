@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/average/profile_fit.hpp>
+#include <polyak/average/analysis/profile_fit.hpp>
 
 #include "case.hpp"
 

@@ -74,7 +74,8 @@ void replay_lawa(Case& run) {
   const std::vector<Section> recorded = run.expected.rows("per_step");
   run.report().check(run.place("number of calls"), recorded.size() == iterates.size());
   const auto compare = [&](const Section& entry) {
-    run.report().check(run.place(entry.path("valid")), entry.flag("valid", false) == average.ready());
+    run.report().check(run.place(entry.path("valid")),
+                       entry.flag("valid", false) == average.ready());
     if (!average.ready()) return;
     for (const auto* one : {&average, &running}) {
       one->copy_to(target.params());
@@ -261,14 +262,14 @@ Replay aswa() {
 
 Replays window_replays() {
   return {
-      {"window_average", by_dtype(replay_window<float>, replay_window<double>)},
-      {"lawa", by_dtype(replay_lawa<float>, replay_lawa<double>)},
+    {"window_average", by_dtype(replay_window<float>, replay_window<double>)},
+        {"lawa", by_dtype(replay_lawa<float>, replay_lawa<double>)},
 #if !defined(POLYAK_GOLDEN_DEVICE)
-      {"cotta", by_dtype(replay_cotta<float>, replay_cotta<double>)},
-      {"buffer_policy", by_dtype(replay_buffers<float>, replay_buffers<double>)},
-      {"aswa", aswa<polyak::AswaFilter::all>()},
-      {"naswa_mean", aswa<polyak::AswaFilter::mean_norm>()},
-      {"naswa_max", aswa<polyak::AswaFilter::largest_norm>()},
+        {"cotta", by_dtype(replay_cotta<float>, replay_cotta<double>)},
+        {"buffer_policy", by_dtype(replay_buffers<float>, replay_buffers<double>)},
+        {"aswa", aswa<polyak::AswaFilter::all>()},
+        {"naswa_mean", aswa<polyak::AswaFilter::mean_norm>()},
+        {"naswa_max", aswa<polyak::AswaFilter::largest_norm>()},
 #endif
   };
 }

@@ -20,9 +20,9 @@
 #include <polyak/average/ema.hpp>
 #include <polyak/average/posthoc.hpp>
 #include <polyak/average/power_ema.hpp>
-#include <polyak/core/average_n.hpp>
 #include <polyak/io/reconstruct.hpp>
 #include <polyak/io/snapshot_store.hpp>
+#include <polyak/merge/linear.hpp>
 
 #include "bits.hpp"
 #include "catch.hpp"

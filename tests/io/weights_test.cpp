@@ -164,7 +164,8 @@ TEST_CASE("One average of a bank is saved, and stored with its profile") {
       CHECK(snapshot.tensors().size() == 4);
     }
   }
-  refusal<std::invalid_argument>([&] { polyak::save_average(path, model.params, bank.average(2)); });
+  refusal<std::invalid_argument>(
+      [&] { polyak::save_average(path, model.params, bank.average(2)); });
 }
 
 TEST_CASE("Weights of another model are refused with every difference") {

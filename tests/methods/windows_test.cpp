@@ -24,17 +24,20 @@ template <class P, class S>
 std::vector<method_battery::Entry<P>> elementwise(Accumulate accumulate) {
   using namespace polyak;
   return {
-      entry<Bank<P, S>>("EmaBank",
-                        EmaBankOptions{.start = Start::first_update, .update_every = 2,
-                                       .accumulate = accumulate, .seed = 5}),
+      entry<Bank<P, S>>("EmaBank", EmaBankOptions{.start = Start::first_update,
+                                                  .update_every = 2,
+                                                  .accumulate = accumulate,
+                                                  .seed = 5}),
       entry<Lawa<P, S>>("Lawa", LawaOptions{.checkpoints = 5, .accumulate = accumulate}),
-      entry<Lawa<P, S>>("Lawa with a running mean",
-                        LawaOptions{.checkpoints = 3, .running_mean = true, .accumulate = accumulate}),
-      entry<WindowAverage<P, S>>("WindowAverage",
-                                 WindowAverageOptions{.horizon = 4, .interval = 2, .blocks = 1,
-                                                      .accumulate = accumulate}),
+      entry<Lawa<P, S>>(
+          "Lawa with a running mean",
+          LawaOptions{.checkpoints = 3, .running_mean = true, .accumulate = accumulate}),
+      entry<WindowAverage<P, S>>(
+          "WindowAverage",
+          WindowAverageOptions{.horizon = 4, .interval = 2, .blocks = 1, .accumulate = accumulate}),
       entry<Tail<P, S>>("Tail", TailOptions{.start = 3, .accumulate = accumulate}),
-      entry<SampleEma<P, S>>("SampleEma", SampleEmaOptions{.half_life = 2, .accumulate = accumulate}),
+      entry<SampleEma<P, S>>("SampleEma",
+                             SampleEmaOptions{.half_life = 2, .accumulate = accumulate}),
   };
 }
 
@@ -43,8 +46,9 @@ template <class P, class S>
 std::vector<method_battery::Entry<P>> by_tensor(Accumulate accumulate) {
   using namespace polyak;
   return {
-      entry<CottaTeacher<P, S>>("CottaTeacher", CottaOptions{.decay = 0.75, .restore_probability = 0.2,
-                                                             .accumulate = accumulate}),
+      entry<CottaTeacher<P, S>>(
+          "CottaTeacher",
+          CottaOptions{.decay = 0.75, .restore_probability = 0.2, .accumulate = accumulate}),
       entry<Aswa<P, S>>("Aswa",
                         AswaOptions{.filter = AswaFilter::mean_norm, .accumulate = accumulate}),
   };

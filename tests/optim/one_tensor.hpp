@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/gradients.hpp>
-#include <polyak/core/parameters.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 #include <polyak/optim/optimizer.hpp>
 
 #include "catch.hpp"

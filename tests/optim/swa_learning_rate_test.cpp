@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include <polyak/average/weighting.hpp>
+#include <polyak/average/schedules/weighting.hpp>
 #include <polyak/core/state.hpp>
 
 #include "allocations.hpp"

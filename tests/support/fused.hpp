@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <vector>
 
-#include <polyak/average/switching.hpp>
+#include <polyak/average/engine/fed_back_average.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
 
@@ -39,10 +39,10 @@ struct ScriptedSwitch {
   [[nodiscard]] bool after(std::int64_t t) const { return (t + phase) % 3 == 0; }
 };
 template <class P, class S = polyak::default_state_t<P>>
-class Scripted : public polyak::SwitchingAverage<P, ScriptedGain, ScriptedSwitch, S> {
+class Scripted : public polyak::FedBackAverage<P, ScriptedGain, ScriptedSwitch, S> {
  public:
   Scripted(const polyak::Parameters<P>& params, int phase)
-      : polyak::SwitchingAverage<P, ScriptedGain, ScriptedSwitch, S>(
+      : polyak::FedBackAverage<P, ScriptedGain, ScriptedSwitch, S>(
             params, {phase}, {phase}, phase % 2 == 0 ? 0 : 0.25, polyak::Nonfinite::propagate) {}
 };
 

@@ -17,9 +17,9 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/arena.hpp>
 #include <polyak/core/law.hpp>
-#include <polyak/core/walk.hpp>
+#include <polyak/core/sweep.hpp>
+#include <polyak/core/tensors/slots.hpp>
 
 #include "bits.hpp"
 #include "catch.hpp"
@@ -167,7 +167,8 @@ void check(const std::string& name, const Law& law) {
       if (levels::rounds_once(level)) {
         run_on_numbers<polyak::detail::carrier_t<S>>(law, expected, offset, gradient_offset);
       } else {
-        run_on_numbers<levels::TwoRoundings<polyak::detail::carrier_t<S>>>(law, expected, offset, gradient_offset);
+        run_on_numbers<levels::TwoRoundings<polyak::detail::carrier_t<S>>>(law, expected, offset,
+                                                                           gradient_offset);
       }
       const auto expect = [&](std::size_t size, const std::vector<std::size_t>& cuts) {
         Data after = before;

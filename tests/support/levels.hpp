@@ -7,9 +7,9 @@
 #include <type_traits>
 #include <vector>
 
-#include <polyak/core/dispatch.hpp>
-#include <polyak/core/pack.hpp>
-#include <polyak/core/pack_x86.hpp>
+#include <polyak/core/simd/dispatch.hpp>
+#include <polyak/core/simd/pack.hpp>
+#include <polyak/core/simd/pack_x86.hpp>
 
 namespace levels {
 

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include <Eigen/Core>
-#include <polyak/core/gradients.hpp>
-#include <polyak/core/parameters.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 
 #include "bits.hpp"
 

@@ -22,12 +22,12 @@
 #include <type_traits>
 #include <vector>
 
-#include <polyak/average/average.hpp>
-#include <polyak/core/dispatch.hpp>
+#include <polyak/average/engine/average.hpp>
 #include <polyak/core/law.hpp>
-#include <polyak/core/pack.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/simd/dispatch.hpp>
+#include <polyak/core/simd/pack.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -52,8 +52,8 @@ enum class AswaFilter : std::uint8_t {
 struct AswaOptions {
   AswaFilter filter = AswaFilter::all;
   std::vector<std::string> normed = {};  ///< tensors whose norms count; empty: all averaged ones
-  std::int64_t start = 1;   ///< first call that is offered, >= 1
-  std::int64_t period = 1;  ///< calls from one offer to the next, >= 1
+  std::int64_t start = 1;                ///< first call that is offered, >= 1
+  std::int64_t period = 1;               ///< calls from one offer to the next, >= 1
   /// As the authors' code: at the end of an epoch average and weights change places, and with
   /// AswaFilter::all the first iterate counts twice.
   bool reference_swap = false;
@@ -152,8 +152,7 @@ class Aswa : public Average<P, AswaWeighting, S> {
   /// Throws std::invalid_argument for options out of range, and for `normed` names of tensors that
   /// are unknown or not averaged.
   explicit Aswa(const Parameters<P>& params, AswaOptions options = {})
-      : Base(params, weighting_of(options), options.nonfinite,
-             {options.accumulate, options.seed}),
+      : Base(params, weighting_of(options), options.nonfinite, {options.accumulate, options.seed}),
         filter_(options.filter),
         swaps_(options.reference_swap),
         start_(options.start),
@@ -164,8 +163,8 @@ class Aswa : public Average<P, AswaWeighting, S> {
     for (const std::string& name : options.normed) {
       const std::size_t k = params.layout()->find(params.at(name).name());
       if (!this->slots().keeps(k)) {
-        detail::refuse_value("polyak: AswaOptions.normed must name averaged tensors, got \"" + name +
-                             "\"");
+        detail::refuse_value("polyak: AswaOptions.normed must name averaged tensors, got \"" +
+                             name + "\"");
       }
       normed_[k] = true;
     }
@@ -261,9 +260,9 @@ class Aswa : public Average<P, AswaWeighting, S> {
         const auto run =
             this->template run_in<Storage>([]<class C>(C) { return ReadLaw<C>{}; }, std::size_t{0});
         using A = std::remove_pointer_t<std::remove_cvref_t<decltype(run.slots[0])>>;
-        detail::run_at(detail::level_in_use(),
-                       detail::SquaredDistance<element_t<P>, A>{
-                           params[k].data(), run.slots[0] + run.offsets[k], params[k].size(), &square});
+        detail::run_at(detail::level_in_use(), detail::SquaredDistance<element_t<P>, A>{
+                                                   params[k].data(), run.slots[0] + run.offsets[k],
+                                                   params[k].size(), &square});
       });
       const double one = std::sqrt(square);
       total += one;

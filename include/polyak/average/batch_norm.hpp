@@ -34,10 +34,10 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
-#include <polyak/core/views.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
 inline namespace v0 {

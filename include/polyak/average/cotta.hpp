@@ -22,23 +22,23 @@
 #include <type_traits>
 #include <vector>
 
-#include <polyak/average/average.hpp>
-#include <polyak/average/conversions.hpp>
-#include <polyak/core/dispatch.hpp>
-#include <polyak/core/executor.hpp>
-#include <polyak/core/parameters.hpp>
+#include <polyak/average/engine/average.hpp>
+#include <polyak/average/schedules/conversions.hpp>
+#include <polyak/core/executors/executor.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/simd/dispatch.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
 inline namespace v0 {
 
 struct CottaOptions {
-  double decay = 0.99;                ///< m, 0 or in [0.5, 1]; 0.999 in the paper's experiments
-  bool any_decay = false;             ///< accepts decays in (0, 0.5) too
-  double restore_probability = 0.1;   ///< r per call, in [0, 1]; 0.01 or 0.001 in the experiments
+  double decay = 0.99;               ///< m, 0 or in [0.5, 1]; 0.999 in the paper's experiments
+  bool any_decay = false;            ///< accepts decays in (0, 0.5) too
+  double restore_probability = 0.1;  ///< r per call, in [0, 1]; 0.01 or 0.001 in the experiments
   std::vector<std::string> restored = {};  ///< tensors that return; empty: all averaged ones
-  std::uint64_t restore_seed = 0;     ///< of the choice of elements
+  std::uint64_t restore_seed = 0;          ///< of the choice of elements
   Accumulate accumulate = Accumulate::plain;
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
@@ -52,8 +52,8 @@ inline void validate(const CottaOptions& o) {
 
 namespace detail {
 
-/// Which elements of a tensor are chosen with a given probability: those of whose 40 random bits the
-/// number is below r 2^40. 8 of them decide nearly always.
+/// Which elements of a tensor are chosen with a given probability: those of whose 40 random bits
+/// the number is below r 2^40. 8 of them decide nearly always.
 struct RandomChoice {
   /// Elements that eight calls of Philox give 8 bits each, and those of one mask.
   static constexpr std::size_t group = 128, masked = 64;
@@ -99,7 +99,8 @@ struct RandomChoice {
 
  private:
   /// A bit for each of 64 bytes: set where it is below `limit` <= 0x7f, and for few others. Eight
-  /// bytes at a time: the highest bit of each that a subtraction borrows from, gathered by a product.
+  /// bytes at a time: the highest bit of each that a subtraction borrows from, gathered by a
+  /// product.
   [[nodiscard]] POLYAK_INLINE static std::uint64_t perhaps_below(const unsigned char* bytes,
                                                                  std::uint32_t limit) {
     constexpr std::uint64_t ones = 0x0101010101010101u, gather = 0x0102040810204080u;
@@ -171,9 +172,10 @@ struct RestorePass {
 }  // namespace detail
 
 /// The teacher is an average like any other: hand it out, save it. Its update changes the student
-/// too, so name it last in a step. With Nonfinite::skip_step a call that is skipped restores nothing. BatchNorm statistics and other buffers are not restored.
-/// Throws std::invalid_argument for options out of range and for `restored` names of tensors that
-/// are unknown or not averaged; everything else is Average.
+/// too, so name it last in a step. With Nonfinite::skip_step a call that is skipped restores
+/// nothing. BatchNorm statistics and other buffers are not restored. Throws std::invalid_argument
+/// for options out of range and for `restored` names of tensors that are unknown or not averaged;
+/// everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class CottaTeacher : public Average<P, ExponentialWeighting, S> {
   using Base = Average<P, ExponentialWeighting, S>;
@@ -183,8 +185,7 @@ class CottaTeacher : public Average<P, ExponentialWeighting, S> {
   static constexpr bool needs_whole_tensors = true;  // no form for a device
 
   explicit CottaTeacher(const Parameters<P>& params, CottaOptions options = {})
-      : Base(params, weighting_of(options), options.nonfinite,
-             {options.accumulate, options.seed}),
+      : Base(params, weighting_of(options), options.nonfinite, {options.accumulate, options.seed}),
         source_(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"source"}),
         probability_(options.restore_probability),
         seed_(options.restore_seed) {
@@ -221,7 +222,8 @@ class CottaTeacher : public Average<P, ExponentialWeighting, S> {
   template <class Choose>
   void restore(const Parameters<P>& params, Choose&& choose) const {
     if (params.swapped()) detail::refuse_order("polyak: restore() while an average is swapped in");
-    detail::require_same(params.layout(), source_.layout(), "the parameters and those of the teacher");
+    detail::require_same(params.layout(), source_.layout(),
+                         "the parameters and those of the teacher");
     for (std::size_t k = 0; k < params.size(); ++k) {
       if (!source_.keeps(k)) continue;
       const auto source = source_.tensor(0, k);
@@ -235,12 +237,13 @@ class CottaTeacher : public Average<P, ExponentialWeighting, S> {
   [[nodiscard]] SlotView<element_t<P>> source() const { return {source_, 0}; }
   /// Whether call t returns this element of this tensor to its source.
   [[nodiscard]] bool restores(std::int64_t call, std::size_t tensor, std::size_t element) const {
-    require(tensor < restores_.size(), "CottaTeacher: tensor must be below " +
-                                           detail::text(restores_.size()), tensor);
+    require(tensor < restores_.size(),
+            "CottaTeacher: tensor must be below " + detail::text(restores_.size()), tensor);
     bool chosen = false;
     if (restores_[tensor]) {
-      choice(call, tensor).template each<detail::Baseline>(
-          element, element + 1, [&](std::size_t, std::uint64_t) { chosen = true; });
+      choice(call, tensor)
+          .template each<detail::Baseline>(element, element + 1,
+                                           [&](std::size_t, std::uint64_t) { chosen = true; });
     }
     return chosen;
   }
@@ -266,10 +269,12 @@ class CottaTeacher : public Average<P, ExponentialWeighting, S> {
       const auto range = [&](std::size_t begin, std::size_t end) {
         // A boundary is rounded down to whole granules, the same from both sides.
         const std::size_t low = begin / detail::slot_granule * detail::slot_granule;
-        const std::size_t high = end == size ? size : end / detail::slot_granule * detail::slot_granule;
+        const std::size_t high =
+            end == size ? size : end / detail::slot_granule * detail::slot_granule;
         if (low >= high) return;
-        detail::run_at(level, detail::RestorePass<element_t<P>>{params[k].data(), source_.tensor(0, k).data(), low,
-                                                     high, choice(this->calls(), k)});
+        detail::run_at(
+            level, detail::RestorePass<element_t<P>>{params[k].data(), source_.tensor(0, k).data(),
+                                                     low, high, choice(this->calls(), k)});
       };
       executor(size, range);
     }

@@ -18,8 +18,8 @@
 #include <cstdint>
 #include <string_view>
 
-#include <polyak/average/average.hpp>
-#include <polyak/average/conversions.hpp>
+#include <polyak/average/engine/average.hpp>
+#include <polyak/average/schedules/conversions.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -52,7 +52,7 @@ class Ema : public Average<P, ExponentialWeighting, S> {
 
   explicit Ema(const Parameters<P>& params, EmaOptions options = {})
       : Average<P, ExponentialWeighting, S>(params, weighting_of(options), options.nonfinite,
-                                              {options.accumulate, options.seed}) {}
+                                            {options.accumulate, options.seed}) {}
 
  private:
   static ExponentialWeighting weighting_of(const EmaOptions& options) {

@@ -19,13 +19,13 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/average/averaged_weights.hpp>
 #include <polyak/average/ema.hpp>
-#include <polyak/average/weighting.hpp>
+#include <polyak/average/engine/averaged_weights.hpp>
+#include <polyak/average/schedules/weighting.hpp>
 #include <polyak/core/law.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -74,8 +74,8 @@ inline void validate(const EmaBankOptions& o) {
   require(o.update_every >= 1, "EmaBankOptions.update_every must be >= 1", o.update_every);
 }
 
-/// One average of a bank, as save_average() and SnapshotStore take averages. Lives as long as the bank
-/// does not move.
+/// One average of a bank, as save_average() and SnapshotStore take averages. Lives as long as the
+/// bank does not move.
 template <class Bank>
 class EmaBankAverage {
  public:
@@ -155,8 +155,9 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   /// the end the model has its own weights again, bit for bit, also after an exception. Throws as
   /// swap_into().
   template <class Metric>
-  requires std::convertible_to<std::invoke_result_t<Metric&>, double>
-  [[nodiscard]] std::vector<double> evaluate(const Parameters<P>& params, Metric&& metric) {
+  requires std::convertible_to < std::invoke_result_t<Metric&>,
+  double >
+      [[nodiscard]] std::vector<double> evaluate(const Parameters<P>& params, Metric&& metric) {
     std::vector<double> values;
     for (std::size_t k = 0; k < N; ++k) {
       const auto guard = swap_into(params, k);
@@ -239,8 +240,8 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   using Weightings = std::array<ExponentialWeighting, N>;
 
   EmaBank(const Parameters<P>& params, const EmaBankOptions& options, const Weightings& weightings)
-      : Base(params, options.nonfinite, {options.accumulate, options.seed},
-             least_gain(weightings), names()),
+      : Base(params, options.nonfinite, {options.accumulate, options.seed}, least_gain(weightings),
+             names()),
         weightings_(weightings) {}
 
   static Weightings weightings_of(const std::array<double, N>& decays,

@@ -8,26 +8,25 @@
 ///   after call j >= 1, j a multiple of switch_every:  x <- blend x + (1 - blend) avg
 ///
 /// "Slow and Steady Wins the Race: Maintaining Plasticity with Hare and Tortoise Networks"
-/// (arXiv 2406.02596). The optimizer's state stays, as with SwitchEma, where reset_moments() is shown.
-/// The decay's warmup is that of the ema-pytorch package.
-/// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and call, 4 at a
-/// switch.
+/// (arXiv 2406.02596). The optimizer's state stays, as with SwitchEma, where reset_moments() is
+/// shown. The decay's warmup is that of the ema-pytorch package. State: 1 slot ("average").
+/// Elementwise; any shape. 3 words per parameter and call, 4 at a switch.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <string_view>
 
-#include <polyak/average/conversions.hpp>
-#include <polyak/average/switching.hpp>
+#include <polyak/average/engine/fed_back_average.hpp>
+#include <polyak/average/schedules/conversions.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
 inline namespace v0 {
 
 struct HareTortoiseOptions {
-  double decay = 0.999;  ///< cap: 0 or in [0.5, 1]; 1 freezes the average after the copies
-  bool any_decay = false;            ///< accepts decays in (0, 0.5) too
+  double decay = 0.999;    ///< cap: 0 or in [0.5, 1]; 1 freezes the average after the copies
+  bool any_decay = false;  ///< accepts decays in (0, 0.5) too
   std::int64_t switch_every = 1000;  ///< k calls from one switch to the next, >= 1
   double blend = 0;                  ///< share of the fast weights after a switch, in [0, 1]
   std::int64_t update_after = 0;     ///< calls after the first that still copy, >= 0
@@ -73,8 +72,8 @@ struct HareTortoiseWeighting {
     if ((t - 1) % made_with.update_every != 0) return 0;
     if (waited <= 0) return 1;
     if (made_with.decay == 1) return 0;
-    const double warmup =
-        std::exp(-made_with.power * std::log1p(static_cast<double>(waited) / made_with.inverse_gamma));
+    const double warmup = std::exp(
+        -made_with.power * std::log1p(static_cast<double>(waited) / made_with.inverse_gamma));
     return std::fmin(std::fmax(warmup, 1 - made_with.decay), 1 - made_with.min_decay);
   }
   [[nodiscard]] double least_gain() const { return 1 - made_with.decay; }
@@ -98,12 +97,12 @@ struct HareTortoiseRule {
 /// Exponential average with warmup that the weights return to every k calls. Optimizer state goes
 /// on. Throws std::invalid_argument for options out of range; everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class HareTortoise : public SwitchingAverage<P, HareTortoiseWeighting, HareTortoiseRule, S> {
+class HareTortoise : public FedBackAverage<P, HareTortoiseWeighting, HareTortoiseRule, S> {
  public:
   static constexpr std::string_view type_name = "HareTortoise";
 
   explicit HareTortoise(const Parameters<P>& params, HareTortoiseOptions options = {})
-      : SwitchingAverage<P, HareTortoiseWeighting, HareTortoiseRule, S>(
+      : FedBackAverage<P, HareTortoiseWeighting, HareTortoiseRule, S>(
             params, weighting_of(options), {options.switch_every}, options.blend, options.nonfinite,
             {options.accumulate, options.seed}) {}
 

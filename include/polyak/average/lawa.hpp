@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include <polyak/average/windowed.hpp>
+#include <polyak/average/engine/ring_of_blocks.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -53,18 +53,17 @@ struct LawaWeighting {
 
 /// Latest weight averaging. Throws std::invalid_argument for options out of range. Until k
 /// checkpoints are held it hands nothing out. Buffers (Role::copy) are those of the newest
-/// checkpoint: re-estimate BatchNorm statistics. Everything else is WindowedAverage.
+/// checkpoint: re-estimate BatchNorm statistics. Everything else is RingOfBlocks.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class Lawa : public WindowedAverage<P, LawaWeighting, S> {
+class Lawa : public RingOfBlocks<P, LawaWeighting, S> {
  public:
   static constexpr std::string_view type_name = "Lawa";
 
   explicit Lawa(const Parameters<P>& params, LawaOptions options = {})
-      : WindowedAverage<P, LawaWeighting, S>(
+      : RingOfBlocks<P, LawaWeighting, S>(
             params, weighting_of(options),
             {options.checkpoints, options.checkpoints, options.checkpoints, options.running_mean},
-            options.nonfinite,
-            {options.accumulate, options.seed}) {}
+            options.nonfinite, {options.accumulate, options.seed}) {}
 
  private:
   static LawaWeighting weighting_of(const LawaOptions& options) {

@@ -21,15 +21,15 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/average/average.hpp>
-#include <polyak/average/conversions.hpp>
-#include <polyak/average/normalisation.hpp>
+#include <polyak/average/analysis/normalisation.hpp>
+#include <polyak/average/engine/average.hpp>
 #include <polyak/average/power_ema.hpp>
-#include <polyak/core/arena.hpp>
-#include <polyak/core/average_n.hpp>
-#include <polyak/core/executor.hpp>
-#include <polyak/core/parameters.hpp>
-#include <polyak/core/walk.hpp>
+#include <polyak/average/schedules/conversions.hpp>
+#include <polyak/core/executors/executor.hpp>
+#include <polyak/core/sum.hpp>
+#include <polyak/core/sweep.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -155,8 +155,8 @@ void solve_power_profiles(const Profiles& profiles, Normalisation normalisation,
 
 }  // namespace detail
 
-/// Snapshots of power averages in memory, and what can be made of them. They end with the program: for
-/// snapshots on disk, of any average, and for other targets, see SnapshotStore (io/).
+/// Snapshots of power averages in memory, and what can be made of them. They end with the program:
+/// for snapshots on disk, of any average, and for other targets, see SnapshotStore (io/).
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class PosthocEma {
  public:

@@ -15,8 +15,8 @@
 #include <limits>
 #include <string_view>
 
-#include <polyak/average/average.hpp>
-#include <polyak/average/conversions.hpp>
+#include <polyak/average/engine/average.hpp>
+#include <polyak/average/schedules/conversions.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -88,7 +88,7 @@ class PowerEma : public Average<P, PowerClock, S> {
 
   explicit PowerEma(const Parameters<P>& params, PowerEmaOptions options)
       : Average<P, PowerClock, S>(params, clock(options), options.nonfinite,
-                                    {options.accumulate, options.seed}) {}
+                                  {options.accumulate, options.seed}) {}
 
   /// The next calls advance the time by `batch_size`: `power.at(64).update(params)`. Throws
   /// std::invalid_argument unless it is finite and > 0.

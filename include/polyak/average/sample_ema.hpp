@@ -6,10 +6,10 @@
 ///   h   = min(half_life, rampup n)                            in samples
 ///   avg <- d avg + (1 - d) x          d = 2^(-batch/h)
 ///
-/// Invariance of the half-life in samples: "How to Scale Your EMA" (arXiv 2307.13813). The rampup is
-/// that of the traditional EMA of "Analyzing and Improving the Training Dynamics of Diffusion Models"
-/// (arXiv 2312.02696). State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and
-/// call.
+/// Invariance of the half-life in samples: "How to Scale Your EMA" (arXiv 2307.13813). The rampup
+/// is that of the traditional EMA of "Analyzing and Improving the Training Dynamics of Diffusion
+/// Models" (arXiv 2312.02696). State: 1 slot ("average"). Elementwise; any shape. 3 words per
+/// parameter and call.
 #pragma once
 
 #include <cmath>
@@ -18,14 +18,14 @@
 #include <numbers>
 #include <string_view>
 
-#include <polyak/average/average.hpp>
+#include <polyak/average/engine/average.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
 inline namespace v0 {
 
 struct SampleEmaOptions {
-  double half_life = 0.5e6;  ///< in samples, > 0
+  double half_life = 0.5e6;                                 ///< in samples, > 0
   double rampup = std::numeric_limits<double>::infinity();  ///< half-life over samples so far, > 0
   double batch_size = 1;  ///< samples per call, finite, > 0; at() changes it
   Accumulate accumulate = Accumulate::plain;
@@ -72,8 +72,8 @@ struct SampleClock {
 };
 
 /// Exponential average of a model's weights with a half-life in samples, from the parameters at
-/// construction: `ema.at(batch.size()).update(params)`. Throws std::invalid_argument for options out
-/// of range; everything else is Average.
+/// construction: `ema.at(batch.size()).update(params)`. Throws std::invalid_argument for options
+/// out of range; everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class SampleEma : public Average<P, SampleClock, S> {
  public:

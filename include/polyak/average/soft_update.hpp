@@ -15,13 +15,13 @@
 #include <tuple>
 #include <vector>
 
-#include <polyak/core/executor.hpp>
+#include <polyak/core/bound_law.hpp>
+#include <polyak/core/executors/executor.hpp>
 #include <polyak/core/law.hpp>
-#include <polyak/core/memory_space.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
-#include <polyak/core/run.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -47,7 +47,8 @@ requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Paramete
                                                     const Parameters<P>& online, double tau) {
   require(tau >= 0 && tau <= 1, "soft_update: tau must lie in [0, 1]", tau);
   if (target.swapped() || online.swapped()) {
-    detail::refuse_order("polyak: soft_update() while an average is swapped in; end its guard first");
+    detail::refuse_order(
+        "polyak: soft_update() while an average is swapped in; end its guard first");
   }
   detail::require_same(online.layout(), target.layout(), "the online and the target parameters");
   for (std::size_t k = 0; k < target.size(); ++k) {
@@ -77,7 +78,9 @@ requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Paramete
   if (tau > 0 && tau < 1) {
     detail::Walker<P>::groups(
         target,
-        [&](std::size_t k) { return std::array<bool, 1>{weights[k] != nullptr && target[k].size() > 0}; },
+        [&](std::size_t k) {
+          return std::array<bool, 1>{weights[k] != nullptr && target[k].size() > 0};
+        },
         [](std::size_t, std::size_t) { return true; },
         [&](const auto& tensors, const std::array<bool, 1>& taking) {
           if (taking[0]) {

@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include <polyak/average/average.hpp>
+#include <polyak/average/engine/average.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -41,7 +41,7 @@ class Swa : public Average<P, UniformWeighting, S> {
 
   explicit Swa(const Parameters<P>& params, SwaOptions options = {})
       : Average<P, UniformWeighting, S>(params, weighting_of(options), options.nonfinite,
-                                          {options.accumulate, options.seed}) {}
+                                        {options.accumulate, options.seed}) {}
 
  private:
   static UniformWeighting weighting_of(const SwaOptions& options) {

@@ -8,8 +8,8 @@
 ///                     0
 ///   unit iterations:  after call i when start < i <= end, (i + 1) % interval = 0
 ///
-/// Optimizer state, learning-rate schedule and warmup go on through a switch as if there was none, as
-/// in the authors' code. Moments that belong to the weights before it can be forgotten instead:
+/// Optimizer state, learning-rate schedule and warmup go on through a switch as if there was none,
+/// as in the authors' code. Moments that belong to the weights before it can be forgotten instead:
 ///
 ///   if (ema.begin_epoch(params)) optimizer.reset_moments();                       unit epochs
 ///   step(params, grads, optimizer, ema);                                          unit iterations
@@ -22,11 +22,11 @@
 
 #include <cmath>
 #include <cstdint>
-#include <string_view>
 #include <limits>
+#include <string_view>
 
-#include <polyak/average/conversions.hpp>
-#include <polyak/average/switching.hpp>
+#include <polyak/average/engine/fed_back_average.hpp>
+#include <polyak/average/schedules/conversions.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -106,7 +106,8 @@ struct SwitchWeighting {
   }
   [[nodiscard]] double complement(std::int64_t t) const {
     const std::int64_t i = t - 1;
-    if (made_with.warmup == SwitchWarmup::none || i > made_with.warmup_iterations) return made_with.decay;
+    if (made_with.warmup == SwitchWarmup::none || i > made_with.warmup_iterations)
+      return made_with.decay;
     const double missing =
         1 - static_cast<double>(i) / static_cast<double>(made_with.warmup_iterations);
     const double ratio = made_with.warmup_ratio;
@@ -154,12 +155,12 @@ struct SwitchRule {
 /// of an epoch with swap_into() before that. BatchNorm statistics stay those of the online model.
 /// Throws std::invalid_argument for options out of range; everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class SwitchEma : public SwitchingAverage<P, SwitchWeighting, SwitchRule, S> {
+class SwitchEma : public FedBackAverage<P, SwitchWeighting, SwitchRule, S> {
  public:
   static constexpr std::string_view type_name = "SwitchEma";
 
   explicit SwitchEma(const Parameters<P>& params, SwitchEmaOptions options = {})
-      : SwitchingAverage<P, SwitchWeighting, SwitchRule, S>(
+      : FedBackAverage<P, SwitchWeighting, SwitchRule, S>(
             params, weighting_of(options),
             {options.unit, options.interval, options.start, options.end}, 0, options.nonfinite,
             {options.accumulate, options.seed}) {}

@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include <polyak/average/average.hpp>
+#include <polyak/average/engine/average.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {

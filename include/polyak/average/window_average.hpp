@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include <polyak/average/windowed.hpp>
+#include <polyak/average/engine/ring_of_blocks.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -23,7 +23,8 @@ inline namespace v0 {
 struct WindowAverageOptions {
   std::int64_t horizon = 500;  ///< calls of a block, a multiple of `interval`
   std::int64_t interval = 5;   ///< calls from one sample to the next, >= 1
-  std::int64_t blocks = 1;     ///< newest complete blocks that are kept: the widest sweep, in [1, 65535]
+  std::int64_t blocks =
+      1;  ///< newest complete blocks that are kept: the widest sweep, in [1, 65535]
   Accumulate accumulate = Accumulate::plain;
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
@@ -56,17 +57,17 @@ struct WindowWeighting {
 /// Block means of the weights. What is handed out without saying is the newest complete block;
 /// `copy_to(target, m)` and `swap_into(params, m)` give the mean of the m newest ones: after
 /// training, look at several m. So a tail average needs no start that is known in advance. Throws
-/// std::invalid_argument for options out of range. Everything else is WindowedAverage.
+/// std::invalid_argument for options out of range. Everything else is RingOfBlocks.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class WindowAverage : public WindowedAverage<P, WindowWeighting, S> {
+class WindowAverage : public RingOfBlocks<P, WindowWeighting, S> {
  public:
   static constexpr std::string_view type_name = "WindowAverage";
 
   explicit WindowAverage(const Parameters<P>& params, WindowAverageOptions options = {})
-      : WindowedAverage<P, WindowWeighting, S>(params, weighting_of(options),
-                                               {options.blocks + 1, options.blocks, 1, false},
-                                               options.nonfinite,
-                                               {options.accumulate, options.seed}) {}
+      : RingOfBlocks<P, WindowWeighting, S>(params, weighting_of(options),
+                                            {options.blocks + 1, options.blocks, 1, false},
+                                            options.nonfinite, {options.accumulate, options.seed}) {
+  }
 
   /// The block that is being sampled, or was completed by the last call. Throws std::logic_error
   /// before the first call.

@@ -34,16 +34,16 @@ inline namespace v0 {
 
 /// What a law touches. `Law::traffic` lets the walk load and store just that.
 struct Traffic {
-  int slots = 0;                  ///< state slots, passed after the parameter and the gradient
-  bool gradient = false;          ///< passes the gradient
-  bool writes_parameter = false;  ///< changes x
-  bool writes_slots = true;       ///< changes the slots
+  int slots = 0;                   ///< state slots, passed after the parameter and the gradient
+  bool gradient = false;           ///< passes the gradient
+  bool writes_parameter = false;   ///< changes x
+  bool writes_slots = true;        ///< changes the slots
   bool writes_first_slot = false;  ///< of them the first alone
 };
 
 /// How many of its slots a law changes: the first ones.
 template <class Law>
-inline constexpr int written_slots = !Law::traffic.writes_slots        ? 0
+inline constexpr int written_slots = !Law::traffic.writes_slots       ? 0
                                      : Law::traffic.writes_first_slot ? 1
                                                                       : Law::traffic.slots;
 

@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <string_view>
 
-#include <polyak/core/arena.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -56,19 +56,20 @@ inline constexpr int resting = -1;
 /// core/state.hpp says, and `count()` and `skipped()`.
 template <class M>
 concept Method = requires(M& method, const M& constant,
-                          const element_t<typename M::Parameter>* const* gradients, std::size_t tensor,
-                          const Parameters<typename M::Parameter>& params) {
+                          const element_t<typename M::Parameter>* const* gradients,
+                          std::size_t tensor, const Parameters<typename M::Parameter>& params) {
   typename M::State;
   { M::trains } -> std::convertible_to<bool>;  // reads gradients
   { constant.slots() } -> std::same_as<const Slots<typename M::State>&>;
   { constant.nonfinite() } -> std::same_as<Nonfinite>;
-  {method.advance(params, gradients)};       // the clock moves on by one step, and the laws with it
+  {method.advance(params, gradients)};  // the clock moves on by one step, and the laws with it
   { M::forms } -> std::convertible_to<std::size_t>;
   { constant.form() } -> std::same_as<int>;  // below forms, or resting
   {constant.template run<0>(tensor)};
   { constant.same_law(tensor, tensor) } -> std::same_as<bool>;
-  {method.finish(params)};  // after the pass; finish(executor, params) where it has passes of its own
-  {method.skip()};          // instead of advance
+  {method.finish(
+      params)};     // after the pass; finish(executor, params) where it has passes of its own
+  {method.skip()};  // instead of advance
 };
 
 template <class M>

@@ -68,11 +68,11 @@ struct RandomKey {
   }
 };
 
-/// The random bits of 128 consecutive elements, 16 for each, from the 128 bytes that eight calls give:
-/// the first two words of each call in turn, then their last two, lower bytes first. Element k < 64
-/// has bytes 2k (lower) and 2k + 1; element 64 + k has bytes 2k + 1 and 2k + 2, the last one byte 0.
-/// So every element has uniform bits, and no two have a higher byte, which decides nearly always, in
-/// common.
+/// The random bits of 128 consecutive elements, 16 for each, from the 128 bytes that eight calls
+/// give: the first two words of each call in turn, then their last two, lower bytes first. Element
+/// k < 64 has bytes 2k (lower) and 2k + 1; element 64 + k has bytes 2k + 1 and 2k + 2, the last one
+/// byte 0. So every element has uniform bits, and no two have a higher byte, which decides nearly
+/// always, in common.
 struct RandomBits {
   static constexpr std::size_t elements = 128;
   static constexpr std::size_t none = ~std::size_t{0};

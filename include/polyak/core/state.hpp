@@ -19,9 +19,9 @@
 #include <string_view>
 #include <vector>
 
-#include <polyak/core/arena.hpp>
-#include <polyak/core/layout.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
 inline namespace v0 {

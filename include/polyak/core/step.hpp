@@ -12,15 +12,15 @@
 #include <type_traits>
 #include <utility>
 
-#include <polyak/core/arena.hpp>
-#include <polyak/core/executor.hpp>
-#include <polyak/core/gradients.hpp>
+#include <polyak/core/bound_law.hpp>
+#include <polyak/core/executors/executor.hpp>
 #include <polyak/core/method.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
-#include <polyak/core/run.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
 #if !defined(__CUDACC__)
-#include <polyak/core/walk.hpp>
+#include <polyak/core/sweep.hpp>
 #endif
 
 namespace polyak {
@@ -30,9 +30,8 @@ namespace detail {
 
 /// Host lists are walked by what calls back with ranges, lists of a device by what launches there.
 template <class E, class P>
-concept ExecutorOf = (Executor<E> && !on_device<P>) || (on_device<P> && requires(E& executor) {
-                       executor.space();
-                     });
+concept ExecutorOf = (Executor<E> && !on_device<P>) ||
+                     (on_device<P> && requires(E & executor) { executor.space(); });
 
 template <class M, class P>
 concept MethodOf = Method<M> && std::same_as<typename M::Parameter, P>;
@@ -61,7 +60,8 @@ void check_distinct(const M&... methods) {
 template <class E, class P, class... M>
 class Call {
  public:
-  Call(E& executor, const Parameters<P>& params, const element_t<P>* const* gradients, M&... methods)
+  Call(E& executor, const Parameters<P>& params, const element_t<P>* const* gradients,
+       M&... methods)
       : executor_(executor), params_(params), gradients_(gradients), methods_(methods...) {}
 
   /// False where Nonfinite::skip_step skipped a method.
@@ -282,8 +282,9 @@ requires(sizeof...(M) > 0) bool step(const Parameters<P>& params, const Gradient
 
 /// As above, on the executor given.
 template <class E, ParameterScalar P, detail::MethodOf<P>... M>
-requires(detail::ExecutorOf<E, P> && sizeof...(M) > 0) bool step(E&& executor, const Parameters<P>& params,
-                                                    const Gradients<P>& gradients, M&... methods) {
+requires(detail::ExecutorOf<E, P> &&
+         sizeof...(M) > 0) bool step(E&& executor, const Parameters<P>& params,
+                                     const Gradients<P>& gradients, M&... methods) {
   return detail::call(executor, params, &gradients, methods...);
 }
 

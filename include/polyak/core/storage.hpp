@@ -89,18 +89,19 @@ struct Plain {
 
   template <int Lanes, class Level>
   POLYAK_INLINE static void load(S* const* from, std::size_t at,
-                              Pack<carrier_t<S>, Lanes, Level>& to) {
+                                 Pack<carrier_t<S>, Lanes, Level>& to) {
     load_pack(static_cast<const S*>(from[0] + at), to);
   }
   template <int Lanes, class Level>
   POLYAK_INLINE static void store(S* const* to, std::size_t at,
-                               const Pack<carrier_t<S>, Lanes, Level>& from, Scratch&, const Key&) {
+                                  const Pack<carrier_t<S>, Lanes, Level>& from, Scratch&,
+                                  const Key&) {
     store_pack(to[0] + at, from);
   }
 };
 
-/// Two arrays of S: of floats the parts of a compensated sum; of 16-bit numbers the rounded value and
-/// by how much it is too large, whose difference a float holds exactly.
+/// Two arrays of S: of floats the parts of a compensated sum; of 16-bit numbers the rounded value
+/// and by how much it is too large, whose difference a float holds exactly.
 template <class S>
 struct Kahan : Plain<S> {
   static constexpr int arrays = 2;
@@ -116,8 +117,8 @@ struct Kahan : Plain<S> {
     load_pack(static_cast<const S*>(from[1] + at), to.low);
   }
   template <class V>
-  POLYAK_INLINE static void store(S* const* to, std::size_t at, const Compensated<V>& from, Scratch&,
-                               const Key&) {
+  POLYAK_INLINE static void store(S* const* to, std::size_t at, const Compensated<V>& from,
+                                  Scratch&, const Key&) {
     store_pack(to[0] + at, from.high);
     store_pack(to[1] + at, from.low);
   }
@@ -129,8 +130,8 @@ struct Kahan : Plain<S> {
     to = to - low;
   }
   template <int Lanes, class Level>
-  POLYAK_INLINE static void store(S* const* to, std::size_t at, const Pack<float, Lanes, Level>& from,
-                               Scratch&, const Key&) {
+  POLYAK_INLINE static void store(S* const* to, std::size_t at,
+                                  const Pack<float, Lanes, Level>& from, Scratch&, const Key&) {
     store_split(to[0] + at, to[1] + at, from);
   }
 };
@@ -142,8 +143,9 @@ struct Stochastic : Plain<S> {
   using Scratch = RandomBits;
 
   template <int Lanes, class Level>
-  POLYAK_INLINE static void store(S* const* to, std::size_t at, const Pack<float, Lanes, Level>& from,
-                               Scratch& random, const Key& key) {
+  POLYAK_INLINE static void store(S* const* to, std::size_t at,
+                                  const Pack<float, Lanes, Level>& from, Scratch& random,
+                                  const Key& key) {
     const std::size_t group = at / RandomBits::elements;
     if (random.group != group) {
       if (random.group == RandomBits::none) random.schedule(key);

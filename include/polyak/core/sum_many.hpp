@@ -16,11 +16,11 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/arena.hpp>
-#include <polyak/core/dispatch.hpp>
 #include <polyak/core/law.hpp>
-#include <polyak/core/pack.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/simd/dispatch.hpp>
+#include <polyak/core/simd/pack.hpp>
+#include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
 inline namespace v0 {

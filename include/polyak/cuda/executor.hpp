@@ -16,13 +16,13 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/arena.hpp>
-#include <polyak/core/gradients.hpp>
-#include <polyak/core/layout.hpp>
-#include <polyak/core/memory_space.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
 #include <polyak/cuda/error.hpp>
 
 struct __half;
@@ -115,9 +115,9 @@ struct Waiting {
   std::weak_ptr<polyak::detail::Block> method;  ///< known by its state, for methods move
   const void* address = nullptr;
   std::vector<std::byte> before, after;  ///< its clocks
-  bool marks[3] = {};     ///< those that say "skipped"
-  bool counts = false;    ///< its policy counts skipped steps
-  bool resolved = false;  ///< the report has come
+  bool marks[3] = {};                    ///< those that say "skipped"
+  bool counts = false;                   ///< its policy counts skipped steps
+  bool resolved = false;                 ///< the report has come
   bool skipped = false;
 };
 
@@ -210,20 +210,24 @@ class DeviceSpace final : public MemorySpace {
     const bool known = code == cudaSuccess && (attributes.type == cudaMemoryTypeDevice ||
                                                attributes.type == cudaMemoryTypeManaged);
     if (!known) {
-      polyak::detail::refuse_value(std::string("polyak: tensor \"").append(tensor).append(
-          "\" of a list on a device lies in the host's memory"));
+      polyak::detail::refuse_value(
+          std::string("polyak: tensor \"")
+              .append(tensor)
+              .append("\" of a list on a device lies in the host's memory"));
     }
-    require(attributes.device == device_ || attributes.type == cudaMemoryTypeManaged,
-            std::string("tensor \"").append(tensor).append("\" must lie on the executor's device ") +
-                polyak::detail::text(device_) + "; its device",
-            attributes.device);
+    require(
+        attributes.device == device_ || attributes.type == cudaMemoryTypeManaged,
+        std::string("tensor \"").append(tensor).append("\" must lie on the executor's device ") +
+            polyak::detail::text(device_) + "; its device",
+        attributes.device);
   }
   static void check(cudaError_t code, const char* call) { detail::check(code, call); }
   void require_settled(const void* block) const override {
     for (const Waiting& one : waiting) {
       if (one.address == block && !one.method.expired()) {
         polyak::detail::refuse_order(
-            "polyak: whether the last step was skipped is not known yet; call cuda::settle() before "
+            "polyak: whether the last step was skipped is not known yet; call cuda::settle() "
+            "before "
             "its state is read");
       }
     }
@@ -429,7 +433,9 @@ template <class T>
 class Buffer {
  public:
   Buffer(const Executor& executor, std::size_t size)
-      : space_(executor.space()), size_(size), data_(size == 0 ? nullptr : space_->allocate(bytes())) {}
+      : space_(executor.space()),
+        size_(size),
+        data_(size == 0 ? nullptr : space_->allocate(bytes())) {}
   Buffer(const Executor& executor, std::span<const T> host) : Buffer(executor, host.size()) {
     upload(host);
   }
@@ -454,7 +460,8 @@ class Buffer {
 
   /// Takes the host's numbers. Throws std::invalid_argument for another size.
   void upload(std::span<const T> host) {
-    require(host.size() == size_, "Buffer::upload must be given " + polyak::detail::text(size_) + " numbers",
+    require(host.size() == size_,
+            "Buffer::upload must be given " + polyak::detail::text(size_) + " numbers",
             host.size());
     polyak::detail::write_bytes(space_.get(), data_, host.data(), bytes());
   }

@@ -17,9 +17,9 @@
 #include <type_traits>
 #include <utility>
 
+#include <polyak/core/bound_law.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/random.hpp>
-#include <polyak/core/run.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/storage.hpp>
 
@@ -47,7 +47,7 @@ template <std::size_t R>
 struct Row {
   void* x;
   std::uint64_t size;
-  std::uint64_t tensor;                     ///< its number in the list
+  std::uint64_t tensor;                   ///< its number in the list
   std::uint64_t offsets[R == 0 ? 1 : R];  ///< of its elements in the slots of each run
 };
 
@@ -270,8 +270,8 @@ struct EightRandoms {
         break;
       }
       const unsigned segment = (first + k) % 16;
-      const auto words = philox4x32<RandomKey::rounds>(key.counter(8 * group + segment % 8),
-                                                       key.key());
+      const auto words =
+          philox4x32<RandomKey::rounds>(key.counter(8 * group + segment % 8), key.key());
       segments[k] = segment < 8 ? words[0] | std::uint64_t{words[1]} << 32
                                 : words[2] | std::uint64_t{words[3]} << 32;
     }
@@ -322,7 +322,8 @@ struct Pass {
   static constexpr std::size_t words =
       static_cast<std::size_t>(N) *
       (scalar_bytes<T> * (reads_gradient ? 2 : 1) +
-       (std::size_t{0} + ... + (static_cast<std::size_t>(R::arrays) * scalar_bytes<typename R::State>))) /
+       (std::size_t{0} + ... +
+        (static_cast<std::size_t>(R::arrays) * scalar_bytes<typename R::State>))) /
       4;
   static constexpr std::size_t tiles_at_once = words <= 24 ? 2 : 1;
 
@@ -394,8 +395,7 @@ struct Pass {
   POLYAK_LAW static void apply(const Chain<First, Rest...>& runs, const RowType& row,
                                std::size_t at, carrier_t<T>* x, const Lanes<T, N>& gradient,
                                SlotLanes<N, First, Rest...>& slots) {
-    constexpr auto all =
-        std::make_index_sequence<static_cast<std::size_t>(First::slot_count)>{};
+    constexpr auto all = std::make_index_sequence<static_cast<std::size_t>(First::slot_count)>{};
     if constexpr (RunLanes<First>::random) {
       RandomKey key = runs.first.key;
       key.tensor = row.tensor;
@@ -445,8 +445,8 @@ struct Pass {
     }
   }
 
-  POLYAK_LAW static void store(const RowType& row, const Runs& runs, std::size_t at,
-                               bool x_aligned, const Tile& tile) {
+  POLYAK_LAW static void store(const RowType& row, const Runs& runs, std::size_t at, bool x_aligned,
+                               const Tile& tile) {
     store_slots<0>(runs, row, at, tile.slots);
     if constexpr (writes_parameter) {
       const std::size_t rest = static_cast<std::size_t>(row.size) - at;
@@ -461,8 +461,8 @@ struct Pass {
   /// What thread `thread` of `threads` does of the elements of a row from `begin` on.
   POLYAK_LAW static void thread(const RowType& row, const void* gradient, const Runs& runs,
                                 std::size_t begin, unsigned thread, unsigned threads) {
-    const std::size_t end = begin + chunk < row.size ? begin + chunk
-                                                     : static_cast<std::size_t>(row.size);
+    const std::size_t end =
+        begin + chunk < row.size ? begin + chunk : static_cast<std::size_t>(row.size);
     const bool x_aligned = is_aligned(row.x), gradient_aligned = is_aligned(gradient);
     const std::size_t stride = static_cast<std::size_t>(threads) * static_cast<std::size_t>(N);
     for (std::size_t at = begin + static_cast<std::size_t>(thread) * static_cast<std::size_t>(N);
@@ -529,7 +529,8 @@ struct FiniteKernel {
     const Chunk here = table.chunks[block];
     const Row<0> row = table.rows[here.row];
     const void* const data = of_gradients ? table.gradients[here.row] : row.x;
-    const auto begin = static_cast<std::size_t>(here.begin), size = static_cast<std::size_t>(row.size);
+    const auto begin = static_cast<std::size_t>(here.begin),
+               size = static_cast<std::size_t>(row.size);
     const std::size_t end = begin + chunk < size ? begin + chunk : size;
     const auto step = static_cast<std::size_t>(N);
     const bool aligned = is_aligned(data);
@@ -561,10 +562,12 @@ struct CopyKernel {
     const Row<0> row = table.rows[here.row];
     auto* const to = static_cast<unsigned char*>(row.x);
     const auto* const from = static_cast<const unsigned char*>(table.gradients[here.row]);
-    const auto begin = static_cast<std::size_t>(here.begin), size = static_cast<std::size_t>(row.size);
+    const auto begin = static_cast<std::size_t>(here.begin),
+               size = static_cast<std::size_t>(row.size);
     const std::size_t end = begin + chunk < size ? begin + chunk : size;
     const bool aligned = is_aligned(to) && is_aligned(from);
-    for (std::size_t at = begin + thread * std::size_t{16}; at < end; at += threads * std::size_t{16}) {
+    for (std::size_t at = begin + thread * std::size_t{16}; at < end;
+         at += threads * std::size_t{16}) {
       if (aligned && size - at >= 16) {
         store_sixteen(to + at, load_sixteen(from + at));
       } else {

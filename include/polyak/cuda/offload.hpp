@@ -21,9 +21,9 @@
 #include <thread>
 #include <utility>
 
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
-#include <polyak/core/walk.hpp>
+#include <polyak/core/sweep.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 #include <polyak/cuda/error.hpp>
 #include <polyak/cuda/executor.hpp>
 #include <polyak/cuda/transfer.hpp>
@@ -34,7 +34,8 @@ namespace cuda {
 
 /// What update() does while both buffers are still on their way into the average.
 enum class WhenBusy : std::uint8_t {
-  wait,  ///< waits: every update counts, and the average is that of the synchronous one, bit for bit
+  wait,  ///< waits: every update counts, and the average is that of the synchronous one, bit for
+         ///< bit
   drop,  ///< leaves the update out, and counts it in dropped()
 };
 [[nodiscard]] constexpr std::string_view name_of(WhenBusy value) {
@@ -43,9 +44,9 @@ enum class WhenBusy : std::uint8_t {
 
 /// An average `A` of the host, say `Ema<float>`, of the list `Parameters<Device<float>>`. Weights
 /// come through two pinned buffers by a stream of their own, while the device goes on with what
-/// only reads them; whatever the library writes there next, a step or a guard, waits for the copy. (So
-/// must a program that writes weights itself: await_copy().) A thread of its own updates the average. All
-/// functions are for one thread at a time, the executor's.
+/// only reads them; whatever the library writes there next, a step or a guard, waits for the copy.
+/// (So must a program that writes weights itself: await_copy().) A thread of its own updates the
+/// average. All functions are for one thread at a time, the executor's.
 template <class A>
 class OffloadedAverage {
   using T = typename A::Parameter;
@@ -86,7 +87,8 @@ class OffloadedAverage {
   /// Returns false where the update was dropped. Throws what an earlier one threw in its thread.
   bool update(const Parameters<T>& params) {
     require_here(params);
-    polyak::detail::require_same(params.layout(), layout_, "the parameters and those of the average");
+    polyak::detail::require_same(params.layout(), layout_,
+                                 "the parameters and those of the average");
     const std::size_t buffer = next_ % 2;
     {
       std::unique_lock<std::mutex> guard(lock_);
@@ -135,7 +137,8 @@ class OffloadedAverage {
   /// Updates that WhenBusy::drop left out.
   [[nodiscard]] std::int64_t dropped() const { return dropped_; }
 
-  /// Copies the average into weights on the device: `target` may be the model's own list or another.
+  /// Copies the average into weights on the device: `target` may be the model's own list or
+  /// another.
   void copy_to(const Parameters<T>& target) {
     polyak::detail::require_same(target.layout(), layout_,
                                  "the target and the parameters of the average");
@@ -153,10 +156,12 @@ class OffloadedAverage {
  private:
   void require_here(const Parameters<T>& params) const {
     if (params.layout()->space.get() != executor_.space().get()) {
-      polyak::detail::refuse_value("polyak: the parameters and the executor are of different memory");
+      polyak::detail::refuse_value(
+          "polyak: the parameters and the executor are of different memory");
     }
     if (params.swapped()) {
-      polyak::detail::refuse_order("polyak: an update of an OffloadedAverage while another is swapped in");
+      polyak::detail::refuse_order(
+          "polyak: an update of an OffloadedAverage while another is swapped in");
     }
   }
 

@@ -10,12 +10,12 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/arena.hpp>
-#include <polyak/core/layout.hpp>
-#include <polyak/core/memory_space.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/state.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
 #include <polyak/cuda/executor.hpp>
 
 namespace polyak {
@@ -55,8 +55,8 @@ struct OptionList {
 
 }  // namespace detail
 
-/// Copies weights and buffers from a list to another of the same tensors, one of them on a device or
-/// both. Returns when they are there. Throws std::invalid_argument that lists the differences,
+/// Copies weights and buffers from a list to another of the same tensors, one of them on a device
+/// or both. Returns when they are there. Throws std::invalid_argument that lists the differences,
 /// std::logic_error while an average is swapped into either.
 template <class From, class To>
 void copy_weights(const polyak::Parameters<From>& from, const polyak::Parameters<To>& to) {
@@ -74,9 +74,9 @@ void copy_weights(const polyak::Parameters<From>& from, const polyak::Parameters
 }
 
 /// Copies the whole state of a method, slots, counters and clocks, into one of the same type and
-/// options for a list on the host or a device: `copy_state(on_device, on_host)` and back. Both go on
-/// to the same bits. Throws std::invalid_argument, with nothing changed, where tensors or options
-/// differ; std::logic_error while an average is swapped in.
+/// options for a list on the host or a device: `copy_state(on_device, on_host)` and back. Both go
+/// on to the same bits. Throws std::invalid_argument, with nothing changed, where tensors or
+/// options differ; std::logic_error while an average is swapped in.
 template <class From, class To>
 void copy_state(From& from, To& to) {
   static_assert(From::type_name == To::type_name && From::forms == To::forms,
@@ -94,7 +94,8 @@ void copy_state(From& from, To& to) {
     }
   }
   require(differing.empty() && ours.size() == theirs.size(),
-          "copy_state: the options of the methods must be equal; differing", std::string_view(differing));
+          "copy_state: the options of the methods must be equal; differing",
+          std::string_view(differing));
   restore_state(to, state_bytes(from));
 }
 

@@ -24,12 +24,12 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/executor.hpp>
+#include <polyak/core/bound_law.hpp>
+#include <polyak/core/executors/executor.hpp>
 #include <polyak/core/method.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
-#include <polyak/core/run.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 #include <polyak/cuda/error.hpp>
 #include <polyak/cuda/executor.hpp>
 #include <polyak/cuda/grid.hpp>
@@ -203,14 +203,15 @@ template <std::size_t I, class... Runs>
       chain.first.key = run.key;
       chain.rest = others;
       return chain;
-    }
-    (rest);
+    }(rest);
   }
 }
 
 /// A method that needs whole tensors says so: `static constexpr bool needs_whole_tensors = true`.
 template <class M>
-inline constexpr bool has_device_form = !requires { requires M::needs_whole_tensors; };
+inline constexpr bool has_device_form = !requires {
+  requires M::needs_whole_tensors;
+};
 
 // ---- clocks -----------------------------------------------------------------------------------
 
@@ -337,7 +338,8 @@ struct Walker<cuda::Device<T>> {
       if (std::find(taking.begin(), taking.end(), true) == taking.end()) continue;
       scratch.order.clear();
       for (std::size_t k = first; k < params.size(); ++k) {
-        if (scratch.groups[k] == 0 && taking_part(k) == taking && (k == first || same_laws(first, k))) {
+        if (scratch.groups[k] == 0 && taking_part(k) == taking &&
+            (k == first || same_laws(first, k))) {
           scratch.groups[k] = 1;
           scratch.order.push_back(static_cast<std::uint32_t>(k));
         }
@@ -389,7 +391,8 @@ struct Walker<cuda::Device<T>> {
     if (state.recording != nullptr && state.recording->mode == Mode::plan) return;
     if (state.recording != nullptr && state.recording->mode == Mode::record) {
       refuse_order(
-          "polyak: a captured step in which the training of a tensor begins; make one ordinary step "
+          "polyak: a captured step in which the training of a tensor begins; make one ordinary "
+          "step "
           "before capturing");
     }
     auto* const recording = std::exchange(state.recording, nullptr);
@@ -430,17 +433,16 @@ struct Walker<cuda::Device<T>> {
     }
     space.await_readers();
     const auto& skip = cuda::detail::call_state().skip;
-    cuda::detail::launch(space,
-                         cuda::detail::CopyKernel{cuda::detail::view_of<0>(*table), {skip[0], skip[1]}},
-                         table->chunks, "the launch that copies buffers");
+    cuda::detail::launch(
+        space, cuda::detail::CopyKernel{cuda::detail::view_of<0>(*table), {skip[0], skip[1]}},
+        table->chunks, "the launch that copies buffers");
   }
 
   // ---- NaN and infinity
 
   static void check_weights(const Parameters<P>& params, unsigned* mark) {
-    launch_check(params, nullptr, mark, [&](std::size_t k) {
-      return params[k].info().role == Role::average;
-    });
+    launch_check(params, nullptr, mark,
+                 [&](std::size_t k) { return params[k].info().role == Role::average; });
   }
   static void check_gradients(const Parameters<P>& params, const T* const* gradients,
                               unsigned* mark) {
@@ -637,16 +639,16 @@ bool settle(const Executor& executor, M&... methods) {
 /// wait. Everything refers to the objects given, which must stay where they are. A captured step
 /// has the passes that its recording had: where an average rests, copies or switches in some steps
 /// only, prepare() throws std::logic_error in the others, with nothing changed: call step() instead
-/// of the replay, or capture again. Make it when the averages have begun, for it uploads the tables of
-/// the step that would be next. Nonfinite::propagate only. (CUDA captures no default stream: give the
-/// executor one of its own.)
+/// of the replay, or capture again. Make it when the averages have begun, for it uploads the tables
+/// of the step that would be next. Nonfinite::propagate only. (CUDA captures no default stream:
+/// give the executor one of its own.)
 template <class T, class... M>
 class CapturedStep {
   using P = Device<T>;
 
  public:
-  CapturedStep(const Executor& executor, const Parameters<T>& params,
-               const Gradients<T>& gradients, M&... methods)
+  CapturedStep(const Executor& executor, const Parameters<T>& params, const Gradients<T>& gradients,
+               M&... methods)
       : executor_(executor), params_(params), gradients_(gradients), methods_(methods...) {
     polyak::detail::require_same(gradients.layout(), params.layout(),
                                  "the gradients' parameters and the parameters");
@@ -715,9 +717,7 @@ class CapturedStep {
     detail::call_state().recording = &recording_;
     const Restore end;
     std::apply(
-        [&](M&... methods) {
-          Call(serial, params_, gradients_.data(), methods...).advance_all();
-        },
+        [&](M&... methods) { Call(serial, params_, gradients_.data(), methods...).advance_all(); },
         methods_);
   }
   struct Restore {
@@ -734,9 +734,7 @@ class CapturedStep {
     const auto after = kept();
     std::size_t k = 0;
     std::apply(
-        [&](M&... methods) {
-          ((detail::restore_clocks(methods, before[k], after[k]), ++k), ...);
-        },
+        [&](M&... methods) { ((detail::restore_clocks(methods, before[k], after[k]), ++k), ...); },
         methods_);
   }
 

@@ -29,9 +29,9 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/average/analysis/profile_fit.hpp>
 #include <polyak/average/posthoc.hpp>
-#include <polyak/average/decay_schedule.hpp>
-#include <polyak/average/profile_fit.hpp>
+#include <polyak/average/schedules/decay_schedule.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/sum_many.hpp>
 #include <polyak/io/digest.hpp>
@@ -164,8 +164,7 @@ struct PacedPowerWeighting {
                                             flag("linear"), number("warmup_ratio")});
   }
   if (type == PowerGainWeighting::type_name) {
-    return GainSequence(
-        PowerGainWeighting{number("alpha"), number("min_gain"), count("burn_in")});
+    return GainSequence(PowerGainWeighting{number("alpha"), number("min_gain"), count("burn_in")});
   }
   refuse_value("polyak: the profile of snapshot " + one.file.string() + " (" + one.type +
                ") is not known: it cannot be fitted");

@@ -10,7 +10,7 @@
 #include <span>
 #include <vector>
 
-#include <polyak/core/layout.hpp>
+#include <polyak/core/tensors/layout.hpp>
 
 namespace polyak {
 inline namespace v0 {

@@ -24,10 +24,10 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/memory_space.hpp>
 #include <polyak/core/method.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/row_major.hpp>
 #include <polyak/io/safetensors.hpp>

@@ -29,8 +29,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <polyak/average/analysis/profile_target.hpp>
 #include <polyak/average/power_ema.hpp>
-#include <polyak/average/profile.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/io/atomic_file.hpp>
@@ -233,10 +233,11 @@ class SnapshotStore {
   [[nodiscard]] const std::vector<std::string>& problems() const { return problems_; }
 
   /// Adds an average as it is now. `name` tells the averages of a run apart: letters, digits, '.',
-  /// '-' and '_', not with '.' first. Any Average whose gains are functions of the call will do, and
-  /// PowerEma; of an EmaBank, one of its averages. reconstruct() knows the weightings of weighting.hpp
-  /// and decay_schedule.hpp, but for StreamWeighting and RepeatedWeighting. Buffers go along as the
-  /// average has them. (Of one on a device, a copy on the host: cuda::copy_state().)
+  /// '-' and '_', not with '.' first. Any Average whose gains are functions of the call will do,
+  /// and PowerEma; of an EmaBank, one of its averages. reconstruct() knows the weightings of
+  /// weighting.hpp and decay_schedule.hpp, but for StreamWeighting and RepeatedWeighting. Buffers
+  /// go along as the average has them. (Of one on a device, a copy on the host:
+  /// cuda::copy_state().)
   ///
   /// Profiles of different averages are matched call by call, so all must be updated at the same
   /// steps; one that began later says after how many: `begun_after`, >= 0.
@@ -247,11 +248,11 @@ class SnapshotStore {
   /// tensors or another run than the snapshots there, and for a finite number that the stored type
   /// cannot hold; io_error where the system refuses. The store is then what it was.
   template <class A>
-  requires(!detail::on_device<typename A::Parameter>)
-  StoredSnapshot append(const std::string& name, const A& average, std::int64_t begun_after = 0) {
+  requires(!detail::on_device<typename A::Parameter>) StoredSnapshot
+      append(const std::string& name, const A& average, std::int64_t begun_after = 0) {
     using W = std::remove_cvref_t<decltype(average.weighting())>;
     static_assert(Weighting<W> && (std::same_as<W, PowerClock> ||
-                                   !requires(W& w) { w.advance(std::int64_t{1}); }),
+                                   !requires(W & w) { w.advance(std::int64_t{1}); }),
                   "polyak: snapshots are of averages whose gains are functions of the call, and of "
                   "PowerEma: no profile of another one can be told from its calls");
     require(begun_after >= 0, "a snapshot's begun_after must be >= 0", begun_after);

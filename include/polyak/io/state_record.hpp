@@ -22,13 +22,13 @@
 
 #include <nlohmann/json.hpp>
 
-#include <polyak/core/arena.hpp>
-#include <polyak/core/layout.hpp>
-#include <polyak/core/memory_space.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/state.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/safetensors.hpp>
 

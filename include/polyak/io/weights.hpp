@@ -6,7 +6,8 @@
 ///   polyak::save_average("ema.safetensors", params, ema);
 ///   polyak::load_weights("model.safetensors", params);
 ///
-/// For lists in the host's memory: cuda::copy_weights() and cuda::copy_state() bring what is on a device.
+/// For lists in the host's memory: cuda::copy_weights() and cuda::copy_state() bring what is on a
+/// device.
 ///
 /// Tensors have their own names and are row-major. To go on with training use save() and load(),
 /// which keep everything.
@@ -27,11 +28,11 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/arena.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/storage.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/row_major.hpp>
 #include <polyak/io/safetensors.hpp>

@@ -25,8 +25,8 @@
 #include <vector>
 
 #include <polyak/core/law.hpp>
-#include <polyak/core/memory_space.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/optim/optimizer.hpp>
 
 namespace polyak {

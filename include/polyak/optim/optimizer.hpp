@@ -11,11 +11,11 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/arena.hpp>
-#include <polyak/core/gradients.hpp>
-#include <polyak/core/parameters.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -101,7 +101,9 @@ class Optimizer {
   // What step() calls.
   [[nodiscard]] const Slots<S>& slots() const { return slots_; }
   [[nodiscard]] Nonfinite nonfinite() const { return nonfinite_; }
-  void advance(const Parameters<P>&, const element_t<P>* const* gradients) { count_step(gradients); }
+  void advance(const Parameters<P>&, const element_t<P>* const* gradients) {
+    count_step(gradients);
+  }
   template <int K>
   [[nodiscard]] auto run(std::size_t tensor) const {
     return detail::make_run(static_cast<const Derived&>(*this).template law<K>(tensor), slots_);

@@ -15,13 +15,13 @@
 
 #include <cmath>
 #include <cstdint>
-#include <string_view>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include <polyak/average/swap.hpp>
+#include <polyak/average/engine/swap.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/optim/optimizer.hpp>
@@ -140,8 +140,8 @@ class ScheduleFreeView {
       : method_(&method), params_(params) {}
   [[nodiscard]] std::size_t size() const { return params_.size(); }
   [[nodiscard]] ScheduleFreeTensor<P, S> operator[](std::size_t index) const {
-    return {params_[index].data(), method_->z_of(index), params_[index].size(),
-            method_->read_law(), params_.layout()->space.get()};
+    return {params_[index].data(), method_->z_of(index), params_[index].size(), method_->read_law(),
+            params_.layout()->space.get()};
   }
   [[nodiscard]] ScheduleFreeTensor<P, S> operator[](std::string_view name) const {
     return (*this)[params_.layout()->find(params_.at(name).name())];
@@ -184,7 +184,8 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
       }
     }
     for (std::size_t k = 0; k < params.size(); ++k) {
-      detail::copy_bytes(this->slots().space(), target[k].raw(), params[k].raw(), params[k].bytes());
+      detail::copy_bytes(this->slots().space(), target[k].raw(), params[k].raw(),
+                         params[k].bytes());
     }
     read_into(target);
   }

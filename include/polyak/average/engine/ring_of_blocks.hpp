@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// RingOfBlocks: what Lawa and WindowAverage share, the mean of the newest blocks of a run.
+///
+///   each call:       block <- block + c_t (x - block)        c_t = 1 begins a block
+///   block complete:  average <- mean of the n newest complete blocks
+///
+/// The blocks are a ring of slots in one arena: the oldest one is the next to be overwritten, and
+/// nothing is moved. The mean is made of the ring anew, block by block: it does not drift.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <polyak/average/engine/average.hpp>
+#include <polyak/average/engine/averaged_weights.hpp>
+#include <polyak/average/schedules/weighting.hpp>
+#include <polyak/core/executors/executor.hpp>
+#include <polyak/core/law.hpp>
+#include <polyak/core/random.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// average <- average + c_j (block_j - average) for N blocks, one after the other; c_j = 1 copies.
+template <class T, std::size_t N>
+struct FoldLaw {
+  static constexpr Traffic traffic{.slots = static_cast<int>(N) + 1, .writes_first_slot = true};
+  detail::Array<T, N> gains, complements;
+  template <class V, class Slot, class... Block>
+  POLYAK_LAW void operator()(const V&, Slot& average, Block&... blocks) const {
+    const T *gain = gains.data(), *complement = complements.data();
+    (one(V(*gain++), V(*complement++), static_cast<V>(blocks), average), ...);
+  }
+
+ private:
+  template <class V, class Slot>
+  POLYAK_LAW static void one(const V& gain, const V& complement, const V& block, Slot& average) {
+    average = if_zero(complement, block, fma(gain, block - average, average));
+  }
+};
+
+/// A full ring of iterates moves on by one: average <- average + (x - oldest)/k, oldest <- x.
+template <class T>
+struct RunningMeanLaw {
+  static constexpr Traffic traffic{.slots = 2};
+  T gain;  ///< 1/k
+  template <class V, class Slot>
+  POLYAK_LAW void operator()(const V& x, Slot& average, Slot& oldest) const {
+    average = fma(V(gain), x - oldest, average);
+    oldest = x;
+  }
+};
+
+/// How many blocks there are.
+struct Window {
+  std::int64_t ring = 1;   ///< slots
+  std::int64_t kept = 1;   ///< newest complete blocks that are always there
+  std::int64_t width = 1;  ///< blocks of the average that is handed out
+  bool running = false;    ///< the mean moves on by RunningMeanLaw, made anew once per turn
+};
+
+/// Blocks of a run, and the mean of the newest ones. `W::samples(t)` says whether call t belongs to
+/// a block, `W::completes(t)` whether the block ends with it.
+///
+/// State: "average" and `ring` slots "block.0", ..., the number of complete blocks, and of the
+/// samples in the one that is open. Where the ring stands follows from them.
+template <ParameterScalar P, class W, StateScalar S>
+class RingOfBlocks : public AveragedWeights<RingOfBlocks<P, W, S>, P, S> {
+  using Base = AveragedWeights<RingOfBlocks<P, W, S>, P, S>;
+
+ protected:
+  RingOfBlocks(const Parameters<P>& params, W weighting, Window window, Nonfinite nonfinite,
+               Accumulation accumulation)
+      : Base(params, nonfinite, accumulation, least_gain(weighting, window), names(window.ring)),
+        weighting_(weighting),
+        window_(window) {}
+
+ public:
+  using Base::copy_to;
+  using Base::swap_into;
+
+  /// Complete blocks so far, and those that are held now.
+  [[nodiscard]] std::int64_t count() const { return count_; }
+  [[nodiscard]] std::int64_t held() const {
+    return std::clamp<std::int64_t>(count_, 0, window_.kept);
+  }
+  /// Whether there are as many complete blocks as the average takes.
+  [[nodiscard]] bool ready() const { return held() >= window_.width; }
+  [[nodiscard]] const W& weighting() const { return weighting_; }
+
+  /// Writes the mean of the `blocks` newest complete blocks into `target`; otherwise as copy_to().
+  /// Needs memory for one average meanwhile. Throws std::invalid_argument unless 1 <= blocks <=
+  /// held().
+  void copy_to(const Parameters<P>& target, std::int64_t blocks) const {
+    require_held(blocks);
+    this->check_target(target);
+    mean_into(target, blocks);
+  }
+  /// The same, into the model, until the guard ends.
+  [[nodiscard]] SwapGuard swap_into(const Parameters<P>& params, std::int64_t blocks) const {
+    require_held(blocks);
+    this->require_home();
+    detail::require_same(params.layout(), this->slots().layout(),
+                         "the parameters and those of the average");
+    std::vector<SwapGuard::Piece> pieces;
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      const bool buffer = params[k].info().role == Role::copy;
+      if (buffer || this->slots().keeps(k)) {
+        pieces.push_back({params[k].raw(), nullptr, params[k].bytes()});
+      }
+    }
+    auto guard = SwapGuard::keep(params, std::move(pieces));
+    mean_into(params, blocks);
+    return guard;
+  }
+
+  // What step() and update() call.
+  void advance(const Parameters<P>&, const element_t<P>* const*) {
+    const std::int64_t call = this->next_call();
+    gain_ = 0;
+    if (weighting_.samples(call)) gain_ = this->applied(1 / static_cast<double>(++open_));
+    cursor_ = place(count_);
+    moves_ = window_.running && gain_ == 1 && cursor_ != 0 && held() == window_.ring;
+    completes_ = open_ > 0 && weighting_.completes(call);
+    if (completes_) {
+      ++count_;
+      open_ = 0;
+    }
+  }
+  static constexpr std::size_t forms = 3 + 2 * Base::other_storages;
+  [[nodiscard]] int form() const {
+    if (gain_ == 0) return resting;
+    if (this->storage() == 0) return moves_ ? 2 : gain_ == 1 ? 1 : 0;
+    return 1 + 2 * this->storage() + (moves_ ? 1 : 0);
+  }
+  template <int K>
+  [[nodiscard]] auto run(std::size_t) const {
+    constexpr int storage = K < 3 ? 0 : (K - 1) / 2;
+    constexpr bool moves = K == 2 || (K > 3 && K % 2 == 0);
+    if constexpr (moves) {
+      return this->template run_in<storage>(
+          [&]<class C>(C) {
+            return RunningMeanLaw<C>{static_cast<C>(1 / static_cast<double>(window_.ring))};
+          },
+          std::size_t{0}, slot(cursor_));
+    } else {
+      return this->template run_in<storage>(
+          [&]<class C>(C) {
+            const auto gain = static_cast<C>(gain_);
+            if constexpr (K == 0) {
+              return AverageLaw<C>{gain};
+            } else if constexpr (K == 1) {
+              return CopyLaw<C>{};
+            } else {
+              return AverageOrCopyLaw<C>{gain, 1 - gain};
+            }
+          },
+          slot(cursor_));
+    }
+  }
+  template <class E>
+  void finish(E& executor, const Parameters<P>& params) {
+    if (!completes_) return;
+    if (ready() && !moves_) {
+      this->in_storage([&]<int Storage>(std::integral_constant<int, Storage>) {
+        fold<Storage>(executor, params, window_.width, [](auto run) { return run; });
+      });
+    }
+    this->copy_buffers(params);
+  }
+  void finish(const Parameters<P>& params) { finish(serial, params); }
+
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    weighting_.options(visit);
+    visit.option("ring", window_.ring);
+    visit.option("kept", window_.kept);
+    visit.option("width", window_.width);
+    visit.option("running", window_.running);
+    this->common_options(visit);
+    this->clocks(visit, count_);
+    visit.scalar("open", open_);
+    this->memory(visit);
+  }
+
+ protected:
+  /// The block that is being averaged, or was completed last.
+  [[nodiscard]] SlotView<S> current_block() const {
+    if (count_ == 0 && open_ == 0) detail::refuse_order("polyak: no block has begun");
+    return this->view_of_unready(slot(place(open_ > 0 ? count_ : count_ - 1)));
+  }
+
+ private:
+  friend Base;
+
+  /// Of a block, or of the mean of all blocks that are kept.
+  static double least_gain(const W& weighting, const Window& window) {
+    return std::min(weighting.least_gain(), 1 / static_cast<double>(window.kept));
+  }
+  static std::vector<std::string> names(std::int64_t ring) {
+    std::vector<std::string> all{"average"};
+    for (std::int64_t k = 0; k < ring; ++k) all.push_back("block." + std::to_string(k));
+    return all;
+  }
+  static std::size_t slot(std::int64_t block) { return static_cast<std::size_t>(1 + block); }
+
+  void require_held(std::int64_t blocks) const {
+    require(blocks >= 1 && blocks <= held(),
+            "a window must have 1 to " + detail::text(held()) + " complete blocks", blocks);
+  }
+  /// The j-th of the newest complete blocks, from 0.
+  [[nodiscard]] std::size_t newest(std::int64_t j) const { return slot(place(count_ - 1 - j)); }
+  /// The ring's place of block `number`, from 0.
+  [[nodiscard]] std::int64_t place(std::int64_t number) const {
+    return (number % window_.ring + window_.ring) % window_.ring;
+  }
+
+  /// average <- mean of the newest blocks, oldest first. `into(run)` may give the run another
+  /// average.
+  template <int Storage, class E, class Into>
+  void fold(E& executor, const Parameters<P>& params, std::int64_t blocks, Into into) const {
+    std::int64_t done = 0;
+    const auto some = [&]<std::size_t... I>(std::index_sequence<I...>) {
+      const auto make = [&]<class C>(C) {
+        const auto gain = [&](std::size_t i) {
+          return 1 / static_cast<double>(done + static_cast<std::int64_t>(i) + 1);
+        };
+        return FoldLaw<C, sizeof...(I)>{{static_cast<C>(gain(I))...},
+                                        {static_cast<C>(1 - gain(I))...}};
+      };
+      auto run = into(this->template run_in<Storage>(
+          make, std::size_t{0}, newest(blocks - 1 - done - static_cast<std::int64_t>(I))...));
+      // Each pass rounds at random anew.
+      if constexpr (requires { run.key.seed; }) {
+        run.key.seed += 0x9e3779b97f4a7c15u * static_cast<std::uint64_t>(done + 1);
+      }
+      walk_kept(executor, params, run);
+      done += static_cast<std::int64_t>(sizeof...(I));
+    };
+    while (blocks - done >= 4) some(std::make_index_sequence<4>());
+    while (done < blocks) some(std::make_index_sequence<1>());
+  }
+
+  template <class E, class R>
+  void walk_kept(E& executor, const Parameters<P>& params, const R& run) const {
+    detail::Walker<P>::groups(
+        params, [&](std::size_t k) { return std::array<bool, 1>{this->slots().keeps(k)}; },
+        [](std::size_t, std::size_t) { return true; },
+        [&](const auto& tensors, const std::array<bool, 1>& taking) {
+          if (taking[0]) {
+            detail::Walker<P>::walk(executor, params, nullptr, tensors, std::tuple(run));
+          }
+        });
+  }
+
+  void mean_into(const Parameters<P>& target, std::int64_t blocks) const {
+    this->in_storage([&]<int Storage>(std::integral_constant<int, Storage>) {
+      auto own = this->template average_memory<Storage>();
+      const auto into = [&](auto run) {
+        for (std::size_t j = 0; j < own.count(); ++j) run.slots[j] = own.data(j);
+        return run;
+      };
+      fold<Storage>(serial, target, blocks, into);
+      walk_kept(serial, target,
+                into(this->template run_in<Storage>([]<class C>(C) { return ReadLaw<C>{}; },
+                                                    std::size_t{0})));
+    });
+    this->write_buffers(target);
+  }
+
+  W weighting_;
+  Window window_;
+  std::int64_t count_ = 0;
+  std::int64_t open_ = 0;    // samples in the block that is not complete
+  std::int64_t cursor_ = 0;  // of the block that this call belongs to
+  double gain_ = 0;
+  bool completes_ = false, moves_ = false;
+};
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The widths of averages in each other's terms: decay, half-life, time constant, window, age,
+/// effective samples; gamma and sigma_rel of power functions.
+///
+/// Times are in updates. Inverse maps come in pairs, decay and 1 - decay: the second keeps its
+/// digits where the decay is close to 1.
+#pragma once
+
+#include <cmath>
+#include <numbers>
+#include <string>
+#include <string_view>
+
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+namespace detail {
+/// Throws unless the decay lies in [0, 1], and says so where it looks like a time.
+inline void require_decay(double decay, std::string_view name = "decay") {
+  if (decay >= 0 && decay <= 1) [[likely]] {
+    return;
+  }
+  std::string rule = std::string(name) + " must lie in [0, 1]";
+  if (decay > 2 && is_finite(decay)) {
+    rule += "; did you mean a time? decay_from_half_life(" + text(decay) +
+            ") = " + text(std::exp2(-1 / decay)) + ", decay_from_span(" + text(decay) +
+            ") = " + text(1 - 2 / (decay + 1));
+  }
+  require(false, rule, decay);
+}
+/// The same for what an average is made with: decays in (0, 0.5) are refused unless they are meant.
+inline void require_decay(double decay, std::string_view name, bool any) {
+  require_decay(decay, name);
+  if (any || decay == 0 || decay >= 0.5) [[likely]] {
+    return;
+  }
+  require(false,
+          std::string(name) +
+              " must be 0 or at least 0.5 (below it forgets at once); did you mean 1 - " +
+              text(decay) + " = " + text(1 - decay) + "? With any_decay = true it is accepted",
+          decay);
+}
+inline void require_positive(double value, const char* rule) { require(value > 0, rule, value); }
+}  // namespace detail
+
+/// Updates after which a weight has halved: -ln 2 / ln decay; infinity for decay 1.
+[[nodiscard]] inline double half_life(double decay) {
+  detail::require_decay(decay);
+  return std::numbers::ln2 / std::fabs(std::log(decay));
+}
+/// 1 - decay of a half-life > 0: 1 - 2^(-1/h); 0 for infinity.
+[[nodiscard]] inline double complement_from_half_life(double half_life) {
+  detail::require_positive(half_life, "half_life must be > 0");
+  return -std::expm1(-std::numbers::ln2 / half_life);
+}
+[[nodiscard]] inline double decay_from_half_life(double half_life) {
+  return 1 - complement_from_half_life(half_life);
+}
+
+/// Updates after which a weight has fallen by e: -1 / ln decay.
+[[nodiscard]] inline double time_constant(double decay) {
+  detail::require_decay(decay);
+  return 1 / std::fabs(std::log(decay));
+}
+/// 1 - decay of a time constant > 0: 1 - exp(-1/tau).
+[[nodiscard]] inline double complement_from_time_constant(double time_constant) {
+  detail::require_positive(time_constant, "time_constant must be > 0");
+  return -std::expm1(-1 / time_constant);
+}
+[[nodiscard]] inline double decay_from_time_constant(double time_constant) {
+  return 1 - complement_from_time_constant(time_constant);
+}
+
+/// The window N whose decay is (N - 1)/(N + 1): 2/(1 - decay) - 1.
+[[nodiscard]] inline double span(double decay) {
+  detail::require_decay(decay);
+  return 2 / (1 - decay) - 1;
+}
+/// 1 - decay of a window N >= 1: 2/(N + 1).
+[[nodiscard]] inline double complement_from_span(double span) {
+  if (span > 0 && span < 1) {
+    require(false,
+            "span must be >= 1; did you mean a decay? It has span(" + detail::text(span) +
+                ") = " + detail::text(2 / (1 - span) - 1),
+            span);
+  }
+  require(span >= 1, "span must be >= 1", span);
+  return 2 / (span + 1);
+}
+[[nodiscard]] inline double decay_from_span(double span) { return 1 - complement_from_span(span); }
+
+/// Mean age of the iterates in the average: decay/(1 - decay).
+[[nodiscard]] inline double mean_age(double decay) {
+  detail::require_decay(decay);
+  return decay / (1 - decay);
+}
+/// Standard deviation of that age: sqrt(decay)/(1 - decay).
+[[nodiscard]] inline double age_std(double decay) {
+  detail::require_decay(decay);
+  return std::sqrt(decay) / (1 - decay);
+}
+/// 1 / sum of squared weights: (1 + decay)/(1 - decay).
+[[nodiscard]] inline double effective_samples(double decay) {
+  detail::require_decay(decay);
+  return (1 + decay) / (1 - decay);
+}
+
+/// The decay for kappa times the batch size, kappa finite and > 0: decay^kappa, so that the
+/// half-life in samples stays. "How to Scale Your EMA" (arXiv 2307.13813). Schedules scale by their
+/// clock instead: count samples, with SampleEma, PowerEma or RepeatedWeighting.
+[[nodiscard]] inline double scale_decay(double decay, double kappa) {
+  detail::require_decay(decay);
+  require(kappa > 0 && detail::is_finite(kappa), "kappa must be finite and > 0", kappa);
+  return std::pow(decay, kappa);
+}
+/// 1 - decay of that: 1 - decay^kappa, which keeps its digits.
+[[nodiscard]] inline double complement_of_scaled_decay(double decay, double kappa) {
+  detail::require_decay(decay);
+  require(kappa > 0 && detail::is_finite(kappa), "kappa must be finite and > 0", kappa);
+  return decay == 0 ? 1 : -std::expm1(kappa * std::log(decay));
+}
+
+/// Width of the power function t^gamma as a fraction of the training time, gamma >= 0:
+/// sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
+/// "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv 2312.02696).
+[[nodiscard]] inline double sigma_rel_from_gamma(double gamma) {
+  require(gamma >= 0 && detail::is_finite(gamma), "gamma must be finite and >= 0", gamma);
+  return std::sqrt(gamma + 1) / ((gamma + 2) * std::sqrt(gamma + 3));
+}
+
+/// The exponent of a width in (0, 1/sqrt(12)], by Newton's method on ln sigma_rel(gamma). Beyond
+/// that range two exponents, or none, have the width.
+[[nodiscard]] inline double gamma_from_sigma_rel(double sigma_rel) {
+  const double widest = 1 / std::sqrt(12.0);
+  require(sigma_rel > 0 && sigma_rel <= widest, "sigma_rel must lie in (0, 1/sqrt(12)]", sigma_rel);
+  if (sigma_rel == widest) return 0;
+  double gamma = 1 / sigma_rel - 3;
+  const double target = std::log(sigma_rel);
+  for (int iteration = 0; iteration < 100; ++iteration) {
+    const double value = 0.5 * std::log1p(gamma) - std::log(gamma + 2) - 0.5 * std::log(gamma + 3);
+    const double slope = 0.5 / (gamma + 1) - 1 / (gamma + 2) - 0.5 / (gamma + 3);
+    const double change = (value - target) / slope;
+    gamma -= change;
+    if (std::fabs(change) < 1e-14 * (1 + gamma)) break;
+  }
+  return gamma > 0 ? gamma : 0;
+}
+
+/// Half-life, in updates, whose exponential average at time T is as wide (standard deviation of the
+/// age) as the power average of that sigma_rel: a rule of thumb for moving from one to the other.
+[[nodiscard]] inline double half_life_from_sigma_rel(double sigma_rel, double updates) {
+  require(sigma_rel > 0, "sigma_rel must be > 0", sigma_rel);
+  detail::require_positive(updates, "updates must be > 0");
+  return std::numbers::ln2 * sigma_rel * updates;
+}
+/// The inverse: sigma_rel of a power average at time T as wide as an exponential one of a
+/// half-life.
+[[nodiscard]] inline double sigma_rel_from_half_life(double half_life, double updates) {
+  detail::require_positive(half_life, "half_life must be > 0");
+  detail::require_positive(updates, "updates must be > 0");
+  return half_life / (std::numbers::ln2 * updates);
+}
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Exponential averages whose decay changes: the schedules of other libraries, each as it behaves
+/// there, for `Average(params, DiffusersWeighting{...})`.
+///
+///   avg_t = d_t avg_{t-1} + (1 - d_t) x_t         t = 1, 2, ...: the number of the call
+///
+///   warm(s)  = 1 - (1 + s/inverse_gamma)^-power                           a cap grows with s
+///   DiffusersWeighting    s = max(0, t - update_after - 1);  s = 0: copy
+///                         d = max(min(warm(s) or (1+s)/(10+s), decay), min_decay)
+///   TimmWeighting         the same, but without warmup d = decay
+///   EmaPytorchWeighting   acts where (t-1) % update_every = 0;  t-1 <= update_after: copy
+///                         d = warm(t-1-update_after) within [min_decay, decay]
+///   IntervalWeighting     t-1 < warmup: rest;  t-1 = warmup: copy;  (t-1) % interval = 0: d =
+///   decay AnnealedWeighting     1 - d = max(min_gain, gamma/(gamma + t - 1)) HalfLifeWeighting d =
+///   2^(-batch/h),  h = min(half_life, rampup t batch)         in samples CosineDecayWeighting  1 -
+///   d = (1 - base)(1 + cos(pi min(t-1, K)/K))/2               BYOL GainWarmupWeighting   of 1 - d:
+///   exponential or linear towards `gain` PowerGainWeighting    1 - d = max(min_gain, (t -
+///   burn_in)^-alpha);  t <= burn_in: copy RepeatedWeighting<W>  one call stands for `repeats`
+///   calls of W: d = d_W ... d_W
+///
+/// Decays are not corrected for skipped calls unless said. `validate` throws std::invalid_argument
+/// for what is out of range, as Average does with them.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numbers>
+#include <string_view>
+
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+namespace detail {
+
+/// (1 + s/inverse_gamma)^-power and 1 minus it, s >= 0.
+[[nodiscard]] inline double inverse_gamma_gain(double s, double inverse_gamma, double power) {
+  return std::exp(-power * std::log1p(s / inverse_gamma));
+}
+[[nodiscard]] inline double inverse_gamma_decay(double s, double inverse_gamma, double power) {
+  return -std::expm1(-power * std::log1p(s / inverse_gamma));
+}
+/// A decay within [min_decay, decay], of which the lower bound wins; and the gain.
+[[nodiscard]] inline double within(double value, double decay, double min_decay) {
+  return std::fmax(std::fmin(value, decay), min_decay);
+}
+[[nodiscard]] inline double gain_within(double gain, double decay, double min_decay) {
+  return std::fmin(std::fmax(gain, 1 - decay), 1 - min_decay);
+}
+
+/// warm(s) and 1 - warm(s) of a weighting, within its bounds; s >= 1 calls after the copies.
+template <class W>
+[[nodiscard]] double warm_decay(const W& w, std::int64_t s) {
+  return within(inverse_gamma_decay(static_cast<double>(s), w.inverse_gamma, w.power), w.decay,
+                w.min_decay);
+}
+template <class W>
+[[nodiscard]] double warm_gain(const W& w, std::int64_t s) {
+  return gain_within(inverse_gamma_gain(static_cast<double>(s), w.inverse_gamma, w.power), w.decay,
+                     w.min_decay);
+}
+template <class W, class Visitor>
+void visit_warmup(const W& w, Visitor& visit) {
+  visit.option("decay", w.decay);
+  visit.option("min_decay", w.min_decay);
+  visit.option("update_after", w.update_after);
+  visit.option("inverse_gamma", w.inverse_gamma);
+  visit.option("power", w.power);
+}
+
+template <class W>
+void validate_warmup(const W& w, const char* decay_rule, const char* min_rule,
+                     const char* after_rule, const char* gamma_rule, const char* power_rule) {
+  require(w.decay >= 0 && w.decay <= 1, decay_rule, w.decay);
+  require(w.min_decay >= 0 && w.min_decay <= w.decay, min_rule, w.min_decay);
+  require(w.update_after >= 0, after_rule, w.update_after);
+  require(w.inverse_gamma > 0 && is_finite(w.inverse_gamma), gamma_rule, w.inverse_gamma);
+  require(w.power >= 0 && is_finite(w.power), power_rule, w.power);
+}
+
+}  // namespace detail
+
+/// `EMAModel` of Hugging Face's diffusers. Without `warmup` it warms up all the same, by
+/// (1+s)/(10+s): for a constant decay use Ema.
+struct DiffusersWeighting {
+  static constexpr std::string_view type_name = "diffusers";
+  double decay = 0.9999;          ///< in [0, 1]
+  double min_decay = 0;           ///< in [0, decay]
+  std::int64_t update_after = 0;  ///< calls that copy before the average begins, >= 0
+  bool warmup = false;            ///< warm(s), else (1+s)/(10+s)
+  double inverse_gamma = 1;       ///< finite, > 0
+  double power = 2.0 / 3.0;       ///< finite, >= 0
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    detail::visit_warmup(*this, visit);
+    visit.option("warmup", warmup);
+  }
+  [[nodiscard]] double least_gain() const { return 1 - decay; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    const std::int64_t s = t - update_after - 1;
+    if (s <= 0) return 1;
+    if (warmup) return detail::warm_gain(*this, s);
+    return detail::gain_within(9 / (10 + static_cast<double>(s)), decay, min_decay);
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const std::int64_t s = t - update_after - 1;
+    if (s <= 0) return 0;
+    if (warmup) return detail::warm_decay(*this, s);
+    const auto n = static_cast<double>(s);
+    return detail::within((1 + n) / (10 + n), decay, min_decay);
+  }
+};
+inline void validate(const DiffusersWeighting& w) {
+  detail::validate_warmup(w, "DiffusersWeighting.decay must lie in [0, 1]",
+                          "DiffusersWeighting.min_decay must lie in [0, decay]",
+                          "DiffusersWeighting.update_after must be >= 0",
+                          "DiffusersWeighting.inverse_gamma must be finite and > 0",
+                          "DiffusersWeighting.power must be finite and >= 0");
+}
+
+/// `ModelEmaV3` of timm, given the step: the number of finished optimizer steps, from 1.
+struct TimmWeighting {
+  static constexpr std::string_view type_name = "timm";
+  double decay = 0.9999;          ///< in [0, 1]
+  double min_decay = 0;           ///< in [0, decay]; of the warmup
+  std::int64_t update_after = 0;  ///< calls that copy before the average begins, >= 0
+  bool warmup = false;            ///< warm(s), else `decay` at once
+  double inverse_gamma = 1;       ///< finite, > 0
+  double power = 2.0 / 3.0;       ///< finite, >= 0
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    detail::visit_warmup(*this, visit);
+    visit.option("warmup", warmup);
+  }
+  [[nodiscard]] double least_gain() const { return 1 - decay; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    const std::int64_t s = t - update_after - 1;
+    return s <= 0 ? 1 : warmup ? detail::warm_gain(*this, s) : 1 - decay;
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const std::int64_t s = t - update_after - 1;
+    return s <= 0 ? 0 : warmup ? detail::warm_decay(*this, s) : decay;
+  }
+};
+inline void validate(const TimmWeighting& w) {
+  detail::validate_warmup(w, "TimmWeighting.decay must lie in [0, 1]",
+                          "TimmWeighting.min_decay must lie in [0, decay]",
+                          "TimmWeighting.update_after must be >= 0",
+                          "TimmWeighting.inverse_gamma must be finite and > 0",
+                          "TimmWeighting.power must be finite and >= 0");
+}
+
+/// `EMA` of ema-pytorch, in double where the reference computes the decay in float. With decay 1
+/// it never moves again after its copies.
+struct EmaPytorchWeighting {
+  static constexpr std::string_view type_name = "ema_pytorch";
+  double decay = 0.9999;            ///< "beta", in [0, 1]
+  double min_decay = 0;             ///< "min_value", in [0, decay]
+  std::int64_t update_after = 100;  ///< calls before which it copies, >= 0
+  std::int64_t update_every = 10;   ///< calls from one update to the next, >= 1
+  double inverse_gamma = 1;         ///< finite, > 0
+  double power = 2.0 / 3.0;         ///< finite, >= 0
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    detail::visit_warmup(*this, visit);
+    visit.option("update_every", update_every);
+  }
+  [[nodiscard]] double least_gain() const { return 1 - decay; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    if ((t - 1) % update_every != 0) return 0;
+    if (t - 1 <= update_after) return 1;
+    return decay == 1 ? 0 : detail::warm_gain(*this, t - 1 - update_after);
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    if ((t - 1) % update_every != 0) return 1;
+    if (t - 1 <= update_after) return 0;
+    return decay == 1 ? 1 : detail::warm_decay(*this, t - 1 - update_after);
+  }
+};
+inline void validate(const EmaPytorchWeighting& w) {
+  detail::validate_warmup(w, "EmaPytorchWeighting.decay must lie in [0, 1]",
+                          "EmaPytorchWeighting.min_decay must lie in [0, decay]",
+                          "EmaPytorchWeighting.update_after must be >= 0",
+                          "EmaPytorchWeighting.inverse_gamma must be finite and > 0",
+                          "EmaPytorchWeighting.power must be finite and >= 0");
+  require(w.update_every >= 1, "EmaPytorchWeighting.update_every must be >= 1", w.update_every);
+}
+
+/// `ExponentialWeightAverager` of "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
+/// Durations" (arXiv 2405.18392): an interval, whose phase is that of the calls, after a warmup.
+struct IntervalWeighting {
+  static constexpr std::string_view type_name = "interval";
+  double decay = 0.95;        ///< of each update, in [0, 1]
+  std::int64_t interval = 1;  ///< calls from one update to the next, >= 1
+  std::int64_t warmup = 0;    ///< calls before the copy that begins the average, >= 0
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("decay", decay);
+    visit.option("interval", interval);
+    visit.option("warmup", warmup);
+  }
+  [[nodiscard]] double least_gain() const { return 1 - decay; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    if (t - 1 <= warmup) return t - 1 == warmup ? 1 : 0;
+    return (t - 1) % interval == 0 ? 1 - decay : 0;
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    if (t - 1 <= warmup) return t - 1 == warmup ? 0 : 1;
+    return (t - 1) % interval == 0 ? decay : 1;
+  }
+};
+inline void validate(const IntervalWeighting& w) {
+  require(w.decay >= 0 && w.decay <= 1, "IntervalWeighting.decay must lie in [0, 1]", w.decay);
+  require(w.interval >= 1, "IntervalWeighting.interval must be >= 1", w.interval);
+  require(w.warmup >= 0, "IntervalWeighting.warmup must be >= 0", w.warmup);
+}
+
+/// `MomentumAnnealingEMA` of MMEngine: the gain of an equal average, scaled by gamma, down to a
+/// least one.
+struct AnnealedWeighting {
+  static constexpr std::string_view type_name = "annealed";
+  double min_gain = 2e-4;  ///< in (0, 1]
+  double gamma = 100;      ///< finite, > 0
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("min_gain", min_gain);
+    visit.option("gamma", gamma);
+  }
+  [[nodiscard]] double least_gain() const { return min_gain; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    return std::fmax(min_gain, gamma / (gamma + static_cast<double>(t - 1)));
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    const auto n = static_cast<double>(t - 1);
+    return std::fmin(1 - min_gain, n / (gamma + n));
+  }
+};
+inline void validate(const AnnealedWeighting& w) {
+  require(w.min_gain > 0 && w.min_gain <= 1, "AnnealedWeighting.min_gain must lie in (0, 1]",
+          w.min_gain);
+  require(w.gamma > 0 && detail::is_finite(w.gamma),
+          "AnnealedWeighting.gamma must be finite and > 0", w.gamma);
+}
+
+/// `TraditionalEMA` of EDM2: a half-life in samples that grows with the training, up to a limit.
+struct HalfLifeWeighting {
+  static constexpr std::string_view type_name = "half_life";
+  double half_life = 0.5e6;  ///< in samples, > 0; infinity: the rampup alone
+  double rampup = 0.09;      ///< half-life over the samples so far, > 0; infinity: none
+  double batch_size = 1;     ///< samples per call, finite, > 0
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("half_life", half_life);
+    visit.option("rampup", rampup);
+    visit.option("batch_size", batch_size);
+  }
+  [[nodiscard]] double least_gain() const {
+    return -std::expm1(-std::numbers::ln2 * batch_size / half_life);
+  }
+  [[nodiscard]] double gain(std::int64_t t) const { return -std::expm1(exponent(t)); }
+  [[nodiscard]] double complement(std::int64_t t) const { return std::exp(exponent(t)); }
+
+ private:
+  [[nodiscard]] double exponent(std::int64_t t) const {
+    const double grown = rampup * static_cast<double>(t) * batch_size;
+    return -std::numbers::ln2 * batch_size / std::fmax(std::fmin(half_life, grown), 1e-8);
+  }
+};
+inline void validate(const HalfLifeWeighting& w) {
+  require(w.half_life > 0, "HalfLifeWeighting.half_life must be > 0", w.half_life);
+  require(w.rampup > 0, "HalfLifeWeighting.rampup must be > 0", w.rampup);
+  require(w.batch_size > 0 && detail::is_finite(w.batch_size),
+          "HalfLifeWeighting.batch_size must be finite and > 0", w.batch_size);
+}
+
+/// "Bootstrap your own latent" (arXiv 2006.07733): the decay goes from `base_decay` to 1.
+struct CosineDecayWeighting {
+  static constexpr std::string_view type_name = "cosine_decay";
+  double base_decay = 0.996;        ///< in [0, 1]
+  std::int64_t total_steps = 1000;  ///< K >= 1, after which the average rests
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("base_decay", base_decay);
+    visit.option("total_steps", total_steps);
+  }
+  [[nodiscard]] bool weighs_initial() const { return true; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    if (t - 1 >= total_steps) return 0;
+    // (1 + cos a)/2 = cos(a/2)^2, which is exact to rounding near a = pi.
+    const double half = std::cos(std::numbers::pi / 2 * static_cast<double>(t - 1) /
+                                 static_cast<double>(total_steps));
+    return (1 - base_decay) * half * half;
+  }
+  [[nodiscard]] double complement(std::int64_t t) const { return 1 - gain(t); }
+};
+inline void validate(const CosineDecayWeighting& w) {
+  require(w.base_decay >= 0 && w.base_decay <= 1,
+          "CosineDecayWeighting.base_decay must lie in [0, 1]", w.base_decay);
+  require(w.total_steps >= 1, "CosineDecayWeighting.total_steps must be >= 1", w.total_steps);
+}
+
+/// The gains of the detection hooks of Switch EMA (arXiv 2402.09240), i = t - 1:
+/// exponential (1 - gain) exp(-(1+i)/steps) + gain; linear max(gain, (1 - gain)(1 - i/steps)(1 -
+/// ratio)).
+struct GainWarmupWeighting {
+  static constexpr std::string_view type_name = "gain_warmup";
+  double gain_at_end = 2e-4;  ///< in (0, 1]
+  std::int64_t steps = 2000;  ///< of the warmup, >= 1
+  bool linear = false;        ///< else exponential
+  double warmup_ratio = 0;    ///< of the linear one, in [0, 1]
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("gain_at_end", gain_at_end);
+    visit.option("steps", steps);
+    visit.option("linear", linear);
+    visit.option("warmup_ratio", warmup_ratio);
+  }
+  [[nodiscard]] double least_gain() const { return gain_at_end; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    const auto i = static_cast<double>(t - 1), n = static_cast<double>(steps);
+    if (!linear) return (1 - gain_at_end) * std::exp(-(1 + i) / n) + gain_at_end;
+    return std::fmax(gain_at_end, (1 - gain_at_end) * (1 - i / n) * (1 - warmup_ratio));
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    if (linear) return 1 - gain(t);
+    return (gain_at_end - 1) * std::expm1(-static_cast<double>(t) / static_cast<double>(steps));
+  }
+};
+inline void validate(const GainWarmupWeighting& w) {
+  require(w.gain_at_end > 0 && w.gain_at_end <= 1,
+          "GainWarmupWeighting.gain_at_end must lie in (0, 1]", w.gain_at_end);
+  require(w.steps >= 1, "GainWarmupWeighting.steps must be >= 1", w.steps);
+  require(w.warmup_ratio >= 0 && w.warmup_ratio <= 1,
+          "GainWarmupWeighting.warmup_ratio must lie in [0, 1]", w.warmup_ratio);
+}
+
+/// A gain that falls by a power of the time, as in "Butterfly Effects of SGD Noise" (arXiv
+/// 2310.11428). alpha = 1 without a least gain is uniform.
+struct PowerGainWeighting {
+  static constexpr std::string_view type_name = "power_gain";
+  double alpha = 0.67;       ///< in (0, 1]
+  double min_gain = 0;       ///< in [0, 1]
+  std::int64_t burn_in = 0;  ///< calls that copy, >= 0
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    visit.option("alpha", alpha);
+    visit.option("min_gain", min_gain);
+    visit.option("burn_in", burn_in);
+  }
+  [[nodiscard]] double least_gain() const { return min_gain; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    if (t - burn_in <= 1) return 1;
+    return std::fmax(min_gain, std::pow(static_cast<double>(t - burn_in), -alpha));
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    if (t - burn_in <= 1) return 0;
+    const double kept = -std::expm1(-alpha * std::log(static_cast<double>(t - burn_in)));
+    return std::fmin(1 - min_gain, kept);
+  }
+};
+inline void validate(const PowerGainWeighting& w) {
+  require(w.alpha > 0 && w.alpha <= 1, "PowerGainWeighting.alpha must lie in (0, 1]", w.alpha);
+  require(w.min_gain >= 0 && w.min_gain <= 1, "PowerGainWeighting.min_gain must lie in [0, 1]",
+          w.min_gain);
+  require(w.burn_in >= 0, "PowerGainWeighting.burn_in must be >= 0", w.burn_in);
+}
+
+/// Any weighting by another clock: each call stands for `repeats` calls of `weighting` with the
+/// same weights. So a schedule that was made for one batch size serves batches that many times as
+/// large
+/// ("How to Scale Your EMA", arXiv 2307.13813), or counts samples. O(repeats) numbers per call.
+template <class W>
+struct RepeatedWeighting {
+  static_assert(
+      !requires(W & w) { w.advance(std::int64_t{1}); },
+      "polyak: a weighting with a clock of its own cannot be repeated");
+  static constexpr std::string_view type_name = "repeated";
+  W weighting;
+  std::int64_t repeats = 1;  ///< in [1, 1e6]
+
+  template <class Visitor>
+  void options(Visitor& visit) const {
+    weighting.options(visit);
+    visit.option("repeats", repeats);
+  }
+  [[nodiscard]] bool weighs_initial() const requires requires(const W& w) { w.weighs_initial(); }
+  { return weighting.weighs_initial(); }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    double all = 0;
+    for (std::int64_t s = first(t); s <= t * repeats; ++s) {
+      const double one = weighting.gain(s);
+      all = one == 1 ? 1 : all * weighting.complement(s) + one;
+    }
+    return std::fmin(all, 1);
+  }
+  [[nodiscard]] double complement(std::int64_t t) const {
+    double all = 1;
+    for (std::int64_t s = first(t); s <= t * repeats; ++s) all *= weighting.complement(s);
+    return all;
+  }
+
+ private:
+  [[nodiscard]] std::int64_t first(std::int64_t t) const { return (t - 1) * repeats + 1; }
+};
+template <class W>
+void validate(const RepeatedWeighting<W>& w) {
+  require(w.repeats >= 1 && w.repeats <= 1'000'000,
+          "RepeatedWeighting.repeats must lie in [1, 1e6]", w.repeats);
+  if constexpr (requires { validate(w.weighting); }) validate(w.weighting);
+}
+
+}  // namespace v0
+}  // namespace polyak

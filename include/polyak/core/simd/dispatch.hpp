@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Choosing the instruction set at run time. Only the entries here and the pack operations name a
+/// target; laws and walk are inlined into them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <string_view>
+
+#include <polyak/core/require.hpp>
+#include <polyak/core/simd/pack.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// The instruction sets that loops are compiled for. x86_64_v3 (AVX2, FMA) and x86_64_v4 (AVX-512)
+/// give the same results to the last bit, and so does a baseline that has fused multiply-adds.
+enum class DispatchLevel : std::uint8_t {
+  baseline,   ///< what the program is compiled for; the only one beside x86-64
+  x86_64_v3,  ///< in variables "x86-64-v3"
+  x86_64_v4,  ///< in variables "x86-64-v4"
+};
+
+namespace detail {
+
+#if POLYAK_X86_LEVELS
+template <class Kernel>
+__attribute__((flatten)) POLYAK_TARGET_V4 void enter_v4(const Kernel& kernel) {
+  kernel.template run<X86V4>();
+}
+template <class Kernel>
+__attribute__((flatten)) POLYAK_TARGET_V3 void enter_v3(const Kernel& kernel) {
+  kernel.template run<X86V3>();
+}
+#endif
+
+/// The widest level that this processor and its system support: 4, 3, or 0 for the baseline.
+[[nodiscard]] inline int supported_level() {
+#if POLYAK_X86_LEVELS
+  static const int level = [] {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    const bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512vl");
+    return v4 ? 4 : 3;
+  }();
+  return level;
+#else
+  return 0;
+#endif
+}
+
+[[nodiscard]] constexpr int number_of(DispatchLevel level) {
+  return level == DispatchLevel::baseline ? 0 : level == DispatchLevel::x86_64_v3 ? 3 : 4;
+}
+
+/// The limit that POLYAK_DISPATCH_LEVEL sets. Throws std::invalid_argument, at every call, where
+/// its value is none.
+[[nodiscard]] inline int environment_cap() {
+  static const int cap = [] {
+    const char* const value = std::getenv("POLYAK_DISPATCH_LEVEL");
+    if (value == nullptr) return 4;
+    const std::string_view name(value);
+    require(name == "baseline" || name == "x86-64-v3" || name == "x86-64-v4",
+            "POLYAK_DISPATCH_LEVEL must be baseline, x86-64-v3 or x86-64-v4", name);
+    return name == "baseline" ? 0 : name == "x86-64-v3" ? 3 : 4;
+  }();
+  return cap;
+}
+
+/// The limit that cap_dispatch_level() sets: the one variable of the library that a whole process
+/// shares.
+inline std::atomic<int> called_cap{4};
+
+/// The level that loops run at: the widest that the processor supports and both limits allow.
+[[nodiscard]] inline int level_in_use() {
+  int level = supported_level();
+  if (const int cap = environment_cap(); cap < level) level = cap;
+  if (const int cap = called_cap.load(std::memory_order_relaxed); cap < level) level = cap;
+  return level;
+}
+
+/// Runs `kernel.run<Level>()` at the given level, which must be supported.
+template <class Kernel>
+void run_at(int level, const Kernel& kernel) {
+#if POLYAK_X86_LEVELS
+  if (level == 4) return enter_v4(kernel);
+  if (level == 3) return enter_v3(kernel);
+#else
+  static_cast<void>(level);
+#endif
+  kernel.template run<Baseline>();
+}
+
+}  // namespace detail
+
+/// The level that loops run at from now on: the widest that the processor supports, unless
+/// cap_dispatch_level() or the environment variable POLYAK_DISPATCH_LEVEL (`baseline`, `x86-64-v3`
+/// or `x86-64-v4`; read once, at first use) limits it. Throws std::invalid_argument where the
+/// variable holds anything else; so do the first calls of other functions, which change nothing.
+[[nodiscard]] inline DispatchLevel dispatch_level() {
+  const int level = detail::level_in_use();
+  return level == 4   ? DispatchLevel::x86_64_v4
+         : level == 3 ? DispatchLevel::x86_64_v3
+                      : DispatchLevel::baseline;
+}
+
+/// For tests and bug reports: limits the level of all loops in this process that begin from now on.
+/// A level above what the processor or POLYAK_DISPATCH_LEVEL allows is no limit, so
+/// DispatchLevel::x86_64_v4 lifts it. May be called from any thread. Throws std::invalid_argument
+/// for a number that is no level.
+inline void cap_dispatch_level(DispatchLevel level) {
+  require(level <= DispatchLevel::x86_64_v4, "cap_dispatch_level: level must be a DispatchLevel",
+          static_cast<int>(level));
+  detail::called_cap.store(detail::number_of(level), std::memory_order_relaxed);
+}
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Slots: the state of a method, one aligned block with the layout of the parameters.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <polyak/core/require.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/layout.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// What a method's state costs.
+struct MemoryReport {
+  struct Slot {
+    std::string name;
+    DType dtype;
+    std::size_t elements;  ///< of the parameters, without padding
+    std::size_t bytes;     ///< allocated, with padding; its share of the block
+  };
+  std::vector<Slot> slots;
+  std::size_t total = 0;  ///< bytes allocated for state
+};
+
+/// The read-only elements of one tensor. Where a float average is kept in double, elements are
+/// rounded as they are read. Where the memory is a device's, data() is an address there, and each
+/// element that is read is a copy to the host: for a look, not for loops.
+template <class S>
+class TensorView {
+ public:
+  TensorView(const TensorInfo& info, const S* data, const double* wide = nullptr,
+             MemorySpace* space = nullptr)
+      : info_(&info), data_(data), wide_(wide), space_(space) {}
+  [[nodiscard]] const std::string& name() const { return info_->name; }
+  [[nodiscard]] const Shape& shape() const { return info_->shape; }
+  [[nodiscard]] Order order() const { return info_->order; }
+  [[nodiscard]] std::size_t size() const { return info_->size; }
+  /// Throws std::logic_error where the elements are kept in double.
+  [[nodiscard]] const S* data() const {
+    if (wide_ != nullptr) {
+      detail::refuse_order("polyak: the average of \"" + info_->name +
+                           "\" is kept in double; read it element by element, or copy it");
+    }
+    return data_;
+  }
+  /// Throw std::logic_error where the elements are on a device.
+  [[nodiscard]] const S* begin() const {
+    if (space_ != nullptr) {
+      detail::refuse_order("polyak: \"" + info_->name +
+                           "\" lies on a device; read it element by "
+                           "element, or copy it");
+    }
+    return data();
+  }
+  [[nodiscard]] const S* end() const { return begin() + size(); }
+  [[nodiscard]] S operator()(std::size_t k) const {
+    if constexpr (std::same_as<S, float>) {
+      if (wide_ != nullptr) return static_cast<float>(read(wide_, k));
+    }
+    return read(data_, k);
+  }
+  [[nodiscard]] S operator[](std::size_t k) const { return (*this)(k); }
+
+ private:
+  template <class T>
+  [[nodiscard]] T read(const T* from, std::size_t k) const {
+    if (space_ == nullptr) return from[k];
+    T element{};
+    space_->read(&element, from + k, sizeof element);
+    return element;
+  }
+  const TensorInfo* info_;
+  const S* data_;
+  const double* wide_;
+  MemorySpace* space_;
+};
+
+namespace detail {
+
+/// Elements that every tensor's slot is padded to a multiple of: whole packs of any type.
+inline constexpr std::size_t slot_granule = 32;
+inline constexpr std::size_t huge_page = std::size_t{1} << 21;
+inline constexpr std::size_t page = 4096;
+
+/// Bytes between the end of one slot and the start of the next. Streams at equal addresses modulo
+/// 4 KiB alias in the cache, those of large powers of two in the banks of the memory: an odd number
+/// of lines, above a page where the slots are large.
+[[nodiscard]] constexpr std::size_t stagger(std::size_t slot_bytes) {
+  return (slot_bytes >= (std::size_t{1} << 20) ? 107 : 11) * cache_line;
+}
+
+/// One zeroed, 64-byte aligned block, in the host's memory or a space; on huge pages where it is
+/// large and the system grants them. The system puts all larger blocks at one address modulo 4 KiB;
+/// they start at a line of their first page that depends on the page, so that blocks which are
+/// walked together do not alias.
+class Block {
+ public:
+  explicit Block(std::size_t bytes, std::shared_ptr<MemorySpace> space = nullptr)
+      : bytes_(bytes),
+        allocated_(bytes >= 16 * page && space == nullptr ? bytes + page : bytes),
+        alignment_(bytes >= 2 * huge_page ? huge_page : cache_line),
+        space_(std::move(space)) {
+    if (bytes == 0) return;
+    if (space_ != nullptr) {
+      raw_ = data_ = space_->allocate(bytes);
+      return;
+    }
+    raw_ = static_cast<std::byte*>(::operator new (allocated_, std::align_val_t{alignment_}));
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (alignment_ == huge_page) ::madvise(raw_, allocated_, MADV_HUGEPAGE);
+#endif
+    std::memset(raw_, 0, allocated_);
+    data_ = raw_;
+    if (allocated_ > bytes) {
+      const auto number = static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(raw_) / page);
+      data_ += (number * 0x9e3779b97f4a7c15u >> 58) * cache_line;  // one of the page's 64 lines
+    }
+  }
+  Block(const Block& other) : Block(other.bytes_, other.space_) {
+    copy_bytes(space_.get(), data_, other.data_, bytes_);
+  }
+  Block& operator=(const Block&) = delete;
+  ~Block() {
+    if (raw_ == nullptr) return;
+    if (space_ != nullptr) {
+      space_->release(raw_);
+    } else {
+      ::operator delete (raw_, std::align_val_t{alignment_});
+    }
+  }
+  [[nodiscard]] std::byte* data() const { return data_; }
+  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+  [[nodiscard]] std::size_t allocated() const { return allocated_; }
+  /// Null for the host's memory.
+  [[nodiscard]] MemorySpace* space() const { return space_.get(); }
+
+  /// Set while a SwapGuard has exchanged these elements for the weights.
+  bool lent = false;
+
+ private:
+  std::size_t bytes_ = 0;
+  std::size_t allocated_ = 0;
+  std::size_t alignment_ = cache_line;
+  std::shared_ptr<MemorySpace> space_;
+  std::byte* raw_ = nullptr;
+  std::byte* data_ = nullptr;
+};
+
+}  // namespace detail
+
+/// Which tensors a method keeps state for.
+enum class Kept : std::uint8_t {
+  trained,   ///< roles average and ignore
+  averaged,  ///< role average
+};
+
+/// The state slots of one method: for each slot name, elements of type S for each kept tensor.
+///
+/// One allocation; tensors start at multiples of 64 bytes and are padded to whole packs, slots are
+/// staggered. A value: a copy has memory of its own. A SwapGuard shares the block, so that it
+/// survives a moved or destroyed method.
+template <StateScalar S>
+class Slots {
+ public:
+  static constexpr std::size_t absent = std::numeric_limits<std::size_t>::max();
+
+  Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
+        std::vector<std::string> names)
+      : layout_(std::move(layout)), names_(std::move(names)) {
+    std::size_t elements = 0;
+    for (const TensorInfo& tensor : layout_->tensors) {
+      const bool keep =
+          tensor.dtype == parameters &&
+          (tensor.role == Role::average || (tensor.role == Role::ignore && kept == Kept::trained));
+      offsets_.push_back(keep ? elements : absent);
+      if (!keep) continue;
+      elements_ += tensor.size;
+      elements +=
+          (tensor.size + detail::slot_granule - 1) / detail::slot_granule * detail::slot_granule;
+    }
+    stride_ =
+        elements + detail::stagger(elements * detail::scalar_bytes<S>) / detail::scalar_bytes<S>;
+    block_ = std::make_shared<detail::Block>(
+        elements == 0 ? 0 : names_.size() * stride_ * detail::scalar_bytes<S>, layout_->space);
+  }
+
+  Slots(const Slots& other)
+      : layout_(other.layout_),
+        names_(other.names_),
+        offsets_(other.offsets_),
+        elements_(other.elements_),
+        stride_(other.stride_) {
+    if (other.lent())
+      detail::refuse_order("polyak: copying a method while its average is swapped in");
+    if (other.space() != nullptr) other.space()->require_settled(other.block_.get());
+    block_ = std::make_shared<detail::Block>(*other.block_);
+  }
+  Slots(Slots&&) noexcept = default;
+  Slots& operator=(const Slots& other) { return *this = Slots(other); }
+  Slots& operator=(Slots&&) noexcept = default;
+  ~Slots() = default;
+
+  [[nodiscard]] std::size_t count() const { return names_.size(); }
+  [[nodiscard]] const std::vector<std::string>& names() const { return names_; }
+  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return layout_; }
+
+  /// Whether there is state for the tensor, and where it begins in a slot.
+  [[nodiscard]] bool keeps(std::size_t tensor) const { return offsets_[tensor] != absent; }
+  [[nodiscard]] std::size_t offset(std::size_t tensor) const { return offsets_[tensor]; }
+  [[nodiscard]] const std::size_t* offsets() const { return offsets_.data(); }
+
+  /// First element of a slot. State belongs to the method, so a const method has const state only
+  /// by the manners of its interface.
+  [[nodiscard]] S* data(std::size_t slot) const {
+    std::byte* const first = block_->data();
+    return reinterpret_cast<S*>(
+        first == nullptr ? nullptr : first + slot * stride_ * detail::scalar_bytes<S>);
+  }
+
+  /// Where the elements of one tensor in one slot are, and their bytes; none where not kept.
+  [[nodiscard]] std::byte* address(std::size_t slot, std::size_t index) const {
+    if (!keeps(index) || block_->data() == nullptr) return nullptr;
+    return block_->data() + (slot * stride_ + offsets_[index]) * detail::scalar_bytes<S>;
+  }
+  [[nodiscard]] std::size_t bytes(std::size_t index) const {
+    return keeps(index) ? layout_->tensors[index].size * detail::scalar_bytes<S> : 0;
+  }
+  /// Null for the host's memory.
+  [[nodiscard]] MemorySpace* space() const { return layout_->space.get(); }
+
+  /// The elements of one tensor in one slot, wherever the memory is.
+  [[nodiscard]] std::span<S> tensor(std::size_t slot, std::size_t index) const {
+    if (!keeps(index)) return {};
+    return {data(slot) + offsets_[index], layout_->tensors[index].size};
+  }
+
+  /// Index of a slot. Throws std::invalid_argument where there is none of that name.
+  [[nodiscard]] std::size_t find(std::string_view name) const {
+    std::string known;
+    for (std::size_t slot = 0; slot < names_.size(); ++slot) {
+      if (names_[slot] == name) return slot;
+      known += (slot == 0 ? "" : ", ") + names_[slot];
+    }
+    detail::refuse_value("polyak: there is no slot \"" + std::string(name) +
+                         "\"; the slots are: " + known);
+  }
+
+  [[nodiscard]] MemoryReport memory_report() const {
+    MemoryReport report;
+    const std::size_t each = names_.empty() ? 0 : block_->allocated() / names_.size();
+    for (const std::string& name : names_) {
+      report.slots.push_back({name, detail::dtype_of<S>(), elements_, each});
+    }
+    report.total = block_->allocated();
+    return report;
+  }
+
+  [[nodiscard]] bool lent() const { return block_->lent; }
+  [[nodiscard]] const std::shared_ptr<detail::Block>& block() const { return block_; }
+
+ private:
+  std::shared_ptr<const Layout> layout_;
+  std::vector<std::string> names_;
+  std::vector<std::size_t> offsets_;
+  std::size_t elements_ = 0;
+  std::size_t stride_ = 0;
+  std::shared_ptr<detail::Block> block_;
+};
+
+/// Read-only view of one slot, tensor by tensor. Lives as long as the method does not move.
+template <StateScalar S>
+class SlotView {
+ public:
+  SlotView(const Slots<S>& slots, std::size_t slot, const Slots<double>* wide = nullptr)
+      : slots_(&slots), slot_(slot), wide_(wide) {}
+
+  /// Number of tensors of the parameter list.
+  [[nodiscard]] std::size_t size() const { return slots_->layout()->tensors.size(); }
+
+  /// The elements of the i-th tensor. Throws std::invalid_argument where no state is kept for it.
+  [[nodiscard]] TensorView<S> operator[](std::size_t index) const {
+    const TensorInfo& info = slots_->layout()->tensors[index];
+    if (!slots_->keeps(index)) {
+      detail::refuse_value("polyak: slot \"" +
+                           (wide_ != nullptr ? wide_->names() : slots_->names())[slot_] +
+                           "\" keeps nothing for tensor \"" + info.name + "\"");
+    }
+    if (wide_ != nullptr) {
+      return {info, nullptr, wide_->tensor(slot_, index).data(), slots_->space()};
+    }
+    return {info, slots_->tensor(slot_, index).data(), nullptr, slots_->space()};
+  }
+
+  /// The elements of the tensor of that name or alias.
+  [[nodiscard]] TensorView<S> operator[](std::string_view name) const {
+    for (const auto& [alias, target] : slots_->layout()->aliases) {
+      if (alias == name) name = target;
+    }
+    const std::size_t index = slots_->layout()->find(name);
+    if (index == size()) {
+      detail::refuse_value(std::string("polyak: there is no tensor \"").append(name).append("\""));
+    }
+    return (*this)[index];
+  }
+
+ private:
+  const Slots<S>* slots_;
+  std::size_t slot_;
+  const Slots<double>* wide_;
+};
+
+}  // namespace v0
+}  // namespace polyak

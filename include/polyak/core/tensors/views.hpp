@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What can be registered: Eigen's objects, known by what they offer, spans and containers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include <polyak/core/require.hpp>
+#include <polyak/core/tensors/layout.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+/// A matrix, vector, array or map of Eigen, known by what it offers.
+template <class T>
+concept DenseObject = requires(T& object) {
+  object.data();
+  object.rows();
+  object.cols();
+  object.innerStride();
+  object.outerStride();
+  T::IsRowMajor;
+  T::IsVectorAtCompileTime;
+};
+
+/// A tensor or tensor map of Eigen's tensor module.
+template <class T>
+concept TensorObject = requires(T& object) {
+  object.data();
+  object.dimensions();
+  T::NumDimensions;
+  T::Layout;
+};
+
+/// A span, std::vector, std::array or the like: contiguous, without a shape of its own.
+template <class T>
+concept FlatObject = !DenseObject<T> && !TensorObject<T> && requires(T & object) {
+  object.data();
+  object.size();
+};
+
+template <class T>
+concept Registrable = DenseObject<T> || TensorObject<T> || FlatObject<T>;
+
+/// True for temporaries that take their memory with them.
+template <class T>
+inline constexpr bool dies_with_its_memory =
+    !std::is_lvalue_reference_v<T> &&
+    (
+        requires(std::remove_cvref_t<T> & object) { object.conservativeResize(0, 0); } ||
+        requires(std::remove_cvref_t<T> & object) { object.resize(object.dimensions()); } ||
+        requires(std::remove_cvref_t<T> & object) { object.push_back(*object.data()); });
+
+/// What can be read off any registrable object.
+template <class T>
+struct Described {
+  T* data;
+  Shape shape;
+  Order order;
+  bool contiguous;
+  bool flat;  ///< has no shape of its own, so matches any of its size
+};
+
+template <Registrable Object>
+[[nodiscard]] auto describe_object(Object& object) {
+  using Scalar = std::remove_pointer_t<decltype(object.data())>;
+  Described<Scalar> described{object.data(), {}, Order::row_major, true, false};
+  if constexpr (DenseObject<Object>) {
+    const auto rows = static_cast<std::int64_t>(object.rows());
+    const auto columns = static_cast<std::int64_t>(object.cols());
+    constexpr bool row_major = static_cast<bool>(Object::IsRowMajor);
+    if constexpr (static_cast<bool>(Object::IsVectorAtCompileTime)) {
+      described.shape = {rows * columns};
+      described.contiguous = object.innerStride() == 1 || rows * columns <= 1;
+    } else {
+      described.shape = {rows, columns};
+      const std::int64_t inner = row_major ? columns : rows;
+      const std::int64_t outer = row_major ? rows : columns;
+      described.contiguous =
+          (object.innerStride() == 1 || inner <= 1) &&
+          (static_cast<std::int64_t>(object.outerStride()) == inner || outer <= 1);
+    }
+    described.order = row_major ? Order::row_major : Order::column_major;
+  } else if constexpr (TensorObject<Object>) {
+    [[maybe_unused]] const auto& extents = object.dimensions();
+    [&]<std::size_t... K>(std::index_sequence<K...>) {  // constants fit any type of index
+      described.shape = {static_cast<std::int64_t>(extents[K])...};
+    }
+    (std::make_index_sequence<static_cast<std::size_t>(Object::NumDimensions)>{});
+    constexpr bool row_major = static_cast<int>(Object::Layout) == 1;
+    described.order = row_major ? Order::row_major : Order::column_major;
+  } else {
+    described.shape = {static_cast<std::int64_t>(object.size())};
+    described.flat = true;
+  }
+  described.order = canonical(described.order, described.shape);
+  return described;
+}
+
+inline void require_contiguous(bool contiguous, std::string_view name) {
+  if (!contiguous) {
+    refuse_value(std::string("polyak: tensor \"")
+                     .append(name)
+                     .append("\" must be contiguous; it has strides between its elements"));
+  }
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
