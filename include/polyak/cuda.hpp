@@ -4,8 +4,10 @@
 /// component polyak::cuda), and no Eigen: include the methods you use beside it, not polyak.hpp.
 #pragma once
 
+#include <polyak/cuda/captured_step.hpp>
 #include <polyak/cuda/error.hpp>
 #include <polyak/cuda/executor.hpp>
 #include <polyak/cuda/grid.hpp>
+#include <polyak/cuda/skipped_steps.hpp>
+#include <polyak/cuda/sweep.hpp>
 #include <polyak/cuda/transfer.hpp>
-#include <polyak/cuda/walk.hpp>

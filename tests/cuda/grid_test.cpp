@@ -27,8 +27,8 @@ void check_alignments() {
   constexpr std::size_t per_vector = 16 / sizeof(P);
   std::vector<std::size_t> sizes;
   for (std::size_t size = 1; size <= 2 * per_vector + 3; ++size) sizes.push_back(size);
-  using Runs = grid::Pass<P>;  // without runs: the shortest chunk
-  for (const std::size_t size : {Runs::chunk - 1, Runs::chunk, Runs::chunk + 1})
+  using Laws = grid::GridSweep<P>;  // without laws: the shortest chunk
+  for (const std::size_t size : {Laws::chunk - 1, Laws::chunk, Laws::chunk + 1})
     sizes.push_back(size);
   for (std::size_t lead = 0; lead < per_vector; ++lead) {
     for (std::size_t gradient_lead = 0; gradient_lead < per_vector; ++gradient_lead) {
@@ -76,17 +76,17 @@ TEST_CASE("elements beyond 2^32 of a tensor") {
     return static_cast<float*>(memory);
   };
   float *const x = reserve(), *const average = reserve();
-  using Run = polyak::detail::Run<AverageLaw<float>, float>;
-  using Pass = grid::Pass<float, Run>;
-  grid::Chain<Run> chain{};
-  chain.first.law = {0.25f};
-  chain.first.slots[0] = average;
+  using Bound = polyak::detail::BoundLaw<AverageLaw<float>, float>;
+  using Sweep = grid::GridSweep<float, Bound>;
+  Sweep::Arguments arguments{};
+  arguments.laws.first.law = {0.25f};
+  arguments.laws.first.slots[0] = average;
   grid::Row<1> row{x, size, 0, {0}};
-  const std::size_t begin = (size - 1) / Pass::chunk * Pass::chunk;
+  const std::size_t begin = (size - 1) / Sweep::chunk * Sweep::chunk;
   CHECK(begin >= std::size_t{1} << 32);
   for (std::size_t k = begin; k < size; ++k) x[k] = 4;
   for (unsigned thread = 0; thread < grid::block_threads; ++thread) {
-    Pass::thread(row, nullptr, chain, begin, thread, grid::block_threads);
+    Sweep::thread(row, nullptr, arguments, begin, thread, grid::block_threads);
   }
   std::size_t wrong = 0;
   for (std::size_t k = begin; k < size; ++k) wrong += average[k] == 1 ? 0 : 1;

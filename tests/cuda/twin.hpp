@@ -23,7 +23,7 @@
 #include "catch.hpp"
 #include "model.hpp"
 #if defined(__CUDACC__)
-#include "scalar_walker.hpp"
+#include "scalar_sweep.hpp"
 #endif
 
 namespace twin {

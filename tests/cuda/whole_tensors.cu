@@ -3,9 +3,10 @@
 #include <polyak/cuda.hpp>
 #include <polyak/optim/adamw.hpp>
 
-struct Whole : polyak::AdamW<polyak::cuda::Device<float>> {
-  using polyak::AdamW<polyak::cuda::Device<float>>::AdamW;
-  static constexpr bool needs_whole_tensors = true;
+using Device = polyak::cuda::Device<float>;
+struct Whole : polyak::Elementwise<Whole, polyak::AdamWRule, Device, float> {
+  explicit Whole(const polyak::Parameters<Device>& params) : Elementwise(params, {}) {}
+  static constexpr bool host_only = true;
 };
 
 int main() {

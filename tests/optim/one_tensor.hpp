@@ -10,7 +10,7 @@
 
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
-#include <polyak/optim/optimizer.hpp>
+#include <polyak/optim/elementwise.hpp>
 
 #include "catch.hpp"
 #include "numbers.hpp"

@@ -34,15 +34,14 @@ struct ScriptedGain {
   [[nodiscard]] double complement(std::int64_t t) const { return 1 - gain(t); }
 };
 struct ScriptedSwitch {
-  static constexpr bool rests_or_blends = true;
   int phase;
   [[nodiscard]] bool after(std::int64_t t) const { return (t + phase) % 3 == 0; }
 };
 template <class P, class S = polyak::default_state_t<P>>
-class Scripted : public polyak::FedBackAverage<P, ScriptedGain, ScriptedSwitch, S> {
+class Scripted : public polyak::FedBackAverage<Scripted<P, S>, P, ScriptedGain, ScriptedSwitch, S> {
  public:
   Scripted(const polyak::Parameters<P>& params, int phase)
-      : polyak::FedBackAverage<P, ScriptedGain, ScriptedSwitch, S>(
+      : polyak::FedBackAverage<Scripted<P, S>, P, ScriptedGain, ScriptedSwitch, S>(
             params, {phase}, {phase}, phase % 2 == 0 ? 0 : 0.25, polyak::Nonfinite::propagate) {}
 };
 

@@ -98,7 +98,7 @@ void run_on_numbers(const Law& law, Streams<P, S, SlotCount>& streams, std::size
       slot[n] = V(widened<C>(streams.slot[n].element.data(), k));
     }
     [&]<std::size_t... N>(std::index_sequence<N...>) {
-      if constexpr (Law::traffic.gradient) {
+      if constexpr (polyak::reads_gradient<Law>) {
         law(x, gradient, slot[N]...);
       } else {
         law(x, slot[N]...);
@@ -112,10 +112,10 @@ void run_on_numbers(const Law& law, Streams<P, S, SlotCount>& streams, std::size
         return value.value;
       }
     };
-    if constexpr (Law::traffic.writes_parameter) {
+    if constexpr (polyak::writes_parameter<Law>) {
       polyak::detail::narrow_into(streams.x.data() + offset, k, number(x));
     }
-    if constexpr (Law::traffic.writes_slots) {
+    if constexpr ((polyak::written_slots < Law >> 0)) {
       for (std::size_t n = 0; n < streams.slot.size(); ++n) {
         polyak::detail::narrow_into(streams.slot[n].element.data(), k, number(slot[n]));
       }
@@ -128,18 +128,18 @@ template <class P, class S, class Law, int SlotCount>
 void run_on_packs(int level, const Law& law, Streams<P, S, SlotCount>& streams, std::size_t size,
                   std::size_t offset, std::size_t gradient_offset,
                   const std::vector<std::size_t>& cuts) {
-  using Run = polyak::detail::Run<Law, S>;
+  using Bound = polyak::detail::BoundLaw<Law, S>;
   const std::size_t start = 0;
-  Run run{law, {}, &start};
+  Bound bound{.law = law, .offsets = &start};
   for (std::size_t n = 0; n < streams.slot.size(); ++n) {
-    run.slots[n] = streams.slot[n].element.data();
+    bound.slots[n] = streams.slot[n].element.data();
   }
   const polyak::detail::TensorMemory memory{streams.x.data() + offset, size};
   const P* gradient = streams.gradient.data() + gradient_offset;
-  const std::tuple<Run> runs(run);
+  const std::tuple<const Bound*> all(&bound);
   for (std::size_t k = 0; k + 1 < cuts.size(); ++k) {
-    polyak::detail::run_at(
-        level, polyak::detail::Pass<P, Run>{&memory, &gradient, 0, 1, cuts[k], cuts[k + 1], runs});
+    const polyak::detail::SweepRange<P> range{&memory, &gradient, 1, 0, 1, cuts[k], cuts[k + 1]};
+    polyak::detail::run_at(level, polyak::detail::SweepKernel<P, Bound>{range, all});
   }
 }
 
@@ -153,7 +153,7 @@ template <class T>
 /// Parameters of type P, state of type S.
 template <class P, class S, class Law>
 void check(const std::string& name, const Law& law) {
-  constexpr int slot_count = Law::traffic.slots;
+  constexpr int slot_count = polyak::slot_count<Law>;
   using Data = Streams<P, S, slot_count>;
   std::size_t failures = 0;
   constexpr std::size_t alignments = 64 / sizeof(P);  // every place within a cache line
@@ -193,7 +193,7 @@ void check(const std::string& name, const Law& law) {
         };
         compare(after.x.data(), before.x.data(), expected.x.data(), "the parameter", offset,
                 offset + size, after.x.size());
-        if (!Law::traffic.writes_parameter && bits::bytes(after.x) != bits::bytes(before.x)) {
+        if (!polyak::writes_parameter<Law> && bits::bytes(after.x) != bits::bytes(before.x)) {
           report("the parameter, only read,", 0);
         }
         if (bits::bytes(after.gradient) != bits::bytes(before.gradient)) report("the gradient", 0);
@@ -208,7 +208,7 @@ void check(const std::string& name, const Law& law) {
           }
           if (std::memcmp(is.data() + granules, was.data() + granules,
                           (is.size() - granules) * sizeof(S)) != 0 ||
-              (!Law::traffic.writes_slots && bits::bytes(is) != bits::bytes(was))) {
+              (!(polyak::written_slots < Law >> 0) && bits::bytes(is) != bits::bytes(was))) {
             report("slot " + std::to_string(n) + " outside its data", size);
           }
         }

@@ -18,8 +18,6 @@ void for_each_average(Use use) {
   use("CopyLaw", CopyLaw<T>{});
   use("AverageOrCopyLaw averages", AverageOrCopyLaw<T>{c(0.3), c(0.7)});
   use("AverageOrCopyLaw copies", AverageOrCopyLaw<T>{c(1), c(0)});
-  use("AnySwitchLaw", AnySwitchLaw<T>{c(0.3), c(0)});
-  use("AnySwitchLaw rests, blends", AnySwitchLaw<T>{c(0), c(0.7)});
   use("ReadLaw", ReadLaw<T>{});
   use("EmaBankLaw", EmaBankLaw<T, 2>{{c(0.3), c(0.01)}});
   use("AnyEmaBankLaw", AnyEmaBankLaw<T, 3>{{c(0.3), c(1), c(0)}, {c(0.7), c(0), c(1)}});
@@ -27,10 +25,10 @@ void for_each_average(Use use) {
   use("RunningMeanLaw", RunningMeanLaw<T>{c(0.25)});
   use("ExchangeLaw", ExchangeLaw<T>{});
   use("SoftUpdateLaw", SoftUpdateLaw<T>{c(0.3)});
-  use("SwitchLaw", SwitchLaw<T, false, false>{c(0.3), c(0)});
-  use("SwitchLaw blends", SwitchLaw<T, false, true>{c(0.3), c(0.7)});
-  use("SwitchLaw rests", SwitchLaw<T, true, false>{c(0), c(0)});
-  use("SwitchLaw rests, blends", SwitchLaw<T, true, true>{c(0), c(0.7)});
+  use("SwitchLaw", SwitchLaw<T>{c(0.3), c(0)});
+  use("SwitchLaw blends", SwitchLaw<T>{c(0.3), c(0.7)});
+  use("SwitchLaw rests", SwitchLaw<T>{c(0), c(0)});
+  use("SwitchLaw rests, blends", SwitchLaw<T>{c(0), c(0.7)});
 }
 
 template <class T, class Use>

@@ -94,7 +94,7 @@ struct AswaWeighting {
 /// x and the average change places.
 template <class T>
 struct ExchangeLaw {
-  static constexpr Traffic traffic{.slots = 1, .writes_parameter = true};
+  static constexpr LawSlots slots = LawSlots::exchanging("average");
   template <class V, class Slot>
   POLYAK_LAW void operator()(V& x, Slot& average) const {
     const V before = x;
@@ -142,12 +142,12 @@ struct SquaredDistance {
 /// epoch; n goes on counting. An iterate with a NaN or an infinity never passes the filters with a
 /// norm. It cannot grow(). On the host alone. Everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class Aswa : public Average<P, AswaWeighting, S> {
-  using Base = Average<P, AswaWeighting, S>;
+class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
+  using Base = AverageOf<Aswa<P, S>, P, AswaWeighting, S>;
 
  public:
   static constexpr std::string_view type_name = "Aswa";
-  static constexpr bool needs_whole_tensors = true;
+  static constexpr bool host_only = true;
 
   /// Throws std::invalid_argument for options out of range, and for `normed` names of tensors that
   /// are unknown or not averaged.
@@ -172,13 +172,6 @@ class Aswa : public Average<P, AswaWeighting, S> {
 
   void grow(const Parameters<P>& params) = delete;
 
-  /// As Average::update. Whether the weights were accepted, accepted() tells.
-  bool update(const Parameters<P>& params) { return polyak::update(params, *this); }
-  bool update(const Parameters<P>& params, std::int64_t step) {
-    this->require_next(step);
-    return update(params);
-  }
-
   /// Whether the last call was accepted.
   [[nodiscard]] bool accepted() const { return accepted_; }
   /// n: iterates in the average.
@@ -195,9 +188,9 @@ class Aswa : public Average<P, AswaWeighting, S> {
     }
     detail::check_method(*this, params);
     if (swaps_) {
-      this->template walk_all<ExchangeLaw>(params);
+      this->template sweep_all<ExchangeLaw>(params);
     } else {
-      this->template walk_all<ReadLaw>(params);
+      this->template sweep_all<ReadLaw>(params);
     }
     norms_ = sum_ = 0;
   }
@@ -209,22 +202,26 @@ class Aswa : public Average<P, AswaWeighting, S> {
     accepted_ = false;
     Base::skip();
   }
-  void advance(const Parameters<P>& params, const element_t<P>* const* gradients) {
+  void prepare(const ExecutorRef&, const Parameters<P>& params, const element_t<P>* const*) {
     const std::int64_t call = this->calls() + 1;
-    bool accepts = call >= start_ && (call - start_) % period_ == 0;
-    norm_ = 0;
-    if (accepts && filter_ != AswaFilter::all && averaged() == 0) {
-      accepts = detail::Walker<P>::weights_finite(params);
-    } else if (accepts && filter_ != AswaFilter::all) {
-      norm_ = distance(params);
-      accepts = detail::is_finite(norm_) && norm_ > (norms_ == 0 ? 0 : sum_ / norms_);
-      if (accepts) norms_ = sum_ = 0;
-      if (norm_ > 0 && detail::is_finite(norm_)) {
-        sum_ += norm_;
-        ++norms_;
-      }
+    next_ = {.accepts = call >= start_ && (call - start_) % period_ == 0, .norm = 0};
+    if (!next_.accepts || filter_ == AswaFilter::all) return;
+    if (averaged() == 0) {
+      next_.accepts = detail::Sweep<P>::weights_finite(params);
+      return;
     }
-    this->mutable_weighting().accepts = accepted_ = accepts;
+    next_.norm = distance(params);
+    next_.accepts = detail::is_finite(next_.norm) && next_.norm > (norms_ == 0 ? 0 : sum_ / norms_);
+  }
+  void advance(const Parameters<P>& params, const element_t<P>* const* gradients) {
+    norm_ = next_.norm;
+    accepted_ = next_.accepts;
+    if (accepted_ && norm_ > 0) norms_ = sum_ = 0;
+    if (norm_ > 0 && detail::is_finite(norm_)) {
+      sum_ += norm_;
+      ++norms_;
+    }
+    this->mutable_weighting().accepts = accepted_;
     Base::advance(params, gradients);
   }
 
@@ -256,14 +253,15 @@ class Aswa : public Average<P, AswaWeighting, S> {
     for (std::size_t k = 0; k < params.size(); ++k) {
       if (!normed_[k] || params[k].size() == 0) continue;
       double square = 0;
-      this->in_storage([&]<int Storage>(std::integral_constant<int, Storage>) {
-        const auto run =
-            this->template run_in<Storage>([]<class C>(C) { return ReadLaw<C>{}; }, std::size_t{0});
-        using A = std::remove_pointer_t<std::remove_cvref_t<decltype(run.slots[0])>>;
-        detail::run_at(detail::level_in_use(), detail::SquaredDistance<element_t<P>, A>{
-                                                   params[k].data(), run.slots[0] + run.offsets[k],
-                                                   params[k].size(), &square});
-      });
+      this->with_stored([]<class C>(C) { return ReadLaw<C>{}; },
+                        [&](const auto& bound) {
+                          using A = typename std::remove_cvref_t<decltype(bound)>::State;
+                          detail::run_at(detail::level_in_use(),
+                                         detail::SquaredDistance<element_t<P>, A>{
+                                             params[k].data(), bound.slots[0] + bound.offsets[k],
+                                             params[k].size(), &square});
+                        },
+                        std::size_t{0});
       const double one = std::sqrt(square);
       total += one;
       largest = one > largest || detail::is_nan(one) ? one : largest;
@@ -274,7 +272,14 @@ class Aswa : public Average<P, AswaWeighting, S> {
   }
 
   AswaFilter filter_;
+  /// What `prepare` found about the next call.
+  struct Next {
+    bool accepts = true;
+    double norm = 0;
+  };
+
   bool swaps_, accepted_ = false;
+  Next next_ = {};
   std::int64_t start_, period_;
   std::vector<bool> normed_;
   double norm_ = 0;

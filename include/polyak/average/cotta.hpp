@@ -177,12 +177,12 @@ struct RestorePass {
 /// for options out of range and for `restored` names of tensors that are unknown or not averaged;
 /// everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class CottaTeacher : public Average<P, ExponentialWeighting, S> {
-  using Base = Average<P, ExponentialWeighting, S>;
+class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWeighting, S> {
+  using Base = AverageOf<CottaTeacher<P, S>, P, ExponentialWeighting, S>;
 
  public:
   static constexpr std::string_view type_name = "CottaTeacher";
-  static constexpr bool needs_whole_tensors = true;  // no form for a device
+  static constexpr bool host_only = true;
 
   explicit CottaTeacher(const Parameters<P>& params, CottaOptions options = {})
       : Base(params, weighting_of(options), options.nonfinite, {options.accumulate, options.seed}),
@@ -208,13 +208,6 @@ class CottaTeacher : public Average<P, ExponentialWeighting, S> {
 
   /// The source cannot grow.
   void grow(const Parameters<P>& params) = delete;
-
-  /// As Average::update; elements of the student return to the source afterwards.
-  bool update(const Parameters<P>& params) { return polyak::update(params, *this); }
-  bool update(const Parameters<P>& params, std::int64_t step) {
-    this->require_next(step);
-    return update(params);
-  }
 
   /// Returns the elements to the source for which `choose(tensor, element)` holds, whatever the
   /// options say; for a choice of one's own, with restore_probability = 0. Throws
@@ -258,9 +251,8 @@ class CottaTeacher : public Average<P, ExponentialWeighting, S> {
 
   // What step() and update() call.
   static constexpr bool writes_weights = true;
-  template <class E>
-  void finish(E& executor, const Parameters<P>& params) {
-    Base::finish(params);
+  void finish(const ExecutorRef& executor, const Parameters<P>& params) {
+    Base::finish(executor, params);
     if (probability_ == 0) return;
     const int level = detail::level_in_use();
     for (std::size_t k = 0; k < params.size(); ++k) {
@@ -279,7 +271,6 @@ class CottaTeacher : public Average<P, ExponentialWeighting, S> {
       executor(size, range);
     }
   }
-  void finish(const Parameters<P>& params) { finish(serial, params); }
 
   template <class Visitor>
   void state(Visitor&& visit) {

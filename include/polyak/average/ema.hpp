@@ -46,13 +46,13 @@ inline void validate(const EmaOptions& o) {
 /// Exponential moving average of a model's weights. Throws std::invalid_argument for options out of
 /// range; everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class Ema : public Average<P, ExponentialWeighting, S> {
+class Ema final : public AverageOf<Ema<P, S>, P, ExponentialWeighting, S> {
  public:
   static constexpr std::string_view type_name = "Ema";
 
   explicit Ema(const Parameters<P>& params, EmaOptions options = {})
-      : Average<P, ExponentialWeighting, S>(params, weighting_of(options), options.nonfinite,
-                                            {options.accumulate, options.seed}) {}
+      : AverageOf<Ema<P, S>, P, ExponentialWeighting, S>(
+            params, weighting_of(options), options.nonfinite, {options.accumulate, options.seed}) {}
 
  private:
   static ExponentialWeighting weighting_of(const EmaOptions& options) {

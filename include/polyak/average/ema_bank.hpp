@@ -17,6 +17,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <polyak/average/ema.hpp>
@@ -33,7 +34,7 @@ inline namespace v0 {
 /// avg_k + c_k (x - avg_k), for 0 < c_k < 1.
 template <class T, std::size_t N>
 struct EmaBankLaw {
-  static constexpr Traffic traffic{.slots = static_cast<int>(N)};
+  static constexpr LawSlots slots = LawSlots::averaging(N);
   detail::Array<T, N> gains;
   template <class V, class... Slot>
   POLYAK_LAW void operator()(const V& x, Slot&... averages) const {
@@ -45,7 +46,7 @@ struct EmaBankLaw {
 /// The same for any gains: 1 copies, 0 rests.
 template <class T, std::size_t N>
 struct AnyEmaBankLaw {
-  static constexpr Traffic traffic{.slots = static_cast<int>(N)};
+  static constexpr LawSlots slots = LawSlots::averaging(N);
   detail::Array<T, N> gains, complements;
   template <class V, class... Slot>
   POLYAK_LAW void operator()(const V& x, Slot&... averages) const {
@@ -117,6 +118,22 @@ template <ParameterScalar P, std::size_t N, StateScalar S = default_state_t<P>>
 class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   static_assert(N >= 1 && N <= 16, "polyak: an EmaBank has 1 to 16 averages");
   using Base = AveragedWeights<EmaBank<P, N, S>, P, S>;
+  using typename Base::T;
+
+  struct AnyGains {
+    std::array<double, N> gains;
+    template <class C>
+    AnyEmaBankLaw<C, N> operator()(C) const {
+      return law<C>(std::make_index_sequence<N>());
+    }
+    template <class C, std::size_t... I>
+    AnyEmaBankLaw<C, N> law(std::index_sequence<I...>) const {
+      const detail::Array<C, N> rounded{static_cast<C>(gains[I])...};
+      return {.gains = rounded, .complements = {(1 - rounded[I])...}};
+    }
+  };
+  using Bound = detail::joined_t<std::variant<detail::BoundLaw<EmaBankLaw<T, N>, S>>,
+                                 typename Base::template Stored<AnyGains>>;
 
  public:
   static constexpr std::string_view type_name = "EmaBank";
@@ -198,28 +215,9 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
     }
     if (!resting_) ++updates_;
   }
-  static constexpr std::size_t forms = 2 + Base::other_storages;
-  [[nodiscard]] int form() const {
-    if (resting_) return resting;
-    return this->storage() > 0 ? 1 + this->storage() : ordinary_ ? 0 : 1;
-  }
-  template <int K>
-  [[nodiscard]] auto run(std::size_t) const {
-    const auto of_all = [&]<std::size_t... I>(std::index_sequence<I...>) {
-      return this->template run_in<(K < 2 ? 0 : K - 1)>(
-          [&]<class C>(C) {
-            const detail::Array<C, N> gains{static_cast<C>(gains_[I])...};
-            if constexpr (K == 0) {
-              return EmaBankLaw<C, N>{gains};
-            } else {
-              return AnyEmaBankLaw<C, N>{gains, {(1 - gains[I])...}};
-            }
-          },
-          I...);
-    };
-    return of_all(std::make_index_sequence<N>());
-  }
-  void finish(const Parameters<P>& params) {
+  [[nodiscard]] bool resting() const { return resting_; }
+  [[nodiscard]] Bound bind() const { return bind(std::make_index_sequence<N>()); }
+  void finish(const ExecutorRef&, const Parameters<P>& params) {
     if (!resting_) this->copy_buffers(params);
   }
 
@@ -237,6 +235,14 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
 
  private:
   friend Base;
+
+  template <std::size_t... I>
+  [[nodiscard]] Bound bind(std::index_sequence<I...>) const {
+    if (this->storage() == 0 && ordinary_) {
+      return this->bind_plain(EmaBankLaw<T, N>{{static_cast<T>(gains_[I])...}}, I...);
+    }
+    return detail::widen_variant<Bound>(this->bind_stored(AnyGains{gains_}, I...));
+  }
   using Weightings = std::array<ExponentialWeighting, N>;
 
   EmaBank(const Parameters<P>& params, const EmaBankOptions& options, const Weightings& weightings)

@@ -89,7 +89,6 @@ struct HareTortoiseWeighting {
 };
 
 struct HareTortoiseRule {
-  static constexpr bool rests_or_blends = true;
   std::int64_t switch_every;
   [[nodiscard]] bool after(std::int64_t t) const { return t > 1 && (t - 1) % switch_every == 0; }
 };
@@ -97,12 +96,13 @@ struct HareTortoiseRule {
 /// Exponential average with warmup that the weights return to every k calls. Optimizer state goes
 /// on. Throws std::invalid_argument for options out of range; everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class HareTortoise : public FedBackAverage<P, HareTortoiseWeighting, HareTortoiseRule, S> {
+class HareTortoise final
+    : public FedBackAverage<HareTortoise<P, S>, P, HareTortoiseWeighting, HareTortoiseRule, S> {
  public:
   static constexpr std::string_view type_name = "HareTortoise";
 
   explicit HareTortoise(const Parameters<P>& params, HareTortoiseOptions options = {})
-      : FedBackAverage<P, HareTortoiseWeighting, HareTortoiseRule, S>(
+      : FedBackAverage<HareTortoise<P, S>, P, HareTortoiseWeighting, HareTortoiseRule, S>(
             params, weighting_of(options), {options.switch_every}, options.blend, options.nonfinite,
             {options.accumulate, options.seed}) {}
 

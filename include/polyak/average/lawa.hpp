@@ -55,15 +55,18 @@ struct LawaWeighting {
 /// checkpoints are held it hands nothing out. Buffers (Role::copy) are those of the newest
 /// checkpoint: re-estimate BatchNorm statistics. Everything else is RingOfBlocks.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class Lawa : public RingOfBlocks<P, LawaWeighting, S> {
+class Lawa final : public RingOfBlocks<Lawa<P, S>, P, LawaWeighting, S> {
  public:
   static constexpr std::string_view type_name = "Lawa";
 
   explicit Lawa(const Parameters<P>& params, LawaOptions options = {})
-      : RingOfBlocks<P, LawaWeighting, S>(
-            params, weighting_of(options),
-            {options.checkpoints, options.checkpoints, options.checkpoints, options.running_mean},
-            options.nonfinite, {options.accumulate, options.seed}) {}
+      : RingOfBlocks<Lawa<P, S>, P, LawaWeighting, S>(params, weighting_of(options),
+                                                      {.ring = options.checkpoints,
+                                                       .kept = options.checkpoints,
+                                                       .width = options.checkpoints,
+                                                       .running = options.running_mean},
+                                                      options.nonfinite,
+                                                      {options.accumulate, options.seed}) {}
 
  private:
   static LawaWeighting weighting_of(const LawaOptions& options) {

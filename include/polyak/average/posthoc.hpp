@@ -184,8 +184,7 @@ class PosthocEma {
             gamma);
     require(time > 0 && detail::is_finite(time), "a snapshot's time must be finite and > 0", time);
     Slots<S> slots(average.layout(), detail::dtype_of<P>(), Kept::averaged, {"average"});
-    detail::walk_kept<P>(ParameterAccess<P>::memory(average), average.size(),
-                         detail::make_run(CopyLaw<S>{}, slots));
+    detail::Sweep<P>::all(serial, average, detail::bind_law(CopyLaw<S>{}, slots));
     std::vector<Snapshot> added;
     added.push_back({gamma, time, std::move(slots)});
     keep(std::move(added));

@@ -82,13 +82,13 @@ struct PowerClock {
 /// any other width after training: see PosthocEma. Throws std::invalid_argument for options out of
 /// range; everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class PowerEma : public Average<P, PowerClock, S> {
+class PowerEma final : public AverageOf<PowerEma<P, S>, P, PowerClock, S> {
  public:
   static constexpr std::string_view type_name = "PowerEma";
 
   explicit PowerEma(const Parameters<P>& params, PowerEmaOptions options)
-      : Average<P, PowerClock, S>(params, clock(options), options.nonfinite,
-                                  {options.accumulate, options.seed}) {}
+      : AverageOf<PowerEma<P, S>, P, PowerClock, S>(params, clock(options), options.nonfinite,
+                                                    {options.accumulate, options.seed}) {}
 
   /// The next calls advance the time by `batch_size`: `power.at(64).update(params)`. Throws
   /// std::invalid_argument unless it is finite and > 0.

@@ -75,13 +75,13 @@ struct SampleClock {
 /// construction: `ema.at(batch.size()).update(params)`. Throws std::invalid_argument for options
 /// out of range; everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class SampleEma : public Average<P, SampleClock, S> {
+class SampleEma final : public AverageOf<SampleEma<P, S>, P, SampleClock, S> {
  public:
   static constexpr std::string_view type_name = "SampleEma";
 
   explicit SampleEma(const Parameters<P>& params, SampleEmaOptions options = {})
-      : Average<P, SampleClock, S>(params, clock(options), options.nonfinite,
-                                   {options.accumulate, options.seed}) {}
+      : AverageOf<SampleEma<P, S>, P, SampleClock, S>(params, clock(options), options.nonfinite,
+                                                      {options.accumulate, options.seed}) {}
 
   /// The next calls count `batch_size` samples each. Throws std::invalid_argument unless it is
   /// finite and > 0, and where an average of 16 bits would then rest.

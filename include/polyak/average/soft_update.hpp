@@ -29,7 +29,7 @@ inline namespace v0 {
 /// target + tau (online - target); the online weights come as the gradient does.
 template <class T>
 struct SoftUpdateLaw {
-  static constexpr Traffic traffic{.gradient = true, .writes_parameter = true};
+  static constexpr LawSlots slots{};
   T tau;
   template <class V>
   POLYAK_LAW void operator()(V& target, const V& online) const {
@@ -58,7 +58,7 @@ requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Paramete
                            "\", whose target is the online tensor itself");
     }
   }
-  detail::Walker<P>::check(executor);
+  detail::Sweep<P>::check(executor, target);
   if constexpr (detail::on_device<P>) {
     if (executor.space().get() != target.layout()->space.get()) {
       detail::refuse_value("polyak: the parameters and the executor are of different memory");
@@ -74,21 +74,12 @@ requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Paramete
     }
   }
   using S = default_state_t<P>;
-  const std::tuple run(detail::Run<SoftUpdateLaw<S>, S>{{static_cast<S>(tau)}, {}, nullptr});
+  const detail::BoundLaw<SoftUpdateLaw<S>, S> bound{.law = {static_cast<S>(tau)}};
+  const std::vector<std::size_t> none(target.size(), 0);  // slots
   if (tau > 0 && tau < 1) {
-    detail::Walker<P>::groups(
-        target,
-        [&](std::size_t k) {
-          return std::array<bool, 1>{weights[k] != nullptr && target[k].size() > 0};
-        },
-        [](std::size_t, std::size_t) { return true; },
-        [&](const auto& tensors, const std::array<bool, 1>& taking) {
-          if (taking[0]) {
-            detail::Walker<P>::walk(executor, target, weights.data(), tensors, run);
-          }
-        });
+    detail::Sweep<P>::all(executor, target, bound, none.data(), weights.data());
   }
-  detail::Walker<P>::copy(target, copies);
+  detail::Sweep<P>::copy(target, copies);
 }
 
 /// As above, in the calling thread, or on the device of the lists.

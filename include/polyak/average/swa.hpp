@@ -35,13 +35,13 @@ inline void validate(const SwaOptions& o) {
 /// epochs). Throws std::invalid_argument for options out of range; everything else is Average.
 /// BatchNorm statistics do not belong to the averaged weights: re-estimate them.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class Swa : public Average<P, UniformWeighting, S> {
+class Swa final : public AverageOf<Swa<P, S>, P, UniformWeighting, S> {
  public:
   static constexpr std::string_view type_name = "Swa";
 
   explicit Swa(const Parameters<P>& params, SwaOptions options = {})
-      : Average<P, UniformWeighting, S>(params, weighting_of(options), options.nonfinite,
-                                        {options.accumulate, options.seed}) {}
+      : AverageOf<Swa<P, S>, P, UniformWeighting, S>(
+            params, weighting_of(options), options.nonfinite, {options.accumulate, options.seed}) {}
 
  private:
   static UniformWeighting weighting_of(const SwaOptions& options) {

@@ -126,7 +126,6 @@ struct SwitchWeighting {
 
 /// Which iterations and epochs end or begin with a switch.
 struct SwitchRule {
-  static constexpr bool rests_or_blends = false;
   SwitchUnit unit;
   std::int64_t interval, start, end;
   std::int64_t epoch = -1;  ///< the current epoch; none has begun
@@ -155,12 +154,12 @@ struct SwitchRule {
 /// of an epoch with swap_into() before that. BatchNorm statistics stay those of the online model.
 /// Throws std::invalid_argument for options out of range; everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class SwitchEma : public FedBackAverage<P, SwitchWeighting, SwitchRule, S> {
+class SwitchEma final : public FedBackAverage<SwitchEma<P, S>, P, SwitchWeighting, SwitchRule, S> {
  public:
   static constexpr std::string_view type_name = "SwitchEma";
 
   explicit SwitchEma(const Parameters<P>& params, SwitchEmaOptions options = {})
-      : FedBackAverage<P, SwitchWeighting, SwitchRule, S>(
+      : FedBackAverage<SwitchEma<P, S>, P, SwitchWeighting, SwitchRule, S>(
             params, weighting_of(options),
             {options.unit, options.interval, options.start, options.end}, 0, options.nonfinite,
             {options.accumulate, options.seed}) {}
@@ -177,7 +176,7 @@ class SwitchEma : public FedBackAverage<P, SwitchWeighting, SwitchRule, S> {
     detail::check_method(*this, params);
     ++this->rule().epoch;
     if (!this->rule().due(this->rule().epoch) || !this->ready()) return false;
-    this->template walk_all<ReadLaw>(params);
+    this->template sweep_all<ReadLaw>(params);
     this->count_switch();
     return true;
   }

@@ -46,13 +46,13 @@ inline void validate(const TailOptions& o) {
 /// Equal average of the calls from `start` on; before that the newest weights. Throws
 /// std::invalid_argument for options out of range; everything else is Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class Tail : public Average<P, TailWeighting, S> {
+class Tail final : public AverageOf<Tail<P, S>, P, TailWeighting, S> {
  public:
   static constexpr std::string_view type_name = "Tail";
 
   explicit Tail(const Parameters<P>& params, TailOptions options = {})
-      : Average<P, TailWeighting, S>(params, weighting_of(options), options.nonfinite,
-                                     {options.accumulate, options.seed}) {}
+      : AverageOf<Tail<P, S>, P, TailWeighting, S>(params, weighting_of(options), options.nonfinite,
+                                                   {options.accumulate, options.seed}) {}
 
  private:
   static TailWeighting weighting_of(const TailOptions& options) {

@@ -59,15 +59,15 @@ struct WindowWeighting {
 /// training, look at several m. So a tail average needs no start that is known in advance. Throws
 /// std::invalid_argument for options out of range. Everything else is RingOfBlocks.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
-class WindowAverage : public RingOfBlocks<P, WindowWeighting, S> {
+class WindowAverage final : public RingOfBlocks<WindowAverage<P, S>, P, WindowWeighting, S> {
  public:
   static constexpr std::string_view type_name = "WindowAverage";
 
   explicit WindowAverage(const Parameters<P>& params, WindowAverageOptions options = {})
-      : RingOfBlocks<P, WindowWeighting, S>(params, weighting_of(options),
-                                            {options.blocks + 1, options.blocks, 1, false},
-                                            options.nonfinite, {options.accumulate, options.seed}) {
-  }
+      : RingOfBlocks<WindowAverage<P, S>, P, WindowWeighting, S>(
+            params, weighting_of(options),
+            {.ring = options.blocks + 1, .kept = options.blocks, .width = 1}, options.nonfinite,
+            {options.accumulate, options.seed}) {}
 
   /// The block that is being sampled, or was completed by the last call. Throws std::logic_error
   /// before the first call.

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// A run: one law with the slots it runs on; and who carries runs over the elements of a list.
+/// A law that is bound to the slots it runs on. Methods give these to the sweep.
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <cstddef>
-#include <numeric>
-#include <vector>
+#include <cstdint>
+#include <new>
+#include <type_traits>
+#include <utility>
+#include <variant>
 
 #include <polyak/core/law.hpp>
 #include <polyak/core/storage.hpp>
@@ -16,63 +20,111 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// One law with the slots it runs on, and how they keep their values.
-template <class Law, class S, template <class> class Storage = Plain>
-struct Run {
+/// A law, the slots it runs on, and how these store their values. Tensors whose scalars differ have
+/// laws of their own, in a table.
+template <class L, class S, template <class> class StoredAs = Plain>
+struct BoundLaw {
+  using Law = L;
   using State = S;
-  using LawType = Law;
-  using StorageType = Storage<S>;
-  using Key = typename StorageType::Key;
-  static constexpr int slot_count = Law::traffic.slots;
-  static constexpr int arrays = slot_count * StorageType::arrays;
-  Law law;
-  std::array<S*, static_cast<std::size_t>(arrays == 0 ? 1 : arrays)> slots;  // first elements
-  const std::size_t* offsets;                                                // of each tensor
-  [[no_unique_address]] Key key = {};
+  using Storage = StoredAs<S>;
+  using Key = typename Storage::Key;
+  static constexpr int arrays = slot_count<L> * Storage::arrays;
+  static constexpr std::size_t array_count = static_cast<std::size_t>(arrays == 0 ? 1 : arrays);
+
+  L law;                                   ///< of all tensors, unless there is a table
+  std::array<S*, array_count> slots = {};  ///< first elements
+  const std::size_t* offsets = nullptr;    ///< of each tensor in a slot; null without slots
+  [[no_unique_address]] Key key = {};      ///< of the random bits
+  const L* table = nullptr;                ///< null: `law` holds for all tensors
+  std::size_t stride = 0;                  ///< bytes from one law of the table to the next
+  const std::uint32_t* which = nullptr;    ///< the law of each tensor in the table
+
+  [[nodiscard]] const L& law_of(std::size_t tensor) const {
+    if (table == nullptr) return law;
+    const auto* const first = reinterpret_cast<const std::byte*>(table);
+    return *std::launder(reinterpret_cast<const L*>(first + stride * which[tensor]));
+  }
+  [[nodiscard]] bool same_law(std::size_t a, std::size_t b) const {
+    return table == nullptr || which[a] == which[b];
+  }
+  [[nodiscard]] bool takes(std::size_t tensor) const {
+    return offsets == nullptr || offsets[tensor] != Slots<S>::absent;
+  }
 };
 
-/// `values` says which of the values that the slots keep each slot of the law is: in the order of
-/// the slots, unless given.
-template <template <class> class Storage = Plain, class Law, class S>
-[[nodiscard]] Run<Law, S, Storage> make_run(
-    const Law& law, const Slots<S>& slots, const typename Storage<S>::Key& key,
-    const std::array<std::size_t, static_cast<std::size_t>(Law::traffic.slots)>& values) {
-  using R = Run<Law, S, Storage>;
-  constexpr auto each = static_cast<std::size_t>(R::StorageType::arrays);
-  R run{law, {}, slots.offsets(), key};
+/// Binds a law to slots. `values` says which values of the slots the arguments of the law are;
+/// unless given, the first ones in order. A value has as many arrays as its storage.
+template <template <class> class StoredAs = Plain, class Law, class S>
+[[nodiscard]] BoundLaw<Law, S, StoredAs> bind_law(
+    const Law& law, const Slots<S>& slots, const typename StoredAs<S>::Key& key,
+    const std::array<std::size_t, static_cast<std::size_t>(slot_count<Law>)>& values) {
+  constexpr auto each = static_cast<std::size_t>(StoredAs<S>::arrays);
+  BoundLaw<Law, S, StoredAs> bound{.law = law, .offsets = slots.offsets(), .key = key};
   for (std::size_t k = 0; k < values.size(); ++k) {
     for (std::size_t j = 0; j < each; ++j) {
-      run.slots[k * each + j] = slots.data(values[k] * each + j);
+      bound.slots[k * each + j] = slots.data(values[k] * each + j);
     }
   }
-  return run;
+  return bound;
 }
-template <template <class> class Storage = Plain, class Law, class S>
-[[nodiscard]] Run<Law, S, Storage> make_run(const Law& law, const Slots<S>& slots,
-                                            const typename Storage<S>::Key& key = {}) {
-  std::array<std::size_t, static_cast<std::size_t>(Law::traffic.slots)> values{};
-  std::iota(values.begin(), values.end(), std::size_t{0});
-  return make_run<Storage>(law, slots, key, values);
+template <template <class> class StoredAs = Plain, class Law, class S>
+[[nodiscard]] BoundLaw<Law, S, StoredAs> bind_law(const Law& law, const Slots<S>& slots,
+                                                  const typename StoredAs<S>::Key& key = {}) {
+  std::array<std::size_t, static_cast<std::size_t>(slot_count<Law>)> values{};
+  for (std::size_t k = 0; k < values.size(); ++k) values[k] = k;
+  return bind_law<StoredAs>(law, slots, key, values);
 }
+
+/// What `bind()` of a method returns is one BoundLaw, or a std::variant of them: the usual one
+/// first. In their usual variant methods share a pass.
+template <class Bound>
+struct VariantsOf {
+  using Usual = Bound;
+  static constexpr std::size_t count = 1;
+  static std::size_t index(const Bound&) { return 0; }
+  static const Usual& usual(const Bound& bound) { return bound; }
+  template <class Use>
+  static decltype(auto) visit(const Bound& bound, Use&& use) {
+    return use(std::integral_constant<std::size_t, 0>(), bound);
+  }
+};
+template <class First, class... Others>
+struct VariantsOf<std::variant<First, Others...>> {
+  using Usual = First;
+  using Bound = std::variant<First, Others...>;
+  static constexpr std::size_t count = 1 + sizeof...(Others);
+  static std::size_t index(const Bound& bound) { return bound.index(); }
+  static const Usual& usual(const Bound& bound) { return *std::get_if<0>(&bound); }
+  /// Calls use(index, law) with the one that the variant holds.
+  template <class Use>
+  static void visit(const Bound& bound, Use&& use) {
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      static_cast<void>(
+          ((bound.index() == I &&
+            (use(std::integral_constant<std::size_t, I>(), *std::get_if<I>(&bound)), true)) ||
+           ...));
+    }
+    (std::make_index_sequence<count>());
+  }
+};
+
+/// A variant that has another type in front.
+template <class First, class Rest>
+struct Prepended {
+  using type = std::variant<First, Rest>;
+};
+template <class First, class... Rest>
+struct Prepended<First, std::variant<Rest...>> {
+  using type = std::variant<First, Rest...>;
+};
+template <class First, class Rest>
+using prepended_t = typename Prepended<First, Rest>::type;
 
 /// Bytes to copy within the memory of a list.
 struct CopyPiece {
   void* to;
   const void* from;
   std::size_t bytes;
-};
-
-template <class>
-inline constexpr bool always_false = false;
-
-/// The loops over the elements of lists of P: core/walk.hpp has those over the host's memory, which
-/// the host's compiler gets with step.hpp; cuda/walk.hpp those over a device's, for nvcc.
-template <class P>
-struct Walker {
-  static_assert(
-      always_false<P>,
-      "polyak: lists in the host's memory are for files of the host's compiler, lists on a "
-      "device for files that nvcc compiles and that include <polyak/cuda.hpp>");
 };
 
 }  // namespace detail

@@ -13,6 +13,9 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <string_view>
 
 #if defined(__CUDACC__)
 #define POLYAK_LAW __host__ __device__ __forceinline__
@@ -32,20 +35,68 @@
 namespace polyak {
 inline namespace v0 {
 
-/// What a law touches. `Law::traffic` lets the walk load and store just that.
-struct Traffic {
-  int slots = 0;                   ///< state slots, passed after the parameter and the gradient
-  bool gradient = false;           ///< passes the gradient
-  bool writes_parameter = false;   ///< changes x
-  bool writes_slots = true;        ///< changes the slots
-  bool writes_first_slot = false;  ///< of them the first alone
+/// The state slots of a law, in the order of its arguments, and what the law reads and writes
+/// besides. Each law has one: `static constexpr LawSlots slots{"exp_avg", "exp_avg_sq"};`
+///
+/// Written like that it is the law of an optimizer, `law(V& x, const V& gradient, V& slot...)`. The
+/// functions below say which other kind a law is of; they have no gradient.
+struct LawSlots {
+  static constexpr int most_names = 6;
+  std::string_view names[most_names] = {};
+  int count = 0;
+  int written = 0;  ///< how many the law changes: the first ones
+  bool reads_gradient = true;
+  bool writes_parameter = true;
+
+  template <std::convertible_to<std::string_view>... Names>
+  constexpr explicit LawSlots(const Names&... all)
+      : names{all...}, count(sizeof...(Names)), written(sizeof...(Names)) {}
+
+  /// `law(const V& x, V& slot...)`: reads the weights and moves the slots.
+  template <std::convertible_to<std::string_view>... Names>
+  static constexpr LawSlots averaging(const Names&... all) {
+    LawSlots slots(all...);
+    slots.reads_gradient = slots.writes_parameter = false;
+    return slots;
+  }
+  /// The same for a number of slots that the method names.
+  static constexpr LawSlots averaging(std::size_t number) {
+    LawSlots slots = averaging();
+    slots.count = slots.written = static_cast<int>(number);
+    return slots;
+  }
+  /// `law(V& x, const V& slot...)`: writes the weights from the slots.
+  template <std::convertible_to<std::string_view>... Names>
+  static constexpr LawSlots reading(const Names&... all) {
+    LawSlots slots(all...);
+    slots.reads_gradient = false;
+    slots.written = 0;
+    return slots;
+  }
+  /// `law(V& x, V& slot...)`: changes both.
+  template <std::convertible_to<std::string_view>... Names>
+  static constexpr LawSlots exchanging(const Names&... all) {
+    LawSlots slots(all...);
+    slots.reads_gradient = false;
+    return slots;
+  }
+  /// Of several slots the first alone is changed.
+  [[nodiscard]] constexpr LawSlots first_written() const {
+    LawSlots slots = *this;
+    slots.written = 1;
+    return slots;
+  }
 };
 
-/// How many of its slots a law changes: the first ones.
+/// The same as constants that a device may use.
 template <class Law>
-inline constexpr int written_slots = !Law::traffic.writes_slots       ? 0
-                                     : Law::traffic.writes_first_slot ? 1
-                                                                      : Law::traffic.slots;
+inline constexpr int slot_count = Law::slots.count;
+template <class Law>
+inline constexpr int written_slots = Law::slots.written;
+template <class Law>
+inline constexpr bool reads_gradient = Law::slots.reads_gradient;
+template <class Law>
+inline constexpr bool writes_parameter = Law::slots.writes_parameter;
 
 /// a * b + c, rounded once. Without these a bare fma of floats would be the C function of doubles.
 POLYAK_LAW float fma(float a, float b, float c) { return std::fma(a, b, c); }

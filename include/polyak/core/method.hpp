@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include <polyak/core/executors/executor.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slots.hpp>
@@ -47,29 +48,45 @@ namespace detail {
 }
 }  // namespace detail
 
-/// The law form of a method that does nothing in this step.
-inline constexpr int resting = -1;
+/// The hooks of a method that few need, as they are unless a method has its own.
+template <ParameterScalar P>
+struct MethodHooks {
+  using Parameter = P;
+  /// Whether the method changes weights although it is an average.
+  static constexpr bool writes_weights = false;
+  /// Whether the method has no form for a device.
+  static constexpr bool host_only = false;
+  /// Whether `prepare` reads the weights, so that it waits for methods before it that write them.
+  [[nodiscard]] bool reads_weights() const { return false; }
+  /// Runs before any clock moves: passes over whole tensors, and refusals. Changes no state.
+  void prepare(const ExecutorRef&, const Parameters<P>&, const element_t<P>* const*) {}
+  /// Runs after the pass.
+  void finish(const ExecutorRef&, const Parameters<P>&) {}
+};
 
-/// What step() and update() need of a method. It runs in one of several forms, the usual one first;
-/// `run<form>(tensor)` gives the law of that form with its slots. Methods in their usual form are
-/// fused into one pass. To be saved (io/save.hpp) it also has a `type_name`, `state(visitor)` as
-/// core/state.hpp says, and `count()` and `skipped()`.
+/// What step() and update() need of a method, in the order in which they call it. To be saved
+/// (io/save.hpp) a method also has a `type_name`, `state(visitor)` as core/state.hpp says, and
+/// `count()` and `skipped()`.
+///
+/// `bind()` returns a BoundLaw, or a std::variant of them with the usual one first; bound_law.hpp
+/// says more. Methods in their usual variant share a pass.
 template <class M>
-concept Method = requires(M& method, const M& constant,
+concept Method = requires(M& method, const M& constant, const ExecutorRef& executor,
                           const element_t<typename M::Parameter>* const* gradients,
-                          std::size_t tensor, const Parameters<typename M::Parameter>& params) {
+                          const Parameters<typename M::Parameter>& params) {
   typename M::State;
   { M::trains } -> std::convertible_to<bool>;  // reads gradients
+  { M::writes_weights } -> std::convertible_to<bool>;
+  { M::host_only } -> std::convertible_to<bool>;
   { constant.slots() } -> std::same_as<const Slots<typename M::State>&>;
   { constant.nonfinite() } -> std::same_as<Nonfinite>;
+  { constant.reads_weights() } -> std::same_as<bool>;
+  {method.prepare(executor, params, gradients)};
   {method.advance(params, gradients)};  // the clock moves on by one step, and the laws with it
-  { M::forms } -> std::convertible_to<std::size_t>;
-  { constant.form() } -> std::same_as<int>;  // below forms, or resting
-  {constant.template run<0>(tensor)};
-  { constant.same_law(tensor, tensor) } -> std::same_as<bool>;
-  {method.finish(
-      params)};     // after the pass; finish(executor, params) where it has passes of its own
-  {method.skip()};  // instead of advance
+  {method.skip()};                      // instead of advance
+  { constant.resting() } -> std::same_as<bool>;  // does nothing in this step
+  {constant.bind()};
+  {method.finish(executor, params)};
 };
 
 template <class M>

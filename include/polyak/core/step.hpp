@@ -7,6 +7,8 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -16,6 +18,7 @@
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/sweep_plan.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slots.hpp>
@@ -56,212 +59,347 @@ void check_distinct(const M&... methods) {
   }
 }
 
-/// One call of step() or update().
-template <class E, class P, class... M>
-class Call {
+/// What the driver calls of a method, without its type.
+template <class P>
+struct MethodTable {
+  using Gradient = const element_t<P>* const*;
+  bool trains;
+  bool writes_weights;  ///< optimizers do
+  Nonfinite (*nonfinite)(const void*);
+  bool (*reads_weights)(const void*);
+  void (*prepare)(void*, const ExecutorRef&, const Parameters<P>&, Gradient);
+  void (*advance)(void*, const Parameters<P>&, Gradient);
+  void (*finish)(void*, const ExecutorRef&, const Parameters<P>&);
+  void (*skip)(void*);
+  typename Sweep<P>::Hooks hooks;  ///< of the memory that the list lies in
+
+  template <class M>
+  static constexpr MethodTable of() {
+    return {M::trains,
+            M::trains || M::writes_weights,
+            [](const void* m) { return static_cast<const M*>(m)->nonfinite(); },
+            [](const void* m) { return static_cast<const M*>(m)->reads_weights(); },
+            [](void* m, const ExecutorRef& executor, const Parameters<P>& params, Gradient g) {
+              static_cast<M*>(m)->prepare(executor, params, g);
+            },
+            [](void* m, const Parameters<P>& params, Gradient g) {
+              static_cast<M*>(m)->advance(params, g);
+            },
+            [](void* m, const ExecutorRef& executor, const Parameters<P>& params) {
+              static_cast<M*>(m)->finish(executor, params);
+            },
+            [](void* m) { static_cast<M*>(m)->skip(); },
+            Sweep<P>::Hooks::template of<M>()};
+  }
+};
+template <class P, class M>
+inline constexpr MethodTable<P> method_table = MethodTable<P>::template of<M>();
+
+/// A method of a step.
+template <class P>
+struct StepMethod {
+  void* object;
+  const MethodTable<P>* table;
+
+  [[nodiscard]] Nonfinite nonfinite() const { return table->nonfinite(object); }
+  [[nodiscard]] bool checks() const { return nonfinite() != Nonfinite::propagate; }
+};
+
+/// The bound laws of a step's methods, and the plan that sweeps them. Loops are shared by one
+/// optimizer and all averages, or by all averages.
+template <class P, class... M>
+class StepLaws {
  public:
-  Call(E& executor, const Parameters<P>& params, const element_t<P>* const* gradients,
-       M&... methods)
-      : executor_(executor), params_(params), gradients_(gradients), methods_(methods...) {}
+  using Plan = typename Sweep<P>::Plan;
+  explicit StepLaws(const M&... methods) : methods_(methods...) {}
+
+  /// Binds the laws of the methods in `chosen`, as the clocks stand now.
+  const Plan& bind(std::uint64_t chosen) {
+    bind(chosen, std::index_sequence_for<M...>{});
+    return plan_;
+  }
+
+ private:
+  static constexpr std::size_t count = sizeof...(M);
+  static constexpr std::size_t optimizers = (std::size_t{0} + ... + (M::trains ? 1 : 0));
+  static constexpr std::array<bool, count> trains{M::trains...};
+  /// Shared loops are numbered by their optimizer.
+  static constexpr std::size_t shared_count = count == optimizers ? 0
+                                              : optimizers > 0    ? optimizers
+                                              : count > 1         ? 1
+                                                                  : 0;
+
+  template <class One>
+  using Bound = decltype(std::declval<const One&>().bind());
+  template <class One>
+  using Variants = VariantsOf<Bound<One>>;
+
+  /// The methods of a shared loop, in order: all averages and optimizer number S.
+  template <std::size_t S>
+  struct Shared {
+    static constexpr std::size_t size = count - optimizers + (optimizers > 0 ? 1 : 0);
+    static constexpr std::array<std::size_t, size> members = [] {
+      std::array<std::size_t, size> list{};
+      std::size_t place = 0, optimizer = 0;
+      for (std::size_t i = 0; i < count; ++i) {
+        if (trains[i] && optimizer++ != S) continue;
+        list[place++] = i;
+      }
+      return list;
+    }();
+    template <std::size_t... J>
+    static auto pointers(const std::tuple<std::optional<Bound<M>>...>& bound,
+                         std::index_sequence<J...>) {
+      return std::tuple(
+          &VariantsOf<std::remove_cvref_t<decltype(*std::get<members[J]>(bound))>>::usual(
+              *std::get<members[J]>(bound))...);
+    }
+    using Pointers = decltype(pointers(std::declval<std::tuple<std::optional<Bound<M>>...>>(),
+                                       std::make_index_sequence<size>{}));
+  };
+  template <class Numbers>
+  struct AllShared;
+  template <std::size_t... S>
+  struct AllShared<std::index_sequence<S...>> {
+    using type = std::tuple<typename Shared<S>::Pointers...>;
+  };
+
+  template <std::size_t... I>
+  void bind(std::uint64_t chosen, std::index_sequence<I...>) {
+    (bind_one<I>(chosen), ...);
+    bind_shared(std::make_index_sequence<shared_count>{});
+    plan_ = Plan{singles_.data(), count, shared_.data(), shared_count};
+  }
+
+  template <std::size_t I>
+  void bind_one(std::uint64_t chosen) {
+    const auto& method = std::get<I>(methods_);
+    using One = std::remove_cvref_t<decltype(method)>;
+    auto& single = singles_[I];
+    single.takes_part = (chosen >> I & 1) != 0 && !method.resting();
+    single.needs_gradient = One::trains;
+    single.offsets = method.slots().offsets();
+    usual_[I] = false;
+    if (!single.takes_part) return;
+    auto& bound = std::get<I>(bound_);
+    bound.emplace(method.bind());
+    usual_[I] = Variants<One>::index(*bound) == 0;
+    Variants<One>::visit(
+        *bound, [&]<std::size_t K>(std::integral_constant<std::size_t, K>, const auto& law) {
+          using B = std::remove_cvref_t<decltype(law)>;
+          single.loop = Sweep<P>::template loop<K == 0>(law);
+          single.same_law = [](const void* one, std::size_t a, std::size_t b) {
+            return static_cast<const B*>(one)->same_law(a, b);
+          };
+        });
+  }
+
+  template <std::size_t... S>
+  void bind_shared(std::index_sequence<S...>) {
+    (bind_shared<S>(), ...);
+  }
+  template <std::size_t S>
+  void bind_shared() {
+    auto& shared = shared_[S];
+    shared.methods = 0;
+    shared.usable = true;
+    for (const std::size_t i : Shared<S>::members) {
+      shared.methods |= std::uint64_t{1} << i;
+      shared.usable = shared.usable && usual_[i];
+    }
+    if (!shared.usable) return;
+    std::get<S>(pointers_) =
+        Shared<S>::pointers(bound_, std::make_index_sequence<Shared<S>::size>{});
+    shared.loop = Sweep<P>::shared_loop(std::get<S>(pointers_));
+  }
+
+  std::tuple<const M&...> methods_;
+  std::tuple<std::optional<Bound<M>>...> bound_;
+  std::array<bool, count> usual_{};
+  typename AllShared<std::make_index_sequence<shared_count>>::type pointers_;
+  std::array<typename Plan::Single, count> singles_{};
+  std::array<typename Plan::Shared, shared_count == 0 ? 1 : shared_count> shared_{};
+  Plan plan_{};
+};
+
+/// One call of step() or update(): who is checked, who waits for whom, and who is skipped. Knows
+/// nothing of the methods' types.
+template <class P>
+class StepDriver {
+ public:
+  using Plan = typename Sweep<P>::Plan;
+  using Chosen = std::uint64_t;  ///< a bit for each method
+  /// Binds the laws of the chosen methods.
+  struct Binder {
+    void* laws;
+    const Plan& (*bind)(void* laws, Chosen chosen);
+  };
+
+  StepDriver(const ExecutorRef& executor, const Parameters<P>& params,
+             const element_t<P>* const* gradients, double scale,
+             std::span<const StepMethod<P>> methods, Binder binder)
+      : executor_(executor),
+        params_(params),
+        gradients_(gradients),
+        scale_(scale),
+        methods_(methods),
+        binder_(binder) {}
 
   /// False where Nonfinite::skip_step skipped a method.
   bool run() {
-    bool complete = true;
-    const bool read_gradients = any([](auto, const auto& method) {
-      return trains && (is_trainer(method) ? method.nonfinite() != Nonfinite::propagate
-                                           : method.nonfinite() == Nonfinite::error);
-    });
-    if (read_gradients && !Walker<P>::gradients_finite(params_, gradients_)) {
-      if (any([](auto, const auto& m) { return m.nonfinite() == Nonfinite::error; })) {
+    const Chosen all = all_of([](const auto&) { return true; });
+    if (all_of([](const auto& m) { return m.checks(); }) == 0 && waiting() == 0) [[likely]] {
+      advance(all);
+      return true;
+    }
+    return run_checked(all);
+  }
+
+  /// One step of the chosen methods.
+  void advance(Chosen chosen) {
+    each(chosen,
+         [&](const auto& m) { m.table->prepare(m.object, executor_, params_, gradients_); });
+    each(chosen, [&](const auto& m) { m.table->advance(m.object, params_, gradients_); });
+    Sweep<P>::over(executor_, params_, gradients_, scale_, binder_.bind(binder_.laws, chosen));
+    each(chosen, [&](const auto& m) { m.table->finish(m.object, executor_, params_); });
+  }
+
+  /// The methods that `test` holds for.
+  template <class Test>
+  [[nodiscard]] Chosen all_of(Test test) const {
+    Chosen found = 0;
+    for (std::size_t i = 0; i < methods_.size(); ++i) {
+      found |= Chosen{test(methods_[i])} << i;
+    }
+    return found;
+  }
+  [[nodiscard]] Chosen those_that(Nonfinite policy, bool train) const {
+    return all_of(
+        [&](const auto& m) { return m.table->trains == train && m.nonfinite() == policy; });
+  }
+
+  /// Averages that must see the weights as methods before them leave them: those that check for NaN
+  /// and follow an optimizer, and those that read the weights ahead of the pass and follow anything
+  /// that writes them.
+  [[nodiscard]] Chosen waiting() const {
+    Chosen found = 0;
+    bool trained = false, written = false;
+    for (std::size_t i = 0; i < methods_.size(); ++i) {
+      const StepMethod<P>& m = methods_[i];
+      const bool waits = (written && m.table->reads_weights(m.object)) ||
+                         (trained && !m.table->trains && m.checks());
+      found |= Chosen{waits} << i;
+      trained = trained || m.table->trains;
+      written = written || m.table->writes_weights;
+    }
+    return found;
+  }
+
+  template <class Use>
+  void each(Chosen chosen, Use use) const {
+    for (std::size_t i = 0; i < methods_.size(); ++i) {
+      if ((chosen >> i & 1) != 0) use(methods_[i]);
+    }
+  }
+  void skip(Chosen chosen) const {
+    each(chosen, [](const auto& m) { m.table->skip(m.object); });
+  }
+
+ private:
+  POLYAK_COLD bool run_checked(Chosen all) {
+    const Chosen training = all_of([](const auto& m) { return m.table->trains; });
+    const Chosen errors = those_that(Nonfinite::error, true) | those_that(Nonfinite::error, false);
+    const Chosen skips = those_that(Nonfinite::skip_step, true);
+    if (training != 0 && (errors | skips) != 0 &&
+        !Sweep<P>::gradients_finite(params_, gradients_)) {
+      if (errors != 0) {
         refuse_nonfinite("polyak: a gradient holds a NaN or an infinity; nothing was changed");
       }
-      if (any([](auto, const auto& m) {
-            return is_trainer(m) && m.nonfinite() == Nonfinite::skip_step;
-          })) {
-        each([](auto, auto& m) {
-          if (m.nonfinite() == Nonfinite::skip_step) m.skip();
-        });
-        return false;
-      }
+      skip(skips | those_that(Nonfinite::skip_step, false));
+      return false;
     }
-    // Averages that an optimizer precedes read what it has just written, so they wait for it.
-    Chosen now{}, waiting{};
-    each([&](auto i, auto& m) { (waits(i, m) ? waiting : now)[i] = true; });
-    const bool read_weights = any([](auto, const auto& m) {
-      return !is_trainer(m) && m.nonfinite() != Nonfinite::propagate;
-    });
-    if (read_weights && !Walker<P>::weights_finite(params_)) {
-      if (any([](auto, const auto& m) {
-            return !is_trainer(m) && m.nonfinite() == Nonfinite::error;
-          })) {
+    const Chosen later = waiting();
+    const Chosen checked = all_of([](const auto& m) { return !m.table->trains && m.checks(); });
+    Chosen now = all & ~later;
+    bool complete = true;
+    if (checked != 0 && !Sweep<P>::weights_finite(params_)) {
+      if (those_that(Nonfinite::error, false) != 0) {
         refuse_nonfinite("polyak: a weight holds a NaN or an infinity; nothing was changed");
       }
-      complete = skip_averages(now);
+      skip(checked & now);
+      complete = (checked & now) == 0;
+      now &= ~checked;
     }
     advance(now);
-    if (any([&](auto i, const auto&) { return waiting[i]; })) {
-      const bool check = any([&](auto i, const auto& m) {
-        return waiting[i] && m.nonfinite() != Nonfinite::propagate;
-      });
-      if (check && !Walker<P>::weights_finite(params_)) {
-        if (any([&](auto i, const auto& m) {
-              return waiting[i] && m.nonfinite() == Nonfinite::error;
-            })) {
-          refuse_nonfinite(
-              "polyak: the optimizer's update made a weight NaN or infinite; the update stands, "
-              "the averages that check for it were not updated");
-        }
-        complete = skip_averages(waiting) && complete;
+    if (later == 0) return complete;
+    if ((checked & later) != 0 && !Sweep<P>::weights_finite(params_)) {
+      if ((those_that(Nonfinite::error, false) & later) != 0) {
+        refuse_nonfinite(
+            "polyak: the optimizer's update made a weight NaN or infinite; the update stands, "
+            "the averages that check for it were not updated");
       }
-      advance(waiting);
+      skip(checked & later);
+      complete = false;
+      advance(later & ~checked);
+      return complete;
     }
+    advance(later);
     return complete;
   }
 
  protected:
-  static constexpr std::size_t count = sizeof...(M);
-  static constexpr bool trains = (M::trains || ...);
-  using Chosen = std::array<bool, count>;
-
-  template <class Each>
-  void each(Each&& call) {
-    [&]<std::size_t... I>(std::index_sequence<I...>) {
-      (call(std::integral_constant<std::size_t, I>{}, std::get<I>(methods_)), ...);
-    }
-    (std::index_sequence_for<M...>{});
-  }
-  template <class Test>
-  [[nodiscard]] bool any(Test&& test) {
-    bool found = false;
-    each([&](auto i, auto& m) { found = found || test(i, m); });
-    return found;
-  }
-  template <class Some>
-  static constexpr bool is_trainer(const Some&) {
-    return Some::trains;
-  }
-
-  /// An average that checks its input, or reads it before the pass, and comes after what writes it.
-  template <class Index, class Some>
-  [[nodiscard]] static bool waits(Index, const Some& method) {
-    constexpr std::array<bool, count> trainers{M::trains...};
-    constexpr std::array<bool, count> writers{(M::trains || requires { M::writes_weights; })...};
-    for (int i = 0; i < static_cast<int>(Index::value); ++i) {
-      const auto k = static_cast<std::size_t>(i);
-      if constexpr (requires { method.reads_weights(); }) {
-        if (writers[k] && method.reads_weights()) return true;
-      }
-      if (trainers[k] && !Some::trains) return method.nonfinite() != Nonfinite::propagate;
-    }
-    return false;
-  }
-
-  bool skip_averages(Chosen& chosen) {
-    bool complete = true;
-    each([&](auto i, auto& m) {
-      if (!chosen[i] || is_trainer(m) || m.nonfinite() == Nonfinite::propagate) return;
-      chosen[i] = complete = false;
-      m.skip();
-    });
-    return complete;
-  }
-
-  /// One step of the chosen methods.
-  void advance(const Chosen& chosen) {
-    each([&](auto i, auto& m) {
-      if (chosen[i]) m.advance(params_, gradients_);
-    });
-    Walker<P>::groups(
-        params_, [&](std::size_t tensor) { return taking_part(chosen, tensor); },
-        [&](std::size_t k, std::size_t other) { return same_laws(k, other); },
-        [&](const auto& tensors, const Chosen& taking) { pass(tensors, taking); });
-    each([&](auto i, auto& m) {
-      if (!chosen[i]) return;
-      if constexpr (requires { m.finish(executor_, params_); }) {
-        m.finish(executor_, params_);
-      } else {
-        m.finish(params_);
-      }
-    });
-  }
-
-  [[nodiscard]] Chosen taking_part(const Chosen& chosen, std::size_t tensor) {
-    Chosen taking{};
-    each([&](auto i, auto& m) {
-      taking[i] = chosen[i] && m.form() != resting && m.slots().keeps(tensor) &&
-                  (!is_trainer(m) || gradients_[tensor] != nullptr);
-    });
-    return taking;
-  }
-
-  [[nodiscard]] bool same_laws(std::size_t a, std::size_t b) {
-    return !any([&](auto, const auto& m) { return !m.same_law(a, b); });
-  }
-
-  /// Some tensors of equal laws: the leading methods in their usual form fused, the others one by
-  /// one.
-  template <class Tensors>
-  void pass(const Tensors& tensors, const Chosen& taking) {
-    std::size_t fused = 0;
-    bool leading = true;
-    each([&](auto i, auto& m) {
-      leading = leading && taking[i] && m.form() == 0;
-      if (leading) fused = i + 1;
-    });
-    if (fused < 2) fused = 0;
-    [&]<std::size_t... J>(std::index_sequence<J...>) {
-      ((fused == J + 2 ? fuse(tensors, std::make_index_sequence<J + 2>{}) : void()), ...);
-    }
-    (std::make_index_sequence<count - 1>{});
-    each([&](auto i, auto& m) {
-      if (i >= fused && taking[i]) alone(tensors, m);
-    });
-  }
-
-  template <class Tensors, std::size_t... I>
-  void fuse(const Tensors& tensors, std::index_sequence<I...>) {
-    Walker<P>::walk(executor_, params_, gradients_, tensors,
-                    std::tuple(std::get<I>(methods_).template run<0>(tensors.first)...));
-  }
-
-  template <class Tensors, class Some>
-  void alone(const Tensors& tensors, Some& method) {
-    const auto run_form = [&]<std::size_t K>(std::integral_constant<std::size_t, K>) {
-      Walker<P>::walk(executor_, params_, gradients_, tensors,
-                      std::tuple(method.template run<static_cast<int>(K)>(tensors.first)));
-    };
-    [&]<std::size_t... K>(std::index_sequence<K...>) {
-      ((method.form() == static_cast<int>(K) ? run_form(std::integral_constant<std::size_t, K>{})
-                                             : void()),
-       ...);
-    }
-    (std::make_index_sequence<Some::forms>{});
-  }
-
-  E& executor_;
+  const ExecutorRef& executor_;
   const Parameters<P>& params_;
   const element_t<P>* const* gradients_;
-  std::tuple<M&...> methods_;
+  double scale_;
+  std::span<const StepMethod<P>> methods_;
+  Binder binder_;
 };
 
-template <class E, class P, class... M>
-bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradients, M&... methods) {
+/// The bind() of a step's laws, without their types.
+template <class P, class... M>
+[[nodiscard]] typename StepDriver<P>::Binder binder_of(StepLaws<P, M...>& laws) {
+  return {&laws, [](void* object, std::uint64_t chosen) -> const typename Sweep<P>::Plan& {
+            return static_cast<StepLaws<P, M...>*>(object)->bind(chosen);
+          }};
+}
+
+template <class P>
+[[nodiscard]] double scale_of(const Gradients<P>* gradients) {
+  if constexpr (requires { gradients->scale(); }) {
+    return gradients == nullptr ? 1 : gradients->scale();
+  } else {
+    return 1;
+  }
+}
+
+/// Refuses what cannot be stepped, before anything changes.
+template <class P>
+void check_lists(const Parameters<P>& params, const Gradients<P>* gradients) {
   if (params.swapped()) {
     refuse_order("polyak: step or update while an average is swapped in; end its guard first");
   }
-  Walker<P>::check(executor);
-  check_distinct(methods...);
-  (check_method(methods, params), ...);
   if (gradients != nullptr) {
     require_same(gradients->layout(), params.layout(),
                  "the gradients' parameters and the parameters");
   }
-  const auto list = gradients == nullptr ? nullptr : gradients->data();
-  if constexpr (on_device<P>) {
-    return Walker<P>::call(executor, params, list, methods...);
-  } else {
-    return Call<E, P, M...>(executor, params, list, methods...).run();
-  }
+}
+
+template <class E, class P, class... M>
+bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradients, M&... methods) {
+  static_assert(sizeof...(M) <= Sweep<P>::Plan::most_methods);
+  check_lists(params, gradients);
+  Sweep<P>::check(executor, params);
+  if constexpr (sizeof...(M) > 1) check_distinct(methods...);
+  (check_method(methods, params), ...);
+  StepLaws<P, M...> laws(methods...);
+  const std::array<StepMethod<P>, sizeof...(M)> list{
+      StepMethod<P>{&methods, &method_table<P, M>}...};
+  const ExecutorRef any(executor);
+  using Driver = typename Sweep<P>::template Driver<StepDriver<P>>;
+  return Driver(any, params, gradients == nullptr ? nullptr : gradients->data(),
+                scale_of(gradients), list, binder_of(laws))
+      .run();
 }
 
 }  // namespace detail

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The loop over elements: one pass over memory for any pack of laws.
+/// The sweep: one pass over the memory of a list for any number of laws.
 ///
-/// Each iteration loads a pack of every stream once, applies all laws in registers and stores once.
+/// Each iteration loads a pack of every stream, applies all laws in registers, and stores.
 /// Parameters and gradients are the user's memory and are read unaligned; slots are aligned and
-/// padded, so a tail runs through the same pack code on a small copy of the user's elements.
+/// padded to whole packs, so only x and the gradient end with the tensor.
 #pragma once
 
 #include <array>
+#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +24,7 @@
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/simd/pack.hpp>
 #include <polyak/core/storage.hpp>
+#include <polyak/core/sweep_plan.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slots.hpp>
 
@@ -30,58 +32,82 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// The laws of the runs, applied in order to some packs of each stream, taken as one. All are
-/// loaded before the first is stored: loads do not wait behind stores whose values are still being
-/// computed.
-template <class P, class Level, int Packs, class... Runs>
+// ---- tiles ------------------------------------------------------------------------------------
+
+/// A bound law as one tensor sees it.
+template <class B>
+struct TensorLaw {
+  using Bound = B;
+  typename B::Law law;
+  std::array<typename B::State*, B::array_count> slots;
+  [[no_unique_address]] typename B::Key key;
+
+  POLYAK_INLINE TensorLaw(const B& bound, std::size_t tensor)
+      : law(bound.law_of(tensor)), slots(bound.slots), key(bound.key) {
+    if constexpr (B::arrays > 0) {
+      const std::size_t offset = bound.offsets[tensor];
+      for (auto& slot : slots) slot += offset;
+    }
+    if constexpr (requires { key.tensor; }) key.tensor = tensor;
+  }
+};
+
+/// Laws applied in order to some packs of each stream, taken as one. All loads come before the
+/// first store, so that no load waits for a value that is still being computed.
+template <class P, class Level, int Packs, class... B>
 struct Tile {
   using Carrier = carrier_t<P>;
   static constexpr int lanes = Packs * native_lanes<Carrier, Level>;
-  static constexpr bool reads_gradient = (Runs::LawType::traffic.gradient || ...);
-  static constexpr bool writes_parameter = (Runs::LawType::traffic.writes_parameter || ...);
+  static constexpr bool any_reads_gradient = (reads_gradient<typename B::Law> || ...);
+  static constexpr bool any_writes_parameter = (writes_parameter<typename B::Law> || ...);
   using Value = Pack<Carrier, lanes, Level>;
-  template <class R>
-  using SlotValue = typename R::StorageType::template Value<lanes, Level>;
+  template <class One>
+  using SlotValue = typename One::Storage::template Value<lanes, Level>;
 
-  /// One pack of every stream.
-  template <class R>
+  template <class One>
   struct SlotValues {
-    SlotValue<R> slot[R::slot_count == 0 ? 1 : R::slot_count];
+    SlotValue<One> slot[slot_count<typename One::Law> == 0 ? 1 : slot_count<typename One::Law>];
   };
   struct Values {
     Value x, gradient;
-    std::tuple<SlotValues<Runs>...> slots;
+    std::tuple<SlotValues<B>...> slots;
   };
-  /// What the storage of the runs keeps from one pack to the next.
-  using Scratch = std::tuple<typename Runs::StorageType::Scratch...>;
+  /// Kept by the storages from one pack to the next.
+  using Scratch = std::tuple<typename B::Storage::Scratch...>;
+  using Laws = std::tuple<TensorLaw<B>...>;
 
+  template <class One>
+  static constexpr auto slots_of =
+      std::make_index_sequence<static_cast<std::size_t>(slot_count<typename One::Law>)>{};
   /// The arrays of slot K.
-  template <std::size_t K, class R>
-  POLYAK_INLINE static auto arrays_of(const R& run) {
-    return run.slots.data() + K * static_cast<std::size_t>(R::StorageType::arrays);
+  template <std::size_t K, class One>
+  POLYAK_INLINE static auto arrays_of(const TensorLaw<One>& law) {
+    return law.slots.data() + K * static_cast<std::size_t>(One::Storage::arrays);
   }
 
-  template <class R, std::size_t... K>
-  POLYAK_INLINE static void load_slots(const R& run, [[maybe_unused]] std::size_t at,
-                                       SlotValues<R>& to, std::index_sequence<K...>) {
-    (R::StorageType::load(arrays_of<K>(run), at, to.slot[K]), ...);
+  template <class One, std::size_t... K>
+  POLYAK_INLINE static void load_slots([[maybe_unused]] const TensorLaw<One>& law,
+                                       [[maybe_unused]] std::size_t at,
+                                       [[maybe_unused]] SlotValues<One>& to,
+                                       std::index_sequence<K...>) {
+    (One::Storage::load(arrays_of<K>(law), at, to.slot[K]), ...);
   }
 
-  template <class R, std::size_t... K>
-  POLYAK_INLINE static void apply(const R& run, Values& values, SlotValues<R>& slots,
+  template <class One, std::size_t... K>
+  POLYAK_INLINE static void apply(const TensorLaw<One>& law, Values& values,
+                                  [[maybe_unused]] SlotValues<One>& slots,
                                   std::index_sequence<K...>) {
-    using V = Pack<carrier_t<typename R::State>, lanes, Level>;
-    using Law = typename R::LawType;
+    using V = Pack<carrier_t<typename One::State>, lanes, Level>;
     V parameter;
     convert(values.x, parameter);
-    if constexpr (Law::traffic.gradient) {
+    if constexpr (reads_gradient<typename One::Law>) {
       V g;
       convert(values.gradient, g);
-      run.law(parameter, static_cast<const V&>(g), slots.slot[K]...);
+      law.law(parameter, static_cast<const V&>(g), slots.slot[K]...);
     } else {
-      run.law(parameter, slots.slot[K]...);
+      law.law(parameter, slots.slot[K]...);
     }
-    if constexpr (Law::traffic.writes_parameter) {
+    if constexpr (writes_parameter<typename One::Law>) {
       convert(parameter, values.x);
       if constexpr (scalar_bytes<P> == 2) {  // the next law sees what memory will hold
         alignas(cache_line) P rounded[static_cast<std::size_t>(lanes)];
@@ -91,61 +117,49 @@ struct Tile {
     }
   }
 
-  template <std::size_t K, class R>
-  POLYAK_INLINE static void store_slot(const R& run, [[maybe_unused]] std::size_t at,
-                                       const SlotValues<R>& from,
-                                       [[maybe_unused]] typename R::StorageType::Scratch& scratch) {
-    if constexpr (static_cast<int>(K) < written_slots<typename R::LawType>) {
-      R::StorageType::store(arrays_of<K>(run), at, from.slot[K], scratch, run.key);
+  template <std::size_t K, class One>
+  POLYAK_INLINE static void store_slot(const TensorLaw<One>& law, std::size_t at,
+                                       const SlotValues<One>& from,
+                                       typename One::Storage::Scratch& scratch) {
+    if constexpr (static_cast<int>(K) < written_slots<typename One::Law>) {
+      One::Storage::store(arrays_of<K>(law), at, from.slot[K], scratch, law.key);
     }
   }
-  template <class R, std::size_t... K>
-  POLYAK_INLINE static void store_slots(const R& run, [[maybe_unused]] std::size_t at,
-                                        const SlotValues<R>& from,
-                                        [[maybe_unused]] typename R::StorageType::Scratch& scratch,
+  template <class One, std::size_t... K>
+  POLYAK_INLINE static void store_slots([[maybe_unused]] const TensorLaw<One>& law,
+                                        [[maybe_unused]] std::size_t at,
+                                        [[maybe_unused]] const SlotValues<One>& from,
+                                        [[maybe_unused]] typename One::Storage::Scratch& scratch,
                                         std::index_sequence<K...>) {
-    (store_slot<K>(run, at, from, scratch), ...);
+    (store_slot<K>(law, at, from, scratch), ...);
   }
 
-  template <class R>
-  static constexpr auto slots_of =
-      std::make_index_sequence<static_cast<std::size_t>(R::slot_count)>{};
-
-  /// `count` elements, all lanes but in a tail; `at` is their place in the tensor. Slots are
-  /// padded, so only x and the gradient end with the tensor.
-  template <std::size_t... R>
-  POLYAK_INLINE static void load(const P* x, const P* gradient, const std::tuple<Runs...>& runs,
-                                 std::size_t at, std::size_t count, Values& to,
-                                 std::index_sequence<R...>) {
-    load_some(x + at, count, to.x);
-    if constexpr (reads_gradient) load_some(gradient + at, count, to.gradient);
-    (load_slots(std::get<R>(runs), at, std::get<R>(to.slots), slots_of<Runs>), ...);
-  }
-  template <std::size_t... R>
-  POLYAK_INLINE static void apply(const std::tuple<Runs...>& runs, Values& values,
-                                  std::index_sequence<R...>) {
-    (apply(std::get<R>(runs), values, std::get<R>(values.slots), slots_of<Runs>), ...);
-  }
-  template <std::size_t... R>
-  POLYAK_INLINE static void store(P* x, const std::tuple<Runs...>& runs, std::size_t at,
-                                  std::size_t count, const Values& from, Scratch& scratch,
-                                  std::index_sequence<R...>) {
-    (store_slots(std::get<R>(runs), at, std::get<R>(from.slots), std::get<R>(scratch),
-                 slots_of<Runs>),
-     ...);
-    if constexpr (writes_parameter) store_some(x + at, count, from.x);
-  }
-
-  POLYAK_INLINE static void run(P* x, const P* gradient, const std::tuple<Runs...>& runs,
-                                std::size_t at, std::size_t count, Scratch& scratch) {
-    constexpr auto all = std::index_sequence_for<Runs...>{};
-    Values values;
-    load(x, gradient, runs, at, count, values, all);
-    apply(runs, values, all);
-    store(x, runs, at, count, values, scratch, all);
+  /// `count` elements, fewer than the lanes only at the end of a tensor; `at` is their place in it.
+  POLYAK_INLINE static void update(P* x, const P* gradient, const Value& scale, const Laws& laws,
+                                   std::size_t at, std::size_t count, Scratch& scratch) {
+    update(x, gradient, scale, laws, at, count, scratch, std::index_sequence_for<B...>{});
   }
 
  private:
+  template <std::size_t... I>
+  POLYAK_INLINE static void update(P* x, [[maybe_unused]] const P* gradient,
+                                   [[maybe_unused]] const Value& scale, const Laws& laws,
+                                   std::size_t at, std::size_t count, Scratch& scratch,
+                                   std::index_sequence<I...>) {
+    Values values;
+    load_some(x + at, count, values.x);
+    if constexpr (any_reads_gradient) {
+      load_some(gradient + at, count, values.gradient);
+      values.gradient = values.gradient * scale;
+    }
+    (load_slots(std::get<I>(laws), at, std::get<I>(values.slots), slots_of<B>), ...);
+    (apply(std::get<I>(laws), values, std::get<I>(values.slots), slots_of<B>), ...);
+    (store_slots(std::get<I>(laws), at, std::get<I>(values.slots), std::get<I>(scratch),
+                 slots_of<B>),
+     ...);
+    if constexpr (any_writes_parameter) store_some(x + at, count, values.x);
+  }
+
   // A whole pack is known as such when the program is compiled.
   static constexpr auto whole = static_cast<std::size_t>(lanes);
   POLYAK_INLINE static void load_some(const P* from, std::size_t count, Value& to) {
@@ -164,98 +178,152 @@ struct Tile {
   }
 };
 
-/// Elements begin..end of one tensor; `runs` hold the slot pointers of this tensor. Two packs at a
-/// time (g++ -O2 does not unroll), at the end one, the last one in part.
-template <class P, class Level, class... Runs>
-POLYAK_INLINE void walk_tensor(P* x, const P* gradient, const std::tuple<Runs...>& runs,
-                               std::size_t begin, std::size_t end) {
-  constexpr bool one_type = (std::same_as<P, typename Runs::State> && ...);
+/// Elements begin..end of one tensor. Two packs at a time (g++ -O2 does not unroll), at the end
+/// one, the last one in part.
+template <class P, class Level, class... B>
+POLYAK_INLINE void sweep_tensor(P* x, const P* gradient, carrier_t<P> scale,
+                                const std::tuple<TensorLaw<B>...>& laws, std::size_t begin,
+                                std::size_t end) {
+  constexpr bool one_type = (std::same_as<P, typename B::State> && ...);
   using Whole = std::conditional_t<one_type, typename WholePacks<Level, P>::Level, Level>;
-  using Two = Tile<P, Whole, 2, Runs...>;
-  using One = Tile<P, Level, 1, Runs...>;
+  using Two = Tile<P, Whole, 2, B...>;
+  using One = Tile<P, Level, 1, B...>;
   constexpr auto two = static_cast<std::size_t>(Two::lanes), one = two / 2;
+  const typename Two::Value scale_two(scale);
+  const typename One::Value scale_one(scale);
   typename Two::Scratch scratch;
   std::size_t i = begin;
-  for (; i + two <= end; i += two) Two::run(x, gradient, runs, i, two, scratch);
-  for (; i < end; i += one) One::run(x, gradient, runs, i, end - i < one ? end - i : one, scratch);
-}
-
-template <class R>
-POLYAK_INLINE R run_of_tensor(const R& run, std::size_t tensor) {
-  R moved = run;
-  for (int k = 0; k < R::arrays; ++k) {
-    moved.slots[static_cast<std::size_t>(k)] += run.offsets[tensor];
+  for (; i + two <= end; i += two) Two::update(x, gradient, scale_two, laws, i, two, scratch);
+  for (; i < end; i += one) {
+    One::update(x, gradient, scale_one, laws, i, end - i < one ? end - i : one, scratch);
   }
-  if constexpr (requires { moved.key.tensor; }) moved.key.tensor = tensor;
-  return moved;
 }
 
-/// A pass over elements begin..end of the tensors first..last, counted through all of them. A
-/// boundary inside a tensor is rounded down to a whole number of packs, the same from both sides.
-template <class P, class... Runs>
-struct Pass {
+// ---- ranges of elements -----------------------------------------------------------------------
+
+/// Elements begin..end of the tensors first..last, counted through all of them.
+template <class P>
+struct SweepRange {
   const TensorMemory* tensors;
-  const P* const* gradients;  // null where no law reads them
+  const P* const* gradients;  ///< null where no law reads them
+  carrier_t<P> scale;         ///< of the gradients
   std::size_t first, last;
   std::size_t begin, end;
-  const std::tuple<Runs...>& runs;
+};
+
+/// Laws over a range. A boundary inside a tensor is rounded down to a whole number of packs, the
+/// same from both sides.
+template <class P, class... B>
+struct SweepKernel {
+  const SweepRange<P>& range;
+  const std::tuple<const B*...>& bound;
 
   template <class Level>
   POLYAK_INLINE void run() const {
     std::size_t start = 0;  // of the tensor, in the count
-    for (std::size_t k = first; k < last && start < end; ++k) {
-      const std::size_t size = tensors[k].size;
-      const std::size_t from = begin <= start ? 0 : begin - start;
-      const std::size_t to = end - start < size ? end - start : size;
+    for (std::size_t k = range.first; k < range.last && start < range.end; ++k) {
+      const std::size_t size = range.tensors[k].size;
+      const std::size_t from = range.begin <= start ? 0 : range.begin - start;
+      const std::size_t to = range.end - start < size ? range.end - start : size;
       const std::size_t low = from / slot_granule * slot_granule;
       const std::size_t high = to == size ? size : to / slot_granule * slot_granule;
       if (from < size && low < high) {
         const P* gradient = nullptr;
-        if constexpr ((Runs::LawType::traffic.gradient || ...)) gradient = gradients[k];
-        walk<Level>(k, gradient, low, high, std::index_sequence_for<Runs...>{});
+        if constexpr ((reads_gradient<typename B::Law> || ...)) gradient = range.gradients[k];
+        tensor<Level>(k, gradient, low, high, std::index_sequence_for<B...>{});
       }
       start += size;
     }
   }
 
  private:
-  template <class Level, std::size_t... R>
-  POLYAK_INLINE void walk(std::size_t k, const P* gradient, std::size_t low, std::size_t high,
-                          std::index_sequence<R...>) const {
-    const std::tuple<Runs...> local(run_of_tensor(std::get<R>(runs), k)...);
-    walk_tensor<P, Level>(static_cast<P*>(tensors[k].data), gradient, local, low, high);
+  template <class Level, std::size_t... I>
+  POLYAK_INLINE void tensor(std::size_t k, const P* gradient, std::size_t low, std::size_t high,
+                            std::index_sequence<I...>) const {
+    const std::tuple<TensorLaw<B>...> laws(TensorLaw<B>(*std::get<I>(bound), k)...);
+    sweep_tensor<P, Level>(static_cast<P*>(range.tensors[k].data), gradient, range.scale, laws, low,
+                           high);
   }
 };
 
-/// One pass of `runs` over the tensors first..last. The executor calls back with ranges of the
-/// elements of these tensors; the result does not depend on how it splits them.
-template <class Executor, class P, class... Runs>
-void walk(Executor& executor, const TensorMemory* tensors, const P* const* gradients,
-          std::size_t first, std::size_t last, const std::tuple<Runs...>& runs) {
-  std::size_t elements = 0;
-  for (std::size_t k = first; k < last; ++k) elements += tensors[k].size;
-  const int level = level_in_use();
-  const auto range = [&](std::size_t begin, std::size_t end) {
-    run_at(level, Pass<P, Runs...>{tensors, gradients, first, last, begin, end, runs});
-  };
-  if constexpr (std::same_as<std::remove_const_t<Executor>, Serial>) {
-    executor(elements, range);
-  } else {
-    const FloatMode::Word mode = FloatMode::get();
-    const auto as_in_the_caller = [&](std::size_t begin, std::size_t end) {
-      const WithFloatMode flushes_alike(mode);
-      range(begin, end);
-    };
-    executor(elements, as_in_the_caller);
-  }
+/// Loops without their types: `sweep(level, bound, range)`.
+template <class P>
+struct Loop {
+  void (*sweep)(int level, const void* bound, const SweepRange<P>& range) = nullptr;
+  const void* bound = nullptr;
+};
+
+/// The loop of one law. Laws that are rarely used do without v4, unless their numbers have 16 bits,
+/// whose conversions are twice as fast there.
+template <bool Usual, class P, class B>
+[[nodiscard]] Loop<P> loop_of(const B& bound) {
+  return {[](int level, const void* one, const SweepRange<P>& range) {
+            const std::tuple<const B*> all(static_cast<const B*>(one));
+            const SweepKernel<P, B> kernel{range, all};
+            if constexpr (Usual || scalar_bytes<typename B::State> == 2) {
+              run_at(level, kernel);
+            } else {
+              run_rarely_at(level, kernel);
+            }
+          },
+          &bound};
+}
+/// The loop of several laws that share a pass.
+template <class P, class... B>
+[[nodiscard]] Loop<P> loop_of(const std::tuple<const B*...>& bound) {
+  return {[](int level, const void* all, const SweepRange<P>& range) {
+            run_at(level,
+                   SweepKernel<P, B...>{range, *static_cast<const std::tuple<const B*...>*>(all)});
+          },
+          &bound};
 }
 
-/// One run over every tensor that its slots keep, in the calling thread.
-template <class P, class R>
-void walk_kept(const TensorMemory* tensors, std::size_t count, const R& run) {
-  for (std::size_t k = 0; k < count; ++k) {
-    if (run.offsets[k] == Slots<typename R::State>::absent) continue;
-    walk<const Serial, P>(serial, tensors, nullptr, k, k + 1, std::tuple(run));
+// ---- lists ------------------------------------------------------------------------------------
+
+/// Elements that the loops of several methods go over one after the other, so that all but the
+/// first find them in the cache.
+inline constexpr std::size_t swept_together = 8192;
+
+/// A range of elements, counted through the tensors that any method runs on.
+template <class P>
+void sweep_range(int level, const SweepPlan<Loop<P>>& plan, const TensorMemory* tensors,
+                 std::size_t tensor_count, const P* const* gradients, carrier_t<P> scale,
+                 std::size_t begin, std::size_t end) {
+  using Mask = typename SweepPlan<Loop<P>>::Mask;
+  const auto methods_of = [&](std::size_t k) {
+    return plan.methods_of(k, gradients != nullptr && gradients[k] != nullptr);
+  };
+  std::size_t start = 0;  // of tensor `first`, in the count
+  for (std::size_t first = 0; first < tensor_count && start < end;) {
+    const Mask methods = methods_of(first);
+    std::size_t last = first + 1, size = tensors[first].size;
+    for (; last < tensor_count && methods_of(last) == methods; ++last) size += tensors[last].size;
+    if (methods == 0) {
+      first = last;
+      continue;
+    }
+    const std::size_t low = begin <= start ? 0 : begin - start;
+    const std::size_t high = end - start < size ? end - start : size;
+    const auto* const all = plan.loop_of_all(methods);
+    SweepRange<P> range{tensors, gradients, scale, first, last, low, high};
+    if (low < high && (all != nullptr || std::has_single_bit(methods))) {
+      const auto& loop = all != nullptr ? *all : plan.singles[std::countr_zero(methods)].loop;
+      loop.sweep(level, loop.bound, range);
+    } else if (low < high) {
+      std::size_t passed = 0;  // elements of the group before tensor range.first
+      for (std::size_t at = low; at < high; at += swept_together) {
+        const std::size_t next = high - at < swept_together ? high : at + swept_together;
+        while (passed + tensors[range.first].size <= at) passed += tensors[range.first++].size;
+        range.begin = at - passed;
+        range.end = next - passed;
+        for (Mask rest = methods; rest != 0; rest &= rest - 1) {
+          const auto& loop = plan.singles[std::countr_zero(rest)].loop;
+          loop.sweep(level, loop.bound, range);
+        }
+      }
+    }
+    start += size;
+    first = last;
   }
 }
 
@@ -299,48 +367,82 @@ template <class P>
 
 /// The loops over lists in the host's memory.
 template <FloatingScalar P>
-struct Walker<P> {
+struct Sweep<P> {
+  using Plan = SweepPlan<Loop<P>>;
+  /// The driver of a step as it is, which needs nothing more of a method.
+  template <class StepDriver>
+  using Driver = StepDriver;
+  struct Hooks {
+    template <class M>
+    static constexpr Hooks of() {
+      return {};
+    }
+  };
+
+  template <bool Usual, class B>
+  [[nodiscard]] static Loop<P> loop(const B& bound) {
+    return loop_of<Usual, P>(bound);
+  }
+  template <class... B>
+  [[nodiscard]] static Loop<P> shared_loop(const std::tuple<const B*...>& bound) {
+    return loop_of<P>(bound);
+  }
+
   /// Refuses, before anything has changed, what would fail later.
   template <class E>
-  static void check(const E& executor) {
+  static void check(const E& executor, const Parameters<P>&) {
     check_executor(executor);
     static_cast<void>(level_in_use());  // refuses a wrong POLYAK_DISPATCH_LEVEL
   }
-  /// Consecutive tensors.
-  struct Tensors {
-    std::size_t first, last;
-  };
-  /// Calls `pass(tensors, taking)` for all tensors in which any method takes part, by groups that
-  /// the same methods with the same laws run on.
-  template <class Taking, class Same, class Each>
-  static void groups(const Parameters<P>& params, Taking taking_part, Same same_laws, Each pass) {
-    for (std::size_t first = 0; first < params.size();) {
-      const auto taking = taking_part(first);
-      std::size_t last = first + 1;
-      while (last < params.size() && taking_part(last) == taking && same_laws(first, last)) ++last;
-      pass(Tensors{first, last}, taking);
-      first = last;
+
+  /// One pass of the laws of a plan. The result does not depend on how the executor splits it.
+  static void over(const ExecutorRef& executor, const Parameters<P>& params,
+                   const P* const* gradients, double scale, const Plan& plan) {
+    const TensorMemory* const tensors = ParameterAccess<P>::memory(params);
+    const std::size_t count = params.size();
+    const auto factor = static_cast<carrier_t<P>>(scale);
+    const int level = level_in_use();
+    std::size_t elements = 0;
+    for (std::size_t k = 0; k < count; ++k) {
+      if (plan.methods_of(k, gradients != nullptr && gradients[k] != nullptr) != 0) {
+        elements += tensors[k].size;
+      }
     }
+    if (executor.is_serial()) {
+      sweep_range<P>(level, plan, tensors, count, gradients, factor, 0, elements);
+      return;
+    }
+    const FloatMode::Word mode = FloatMode::get();
+    executor(elements, [&](std::size_t begin, std::size_t end) {
+      const WithFloatMode as_in_the_caller(mode);
+      sweep_range<P>(level, plan, tensors, count, gradients, factor, begin, end);
+    });
   }
-  template <class E, class... Runs>
-  static void walk(E& executor, const Parameters<P>& params, const P* const* gradients,
-                   const Tensors& tensors, const std::tuple<Runs...>& runs) {
-    detail::walk<E, P>(executor, ParameterAccess<P>::memory(params), gradients, tensors.first,
-                       tensors.last, runs);
+
+  /// One law over every tensor that its slots keep. The gradients may be another list's weights.
+  template <class B>
+  static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound,
+                  const std::size_t* offsets, const P* const* gradients = nullptr) {
+    const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound),
+                                       nullptr};
+    over(executor, params, gradients, 1, Plan{&single, 1, nullptr, 0});
   }
-  /// One run over one tensor, or over every tensor that its slots keep, in the calling thread.
-  template <class R>
-  static void one(const TensorMemory& memory, const R& run) {
-    detail::walk<const Serial, P>(serial, &memory, nullptr, 0, 1, std::tuple(run));
+  template <class B>
+  static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound) {
+    all(executor, params, bound, bound.offsets);
   }
-  template <class R>
-  static void one(const Parameters<P>& params, std::size_t tensor, const R& run) {
-    walk<const Serial>(serial, params, nullptr, {tensor, tensor + 1}, std::tuple(run));
+  /// One law over one tensor, in the calling thread.
+  template <class B>
+  static void one(const TensorMemory* tensors, std::size_t tensor, const B& bound) {
+    const Loop<P> loop = Sweep::loop<false>(bound);
+    loop.sweep(level_in_use(), loop.bound,
+               {tensors, nullptr, 1, tensor, tensor + 1, 0, tensors[tensor].size});
   }
-  template <class R>
-  static void kept(const Parameters<P>& params, const R& run) {
-    walk_kept<P>(ParameterAccess<P>::memory(params), params.size(), run);
+  template <class B>
+  static void one(const Parameters<P>& params, std::size_t tensor, const B& bound) {
+    one(ParameterAccess<P>::memory(params), tensor, bound);
   }
+
   [[nodiscard]] static bool weights_finite(const Parameters<P>& params) {
     for (std::size_t k = 0; k < params.size(); ++k) {
       if (params[k].info().role == Role::average &&

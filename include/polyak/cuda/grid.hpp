@@ -42,13 +42,13 @@ struct Chunk {
   std::uint64_t row, begin;
 };
 
-/// One tensor in a pass of R runs.
+/// One tensor in a pass of R laws.
 template <std::size_t R>
 struct Row {
   void* x;
   std::uint64_t size;
   std::uint64_t tensor;                   ///< its number in the list
-  std::uint64_t offsets[R == 0 ? 1 : R];  ///< of its elements in the slots of each run
+  std::uint64_t offsets[R == 0 ? 1 : R];  ///< of its elements in the slots of each law
 };
 
 template <std::size_t R>
@@ -58,13 +58,13 @@ struct Table {
   const void* const* gradients;  ///< of each row
 };
 
-// ---- runs -------------------------------------------------------------------------------------
+// ---- laws -------------------------------------------------------------------------------------
 
-/// A run as a kernel takes it: std::tuple and std::array have no functions for a device.
+/// A bound law as a kernel takes it: std::tuple and std::array have no functions for a device.
 template <class R>
-struct DeviceRun {
+struct DeviceLaw {
   using Host = R;
-  typename R::LawType law;
+  typename R::Law law;
   typename R::State* slots[R::arrays == 0 ? 1 : R::arrays];
   typename R::Key key;
 };
@@ -76,7 +76,7 @@ struct Chain {
 template <class First, class... Rest>
 struct Chain<First, Rest...> {
   static constexpr std::size_t size = 1 + sizeof...(Rest);
-  DeviceRun<First> first;
+  DeviceLaw<First> first;
   Chain<Rest...> rest;
 };
 
@@ -287,15 +287,15 @@ struct EightRandoms {
 // ---- a tile -----------------------------------------------------------------------------------
 
 template <class R>
-struct RunLanes {
+struct LawLanes {
   using Host = R;
   using S = typename R::State;
-  using Storage = LaneStorage<typename R::StorageType>;
-  static constexpr int arrays = R::StorageType::arrays;
+  using Storage = LaneStorage<typename R::Storage>;
+  static constexpr int arrays = R::Storage::arrays;
   static constexpr bool random = !std::is_empty_v<typename R::Key>;
 };
 
-/// The lanes of the slots of all runs.
+/// The lanes of the slots of all laws.
 template <int N, class... R>
 struct SlotLanes {};
 template <int N, class First, class... Rest>
@@ -305,7 +305,7 @@ struct SlotLanes<N, First, Rest...> {
 };
 
 template <class T, class... R>
-struct Pass {
+struct GridSweep {
   static constexpr std::size_t least(std::size_t a, std::size_t b) { return a < b ? a : b; }
   static constexpr std::size_t narrowest() {
     std::size_t bytes = scalar_bytes<T>;
@@ -313,21 +313,26 @@ struct Pass {
     return bytes;
   }
   static constexpr int N = static_cast<int>(16 / narrowest());
-  static constexpr bool reads_gradient = (R::LawType::traffic.gradient || ...);
-  static constexpr bool writes_parameter = (R::LawType::traffic.writes_parameter || ...);
+  static constexpr bool any_reads_gradient = (polyak::reads_gradient<typename R::Law> || ...);
+  static constexpr bool any_writes_parameter = (polyak::writes_parameter<typename R::Law> || ...);
   /// Elements of a chunk.
   static constexpr std::size_t chunk =
       static_cast<std::size_t>(N) * block_threads * tiles_per_thread;
   /// Registers that a tile takes. Two tiles at once keep more loads under way.
   static constexpr std::size_t words =
       static_cast<std::size_t>(N) *
-      (scalar_bytes<T> * (reads_gradient ? 2 : 1) +
+      (scalar_bytes<T> * (any_reads_gradient ? 2 : 1) +
        (std::size_t{0} + ... +
         (static_cast<std::size_t>(R::arrays) * scalar_bytes<typename R::State>))) /
       4;
   static constexpr std::size_t tiles_at_once = words <= 24 ? 2 : 1;
 
-  using Runs = Chain<R...>;
+  using Laws = Chain<R...>;
+  /// The laws of a step, and the factor of its gradients.
+  struct Arguments {
+    Laws laws;
+    carrier_t<T> scale;
+  };
   using RowType = Row<sizeof...(R)>;
 
   struct Tile {
@@ -335,87 +340,88 @@ struct Pass {
     SlotLanes<N, R...> slots;
   };
 
-  // ---- slots of one run after the other
+  // ---- slots of one law after the other
 
   template <std::size_t I, class First, class... Rest>
-  POLYAK_LAW static void load_slots(const Chain<First, Rest...>& runs, const RowType& row,
+  POLYAK_LAW static void load_slots(const Chain<First, Rest...>& laws, const RowType& row,
                                     std::size_t at, SlotLanes<N, First, Rest...>& to) {
     for (int a = 0; a < First::arrays; ++a) {
-      to.lanes[a].load(runs.first.slots[a], row.offsets[I] + at);
+      to.lanes[a].load(laws.first.slots[a], row.offsets[I] + at);
     }
-    load_slots<I + 1>(runs.rest, row, at, to.rest);
+    load_slots<I + 1>(laws.rest, row, at, to.rest);
   }
   template <std::size_t I>
   POLYAK_LAW static void load_slots(const Chain<>&, const RowType&, std::size_t, SlotLanes<N>&) {}
 
   template <std::size_t I, class First, class... Rest>
-  POLYAK_LAW static void store_slots(const Chain<First, Rest...>& runs, const RowType& row,
+  POLYAK_LAW static void store_slots(const Chain<First, Rest...>& laws, const RowType& row,
                                      std::size_t at, const SlotLanes<N, First, Rest...>& from) {
-    constexpr int written = written_slots<typename First::LawType>;
+    constexpr int written = written_slots<typename First::Law>;
     if constexpr (written > 0) {
-      for (int a = 0; a < First::arrays / First::slot_count * written; ++a) {
-        from.lanes[a].store(runs.first.slots[a], row.offsets[I] + at);
+      for (int a = 0; a < First::arrays / slot_count<typename First::Law> * written; ++a) {
+        from.lanes[a].store(laws.first.slots[a], row.offsets[I] + at);
       }
     }
-    store_slots<I + 1>(runs.rest, row, at, from.rest);
+    store_slots<I + 1>(laws.rest, row, at, from.rest);
   }
   template <std::size_t I>
   POLYAK_LAW static void store_slots(const Chain<>&, const RowType&, std::size_t,
                                      const SlotLanes<N>&) {}
 
-  // ---- the law of one run on all lanes
+  // ---- one law on all lanes
 
   template <class First, std::size_t... K>
-  POLYAK_LAW static void lane(const DeviceRun<First>& run, carrier_t<T>& x, carrier_t<T> gradient,
+  POLYAK_LAW static void lane(const DeviceLaw<First>& bound, carrier_t<T>& x, carrier_t<T> gradient,
                               Lanes<typename First::State, N>* slots, int k, std::uint32_t random,
                               std::index_sequence<K...>) {
-    using One = RunLanes<First>;
+    using One = LawLanes<First>;
     using V = carrier_t<typename First::State>;
-    using Law = typename First::LawType;
+    using Law = typename First::Law;
     typename One::Storage::Value values[sizeof...(K) == 0 ? 1 : sizeof...(K)] = {
         One::Storage::get(slots + K * One::arrays, k)...};
     V parameter = static_cast<V>(x);
-    if constexpr (Law::traffic.gradient) {
+    if constexpr (reads_gradient<Law>) {
       const V g = static_cast<V>(gradient);
-      run.law(parameter, g, values[K]...);
+      bound.law(parameter, g, values[K]...);
     } else {
-      run.law(parameter, values[K]...);
+      bound.law(parameter, values[K]...);
     }
-    if constexpr (Law::traffic.writes_parameter) {
+    if constexpr (writes_parameter<Law>) {
       x = static_cast<carrier_t<T>>(parameter);
       // The next law sees what memory will hold.
       if constexpr (scalar_bytes<T> == 2) x = widened<T>(narrowed<T>(x));
     }
-    if constexpr (Law::traffic.writes_slots) {
+    if constexpr (written_slots < Law >> 0) {
       (One::Storage::put(slots + K * One::arrays, k, values[K], random), ...);
     }
   }
 
   template <class First, class... Rest>
-  POLYAK_LAW static void apply(const Chain<First, Rest...>& runs, const RowType& row,
-                               std::size_t at, carrier_t<T>* x, const Lanes<T, N>& gradient,
+  POLYAK_LAW static void apply(const Chain<First, Rest...>& laws, const RowType& row,
+                               std::size_t at, carrier_t<T>* x, const carrier_t<T>* gradient,
                                SlotLanes<N, First, Rest...>& slots) {
-    constexpr auto all = std::make_index_sequence<static_cast<std::size_t>(First::slot_count)>{};
-    if constexpr (RunLanes<First>::random) {
-      RandomKey key = runs.first.key;
+    constexpr auto all =
+        std::make_index_sequence<static_cast<std::size_t>(slot_count<typename First::Law>)>{};
+    if constexpr (LawLanes<First>::random) {
+      RandomKey key = laws.first.key;
       key.tensor = row.tensor;
       const EightRandoms random(key, at);
       for (int k = 0; k < N; ++k) {
-        lane(runs.first, x[k], widened<T>(gradient.raw[k]), slots.lanes, k, random.of(k), all);
+        lane(laws.first, x[k], gradient[k], slots.lanes, k, random.of(k), all);
       }
     } else {
       for (int k = 0; k < N; ++k) {
-        lane(runs.first, x[k], widened<T>(gradient.raw[k]), slots.lanes, k, 0, all);
+        lane(laws.first, x[k], gradient[k], slots.lanes, k, 0, all);
       }
     }
-    apply(runs.rest, row, at, x, gradient, slots.rest);
+    apply(laws.rest, row, at, x, gradient, slots.rest);
   }
   POLYAK_LAW static void apply(const Chain<>&, const RowType&, std::size_t, carrier_t<T>*,
-                               const Lanes<T, N>&, SlotLanes<N>&) {}
+                               const carrier_t<T>*, SlotLanes<N>&) {}
 
   // ---- a tile
 
-  POLYAK_LAW static void load(const RowType& row, const void* gradient, const Runs& runs,
+  POLYAK_LAW static void load(const RowType& row, const void* gradient, const Laws& laws,
                               std::size_t at, bool x_aligned, bool gradient_aligned, Tile& tile) {
     const std::size_t rest = static_cast<std::size_t>(row.size) - at;
     const bool whole = rest >= static_cast<std::size_t>(N);
@@ -424,7 +430,7 @@ struct Pass {
     } else {
       tile.x.load_some(row.x, at, rest);
     }
-    if constexpr (reads_gradient) {
+    if constexpr (any_reads_gradient) {
       if (whole && gradient_aligned) {
         tile.gradient.load(gradient, at);
       } else {
@@ -433,22 +439,27 @@ struct Pass {
     } else {
       for (int k = 0; k < N; ++k) tile.gradient.raw[k] = raw_t<T>(0);
     }
-    load_slots<0>(runs, row, at, tile.slots);
+    load_slots<0>(laws, row, at, tile.slots);
   }
 
-  POLYAK_LAW static void apply(const RowType& row, const Runs& runs, std::size_t at, Tile& tile) {
-    carrier_t<T> x[static_cast<std::size_t>(N)];
-    for (int k = 0; k < N; ++k) x[k] = widened<T>(tile.x.raw[k]);
-    apply(runs, row, at, x, tile.gradient, tile.slots);
-    if constexpr (writes_parameter) {
+  POLYAK_LAW static void apply(const RowType& row, const Arguments& arguments, std::size_t at,
+                               Tile& tile) {
+    carrier_t<T> x[static_cast<std::size_t>(N)], gradient[static_cast<std::size_t>(N)];
+    for (int k = 0; k < N; ++k) {
+      x[k] = widened<T>(tile.x.raw[k]);
+      gradient[k] =
+          any_reads_gradient ? widened<T>(tile.gradient.raw[k]) * arguments.scale : carrier_t<T>(0);
+    }
+    apply(arguments.laws, row, at, x, gradient, tile.slots);
+    if constexpr (any_writes_parameter) {
       for (int k = 0; k < N; ++k) tile.x.raw[k] = narrowed<T>(x[k]);
     }
   }
 
-  POLYAK_LAW static void store(const RowType& row, const Runs& runs, std::size_t at, bool x_aligned,
+  POLYAK_LAW static void store(const RowType& row, const Laws& laws, std::size_t at, bool x_aligned,
                                const Tile& tile) {
-    store_slots<0>(runs, row, at, tile.slots);
-    if constexpr (writes_parameter) {
+    store_slots<0>(laws, row, at, tile.slots);
+    if constexpr (any_writes_parameter) {
       const std::size_t rest = static_cast<std::size_t>(row.size) - at;
       if (rest >= static_cast<std::size_t>(N) && x_aligned) {
         tile.x.store(row.x, at);
@@ -459,8 +470,9 @@ struct Pass {
   }
 
   /// What thread `thread` of `threads` does of the elements of a row from `begin` on.
-  POLYAK_LAW static void thread(const RowType& row, const void* gradient, const Runs& runs,
-                                std::size_t begin, unsigned thread, unsigned threads) {
+  POLYAK_LAW static void thread(const RowType& row, const void* gradient,
+                                const Arguments& arguments, std::size_t begin, unsigned thread,
+                                unsigned threads) {
     const std::size_t end =
         begin + chunk < row.size ? begin + chunk : static_cast<std::size_t>(row.size);
     const bool x_aligned = is_aligned(row.x), gradient_aligned = is_aligned(gradient);
@@ -468,18 +480,18 @@ struct Pass {
     for (std::size_t at = begin + static_cast<std::size_t>(thread) * static_cast<std::size_t>(N);
          at < end; at += tiles_at_once * stride) {
       Tile tiles[tiles_at_once];
-      load(row, gradient, runs, at, x_aligned, gradient_aligned, tiles[0]);
+      load(row, gradient, arguments.laws, at, x_aligned, gradient_aligned, tiles[0]);
       if constexpr (tiles_at_once == 2) {
         if (at + stride < end) {
-          load(row, gradient, runs, at + stride, x_aligned, gradient_aligned, tiles[1]);
+          load(row, gradient, arguments.laws, at + stride, x_aligned, gradient_aligned, tiles[1]);
         }
       }
-      apply(row, runs, at, tiles[0]);
-      store(row, runs, at, x_aligned, tiles[0]);
+      apply(row, arguments, at, tiles[0]);
+      store(row, arguments.laws, at, x_aligned, tiles[0]);
       if constexpr (tiles_at_once == 2) {
         if (at + stride < end) {
-          apply(row, runs, at + stride, tiles[1]);
-          store(row, runs, at + stride, x_aligned, tiles[1]);
+          apply(row, arguments, at + stride, tiles[1]);
+          store(row, arguments.laws, at + stride, x_aligned, tiles[1]);
         }
       }
     }
@@ -488,14 +500,16 @@ struct Pass {
 
 // ---- kernels: objects that a thread calls with the numbers of its block and itself -------------
 
-/// One pass. The runs come with the launch, or, in a captured graph, from where each replay's were
-/// written before it. Nothing happens where one of the marks is set.
+/// One pass. The arguments come with the launch, or, in a captured graph, from where each replay's
+/// were written before it. Nothing happens where one of the marks is set.
 template <class T, class... R>
-struct PassKernel {
+struct SweepKernel {
+  using Sweep = GridSweep<T, R...>;
+  using Arguments = typename Sweep::Arguments;
   Table<sizeof...(R)> table;
-  const Chain<R...>* written;  ///< null: `runs` hold
-  const unsigned* skip[2];     ///< null: none
-  Chain<R...> runs;
+  const Arguments* written;  ///< null: `arguments` hold
+  const unsigned* skip[2];   ///< null: none
+  Arguments arguments;
 
   POLYAK_LAW void operator()(unsigned block, unsigned thread, unsigned threads) const {
     for (const unsigned* const mark : skip) {
@@ -503,14 +517,13 @@ struct PassKernel {
     }
     const Chunk chunk = table.chunks[block];
     const Row<sizeof...(R)> row = table.rows[chunk.row];
-    const void* const gradient =
-        Pass<T, R...>::reads_gradient ? table.gradients[chunk.row] : nullptr;
+    const void* const gradient = Sweep::any_reads_gradient ? table.gradients[chunk.row] : nullptr;
     const auto begin = static_cast<std::size_t>(chunk.begin);
     if (written == nullptr) {
-      Pass<T, R...>::thread(row, gradient, runs, begin, thread, threads);
+      Sweep::thread(row, gradient, arguments, begin, thread, threads);
     } else {
-      const Chain<R...> now = *written;
-      Pass<T, R...>::thread(row, gradient, now, begin, thread, threads);
+      const Arguments now = *written;
+      Sweep::thread(row, gradient, now, begin, thread, threads);
     }
   }
 };

@@ -79,7 +79,7 @@ void copy_weights(const polyak::Parameters<From>& from, const polyak::Parameters
 /// options differ; std::logic_error while an average is swapped in.
 template <class From, class To>
 void copy_state(From& from, To& to) {
-  static_assert(From::type_name == To::type_name && From::forms == To::forms,
+  static_assert(From::type_name == To::type_name,
                 "polyak: copy_state is for two methods of the same kind");
   detail::require_same_tensors(*from.slots().layout(), *to.slots().layout(),
                                "the tensors of the methods");

@@ -18,12 +18,12 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <tuple>
+#include <variant>
 #include <vector>
 
 #include <polyak/core/law.hpp>
 #include <polyak/core/require.hpp>
-#include <polyak/optim/optimizer.hpp>
+#include <polyak/optim/elementwise.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -73,7 +73,7 @@ void visit_options(const AdamWOptions& o, Visitor& visit) {
 
 template <class T>
 struct AdamWLaw {
-  static constexpr Traffic traffic{.slots = 2, .gradient = true, .writes_parameter = true};
+  static constexpr LawSlots slots{"exp_avg", "exp_avg_sq"};
   T beta1, one_minus_beta1, beta2, one_minus_beta2;
   T root_scale;  ///< 1 / sqrt(1 - beta2^t)
   T epsilon;
@@ -91,8 +91,11 @@ struct AdamWLaw {
 /// The rarer options: coupled decay, no first moment, AMSGrad, epsilon = 0.
 template <class T, bool FirstMoment, bool Amsgrad>
 struct AdamVariantLaw {
-  static constexpr Traffic traffic{
-      .slots = 1 + FirstMoment + Amsgrad, .gradient = true, .writes_parameter = true};
+  static constexpr LawSlots slots =
+      FirstMoment ? Amsgrad ? LawSlots("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+                            : LawSlots("exp_avg", "exp_avg_sq")
+      : Amsgrad ? LawSlots("exp_avg_sq", "max_exp_avg_sq")
+                  : LawSlots("exp_avg_sq");
   AdamWLaw<T> adamw;
   T coupled;  ///< coupled decay
   template <class V>
@@ -121,66 +124,49 @@ struct AdamVariantLaw {
   }
 };
 
+struct AdamWRule {
+  using Options = AdamWOptions;
+  static constexpr std::string_view name = "AdamW";
+  template <class T>
+  using Laws =
+      std::variant<AdamWLaw<T>, AdamVariantLaw<T, true, false>, AdamVariantLaw<T, true, true>,
+                   AdamVariantLaw<T, false, false>, AdamVariantLaw<T, false, true>>;
+
+  template <class T>
+  static void check(const AdamWOptions& o) {
+    detail::require_epsilon<T>(o.epsilon, o.allow_zero_epsilon,
+                               "AdamWOptions.epsilon must not vanish in the type of the state");
+  }
+
+  template <class T>
+  static Laws<T> law(const AdamWOptions& o, const StepOf<T>& s) {
+    const double correction1 = o.bias_correction ? s.correction(o.beta1) : 1;
+    const double root_scale = o.bias_correction ? 1 / std::sqrt(s.correction(o.beta2)) : 1;
+    const AdamWLaw<T> adamw{
+        .beta1 = s(o.beta1),
+        .one_minus_beta1 = s(1 - o.beta1),
+        .beta2 = s(o.beta2),
+        .one_minus_beta2 = s(1 - o.beta2),
+        .root_scale = s(root_scale),
+        .epsilon = s(o.epsilon * (o.epsilon_before_correction ? root_scale : 1)),
+        .step = s(s.learning_rate / correction1),
+        .shrink = s(1 - s.learning_rate * o.weight_decay)};
+    const T coupled = s(o.coupled_weight_decay);
+    if (o.beta1 == 0 && o.amsgrad) return AdamVariantLaw<T, false, true>{adamw, coupled};
+    if (o.beta1 == 0) return AdamVariantLaw<T, false, false>{adamw, coupled};
+    if (o.amsgrad) return AdamVariantLaw<T, true, true>{adamw, coupled};
+    const bool usual = o.coupled_weight_decay == 0 && s(o.epsilon) != 0;
+    if (!usual) return AdamVariantLaw<T, true, false>{adamw, coupled};
+    return adamw;
+  }
+};
+
 /// Adam with decoupled weight decay. Throws std::invalid_argument for options out of range.
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
-class AdamW : public Optimizer<AdamW<P, S>, P, S> {
-  using Base = Optimizer<AdamW<P, S>, P, S>;
-
+class AdamW final : public Elementwise<AdamW<P, S>, AdamWRule, P, S> {
  public:
-  using Laws =
-      std::tuple<AdamWLaw<S>, AdamVariantLaw<S, true, false>, AdamVariantLaw<S, true, true>,
-                 AdamVariantLaw<S, false, false>, AdamVariantLaw<S, false, true>>;
-  static constexpr std::size_t forms = std::tuple_size_v<Laws>;
-  static constexpr std::string_view type_name = "AdamW";
-
   explicit AdamW(const Parameters<P>& params, AdamWOptions options = {})
-      : Base(params, slot_names(options), options.learning_rate, options.nonfinite),
-        options_(options) {}
-
-  [[nodiscard]] const AdamWOptions& options() const { return options_; }
-
-  // What step() calls.
-  [[nodiscard]] int form() const {
-    if (options_.beta1 == 0) return options_.amsgrad ? 4 : 3;
-    if (options_.amsgrad) return 2;
-    const bool usual = options_.coupled_weight_decay == 0 && static_cast<S>(options_.epsilon) != 0;
-    return usual ? 0 : 1;
-  }
-  template <int K>
-  [[nodiscard]] auto law(std::size_t tensor) const {
-    const std::int64_t t = this->tensor_steps(tensor);
-    const bool corrected = options_.bias_correction;
-    const double correction1 = corrected ? detail::bias_correction(options_.beta1, t) : 1;
-    const double root_scale =
-        corrected ? 1 / std::sqrt(detail::bias_correction(options_.beta2, t)) : 1;
-    const double epsilon = options_.epsilon * (options_.epsilon_before_correction ? root_scale : 1);
-    const double rate = this->learning_rate();
-    const AdamWLaw<S> adamw{
-        static_cast<S>(options_.beta1),     static_cast<S>(1 - options_.beta1),
-        static_cast<S>(options_.beta2),     static_cast<S>(1 - options_.beta2),
-        static_cast<S>(root_scale),         static_cast<S>(epsilon),
-        static_cast<S>(rate / correction1), static_cast<S>(1 - rate * options_.weight_decay)};
-    if constexpr (K == 0) {
-      return adamw;
-    } else {
-      return std::tuple_element_t<static_cast<std::size_t>(K), Laws>{
-          adamw, static_cast<S>(options_.coupled_weight_decay)};
-    }
-  }
-
- private:
-  static std::vector<std::string> slot_names(const AdamWOptions& options) {
-    validate(options);
-    detail::require_epsilon<S>(options.epsilon, options.allow_zero_epsilon,
-                               "AdamWOptions.epsilon must not vanish in the type of the state");
-    std::vector<std::string> names;
-    if (options.beta1 != 0) names.push_back("exp_avg");
-    names.push_back("exp_avg_sq");
-    if (options.amsgrad) names.push_back("max_exp_avg_sq");
-    return names;
-  }
-
-  AdamWOptions options_;
+      : Elementwise<AdamW<P, S>, AdamWRule, P, S>(params, options) {}
 };
 
 /// Options of Adam, whose only decay is the coupled one (0 by default).
@@ -206,10 +192,10 @@ inline void validate(const AdamOptions& o) {
 
 /// Adam: AdamW without decoupled decay.
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
-class Adam : public AdamW<P, S> {
+class Adam final : public Elementwise<Adam<P, S>, AdamWRule, P, S> {
  public:
   explicit Adam(const Parameters<P>& params, AdamOptions options = {})
-      : AdamW<P, S>(params, adamw(options)) {}
+      : Elementwise<Adam<P, S>, AdamWRule, P, S>(params, adamw(options)) {}
 
  private:
   static AdamWOptions adamw(const AdamOptions& options) {

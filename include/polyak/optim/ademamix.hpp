@@ -21,13 +21,13 @@
 #include <numbers>
 #include <string>
 #include <string_view>
-#include <tuple>
+#include <variant>
 #include <vector>
 
 #include <polyak/core/law.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
-#include <polyak/optim/optimizer.hpp>
+#include <polyak/optim/elementwise.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -117,8 +117,9 @@ void visit_options(const AdEMAMixOptions& o, Visitor& visit) {
 
 template <class T, bool FastAverage, bool Guarded>
 struct AdEMAMixLaw {
-  static constexpr Traffic traffic{
-      .slots = 2 + FastAverage, .gradient = true, .writes_parameter = true};
+  static constexpr LawSlots slots = FastAverage
+                                        ? LawSlots("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
+                                        : LawSlots("exp_avg_slow", "exp_avg_sq");
   T beta1, one_minus_beta1, beta2, one_minus_beta2, beta3, one_minus_beta3;
   T fast_scale;  ///< 1 / (1 - beta1^t)
   T alpha;       ///< alpha(t)
@@ -144,23 +145,56 @@ struct AdEMAMixLaw {
   }
 };
 
+struct AdEMAMixRule {
+  using Options = AdEMAMixOptions;
+  static constexpr std::string_view name = "AdEMAMix";
+  template <class T>
+  using Laws = std::variant<AdEMAMixLaw<T, true, false>, AdEMAMixLaw<T, false, false>,
+                            AdEMAMixLaw<T, true, true>, AdEMAMixLaw<T, false, true>>;
+  template <class T>
+  struct Step : StepOf<T> {
+    std::int64_t slow_t = 1;  ///< steps of the slow average
+  };
+
+  template <class T>
+  static void check(const AdEMAMixOptions& o) {
+    detail::require_epsilon<T>(o.epsilon, o.allow_zero_epsilon,
+                               "AdEMAMixOptions.epsilon must not vanish in the type of the state");
+  }
+
+  template <class T>
+  static Laws<T> law(const AdEMAMixOptions& o, const Step<T>& s) {
+    const double beta3 = beta3_at(o, s.slow_t);
+    const auto make = [&]<bool Fast, bool Guarded>(AdEMAMixLaw<T, Fast, Guarded>) {
+      return AdEMAMixLaw<T, Fast, Guarded>{.beta1 = s(o.beta1),
+                                           .one_minus_beta1 = s(1 - o.beta1),
+                                           .beta2 = s(o.beta2),
+                                           .one_minus_beta2 = s(1 - o.beta2),
+                                           .beta3 = s(beta3),
+                                           .one_minus_beta3 = s(1 - beta3),
+                                           .fast_scale = s(1 / s.correction(o.beta1)),
+                                           .alpha = s(alpha_at(o, s.slow_t)),
+                                           .root_scale = s(1 / std::sqrt(s.correction(o.beta2))),
+                                           .epsilon = s(o.epsilon),
+                                           .step = s(s.learning_rate),
+                                           .shrink = s(1 - s.learning_rate * o.weight_decay)};
+    };
+    const bool guarded = s(o.epsilon) == 0;
+    if (o.beta1 == 0 && guarded) return make(AdEMAMixLaw<T, false, true>{});
+    if (o.beta1 == 0) return make(AdEMAMixLaw<T, false, false>{});
+    if (guarded) return make(AdEMAMixLaw<T, true, true>{});
+    return make(AdEMAMixLaw<T, true, false>{});
+  }
+};
+
 /// AdEMAMix. Throws std::invalid_argument for options out of range.
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
-class AdEMAMix : public Optimizer<AdEMAMix<P, S>, P, S> {
-  using Base = Optimizer<AdEMAMix<P, S>, P, S>;
+class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
+  using Base = Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S>;
 
  public:
-  using Laws = std::tuple<AdEMAMixLaw<S, true, false>, AdEMAMixLaw<S, false, false>,
-                          AdEMAMixLaw<S, true, true>, AdEMAMixLaw<S, false, true>>;
-  static constexpr std::size_t forms = std::tuple_size_v<Laws>;
-  static constexpr std::string_view type_name = "AdEMAMix";
-
   explicit AdEMAMix(const Parameters<P>& params, AdEMAMixOptions options = {})
-      : Base(params, slot_names(options), options.learning_rate, options.nonfinite),
-        options_(options),
-        slow_start_(params.size(), 0) {}
-
-  [[nodiscard]] const AdEMAMixOptions& options() const { return options_; }
+      : Base(params, options), slow_start_(params.size(), 0) {}
 
   /// Forgets the slow average and begins its schedules anew: what a run that was resumed from
   /// AdamW, or whose data changed, needs.
@@ -173,33 +207,12 @@ class AdEMAMix : public Optimizer<AdEMAMix<P, S>, P, S> {
     }
   }
 
-  // What step() calls.
-  [[nodiscard]] bool same_law(std::size_t a, std::size_t b) const {
-    return Base::same_law(a, b) && slow_start_[a] == slow_start_[b];
+  // Called by step().
+  [[nodiscard]] AdEMAMixRule::Step<S> step_of(std::size_t tensor) const {
+    return {Base::step_of(tensor), this->tensor_steps(tensor) - slow_start_[tensor]};
   }
-  [[nodiscard]] int form() const {
-    const int guarded = static_cast<S>(options_.epsilon) == 0 ? 2 : 0;
-    return guarded + (options_.beta1 == 0 ? 1 : 0);
-  }
-  template <int K>
-  [[nodiscard]] auto law(std::size_t tensor) const {
-    const std::int64_t t = this->tensor_steps(tensor);
-    const std::int64_t slow_t = t - slow_start_[tensor];
-    const double beta3 = beta3_at(options_, slow_t);
-    const double rate = this->learning_rate();
-    return std::tuple_element_t<static_cast<std::size_t>(K), Laws>{
-        static_cast<S>(options_.beta1),
-        static_cast<S>(1 - options_.beta1),
-        static_cast<S>(options_.beta2),
-        static_cast<S>(1 - options_.beta2),
-        static_cast<S>(beta3),
-        static_cast<S>(1 - beta3),
-        static_cast<S>(1 / detail::bias_correction(options_.beta1, t)),
-        static_cast<S>(alpha_at(options_, slow_t)),
-        static_cast<S>(1 / std::sqrt(detail::bias_correction(options_.beta2, t))),
-        static_cast<S>(options_.epsilon),
-        static_cast<S>(rate),
-        static_cast<S>(1 - rate * options_.weight_decay)};
+  [[nodiscard]] bool same_step(std::size_t a, std::size_t b) const {
+    return Base::same_step(a, b) && slow_start_[a] == slow_start_[b];
   }
 
   template <class Visitor>
@@ -209,16 +222,6 @@ class AdEMAMix : public Optimizer<AdEMAMix<P, S>, P, S> {
   }
 
  private:
-  static std::vector<std::string> slot_names(const AdEMAMixOptions& options) {
-    validate(options);
-    detail::require_epsilon<S>(options.epsilon, options.allow_zero_epsilon,
-                               "AdEMAMixOptions.epsilon must not vanish in the type of the state");
-    std::vector<std::string> names{"exp_avg_slow", "exp_avg_sq"};
-    if (options.beta1 != 0) names.insert(names.begin(), "exp_avg_fast");
-    return names;
-  }
-
-  AdEMAMixOptions options_;
   std::vector<std::int64_t> slow_start_;  // of each tensor, in its steps
 };
 

@@ -17,14 +17,13 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include <polyak/average/engine/swap.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/require.hpp>
-#include <polyak/optim/optimizer.hpp>
+#include <polyak/optim/elementwise.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -65,9 +64,22 @@ struct ScheduleFreeMove {
   }
 };
 
+/// A step of a Schedule-Free optimizer as its rule sees it.
+template <class T>
+struct ScheduleFreeStep : StepOf<T> {
+  ScheduleFreeScalars scalars = {};
+  double beta = 0.9;
+
+  [[nodiscard]] ScheduleFreeMove<T> move() const {
+    const double c = scalars.gain, rate = scalars.learning_rate;
+    return {
+        .gain = (*this)(c), .pull = (*this)(rate * (beta * (1 - c) - 1)), .step = (*this)(rate)};
+  }
+};
+
 /// z = y, where the training of a tensor begins.
 struct ScheduleFreeBeginLaw {
-  static constexpr Traffic traffic{.slots = 1};
+  static constexpr LawSlots slots = LawSlots::averaging("z");
   template <class V>
   POLYAK_LAW void operator()(const V& y, V& z) const {
     z = y;
@@ -77,7 +89,7 @@ struct ScheduleFreeBeginLaw {
 /// x = y + (1 - 1/beta)(z - y), read from the slot "z".
 template <class T>
 struct ScheduleFreeReadLaw {
-  static constexpr Traffic traffic{.slots = 1, .writes_parameter = true, .writes_slots = false};
+  static constexpr LawSlots slots = LawSlots::reading("z");
   T extrapolation;  ///< 1 - 1/beta
   template <class V>
   POLYAK_LAW void operator()(V& y, const V& z) const {
@@ -85,7 +97,7 @@ struct ScheduleFreeReadLaw {
   }
 };
 
-template <class Derived, ParameterScalar P, ComputeScalar S>
+template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
 class ScheduleFree;
 
 /// The elements of x of one tensor, each computed when it is asked for.
@@ -120,8 +132,9 @@ class ScheduleFreeTensor {
     S z[detail::slot_granule] = {z_[k]};
     const detail::TensorMemory memory{&value, 1};
     const std::size_t start = 0;
-    const detail::Run<ScheduleFreeReadLaw<S>, S> run{law_, {z}, &start};
-    detail::Walker<P>::one(memory, run);
+    const detail::BoundLaw<ScheduleFreeReadLaw<S>, S> bound{
+        .law = law_, .slots = {z}, .offsets = &start};
+    detail::Sweep<P>::one(&memory, 0, bound);
     return value;
   }
 
@@ -133,10 +146,10 @@ class ScheduleFreeTensor {
 };
 
 /// Read-only view of x. Lives as long as the optimizer and the parameters do not move.
-template <class Derived, ParameterScalar P, ComputeScalar S>
+template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
 class ScheduleFreeView {
  public:
-  ScheduleFreeView(const ScheduleFree<Derived, P, S>& method, const Parameters<P>& params)
+  ScheduleFreeView(const ScheduleFree<Derived, Rule, P, S>& method, const Parameters<P>& params)
       : method_(&method), params_(params) {}
   [[nodiscard]] std::size_t size() const { return params_.size(); }
   [[nodiscard]] ScheduleFreeTensor<P, S> operator[](std::size_t index) const {
@@ -148,14 +161,14 @@ class ScheduleFreeView {
   }
 
  private:
-  const ScheduleFree<Derived, P, S>* method_;
+  const ScheduleFree<Derived, Rule, P, S>* method_;
   Parameters<P> params_;
 };
 
 /// Base of the Schedule-Free optimizers: the scalars of a step, and x.
-template <class Derived, ParameterScalar P, ComputeScalar S>
-class ScheduleFree : public Optimizer<Derived, P, S> {
-  using Base = Optimizer<Derived, P, S>;
+template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
+class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
+  using Base = Elementwise<Derived, Rule, P, S>;
 
  public:
   [[nodiscard]] const ScheduleFreeScalars& scalars() const { return scalars_; }
@@ -166,7 +179,7 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
 
   /// Reads x, element by element, without a copy; `params` hold y. Throws std::logic_error before
   /// the first step and while something is swapped in, std::invalid_argument for other parameters.
-  [[nodiscard]] ScheduleFreeView<Derived, P, S> view(const Parameters<P>& params) const {
+  [[nodiscard]] ScheduleFreeView<Derived, Rule, P, S> view(const Parameters<P>& params) const {
     check(params);
     return {*this, params};
   }
@@ -221,7 +234,7 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
     for (std::size_t k = 0; k < params.size();
          ++k) {  // z begins where the tensor's training begins
       if (gradients[k] == nullptr || this->tensor_steps(k) != 1) continue;
-      detail::Walker<P>::one(params, k, detail::make_run(ScheduleFreeBeginLaw{}, this->slots()));
+      detail::Sweep<P>::one(params, k, detail::bind_law(ScheduleFreeBeginLaw{}, this->slots()));
     }
     const auto t = static_cast<double>(this->count());
     double rate = this->learning_rate();
@@ -241,6 +254,10 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
         counts ? std::pow(t, schedule_.r) * std::pow(base, schedule_.weight_lr_power) : 0;
     scalars_.weight_sum += weight;
     scalars_.gain = scalars_.weight_sum > 0 ? weight / scalars_.weight_sum : 0;
+    this->make_laws(gradients);
+  }
+  [[nodiscard]] ScheduleFreeStep<S> step_of(std::size_t tensor) const {
+    return {Base::step_of(tensor), scalars_, schedule_.beta};
   }
 
   template <class Visitor>
@@ -261,15 +278,9 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
     double corrected_beta2 = 0;  // of bias_correction_in_lr, else 0
   };
 
-  ScheduleFree(const Parameters<P>& params, std::vector<std::string> slots, double learning_rate,
-               Nonfinite nonfinite, Schedule schedule)
-      : Base(params, std::move(slots), learning_rate, nonfinite), schedule_(schedule) {}
-
-  [[nodiscard]] ScheduleFreeMove<S> move() const {
-    const double c = scalars_.gain, rate = scalars_.learning_rate;
-    return {static_cast<S>(c), static_cast<S>(rate * (schedule_.beta * (1 - c) - 1)),
-            static_cast<S>(rate)};
-  }
+  ScheduleFree(const Parameters<P>& params, const typename Base::Options& options,
+               Schedule schedule)
+      : Base(params, options), schedule_(schedule) {}
 
  private:
   void check(const Parameters<P>& params) const {
@@ -287,7 +298,7 @@ class ScheduleFree : public Optimizer<Derived, P, S> {
   void read_into(const Parameters<P>& target) const {
     for (std::size_t k = 0; k < target.size(); ++k) {
       if (this->tensor_steps(k) == 0 || !this->slots().keeps(k)) continue;
-      detail::Walker<P>::one(target, k, detail::make_run(read_law(), this->slots()));
+      detail::Sweep<P>::one(target, k, detail::bind_law(read_law(), this->slots()));
     }
   }
 

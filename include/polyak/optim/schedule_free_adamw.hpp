@@ -18,7 +18,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <tuple>
+#include <variant>
 #include <vector>
 
 #include <polyak/core/law.hpp>
@@ -82,8 +82,8 @@ void visit_options(const ScheduleFreeAdamWOptions& o, Visitor& visit) {
 
 template <class T, bool InnerMomentum, bool DecayAtZ>
 struct ScheduleFreeAdamWLaw {
-  static constexpr Traffic traffic{
-      .slots = 2 + InnerMomentum, .gradient = true, .writes_parameter = true};
+  static constexpr LawSlots slots =
+      InnerMomentum ? LawSlots("z", "exp_avg_sq", "exp_avg") : LawSlots("z", "exp_avg_sq");
   ScheduleFreeMove<T> move;
   T decay;
   T beta2, one_minus_beta2;
@@ -110,62 +110,59 @@ struct ScheduleFreeAdamWLaw {
   }
 };
 
+struct ScheduleFreeAdamWRule {
+  using Options = ScheduleFreeAdamWOptions;
+  static constexpr std::string_view name = "ScheduleFreeAdamW";
+  template <class T>
+  using Laws =
+      std::variant<ScheduleFreeAdamWLaw<T, false, false>, ScheduleFreeAdamWLaw<T, false, true>,
+                   ScheduleFreeAdamWLaw<T, true, false>, ScheduleFreeAdamWLaw<T, true, true>>;
+  template <class T>
+  using Step = ScheduleFreeStep<T>;
+
+  template <class T>
+  static void check(const ScheduleFreeAdamWOptions& o) {
+    detail::require_epsilon<T>(
+        o.epsilon, false,
+        "ScheduleFreeAdamWOptions.epsilon must not vanish in the type of the state");
+  }
+
+  template <class T>
+  static Laws<T> law(const ScheduleFreeAdamWOptions& o, const Step<T>& s) {
+    const double momentum = o.inner_momentum;
+    const double root_scale = o.bias_correction_in_lr ? 1 : 1 / std::sqrt(s.correction(o.beta2));
+    const auto make = [&]<bool Inner, bool AtZ>(ScheduleFreeAdamWLaw<T, Inner, AtZ>) {
+      return ScheduleFreeAdamWLaw<T, Inner, AtZ>{.move = s.move(),
+                                                 .decay = s(o.weight_decay),
+                                                 .beta2 = s(o.beta2),
+                                                 .one_minus_beta2 = s(1 - o.beta2),
+                                                 .root_scale = s(root_scale),
+                                                 .epsilon = s(o.epsilon),
+                                                 .momentum = s(momentum),
+                                                 .one_minus_momentum = s(1 - momentum),
+                                                 .momentum_scale = s(1 / s.correction(momentum))};
+    };
+    if (momentum != 0 && o.decay_at_z) return make(ScheduleFreeAdamWLaw<T, true, true>{});
+    if (momentum != 0) return make(ScheduleFreeAdamWLaw<T, true, false>{});
+    if (o.decay_at_z) return make(ScheduleFreeAdamWLaw<T, false, true>{});
+    return make(ScheduleFreeAdamWLaw<T, false, false>{});
+  }
+};
+
 /// Schedule-Free AdamW. Throws std::invalid_argument for options out of range.
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
-class ScheduleFreeAdamW : public ScheduleFree<ScheduleFreeAdamW<P, S>, P, S> {
-  using Base = ScheduleFree<ScheduleFreeAdamW<P, S>, P, S>;
-
+class ScheduleFreeAdamW final
+    : public ScheduleFree<ScheduleFreeAdamW<P, S>, ScheduleFreeAdamWRule, P, S> {
  public:
-  using Laws =
-      std::tuple<ScheduleFreeAdamWLaw<S, false, false>, ScheduleFreeAdamWLaw<S, false, true>,
-                 ScheduleFreeAdamWLaw<S, true, false>, ScheduleFreeAdamWLaw<S, true, true>>;
-  static constexpr std::size_t forms = std::tuple_size_v<Laws>;
-  static constexpr std::string_view type_name = "ScheduleFreeAdamW";
-
   explicit ScheduleFreeAdamW(const Parameters<P>& params, ScheduleFreeAdamWOptions options = {})
-      : Base(params, slot_names(options), options.learning_rate, options.nonfinite,
-             {options.beta, options.warmup_steps, options.r, options.weight_lr_power,
-              options.average_weight, options.bias_correction_in_lr ? options.beta2 : 0}),
-        options_(options) {}
-
-  [[nodiscard]] const ScheduleFreeAdamWOptions& options() const { return options_; }
-
-  // What step() calls.
-  [[nodiscard]] int form() const {
-    return (options_.inner_momentum == 0 ? 0 : 2) + (options_.decay_at_z ? 1 : 0);
-  }
-  template <int K>
-  [[nodiscard]] auto law(std::size_t tensor) const {
-    const std::int64_t t = this->tensor_steps(tensor);
-    const double momentum = options_.inner_momentum;
-    const double root_scale = options_.bias_correction_in_lr
-                                  ? 1
-                                  : 1 / std::sqrt(detail::bias_correction(options_.beta2, t));
-    std::tuple_element_t<static_cast<std::size_t>(K), Laws> law;
-    law.move = this->move();
-    law.decay = static_cast<S>(options_.weight_decay);
-    law.beta2 = static_cast<S>(options_.beta2);
-    law.one_minus_beta2 = static_cast<S>(1 - options_.beta2);
-    law.root_scale = static_cast<S>(root_scale);
-    law.epsilon = static_cast<S>(options_.epsilon);
-    law.momentum = static_cast<S>(momentum);
-    law.one_minus_momentum = static_cast<S>(1 - momentum);
-    law.momentum_scale = static_cast<S>(1 / detail::bias_correction(momentum, t));
-    return law;
-  }
-
- private:
-  static std::vector<std::string> slot_names(const ScheduleFreeAdamWOptions& options) {
-    validate(options);
-    detail::require_epsilon<S>(
-        options.epsilon, false,
-        "ScheduleFreeAdamWOptions.epsilon must not vanish in the type of the state");
-    std::vector<std::string> names{"z", "exp_avg_sq"};
-    if (options.inner_momentum != 0) names.push_back("exp_avg");
-    return names;
-  }
-
-  ScheduleFreeAdamWOptions options_;
+      : ScheduleFree<ScheduleFreeAdamW<P, S>, ScheduleFreeAdamWRule, P, S>(
+            params, options,
+            {.beta = options.beta,
+             .warmup_steps = options.warmup_steps,
+             .r = options.r,
+             .weight_lr_power = options.weight_lr_power,
+             .average_weight = options.average_weight,
+             .corrected_beta2 = options.bias_correction_in_lr ? options.beta2 : 0}) {}
 };
 
 }  // namespace v0

@@ -15,7 +15,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <vector>
 
 #include <polyak/core/law.hpp>
@@ -63,7 +62,7 @@ void visit_options(const ScheduleFreeSgdOptions& o, Visitor& visit) {
 
 template <class T>
 struct ScheduleFreeSgdLaw {
-  static constexpr Traffic traffic{.slots = 1, .gradient = true, .writes_parameter = true};
+  static constexpr LawSlots slots{"z"};
   ScheduleFreeMove<T> move;
   T decay;
   template <class V>
@@ -72,38 +71,31 @@ struct ScheduleFreeSgdLaw {
   }
 };
 
+struct ScheduleFreeSgdRule {
+  using Options = ScheduleFreeSgdOptions;
+  static constexpr std::string_view name = "ScheduleFreeSgd";
+  template <class T>
+  using Step = ScheduleFreeStep<T>;
+
+  template <class T>
+  static ScheduleFreeSgdLaw<T> law(const ScheduleFreeSgdOptions& o, const Step<T>& s) {
+    return {.move = s.move(), .decay = s(o.weight_decay)};
+  }
+};
+
 /// Schedule-Free SGD. Throws std::invalid_argument for options out of range.
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
-class ScheduleFreeSgd : public ScheduleFree<ScheduleFreeSgd<P, S>, P, S> {
-  using Base = ScheduleFree<ScheduleFreeSgd<P, S>, P, S>;
-
+class ScheduleFreeSgd final
+    : public ScheduleFree<ScheduleFreeSgd<P, S>, ScheduleFreeSgdRule, P, S> {
  public:
-  using Laws = std::tuple<ScheduleFreeSgdLaw<S>>;
-  static constexpr std::size_t forms = std::tuple_size_v<Laws>;
-  static constexpr std::string_view type_name = "ScheduleFreeSgd";
-
   explicit ScheduleFreeSgd(const Parameters<P>& params, ScheduleFreeSgdOptions options = {})
-      : Base(params, slot_names(options), options.learning_rate, options.nonfinite,
-             {options.beta, options.warmup_steps, options.r, options.weight_lr_power,
-              options.average_weight}),
-        options_(options) {}
-
-  [[nodiscard]] const ScheduleFreeSgdOptions& options() const { return options_; }
-
-  // What step() calls.
-  [[nodiscard]] int form() const { return 0; }
-  template <int>
-  [[nodiscard]] auto law(std::size_t) const {
-    return ScheduleFreeSgdLaw<S>{this->move(), static_cast<S>(options_.weight_decay)};
-  }
-
- private:
-  static std::vector<std::string> slot_names(const ScheduleFreeSgdOptions& options) {
-    validate(options);
-    return {"z"};
-  }
-
-  ScheduleFreeSgdOptions options_;
+      : ScheduleFree<ScheduleFreeSgd<P, S>, ScheduleFreeSgdRule, P, S>(
+            params, options,
+            {.beta = options.beta,
+             .warmup_steps = options.warmup_steps,
+             .r = options.r,
+             .weight_lr_power = options.weight_lr_power,
+             .average_weight = options.average_weight}) {}
 };
 
 }  // namespace v0

@@ -18,12 +18,12 @@
 #include <limits>
 #include <string>
 #include <string_view>
-#include <tuple>
+#include <variant>
 #include <vector>
 
 #include <polyak/core/law.hpp>
 #include <polyak/core/require.hpp>
-#include <polyak/optim/optimizer.hpp>
+#include <polyak/optim/elementwise.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -70,7 +70,7 @@ void visit_options(const SgdOptions& o, Visitor& visit) {
 
 template <class T, bool Nesterov>
 struct SgdLaw {
-  static constexpr Traffic traffic{.slots = 1, .gradient = true, .writes_parameter = true};
+  static constexpr LawSlots slots{"momentum_buffer"};
   T momentum;    ///< mu; 0 at t = 1
   T intake;      ///< 1 - tau; 1 at t = 1
   T look_ahead;  ///< mu
@@ -88,7 +88,7 @@ struct SgdLaw {
 
 template <class T>
 struct PlainSgdLaw {
-  static constexpr Traffic traffic{.slots = 0, .gradient = true, .writes_parameter = true};
+  static constexpr LawSlots slots{};
   T step, shrink, coupled;
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g) const {
@@ -97,51 +97,39 @@ struct PlainSgdLaw {
   }
 };
 
+struct SgdRule {
+  using Options = SgdOptions;
+  static constexpr std::string_view name = "Sgd";
+  template <class T>
+  using Laws = std::variant<SgdLaw<T, false>, SgdLaw<T, true>, PlainSgdLaw<T>>;
+
+  template <class T>
+  static Laws<T> law(const SgdOptions& o, const StepOf<T>& s) {
+    const T shrink = s(1 - s.learning_rate * o.weight_decay);
+    if (o.momentum == 0) {
+      return PlainSgdLaw<T>{
+          .step = s(s.learning_rate), .shrink = shrink, .coupled = s(o.coupled_weight_decay)};
+    }
+    const bool first = s.t == 1;
+    const auto with_momentum = [&]<bool Nesterov>(SgdLaw<T, Nesterov>) {
+      return SgdLaw<T, Nesterov>{.momentum = s(first ? 0 : o.momentum),
+                                 .intake = s(first ? 1 : 1 - o.dampening),
+                                 .look_ahead = s(o.momentum),
+                                 .step = s(s.learning_rate),
+                                 .shrink = shrink,
+                                 .coupled = s(o.coupled_weight_decay)};
+    };
+    if (o.nesterov) return with_momentum(SgdLaw<T, true>{});
+    return with_momentum(SgdLaw<T, false>{});
+  }
+};
+
 /// Stochastic gradient descent. Throws std::invalid_argument for options out of range.
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
-class Sgd : public Optimizer<Sgd<P, S>, P, S> {
-  using Base = Optimizer<Sgd<P, S>, P, S>;
-
+class Sgd final : public Elementwise<Sgd<P, S>, SgdRule, P, S> {
  public:
-  using Laws = std::tuple<SgdLaw<S, false>, SgdLaw<S, true>, PlainSgdLaw<S>>;
-  static constexpr std::size_t forms = std::tuple_size_v<Laws>;
-  static constexpr std::string_view type_name = "Sgd";
-
   Sgd(const Parameters<P>& params, SgdOptions options)
-      : Base(params, slot_names(options), options.learning_rate, options.nonfinite),
-        options_(options) {}
-
-  [[nodiscard]] const SgdOptions& options() const { return options_; }
-
-  // What step() calls.
-  [[nodiscard]] int form() const { return options_.momentum == 0 ? 2 : options_.nesterov ? 1 : 0; }
-  template <int K>
-  [[nodiscard]] auto law(std::size_t tensor) const {
-    const double rate = this->learning_rate();
-    const auto step = static_cast<S>(rate);
-    const auto shrink = static_cast<S>(1 - rate * options_.weight_decay);
-    const auto coupled = static_cast<S>(options_.coupled_weight_decay);
-    if constexpr (K == 2) {
-      return PlainSgdLaw<S>{step, shrink, coupled};
-    } else {
-      const bool first = this->tensor_steps(tensor) == 1;
-      return SgdLaw<S, K == 1>{static_cast<S>(first ? 0 : options_.momentum),
-                               static_cast<S>(first ? 1 : 1 - options_.dampening),
-                               static_cast<S>(options_.momentum),
-                               step,
-                               shrink,
-                               coupled};
-    }
-  }
-
- private:
-  static std::vector<std::string> slot_names(const SgdOptions& options) {
-    validate(options);
-    if (options.momentum == 0) return {};
-    return {"momentum_buffer"};
-  }
-
-  SgdOptions options_;
+      : Elementwise<Sgd<P, S>, SgdRule, P, S>(params, options) {}
 };
 
 }  // namespace v0

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string_view>
 #include <utility>
+#include <variant>
 
 #include <polyak/average/engine/averaged_weights.hpp>
 #include <polyak/average/schedules/weighting.hpp>
@@ -19,7 +20,7 @@ inline namespace v0 {
 /// avg + c (x - avg), for 0 < c < 1.
 template <class T>
 struct AverageLaw {
-  static constexpr Traffic traffic{.slots = 1};
+  static constexpr LawSlots slots = LawSlots::averaging("average");
   T gain;
   template <class V, class Slot>
   POLYAK_LAW void operator()(const V& x, Slot& average) const {
@@ -30,7 +31,7 @@ struct AverageLaw {
 /// Both in one, for the ways of keeping an average that are used more seldom.
 template <class T>
 struct AverageOrCopyLaw {
-  static constexpr Traffic traffic{.slots = 1};
+  static constexpr LawSlots slots = LawSlots::averaging("average");
   T gain;
   T complement;  ///< 1 - c, of which only counts whether it is 0
   template <class V, class Slot>
@@ -65,20 +66,33 @@ template <class W>
 /// constant gain c it comes to rest within 2^-24 / c (relative) of a constant x; where that
 /// matters, accumulate with kahan or in float64, or keep it in double (`Ema<float, double>`, which
 /// is also fused with other methods).
-template <ParameterScalar P, Weighting W, StateScalar S = default_state_t<P>>
-class Average : public AveragedWeights<Average<P, W, S>, P, S> {
-  using Base = AveragedWeights<Average<P, W, S>, P, S>;
+///
+/// `Derived` is the method: what it has of the hooks of a method holds alone and in a step.
+template <class Derived, ParameterScalar P, Weighting W, StateScalar S>
+class AverageOf : public AveragedWeights<Derived, P, S> {
+  using Base = AveragedWeights<Derived, P, S>;
+
+ protected:
+  using typename Base::T;
+  struct AverageOrCopy {
+    double gain;
+    template <class C>
+    AverageOrCopyLaw<C> operator()(C) const {
+      const auto rounded = static_cast<C>(gain);
+      return {.gain = rounded, .complement = 1 - rounded};
+    }
+  };
+  using Bound = detail::joined_t<std::variant<detail::BoundLaw<AverageLaw<T>, S>>,
+                                 typename Base::template Stored<AverageOrCopy>>;
 
  public:
-  static constexpr std::string_view type_name = "Average";
-
   /// The average begins as a copy of the parameters; whether that copy has any weight is the
   /// weighting's affair. Throws std::logic_error while an average is swapped in,
   /// std::invalid_argument for an accumulation that S cannot have, or with which a 16-bit average
   /// would rest further than 1 % from a constant weight.
-  Average(const Parameters<P>& params, W weighting, Nonfinite nonfinite = Nonfinite::propagate,
-          Accumulation accumulation = {})
-      : Average(params, nonfinite, accumulation, detail::validated(std::move(weighting))) {}
+  AverageOf(const Parameters<P>& params, W weighting, Nonfinite nonfinite = Nonfinite::propagate,
+            Accumulation accumulation = {})
+      : AverageOf(params, nonfinite, accumulation, detail::validated(std::move(weighting))) {}
 
   /// Calls that changed the average.
   [[nodiscard]] std::int64_t count() const { return updates_; }
@@ -101,27 +115,14 @@ class Average : public AveragedWeights<Average<P, W, S>, P, S> {
     if constexpr (requires { weighting_.advance(call); }) weighting_.advance(call);
     if (gain_ != 0) ++updates_;
   }
-  static constexpr std::size_t forms = 2 + Base::other_storages;
-  [[nodiscard]] int form() const {
-    if (gain_ == 0) return resting;
-    return this->storage() > 0 ? 1 + this->storage() : gain_ == 1 ? 1 : 0;
+  [[nodiscard]] bool resting() const { return gain_ == 0; }
+  [[nodiscard]] Bound bind() const {
+    if (this->storage() == 0 && gain_ != 1) {
+      return this->bind_plain(AverageLaw<T>{static_cast<T>(gain_)}, std::size_t{0});
+    }
+    return detail::widen_variant<Bound>(this->bind_stored(AverageOrCopy{gain_}, std::size_t{0}));
   }
-  template <int K>
-  [[nodiscard]] auto run(std::size_t) const {
-    return this->template run_in<(K < 2 ? 0 : K - 1)>(
-        [&]<class C>(C) {
-          const auto gain = static_cast<C>(gain_);
-          if constexpr (K == 0) {
-            return AverageLaw<C>{gain};
-          } else if constexpr (K == 1) {
-            return CopyLaw<C>{};
-          } else {
-            return AverageOrCopyLaw<C>{gain, 1 - gain};
-          }
-        },
-        std::size_t{0});
-  }
-  void finish(const Parameters<P>& params) {
+  void finish(const ExecutorRef&, const Parameters<P>& params) {
     if (gain_ != 0) this->copy_buffers(params);
   }
 
@@ -142,14 +143,26 @@ class Average : public AveragedWeights<Average<P, W, S>, P, S> {
  private:
   friend Base;
 
-  Average(const Parameters<P>& params, Nonfinite nonfinite, Accumulation accumulation,
-          W&& weighting)
+  AverageOf(const Parameters<P>& params, Nonfinite nonfinite, Accumulation accumulation,
+            W&& weighting)
       : Base(params, nonfinite, accumulation, detail::least_gain(weighting)),
         weighting_(std::move(weighting)) {}
 
   W weighting_;
   std::int64_t updates_ = 0;
   double gain_ = 0;  // as applied: rounded to the type of the law
+};
+
+/// The average under a weighting of the user's own: `Average average(params, MyWeighting{});`.
+template <ParameterScalar P, Weighting W, StateScalar S = default_state_t<P>>
+class Average final : public AverageOf<Average<P, W, S>, P, W, S> {
+ public:
+  static constexpr std::string_view type_name = "Average";
+  /// As AverageOf.
+  Average(const Parameters<P>& params, W weighting, Nonfinite nonfinite = Nonfinite::propagate,
+          Accumulation accumulation = {})
+      : AverageOf<Average<P, W, S>, P, W, S>(params, std::move(weighting), nonfinite,
+                                             accumulation) {}
 };
 
 }  // namespace v0

@@ -18,6 +18,7 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <polyak/average/engine/swap.hpp>
@@ -36,7 +37,7 @@ inline namespace v0 {
 /// c = 1: a copy, so that a NaN in the old average disappears and every bit of x arrives.
 template <class T>
 struct CopyLaw {
-  static constexpr Traffic traffic{.slots = 1};
+  static constexpr LawSlots slots = LawSlots::averaging("average");
   template <class V, class Slot>
   POLYAK_LAW void operator()(const V& x, Slot& average) const {
     average = x;
@@ -46,7 +47,7 @@ struct CopyLaw {
 /// x = avg, rounded to the parameters' type.
 template <class T>
 struct ReadLaw {
-  static constexpr Traffic traffic{.slots = 1, .writes_parameter = true, .writes_slots = false};
+  static constexpr LawSlots slots = LawSlots::reading("average");
   template <class V, class Slot>
   POLYAK_LAW void operator()(V& x, const Slot& average) const {
     x = average;
@@ -116,16 +117,48 @@ void validate(const Accumulation& o, double least) {
             zone);
   }
 }
+
+/// The ways of storing averages of S, as bound laws.
+template <class S, class T, class Make>
+struct StoredLaws {
+  template <class C>
+  using Law = decltype(std::declval<Make>()(C()));
+  using Third = std::conditional_t<std::same_as<S, float>, BoundLaw<Law<double>, double>,
+                                   BoundLaw<Law<T>, S, Stochastic>>;
+  using type = std::variant<BoundLaw<Law<T>, S>, BoundLaw<Law<T>, S, Kahan>, Third>;
+};
+template <class T, class Make>
+struct StoredLaws<double, T, Make> {
+  using type = std::variant<BoundLaw<decltype(std::declval<Make>()(double())), double>>;
+};
+
+/// A variant as one that has its alternatives and more.
+template <class To, class... From>
+[[nodiscard]] To widen_variant(const std::variant<From...>& from) {
+  return std::visit([](const auto& one) { return To(one); }, from);
+}
+/// The alternatives of several variants.
+template <class... Variants>
+struct JoinedVariants;
+template <class Variant>
+struct JoinedVariants<Variant> {
+  using type = Variant;
+};
+template <class... A, class... B, class... Rest>
+struct JoinedVariants<std::variant<A...>, std::variant<B...>, Rest...>
+    : JoinedVariants<std::variant<A..., B...>, Rest...> {};
+template <class... Variants>
+using joined_t = typename JoinedVariants<Variants...>::type;
+
 }  // namespace detail
 
 /// `Derived` has ready(), what a Method has beside what is here, and friends this class.
 template <class Derived, ParameterScalar P, StateScalar S>
-class AveragedWeights {
+class AveragedWeights : public MethodHooks<P> {
   static_assert(std::same_as<S, double> || !std::same_as<element_t<P>, double>,
                 "polyak: double parameters need double state");
 
  public:
-  using Parameter = P;
   using State = S;
   static constexpr bool trains = false;
 
@@ -221,15 +254,15 @@ class AveragedWeights {
   /// The copies of tensors with Role::copy, one after another.
   [[nodiscard]] const std::byte* buffers() const { return buffers_->data(); }
   [[nodiscard]] Nonfinite nonfinite() const { return nonfinite_; }
-  [[nodiscard]] bool same_law(std::size_t, std::size_t) const { return true; }
   void skip() { ++skipped_; }
 
  protected:
   /// The type that laws compute in, unless the averages are kept in double.
   using T = detail::carrier_t<S>;
   static constexpr bool may_be_wide = std::same_as<S, float>;
-  /// Ways of keeping beside `plain`.
-  static constexpr std::size_t other_storages = std::same_as<S, double> ? 0 : 2;
+  /// The bound laws `make(C())`, C the type that a law computes in, for each way of storing values.
+  template <class Make>
+  using Stored = typename detail::StoredLaws<S, T, Make>::type;
 
   /// The averages of those names, each a copy of the parameters. `least_gain`: the smallest that
   /// moves them.
@@ -247,7 +280,7 @@ class AveragedWeights {
     if (accumulation.accumulate == Accumulate::float64) {
       wide_.emplace(params.layout(), detail::dtype_of<P>(), Kept::averaged, names);
     }
-    for (std::size_t k = 0; k < names.size(); ++k) walk_all<CopyLaw>(params, k);
+    for (std::size_t k = 0; k < names.size(); ++k) sweep_all<CopyLaw>(params, k);
     copy_buffers(params);
   }
 
@@ -308,46 +341,47 @@ class AveragedWeights {
            : accumulation_.accumulate == Accumulate::kahan ? 1
                                                            : 2;
   }
-  /// The law `make(C())`, for the type C that it computes in, on some of the averages.
-  template <int Storage, class Make, class... Which>
-  [[nodiscard]] auto run_in(Make make, Which... which) const {
+  /// Binds the law `make(C())` to some of the averages, as these are stored.
+  template <class Make, class... Which>
+  [[nodiscard]] Stored<Make> bind_stored(Make make, Which... which) const {
     const std::array<std::size_t, sizeof...(Which)> values{which...};
-    if constexpr (Storage == 0) {
-      return detail::make_run(make(T()), slots_, {}, values);
-    } else if constexpr (Storage == 1) {
-      return detail::make_run<detail::Kahan>(make(T()), slots_, {}, values);
-    } else if constexpr (may_be_wide) {
-      return detail::make_run(make(double()), *wide_, {}, values);
-    } else {
-      return detail::make_run<detail::Stochastic>(
-          make(T()), slots_, {accumulation_.seed, static_cast<std::uint64_t>(calls_), 0}, values);
+    if constexpr (!std::same_as<S, double>) {
+      if (storage() == 1) return detail::bind_law<detail::Kahan>(make(T()), slots_, {}, values);
+      if constexpr (may_be_wide) {
+        if (storage() == 2) return detail::bind_law(make(double()), *wide_, {}, values);
+      } else {
+        if (storage() == 2) {
+          return detail::bind_law<detail::Stochastic>(
+              make(T()), slots_, {accumulation_.seed, static_cast<std::uint64_t>(calls_), 0},
+              values);
+        }
+      }
     }
+    return detail::bind_law(make(T()), slots_, {}, values);
   }
-  /// `use(std::integral_constant<int, Storage>())` for the way that the values are kept.
-  template <class Use>
-  void in_storage(Use use) const {
-    if constexpr (std::same_as<S, double>) {
-      use(std::integral_constant<int, 0>());
-    } else {
-      storage() == 0   ? use(std::integral_constant<int, 0>())
-      : storage() == 1 ? use(std::integral_constant<int, 1>())
-                       : use(std::integral_constant<int, 2>());
-    }
+  /// Binds a law to averages that are stored plainly.
+  template <class Law, class... Which>
+  [[nodiscard]] detail::BoundLaw<Law, S> bind_plain(const Law& law, Which... which) const {
+    return detail::bind_law(law, slots_, {}, std::array<std::size_t, sizeof...(Which)>{which...});
   }
-  /// Memory for one average of that storage.
-  template <int Storage>
+  /// Calls use(bound) with the law that bind_stored() gives.
+  template <class Make, class Use, class... Which>
+  void with_stored(Make make, Use use, Which... which) const {
+    std::visit(use, bind_stored(make, which...));
+  }
+  /// Memory for one average that is stored as `Like`, a bound law, has it.
+  template <class Like>
   [[nodiscard]] auto average_memory() const {
     std::vector<std::string> names{"average"};
-    if constexpr (Storage == 1) names.push_back("compensation");
-    using Element = std::conditional_t<Storage == 2 && may_be_wide, double, S>;
-    return Slots<Element>(slots_.layout(), detail::dtype_of<P>(), Kept::averaged, names);
+    if constexpr (Like::Storage::arrays == 2) names.push_back("compensation");
+    return Slots<typename Like::State>(slots_.layout(), detail::dtype_of<P>(), Kept::averaged,
+                                       names);
   }
   /// One law without scalars over all weights and one average, in the calling thread.
   template <template <class> class Law>
-  void walk_all(const Parameters<P>& params, std::size_t which = 0) const {
-    in_storage([&]<int Storage>(std::integral_constant<int, Storage>) {
-      detail::Walker<P>::kept(params, run_in<Storage>([]<class C>(C) { return Law<C>{}; }, which));
-    });
+  void sweep_all(const Parameters<P>& params, std::size_t which = 0) const {
+    with_stored([]<class C>(C) { return Law<C>{}; },
+                [&](const auto& bound) { detail::Sweep<P>::all(serial, params, bound); }, which);
   }
   /// A gain as it is applied: rounded to the type of the law.
   [[nodiscard]] double applied(double gain) const {
@@ -365,7 +399,7 @@ class AveragedWeights {
       copies_.push_back({place, params[k].raw(), params[k].bytes()});
       place += params[k].bytes();
     }
-    detail::Walker<P>::copy(params, copies_);
+    detail::Sweep<P>::copy(params, copies_);
   }
   std::int64_t next_call() { return ++calls_; }
   [[nodiscard]] std::uint64_t seed() const { return accumulation_.seed; }
@@ -454,7 +488,7 @@ class AveragedWeights {
   }
 
   void write_to(const Parameters<P>& target, std::size_t which) const {
-    walk_all<ReadLaw>(target, which);
+    sweep_all<ReadLaw>(target, which);
     write_buffers(target);
   }
 

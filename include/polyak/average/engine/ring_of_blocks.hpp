@@ -17,6 +17,7 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <polyak/average/engine/average.hpp>
@@ -34,7 +35,7 @@ inline namespace v0 {
 /// average <- average + c_j (block_j - average) for N blocks, one after the other; c_j = 1 copies.
 template <class T, std::size_t N>
 struct FoldLaw {
-  static constexpr Traffic traffic{.slots = static_cast<int>(N) + 1, .writes_first_slot = true};
+  static constexpr LawSlots slots = LawSlots::averaging(N + 1).first_written();
   detail::Array<T, N> gains, complements;
   template <class V, class Slot, class... Block>
   POLYAK_LAW void operator()(const V&, Slot& average, Block&... blocks) const {
@@ -52,7 +53,7 @@ struct FoldLaw {
 /// A full ring of iterates moves on by one: average <- average + (x - oldest)/k, oldest <- x.
 template <class T>
 struct RunningMeanLaw {
-  static constexpr Traffic traffic{.slots = 2};
+  static constexpr LawSlots slots = LawSlots::averaging("average", "oldest");
   T gain;  ///< 1/k
   template <class V, class Slot>
   POLYAK_LAW void operator()(const V& x, Slot& average, Slot& oldest) const {
@@ -74,9 +75,29 @@ struct Window {
 ///
 /// State: "average" and `ring` slots "block.0", ..., the number of complete blocks, and of the
 /// samples in the one that is open. Where the ring stands follows from them.
-template <ParameterScalar P, class W, StateScalar S>
-class RingOfBlocks : public AveragedWeights<RingOfBlocks<P, W, S>, P, S> {
-  using Base = AveragedWeights<RingOfBlocks<P, W, S>, P, S>;
+template <class Derived, ParameterScalar P, class W, StateScalar S>
+class RingOfBlocks : public AveragedWeights<Derived, P, S> {
+  using Base = AveragedWeights<Derived, P, S>;
+  using typename Base::T;
+
+  struct AverageOrCopy {
+    double gain;
+    template <class C>
+    AverageOrCopyLaw<C> operator()(C) const {
+      const auto rounded = static_cast<C>(gain);
+      return {.gain = rounded, .complement = 1 - rounded};
+    }
+  };
+  struct RunningMean {
+    double gain;
+    template <class C>
+    RunningMeanLaw<C> operator()(C) const {
+      return {.gain = static_cast<C>(gain)};
+    }
+  };
+  using Bound = detail::joined_t<std::variant<detail::BoundLaw<AverageLaw<T>, S>>,
+                                 typename Base::template Stored<AverageOrCopy>,
+                                 typename Base::template Stored<RunningMean>>;
 
  protected:
   RingOfBlocks(const Parameters<P>& params, W weighting, Window window, Nonfinite nonfinite,
@@ -137,48 +158,26 @@ class RingOfBlocks : public AveragedWeights<RingOfBlocks<P, W, S>, P, S> {
       open_ = 0;
     }
   }
-  static constexpr std::size_t forms = 3 + 2 * Base::other_storages;
-  [[nodiscard]] int form() const {
-    if (gain_ == 0) return resting;
-    if (this->storage() == 0) return moves_ ? 2 : gain_ == 1 ? 1 : 0;
-    return 1 + 2 * this->storage() + (moves_ ? 1 : 0);
-  }
-  template <int K>
-  [[nodiscard]] auto run(std::size_t) const {
-    constexpr int storage = K < 3 ? 0 : (K - 1) / 2;
-    constexpr bool moves = K == 2 || (K > 3 && K % 2 == 0);
-    if constexpr (moves) {
-      return this->template run_in<storage>(
-          [&]<class C>(C) {
-            return RunningMeanLaw<C>{static_cast<C>(1 / static_cast<double>(window_.ring))};
-          },
-          std::size_t{0}, slot(cursor_));
-    } else {
-      return this->template run_in<storage>(
-          [&]<class C>(C) {
-            const auto gain = static_cast<C>(gain_);
-            if constexpr (K == 0) {
-              return AverageLaw<C>{gain};
-            } else if constexpr (K == 1) {
-              return CopyLaw<C>{};
-            } else {
-              return AverageOrCopyLaw<C>{gain, 1 - gain};
-            }
-          },
-          slot(cursor_));
+  [[nodiscard]] bool resting() const { return gain_ == 0; }
+  [[nodiscard]] Bound bind() const {
+    const std::size_t block = slot(cursor_);
+    if (moves_) {
+      const double gain = 1 / static_cast<double>(window_.ring);
+      return detail::widen_variant<Bound>(
+          this->bind_stored(RunningMean{gain}, std::size_t{0}, block));
     }
+    if (this->storage() == 0 && gain_ != 1) {
+      return this->bind_plain(AverageLaw<T>{static_cast<T>(gain_)}, block);
+    }
+    return detail::widen_variant<Bound>(this->bind_stored(AverageOrCopy{gain_}, block));
   }
-  template <class E>
-  void finish(E& executor, const Parameters<P>& params) {
+  void finish(const ExecutorRef& executor, const Parameters<P>& params) {
     if (!completes_) return;
-    if (ready() && !moves_) {
-      this->in_storage([&]<int Storage>(std::integral_constant<int, Storage>) {
-        fold<Storage>(executor, params, window_.width, [](auto run) { return run; });
-      });
+    if (this->ready() && !moves_) {
+      fold(executor, params, window_.width, [](auto bound) { return bound; });
     }
     this->copy_buffers(params);
   }
-  void finish(const Parameters<P>& params) { finish(serial, params); }
 
   template <class Visitor>
   void state(Visitor&& visit) {
@@ -225,10 +224,11 @@ class RingOfBlocks : public AveragedWeights<RingOfBlocks<P, W, S>, P, S> {
     return (number % window_.ring + window_.ring) % window_.ring;
   }
 
-  /// average <- mean of the newest blocks, oldest first. `into(run)` may give the run another
+  /// average <- mean of the newest blocks, oldest first. `into(bound)` may give the law another
   /// average.
-  template <int Storage, class E, class Into>
-  void fold(E& executor, const Parameters<P>& params, std::int64_t blocks, Into into) const {
+  template <class Into>
+  void fold(const ExecutorRef& executor, const Parameters<P>& params, std::int64_t blocks,
+            Into into) const {
     std::int64_t done = 0;
     const auto some = [&]<std::size_t... I>(std::index_sequence<I...>) {
       const auto make = [&]<class C>(C) {
@@ -238,43 +238,40 @@ class RingOfBlocks : public AveragedWeights<RingOfBlocks<P, W, S>, P, S> {
         return FoldLaw<C, sizeof...(I)>{{static_cast<C>(gain(I))...},
                                         {static_cast<C>(1 - gain(I))...}};
       };
-      auto run = into(this->template run_in<Storage>(
-          make, std::size_t{0}, newest(blocks - 1 - done - static_cast<std::int64_t>(I))...));
-      // Each pass rounds at random anew.
-      if constexpr (requires { run.key.seed; }) {
-        run.key.seed += 0x9e3779b97f4a7c15u * static_cast<std::uint64_t>(done + 1);
-      }
-      walk_kept(executor, params, run);
+      this->with_stored(
+          make,
+          [&](const auto& stored) {
+            auto bound = into(stored);
+            // Each pass rounds at random anew.
+            if constexpr (requires { bound.key.seed; }) {
+              bound.key.seed += 0x9e3779b97f4a7c15u * static_cast<std::uint64_t>(done + 1);
+            }
+            detail::Sweep<P>::all(executor, params, bound);
+          },
+          std::size_t{0}, newest(blocks - 1 - done - static_cast<std::int64_t>(I))...);
       done += static_cast<std::int64_t>(sizeof...(I));
     };
     while (blocks - done >= 4) some(std::make_index_sequence<4>());
     while (done < blocks) some(std::make_index_sequence<1>());
   }
 
-  template <class E, class R>
-  void walk_kept(E& executor, const Parameters<P>& params, const R& run) const {
-    detail::Walker<P>::groups(
-        params, [&](std::size_t k) { return std::array<bool, 1>{this->slots().keeps(k)}; },
-        [](std::size_t, std::size_t) { return true; },
-        [&](const auto& tensors, const std::array<bool, 1>& taking) {
-          if (taking[0]) {
-            detail::Walker<P>::walk(executor, params, nullptr, tensors, std::tuple(run));
-          }
-        });
-  }
-
   void mean_into(const Parameters<P>& target, std::int64_t blocks) const {
-    this->in_storage([&]<int Storage>(std::integral_constant<int, Storage>) {
-      auto own = this->template average_memory<Storage>();
-      const auto into = [&](auto run) {
-        for (std::size_t j = 0; j < own.count(); ++j) run.slots[j] = own.data(j);
-        return run;
-      };
-      fold<Storage>(serial, target, blocks, into);
-      walk_kept(serial, target,
-                into(this->template run_in<Storage>([]<class C>(C) { return ReadLaw<C>{}; },
-                                                    std::size_t{0})));
-    });
+    const auto read = []<class C>(C) { return ReadLaw<C>{}; };
+    this->with_stored(
+        read,
+        [&](const auto& stored) {
+          using Read = std::remove_cvref_t<decltype(stored)>;
+          auto own = this->template average_memory<Read>();
+          const auto into = [&](auto bound) {
+            if constexpr (std::same_as<typename decltype(bound)::Storage, typename Read::Storage>) {
+              for (std::size_t j = 0; j < own.count(); ++j) bound.slots[j] = own.data(j);
+            }
+            return bound;
+          };
+          fold(serial, target, blocks, into);
+          detail::Sweep<P>::all(serial, target, into(stored));
+        },
+        std::size_t{0});
     this->write_buffers(target);
   }
 

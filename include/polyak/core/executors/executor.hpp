@@ -51,5 +51,55 @@ struct Serial {
 };
 inline constexpr Serial serial{};
 
+namespace detail {
+
+/// Refers to something that is called with ranges, without its type: code that takes one is
+/// compiled once for all of them.
+class RangeRef {
+ public:
+  template <class Range>
+  requires(!std::same_as<std::remove_cv_t<Range>, RangeRef>) explicit RangeRef(Range& range)
+      : range_(&range), call_([](const void* object, std::size_t begin, std::size_t end) {
+          (*static_cast<Range*>(const_cast<void*>(object)))(begin, end);
+        }) {}
+  void operator()(std::size_t begin, std::size_t end) const { call_(range_, begin, end); }
+
+ private:
+  const void* range_;
+  void (*call_)(const void*, std::size_t, std::size_t);
+};
+
+}  // namespace detail
+
+/// Refers to an executor, without its type. Methods get one in `prepare` and `finish`. It must not
+/// outlive the executor.
+class ExecutorRef {
+ public:
+  template <class E>
+  requires(!std::same_as<std::remove_cv_t<E>, ExecutorRef>) ExecutorRef(E& executor)
+      : executor_(&executor),
+        call_([](const void* object, std::size_t elements, const detail::RangeRef& range) {
+          if constexpr (Executor<E>) {
+            (*static_cast<E*>(const_cast<void*>(object)))(elements, range);
+          } else {  // of a device, whose loops are launched
+            range(std::size_t{0}, elements);
+          }
+        }),
+        serial_(!Executor<E> || std::same_as<std::remove_cv_t<E>, Serial>) {}
+
+  /// Runs `range(begin, end)` as Executor says.
+  template <class Range>
+  void operator()(std::size_t elements, Range&& range) const {
+    call_(executor_, elements, detail::RangeRef(range));
+  }
+  /// Whether everything runs in the calling thread.
+  [[nodiscard]] bool is_serial() const { return serial_; }
+
+ private:
+  const void* executor_;
+  void (*call_)(const void*, std::size_t, const detail::RangeRef&);
+  bool serial_;
+};
+
 }  // namespace v0
 }  // namespace polyak

@@ -95,6 +95,18 @@ void run_at(int level, const Kernel& kernel) {
   kernel.template run<Baseline>();
 }
 
+/// The same for loops that are used too rarely to be compiled for every level: v3 serves for v4
+/// too, to the same bits.
+template <class Kernel>
+void run_rarely_at(int level, const Kernel& kernel) {
+#if POLYAK_X86_LEVELS
+  if (level >= 3) return enter_v3(kernel);
+#else
+  static_cast<void>(level);
+#endif
+  kernel.template run<Baseline>();
+}
+
 }  // namespace detail
 
 /// The level that loops run at from now on: the widest that the processor supports, unless

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// CapturedStep: a step in a CUDA graph that is replayed.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include <polyak/core/step.hpp>
+#include <polyak/cuda/executor.hpp>
+#include <polyak/cuda/skipped_steps.hpp>
+#include <polyak/cuda/sweep.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace cuda {
+
+/// One step() of fixed parameters, gradients and methods, for a CUDA graph that is replayed.
+///
+///   CapturedStep step(executor, params, gradients, optimizer, ema);   // after the first steps
+///   ... cudaStreamBeginCapture; forward and backward; step.record(); cudaStreamEndCapture ...
+///   for (;;) { step.prepare(); cudaGraphLaunch(graph, stream); }
+///
+/// A replay cannot bring arguments of its own, so it reads this step's scalars from the device,
+/// where prepare() has put them, by a launch in the stream before it: no copy from the host, and no
+/// wait. Everything refers to the objects given, which must stay where they are. A captured step
+/// has the passes that its recording had: where an average rests, copies or switches in some steps
+/// only, prepare() throws std::logic_error in the others, with nothing changed: call step() instead
+/// of the replay, or capture again. Make it when the averages have begun, for it uploads the tables
+/// of the step that would be next. Nonfinite::propagate only. (CUDA captures no default stream:
+/// give the executor one of its own.)
+template <class T, class... M>
+class CapturedStep {
+  using P = Device<T>;
+
+ public:
+  CapturedStep(const Executor& executor, const Parameters<T>& params, const Gradients<T>& gradients,
+               M&... methods)
+      : executor_(executor), params_(params), gradients_(gradients), methods_(methods...) {
+    polyak::detail::require_same(gradients.layout(), params.layout(),
+                                 "the gradients' parameters and the parameters");
+    (polyak::detail::check_method(methods, params), ...);
+    if constexpr (sizeof...(M) > 1) polyak::detail::check_distinct(methods...);
+    require(((methods.nonfinite() == Nonfinite::propagate) && ...),
+            "CapturedStep: nonfinite of all methods must be", std::string_view("propagate"));
+    block_ = std::make_unique<polyak::detail::Block>(detail::Recording::capacity,
+                                                     params.layout()->space);
+    recording_.block = block_->data();
+    try_out(detail::Recording::Mode::plan);
+  }
+  CapturedStep(const CapturedStep&) = delete;
+  CapturedStep& operator=(const CapturedStep&) = delete;
+
+  /// Puts the launches of a step into the stream, which is captured. No clock advances. Throws
+  /// std::logic_error where it cannot, with the clocks as they were.
+  void record() {
+    recording_.passes.clear();
+    recording_.copies.clear();
+    recording_.words.clear();
+    try_out(detail::Recording::Mode::record);
+  }
+
+  /// Counts a step, and puts its scalars where the next replay reads them.
+  void prepare() {
+    if (recording_.passes.empty()) {
+      polyak::detail::refuse_order("polyak: prepare() of a captured step that was not recorded");
+    }
+    recording_.mode = detail::Recording::Mode::prepare;
+    recording_.differs = false;
+    recording_.next = 0;
+    const auto clocks = kept();
+    advance();
+    if (recording_.differs || recording_.next != recording_.passes.size()) {
+      restore(clocks);
+      polyak::detail::refuse_order(
+          "polyak: this step has other passes than the captured one (an average that rests, copies "
+          "or switches); call step() instead of the replay, or capture again");
+    }
+    executor_.space()->await_readers();
+    for (const auto& pass : recording_.passes) {
+      if (pass.reads_gradient) pass.table->gradients.clear();  // the replay writes its own
+    }
+    detail::write_words(*executor_.space(), recording_.block, recording_.words.data(),
+                        recording_.words.size());
+  }
+
+ private:
+  using Driver = polyak::detail::StepDriver<P>;
+
+  /// The next step without its effects on the clocks.
+  void try_out(detail::Recording::Mode mode) {
+    recording_.mode = mode;
+    const auto clocks = kept();
+    try {
+      advance();
+    } catch (...) {
+      restore(clocks);
+      throw;
+    }
+    restore(clocks);
+  }
+
+  void advance() {
+    detail::call_state().recording = &recording_;
+    const Restore end;
+    std::apply(
+        [&](M&... methods) {
+          polyak::detail::StepLaws<P, M...> laws(methods...);
+          const std::array<polyak::detail::StepMethod<P>, sizeof...(M)> list{
+              polyak::detail::StepMethod<P>{&methods, &polyak::detail::method_table<P, M>}...};
+          const ExecutorRef any(executor_);
+          Driver(any, params_, gradients_.data(), polyak::detail::scale_of(&gradients_), list,
+                 polyak::detail::binder_of(laws))
+              .advance(~std::uint64_t{0} >> (64 - sizeof...(M)));
+        },
+        methods_);
+  }
+  struct Restore {
+    ~Restore() { detail::call_state().recording = nullptr; }
+  };
+
+  [[nodiscard]] std::vector<std::vector<std::byte>> kept() {
+    std::vector<std::vector<std::byte>> all(sizeof...(M));
+    std::size_t k = 0;
+    std::apply([&](M&... methods) { (detail::keep_clocks(methods, all[k++]), ...); }, methods_);
+    return all;
+  }
+  void restore(const std::vector<std::vector<std::byte>>& before) {
+    const auto after = kept();
+    std::size_t k = 0;
+    std::apply(
+        [&](M&... methods) { ((detail::restore_clocks(methods, before[k], after[k]), ++k), ...); },
+        methods_);
+  }
+
+  Executor executor_;
+  Parameters<T> params_;
+  Gradients<T> gradients_;
+  std::tuple<M&...> methods_;
+  detail::Recording recording_;
+  std::unique_ptr<polyak::detail::Block> block_;
+};
+template <class T, class... M>
+CapturedStep(const Executor&, const polyak::Parameters<Device<T>>&,
+             const polyak::Gradients<Device<T>>&, M&...) -> CapturedStep<T, M...>;
+
+}  // namespace cuda
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Steps that a device skips: the host learns of them later, and takes its clocks back then.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/slots.hpp>
+#include <polyak/cuda/executor.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace cuda {
+namespace detail {
+
+/// Keeps what a skipped step takes back: the scalars and counters of a method, not its slots.
+struct ClockWriter {
+  std::vector<std::byte>& out;
+  template <class V>
+  void option(std::string_view, const V&) {}
+  template <class V>
+  void scalar(std::string_view, V& value) {
+    const auto* const first = reinterpret_cast<const std::byte*>(&value);
+    out.insert(out.end(), first, first + sizeof value);
+  }
+  void counters(std::string_view, std::vector<std::int64_t>& values) {
+    for (std::int64_t& value : values) scalar({}, value);
+  }
+  void buffers(const Layout&, std::byte*) {}
+  template <class S>
+  void slots(Slots<S>&) {}
+};
+/// Takes back what a step changed. What it did not change, a learning rate say, may have been set
+/// since then, and stays.
+struct ClockReader {
+  const std::byte* before;
+  const std::byte* after;
+  template <class V>
+  void option(std::string_view, const V&) {}
+  template <class V>
+  void scalar(std::string_view, V& value) {
+    if (std::memcmp(before, after, sizeof value) != 0) std::memcpy(&value, before, sizeof value);
+    before += sizeof value;
+    after += sizeof value;
+  }
+  void counters(std::string_view, std::vector<std::int64_t>& values) {
+    for (std::int64_t& value : values) scalar({}, value);
+  }
+  void buffers(const Layout&, std::byte*) {}
+  template <class S>
+  void slots(Slots<S>&) {}
+};
+template <class M>
+void keep_clocks(M& method, std::vector<std::byte>& to) {
+  to.clear();
+  method.state(ClockWriter{to});
+}
+template <class M>
+void restore_clocks(M& method, const std::vector<std::byte>& before,
+                    const std::vector<std::byte>& after) {
+  method.state(ClockReader{before.data(), after.data()});
+}
+
+/// Reads the marks of the newest step, once they are there.
+inline void await_report(DeviceSpace& space) {
+  const bool any = std::any_of(space.waiting.begin(), space.waiting.end(),
+                               [](const Waiting& one) { return !one.resolved; });
+  if (!any) return;
+  space.report_event().wait();
+  const volatile unsigned* const marks = space.reported();
+  for (Waiting& one : space.waiting) {
+    if (one.resolved) continue;
+    one.resolved = true;
+    for (std::size_t k = 0; k < DeviceSpace::mark_count; ++k) {
+      one.skipped = one.skipped || (one.marks[k] && marks[k] != 0);
+    }
+  }
+}
+
+/// What is called of a method to take a step back, without its type.
+struct ClockHooks {
+  const std::shared_ptr<polyak::detail::Block>& (*block)(const void*);
+  void (*keep)(void*, std::vector<std::byte>& to);
+  void (*restore)(void*, const std::vector<std::byte>& before, const std::vector<std::byte>& after);
+  void (*skip)(void*);
+
+  template <class M>
+  static constexpr ClockHooks of() {
+    return {[](const void* m) -> const std::shared_ptr<polyak::detail::Block>& {
+              return static_cast<const M*>(m)->slots().block();
+            },
+            [](void* m, std::vector<std::byte>& to) { keep_clocks(*static_cast<M*>(m), to); },
+            [](void* m, const std::vector<std::byte>& before, const std::vector<std::byte>& after) {
+              restore_clocks(*static_cast<M*>(m), before, after);
+            },
+            [](void* m) { static_cast<M*>(m)->skip(); }};
+  }
+};
+
+/// Takes back the step of a method if it was skipped. Returns whether it was.
+inline bool settle_one(DeviceSpace& space, void* method, const ClockHooks& hooks) {
+  bool skipped = false;
+  const void* const block = hooks.block(method).get();
+  for (std::size_t k = 0; k < space.waiting.size();) {
+    Waiting& one = space.waiting[k];
+    if (one.address != block && !one.method.expired()) {
+      ++k;
+      continue;
+    }
+    if (one.address == block && !one.method.expired()) {
+      await_report(space);
+      if (one.skipped) {
+        hooks.restore(method, one.before, one.after);
+        if (one.counts) hooks.skip(method);
+        skipped = true;
+      }
+    }
+    std::swap(one, space.waiting.back());
+    space.waiting.pop_back();
+  }
+  return skipped;
+}
+
+}  // namespace detail
+
+/// Waits until the device has said whether the newest steps of these methods were skipped, and
+/// takes back the clocks of those that were. step() and update() do so for their methods; before
+/// reading count() or skipped(), or saving, of methods with Nonfinite::skip_step, call it yourself.
+/// Returns whether a step was skipped.
+template <class... M>
+bool settle(const Executor& executor, M&... methods) {
+  bool skipped = false;
+  ((skipped =
+        detail::settle_one(*executor.space(), &methods, detail::ClockHooks::of<M>()) || skipped),
+   ...);
+  return skipped;
+}
+
+}  // namespace cuda
+}  // namespace v0
+}  // namespace polyak

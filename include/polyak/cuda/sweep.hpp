@@ -1,0 +1,512 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The loops over lists on a device: one launch for all tensors that the same laws run on.
+///
+/// Scalars of a step travel as arguments of the launch. Tables of chunks and addresses are uploaded
+/// once for a list; where only gradients moved, their addresses travel as arguments of a launch
+/// too. So a step allocates nothing, copies nothing from the host and waits for nothing. Methods
+/// are the host's own objects, with their clocks on the host and their slots on the device.
+#pragma once
+
+#if !defined(__CUDACC__) && !defined(POLYAK_CUDA_EMULATION)
+#error "polyak/cuda/sweep.hpp holds kernels: compile this file with nvcc (name it .cu)"
+#endif
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/bound_law.hpp>
+#include <polyak/core/executors/executor.hpp>
+#include <polyak/core/method.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/step.hpp>
+#include <polyak/core/sweep_plan.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/cuda/error.hpp>
+#include <polyak/cuda/executor.hpp>
+#include <polyak/cuda/grid.hpp>
+#include <polyak/cuda/launch.hpp>
+#include <polyak/cuda/skipped_steps.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace cuda {
+namespace detail {
+
+// ---- a step in a captured graph ---------------------------------------------------------------
+
+template <class Kernel>
+inline constexpr char kernel_id = 0;
+
+/// The passes of a captured step, and the place on the device where a replay finds their scalars.
+struct Recording {
+  struct Pass {
+    const void* kernel;
+    std::shared_ptr<DeviceTable> table;
+    std::size_t at;  ///< of its arguments, in bytes
+    bool reads_gradient;
+  };
+  static constexpr std::size_t capacity = std::size_t{1} << 16;
+  enum class Mode : std::uint8_t {
+    plan,     ///< has the tables made
+    record,   ///< puts the launches into the graph
+    prepare,  ///< takes the scalars of the next replay
+  };
+  Mode mode = Mode::plan;
+  bool differs = false;
+  std::size_t next = 0;
+  std::vector<Pass> passes;
+  std::vector<std::shared_ptr<DeviceTable>> copies;  ///< tables of buffers
+  std::vector<std::uint64_t> words;
+  std::byte* block = nullptr;
+};
+
+/// The recording and the marks of the call that this thread is in. Null outside of a call.
+struct CallState {
+  Recording* recording = nullptr;
+  const unsigned* skip[2] = {nullptr, nullptr};
+};
+[[nodiscard]] inline CallState& call_state() {
+  thread_local CallState state;
+  return state;
+}
+
+/// Has the launches of a call do nothing where one of the marks is set.
+class Skip {
+ public:
+  Skip(const unsigned* first, const unsigned* second) {
+    call_state().skip[0] = first;
+    call_state().skip[1] = second;
+  }
+  Skip(const Skip&) = delete;
+  Skip& operator=(const Skip&) = delete;
+  ~Skip() { call_state().skip[0] = call_state().skip[1] = nullptr; }
+};
+
+template <class Kernel>
+void launch_sweep(DeviceSpace& space, const std::shared_ptr<DeviceTable>& table, Kernel& kernel,
+                  const std::vector<std::uint64_t>& gradients, bool reads_gradient) {
+  CallState& state = call_state();
+  if (state.recording == nullptr) {
+    if (reads_gradient) update_gradients(space, *table, gradients, false);
+    kernel.skip[0] = state.skip[0];
+    kernel.skip[1] = state.skip[1];
+    kernel.written = nullptr;
+    space.await_readers();
+    launch(space, kernel, table->chunks, "the launch of a step");
+    return;
+  }
+  Recording& recording = *state.recording;
+  if (recording.mode == Recording::Mode::plan) return;
+  constexpr std::size_t words = (sizeof kernel.arguments + 7) / 8;
+  if (recording.mode == Recording::Mode::prepare) {
+    const std::size_t k = recording.next++;
+    if (k >= recording.passes.size() || recording.passes[k].kernel != &kernel_id<Kernel> ||
+        recording.passes[k].table != table) {
+      recording.differs = true;
+      return;
+    }
+    std::memcpy(recording.words.data() + recording.passes[k].at / 8, &kernel.arguments,
+                sizeof kernel.arguments);
+    return;
+  }
+  const std::size_t at = (recording.words.size() + 1) / 2 * 16;
+  if (at + words * 8 > Recording::capacity) {
+    polyak::detail::refuse_order("polyak: too many passes for one captured step");
+  }
+  recording.words.resize(at / 8 + words, 0);
+  std::memcpy(recording.words.data() + at / 8, &kernel.arguments, sizeof kernel.arguments);
+  recording.passes.push_back({&kernel_id<Kernel>, table, at, reads_gradient});
+  if (reads_gradient) update_gradients(space, *table, gradients, true);
+  kernel.skip[0] = kernel.skip[1] = nullptr;
+  kernel.written = reinterpret_cast<decltype(kernel.written)>(recording.block + at);
+  launch(space, kernel, table->chunks, "the launch of a captured step");
+}
+
+// ---- laws -------------------------------------------------------------------------------------
+
+/// The laws of a tuple of pointers to bound laws, for the tensor `tensor`, as a kernel takes them.
+template <std::size_t I, class... B>
+[[nodiscard]] auto chain_of(const std::tuple<const B*...>& bound, std::size_t tensor) {
+  if constexpr (I == sizeof...(B)) {
+    return Chain<>{};
+  } else {
+    using R = std::tuple_element_t<I, std::tuple<B...>>;
+    const R& one = *std::get<I>(bound);
+    const auto rest = chain_of<I + 1>(bound, tensor);
+    return [&]<class... Rest>(const Chain<Rest...>& others) {
+      Chain<R, Rest...> chain;
+      std::memset(static_cast<void*>(&chain), 0, sizeof chain);  // padding too: it is compared
+      chain.first.law = one.law_of(tensor);
+      for (int k = 0; k < R::arrays; ++k) {
+        chain.first.slots[k] = one.slots[static_cast<std::size_t>(k)];
+      }
+      chain.first.key = one.key;
+      chain.rest = others;
+      return chain;
+    }(rest);
+  }
+}
+
+/// Tensors by their numbers.
+struct TensorNumbers {
+  const std::uint32_t* numbers;
+  std::size_t count;
+};
+
+/// Launches of laws without their types.
+template <class T>
+struct LaunchLoop {
+  using List = polyak::Parameters<Device<T>>;
+  void (*launch)(const void* bound, const List& params, const T* const* gradients, double scale,
+                 const TensorNumbers& tensors) = nullptr;
+  const void* bound = nullptr;
+};
+
+/// One launch of laws on some tensors, which are alike to them.
+template <class T, class... B>
+void launch_laws(const std::tuple<const B*...>& bound, const polyak::Parameters<Device<T>>& params,
+                 const T* const* gradients, double scale, const TensorNumbers& tensors) {
+  using P = Device<T>;
+  using Kernel = SweepKernel<T, B...>;
+  DeviceSpace& space = space_of(*params.layout());
+  auto& scratch = space.scratch();
+  scratch.rows.clear();
+  scratch.gradients.clear();
+  for (std::size_t i = 0; i < tensors.count; ++i) {
+    const std::size_t k = tensors.numbers[i];
+    const polyak::detail::TensorMemory& memory = ParameterAccess<P>::memory(params)[k];
+    if (memory.size == 0) continue;
+    scratch.rows.push_back(reinterpret_cast<std::uintptr_t>(memory.data));
+    scratch.rows.push_back(memory.size);
+    scratch.rows.push_back(k);
+    std::apply(
+        [&](const auto*... one) {
+          (scratch.rows.push_back(one->offsets == nullptr ? 0 : one->offsets[k]), ...);
+        },
+        bound);
+    if constexpr (Kernel::Sweep::any_reads_gradient) {
+      scratch.gradients.push_back(reinterpret_cast<std::uintptr_t>(gradients[k]));
+    }
+  }
+  if (scratch.rows.empty()) return;
+  const auto table =
+      space.table(scratch.rows, 3 + sizeof...(B), Kernel::Sweep::chunk, scratch.gradients);
+  Kernel kernel;
+  std::memset(static_cast<void*>(&kernel.arguments), 0, sizeof kernel.arguments);
+  kernel.table = view_of<sizeof...(B)>(*table);
+  kernel.arguments.laws = chain_of<0>(bound, tensors.numbers[0]);
+  kernel.arguments.scale = static_cast<carrier_t<T>>(scale);
+  launch_sweep(space, table, kernel, scratch.gradients, Kernel::Sweep::any_reads_gradient);
+}
+
+/// StepDriver, where a policy other than `error` is looked at by the device alone.
+template <class StepDriver, class T>
+class DeviceDriver : public StepDriver {
+  using P = Device<T>;
+  using Sweep = polyak::detail::Sweep<P>;
+  using typename StepDriver::Chosen;
+
+ public:
+  using StepDriver::StepDriver;
+
+  bool run() {
+    DeviceSpace& space = space_of(*this->params_.layout());
+    const Chosen skips = with(Nonfinite::skip_step), throws = with(Nonfinite::error);
+    if ((skips | throws) != 0 && space.capturing()) {
+      polyak::detail::refuse_order(
+          "polyak: a captured step of methods whose nonfinite is not Nonfinite::propagate");
+    }
+    for (const auto& m : this->methods_) settle_one(space, m.object, m.table->hooks.clocks);
+    if (throws != 0 || skips == 0) return StepDriver::run();
+    run_marked(space, skips);
+    return true;
+  }
+
+ private:
+  [[nodiscard]] Chosen with(Nonfinite policy) const {
+    return this->all_of([&](const auto& m) { return m.nonfinite() == policy; });
+  }
+
+  /// The device skips what the marks say; the host learns of it before its next step.
+  void run_marked(DeviceSpace& space, Chosen skips) {
+    await_report(space);  // of other methods: the report is to be used again
+    unsigned* const marks = space.marks();
+    const Chosen all = this->all_of([](const auto&) { return true; });
+    const Chosen checked = skips & this->all_of([](const auto& m) { return !m.table->trains; });
+    const bool gradients = (skips & ~checked) != 0;
+    const Chosen waiting = this->waiting(), now = all & ~waiting;
+    const auto has = [](Chosen chosen, std::size_t i) { return (chosen >> i & 1) != 0; };
+    for (std::size_t i = 0; i < this->methods_.size(); ++i) {
+      const auto& m = this->methods_[i];
+      if (!gradients && !has(checked, i)) continue;
+      Waiting one;
+      one.method = m.table->hooks.clocks.block(m.object);
+      one.address = m.table->hooks.clocks.block(m.object).get();
+      m.table->hooks.clocks.keep(m.object, one.before);
+      one.marks[0] = gradients;
+      one.marks[1] = has(checked & now, i);
+      one.marks[2] = has(waiting, i);
+      one.counts = m.nonfinite() == Nonfinite::skip_step;
+      space.waiting.push_back(std::move(one));
+    }
+    const auto guarded = [&](Chosen chosen, const unsigned* mark) {
+      const Skip skip(gradients ? marks : nullptr, mark);
+      this->advance(chosen);
+    };
+    if (gradients) Sweep::check_gradients(this->params_, this->gradients_, marks);
+    // Consecutive methods that are checked alike: averages see what those before them wrote.
+    for (std::size_t first = 0, last = 0; first < this->methods_.size(); first = last) {
+      Chosen some = 0;
+      while (last < this->methods_.size() && has(checked, last) == has(checked, first)) {
+        some |= now & (Chosen{1} << last++);
+      }
+      if (some == 0) continue;
+      const bool check = has(checked, first);
+      if (check) Sweep::check_weights(this->params_, marks + 1);
+      guarded(some, check ? marks + 1 : nullptr);
+    }
+    if (waiting != 0) {
+      Sweep::check_weights(this->params_, marks + 2);
+      guarded(waiting, marks + 2);
+    }
+    for (const auto& m : this->methods_) {
+      for (Waiting& one : space.waiting) {
+        if (one.address == m.table->hooks.clocks.block(m.object).get()) {
+          m.table->hooks.clocks.keep(m.object, one.after);
+        }
+      }
+    }
+    launch(space, ReportKernel{marks, space.reported_on_device()}, 1,
+           "the launch that reports a step");
+    space.report_event().record(space.stream());
+  }
+};
+
+}  // namespace detail
+}  // namespace cuda
+
+namespace detail {
+
+template <class T>
+struct Sweep<cuda::Device<T>> {
+  using P = cuda::Device<T>;
+  using Space = cuda::detail::DeviceSpace;
+  using Loop = cuda::detail::LaunchLoop<T>;
+  using Plan = SweepPlan<Loop>;
+  template <class StepDriver>
+  using Driver = cuda::detail::DeviceDriver<StepDriver, T>;
+  struct Hooks {
+    cuda::detail::ClockHooks clocks;
+    template <class M>
+    static constexpr Hooks of() {
+      static_assert(!M::host_only,
+                    "polyak: this method has no form for a device yet; keep its parameters on the "
+                    "host");
+      return {cuda::detail::ClockHooks::of<M>()};
+    }
+  };
+
+  [[nodiscard]] static Space& space_of(const Parameters<P>& params) {
+    return cuda::detail::space_of(*params.layout());
+  }
+
+  template <bool, class B>
+  [[nodiscard]] static Loop loop(const B& bound) {
+    return {[](const void* one, const Parameters<P>& params, const T* const* gradients,
+               double scale, const cuda::detail::TensorNumbers& tensors) {
+              cuda::detail::launch_laws<T>(std::tuple<const B*>(static_cast<const B*>(one)), params,
+                                           gradients, scale, tensors);
+            },
+            &bound};
+  }
+  template <class... B>
+  [[nodiscard]] static Loop shared_loop(const std::tuple<const B*...>& bound) {
+    return {[](const void* all, const Parameters<P>& params, const T* const* gradients,
+               double scale, const cuda::detail::TensorNumbers& tensors) {
+              cuda::detail::launch_laws<T>(*static_cast<const std::tuple<const B*...>*>(all),
+                                           params, gradients, scale, tensors);
+            },
+            &bound};
+  }
+
+  template <class E>
+  static void check(const E& executor, const Parameters<P>& params) {
+    if constexpr (requires { executor.space(); }) {
+      if (executor.space().get() != params.layout()->space.get()) {
+        refuse_value("polyak: the parameters and the executor are of different memory");
+      }
+    }
+  }
+
+  /// Launches for all tensors that any method runs on, by groups that the same laws run on.
+  static void over(const ExecutorRef&, const Parameters<P>& params, const T* const* gradients,
+                   double scale, const Plan& plan) {
+    using Mask = typename Plan::Mask;
+    auto& scratch = space_of(params).scratch();
+    const auto methods_of = [&](std::size_t k) {
+      return plan.methods_of(k, gradients != nullptr && gradients[k] != nullptr);
+    };
+    scratch.groups.assign(params.size(), 0);
+    for (std::size_t first = 0; first < params.size(); ++first) {
+      const Mask methods = methods_of(first);
+      if (scratch.groups[first] != 0 || methods == 0) continue;
+      scratch.order.clear();
+      for (std::size_t k = first; k < params.size(); ++k) {
+        if (scratch.groups[k] != 0 || methods_of(k) != methods) continue;
+        bool alike = true;
+        for (std::size_t i = 0; i < plan.single_count; ++i) {
+          const auto& single = plan.singles[i];
+          if ((methods >> i & 1) != 0 && single.same_law != nullptr) {
+            alike = alike && single.same_law(single.loop.bound, first, k);
+          }
+        }
+        if (!alike) continue;
+        scratch.groups[k] = 1;
+        scratch.order.push_back(static_cast<std::uint32_t>(k));
+      }
+      const cuda::detail::TensorNumbers tensors{scratch.order.data(), scratch.order.size()};
+      if (const Loop* const all = plan.loop_of_all(methods); all != nullptr) {
+        all->launch(all->bound, params, gradients, scale, tensors);
+        continue;
+      }
+      for (std::size_t i = 0; i < plan.single_count; ++i) {
+        if ((methods >> i & 1) == 0) continue;
+        const Loop& loop = plan.singles[i].loop;
+        loop.launch(loop.bound, params, gradients, scale, tensors);
+      }
+    }
+  }
+
+  /// One law over every tensor that its slots keep. The gradients may be another list's weights.
+  template <class B>
+  static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound,
+                  const std::size_t* offsets, const T* const* gradients = nullptr) {
+    const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound),
+                                       nullptr};
+    over(executor, params, gradients, 1, Plan{&single, 1, nullptr, 0});
+  }
+  template <class B>
+  static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound) {
+    all(executor, params, bound, bound.offsets);
+  }
+  /// One law over one tensor.
+  template <class B>
+  static void one(const Parameters<P>& params, std::size_t tensor, const B& bound) {
+    const auto number = static_cast<std::uint32_t>(tensor);
+    auto& state = cuda::detail::call_state();
+    using Mode = cuda::detail::Recording::Mode;
+    if (state.recording != nullptr && state.recording->mode == Mode::plan) return;
+    if (state.recording != nullptr && state.recording->mode == Mode::record) {
+      refuse_order(
+          "polyak: a captured step in which the training of a tensor begins; make one ordinary "
+          "step before capturing");
+    }
+    auto* const recording = std::exchange(state.recording, nullptr);
+    cuda::detail::launch_laws<T>(std::tuple<const B*>(&bound), params, nullptr, 1, {&number, 1});
+    state.recording = recording;
+  }
+
+  static void copy(const Parameters<P>& params, const std::vector<CopyPiece>& pieces) {
+    Space& space = space_of(params);
+    auto& scratch = space.scratch();
+    scratch.rows.clear();
+    scratch.gradients.clear();
+    for (const CopyPiece& piece : pieces) {
+      if (piece.bytes == 0) continue;
+      scratch.rows.push_back(reinterpret_cast<std::uintptr_t>(piece.to));
+      scratch.rows.push_back(piece.bytes);
+      scratch.rows.push_back(0);
+      scratch.rows.push_back(reinterpret_cast<std::uintptr_t>(piece.from));  // part of the key
+      scratch.gradients.push_back(reinterpret_cast<std::uintptr_t>(piece.from));
+    }
+    if (scratch.rows.empty()) return;
+    auto* const recording = cuda::detail::call_state().recording;
+    const auto table =
+        space.table(scratch.rows, 4, cuda::detail::CopyKernel::chunk, scratch.gradients);
+    if (recording != nullptr) {
+      if (recording->mode != cuda::detail::Recording::Mode::record) return;
+      recording->copies.push_back(table);
+    }
+    space.await_readers();
+    const auto& skip = cuda::detail::call_state().skip;
+    cuda::detail::launch(
+        space, cuda::detail::CopyKernel{cuda::detail::view_of<0>(*table), {skip[0], skip[1]}},
+        table->chunks, "the launch that copies buffers");
+  }
+
+  // ---- NaN and infinity
+
+  static void check_weights(const Parameters<P>& params, unsigned* mark) {
+    launch_check(params, nullptr, mark,
+                 [&](std::size_t k) { return params[k].info().role == Role::average; });
+  }
+  static void check_gradients(const Parameters<P>& params, const T* const* gradients,
+                              unsigned* mark) {
+    launch_check(params, gradients, mark, [&](std::size_t k) { return gradients[k] != nullptr; });
+  }
+  [[nodiscard]] static bool weights_finite(const Parameters<P>& params) {
+    Space& space = space_of(params);
+    check_weights(params, space.marks());
+    return clear_mark(space);
+  }
+  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params,
+                                             const T* const* gradients) {
+    Space& space = space_of(params);
+    check_gradients(params, gradients, space.marks());
+    return clear_mark(space);
+  }
+
+ private:
+  template <class Which>
+  static void launch_check(const Parameters<P>& params, const T* const* gradients, unsigned* mark,
+                           Which which) {
+    Space& space = space_of(params);
+    auto& scratch = space.scratch();
+    scratch.rows.clear();
+    scratch.gradients.clear();
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (params[k].size() == 0 || !which(k)) continue;
+      scratch.rows.push_back(reinterpret_cast<std::uintptr_t>(params[k].raw()));
+      scratch.rows.push_back(params[k].size());
+      scratch.rows.push_back(k);
+      scratch.rows.push_back(0);
+      if (gradients != nullptr) {
+        scratch.gradients.push_back(reinterpret_cast<std::uintptr_t>(gradients[k]));
+      }
+    }
+    if (scratch.rows.empty()) return;
+    using Kernel = cuda::detail::FiniteKernel<T>;
+    // Rows of gradients and of weights are of different tables: one has addresses, the other none.
+    if (gradients == nullptr) scratch.rows.insert(scratch.rows.end(), {0, 0, 0, 0});
+    const auto table = space.table(scratch.rows, 4, Kernel::chunk, scratch.gradients);
+    if (gradients != nullptr) {
+      cuda::detail::update_gradients(space, *table, scratch.gradients, false);
+    }
+    cuda::detail::launch(space,
+                         Kernel{cuda::detail::view_of<0>(*table), gradients != nullptr, mark},
+                         table->chunks, "the launch that looks for NaN and infinity");
+  }
+
+  /// Waits for the first mark, and clears it.
+  [[nodiscard]] static bool clear_mark(Space& space) {
+    cuda::detail::await_report(space);  // of other methods: the report is to be used again
+    cuda::detail::launch(space,
+                         cuda::detail::ReportKernel{space.marks(), space.reported_on_device()}, 1,
+                         "the launch that reports a check");
+    space.synchronize();
+    return space.reported()[0] == 0;
+  }
+};
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak

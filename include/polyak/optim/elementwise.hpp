@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Elementwise: an optimizer that is a rule. The rule has options, a name and laws; the clocks, the
+/// slots, the learning rate of a step, saving and restoring are here.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <polyak/core/bound_law.hpp>
+#include <polyak/core/law.hpp>
+#include <polyak/core/method.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/step.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+namespace detail {
+
+/// 1 - beta^t, without cancellation for beta close to 1.
+[[nodiscard]] inline double bias_correction(double beta, std::int64_t t) {
+  if (t == 1) return 1 - beta;
+  return beta == 0 ? 1 : -std::expm1(static_cast<double>(t) * std::log(beta));
+}
+
+inline void require_learning_rate(double value, const char* rule) {
+  require(value >= 0 && detail::is_finite(value), rule, value);
+}
+inline void require_not_negative(double value, const char* rule) {
+  require(value >= 0 && detail::is_finite(value), rule, value);
+}
+inline void require_beta(double value, const char* rule) {
+  require(value >= 0 && value < 1, rule, value);
+}
+
+/// epsilon must be representable in the state's type: 1e-50 would be 0 in float.
+template <ComputeScalar S>
+void require_epsilon(double value, bool zero_allowed, const char* rule) {
+  const bool positive = value > 0 && detail::is_finite(value) && static_cast<S>(value) > 0;
+  require(positive || (zero_allowed && value >= 0 && detail::is_finite(value)), rule, value);
+}
+
+}  // namespace detail
+
+/// A step as a rule sees it, for one tensor. `step(x)` rounds a number to the type of the law.
+template <class T>
+struct StepOf {
+  std::int64_t t = 1;        ///< steps of the tensor, this one included
+  double learning_rate = 0;  ///< of this step
+
+  [[nodiscard]] T operator()(double value) const { return static_cast<T>(value); }
+  /// 1 - beta^t: the sum of the weights that an average of decay beta has given so far.
+  [[nodiscard]] double correction(double beta) const { return detail::bias_correction(beta, t); }
+};
+
+namespace detail {
+
+/// What a rule gets of a step: StepOf, unless it has a Step of its own.
+template <class Rule, class T>
+struct StepFor {
+  using type = StepOf<T>;
+};
+template <class Rule, class T>
+requires requires { typename Rule::template Step<T>; }
+struct StepFor<Rule, T> {
+  using type = typename Rule::template Step<T>;
+};
+template <class Rule, class T>
+using step_t = typename StepFor<Rule, T>::type;
+
+/// The bound laws of a rule: one, or a std::variant of the bound alternatives.
+template <class Law, class S>
+struct BoundLaws {
+  using type = BoundLaw<Law, S>;
+};
+template <class... Law, class S>
+struct BoundLaws<std::variant<Law...>, S> {
+  using type = std::variant<BoundLaw<Law, S>...>;
+};
+
+/// The names of the slots of the law that a rule chose.
+template <class Law>
+[[nodiscard]] std::vector<std::string> slot_names_of(const Law&) {
+  return {Law::slots.names, Law::slots.names + Law::slots.count};
+}
+template <class... Law>
+[[nodiscard]] std::vector<std::string> slot_names_of(const std::variant<Law...>& law) {
+  return std::visit([](const auto& one) { return slot_names_of(one); }, law);
+}
+
+}  // namespace detail
+
+/// Base of the optimizers whose update of an element needs nothing of other elements.
+///
+/// `Derived` is the optimizer. `Rule` has
+///   using Options            a struct with learning_rate and nonfinite, and fields() (options.hpp)
+///   static constexpr std::string_view name
+///   static LAWS law<T>(const Options&, const StepOf<T>&)
+///   template <class T> using Step       where the laws need more than StepOf<T> has
+/// where LAWS is a law, or a std::variant of laws with the usual one first. The options alone
+/// choose the alternative. Each law names its slots.
+///
+/// A tensor without a gradient in a step is left alone: no decay, no change of state. Bias
+/// corrections count the steps of each tensor, schedules those of the optimizer.
+template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
+class Elementwise : public MethodHooks<P> {
+  static_assert(sizeof(S) >= detail::scalar_bytes<P>,
+                "polyak: double parameters need double state");
+
+ public:
+  using State = S;
+  using Options = typename Rule::Options;
+  static constexpr bool trains = true;
+  static constexpr std::string_view type_name = Rule::name;
+
+  /// One step. Gradients are only read. Returns false where Nonfinite::skip_step skipped it.
+  /// Throws as polyak::step.
+  bool step(const Parameters<P>& params, const Gradients<P>& gradients) {
+    return polyak::step(params, gradients, derived());
+  }
+
+  /// Sets the learning rate from the next step on: `optimizer.at(rate).step(params, grads)`.
+  /// Throws std::invalid_argument unless it is finite and >= 0.
+  Derived& at(double learning_rate) {
+    detail::require_learning_rate(learning_rate, "learning_rate must be finite and >= 0");
+    learning_rate_ = learning_rate;
+    return derived();
+  }
+  [[nodiscard]] double learning_rate() const { return learning_rate_; }
+  [[nodiscard]] const Options& options() const { return options_; }
+
+  /// Steps made, and those that Nonfinite::skip_step left out.
+  [[nodiscard]] std::int64_t count() const { return steps_; }
+  [[nodiscard]] std::int64_t skipped() const { return skipped_; }
+
+  /// Forgets the moments: all state is 0 and bias corrections begin anew, as after construction.
+  /// Learning rate, count() and schedules go on. What to do where weights jump, if anything: see
+  /// SwitchEma. On a device it throws std::logic_error while it is open whether the last step was
+  /// skipped: cuda::settle() first.
+  void reset_moments() {
+    if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
+    detail::clear_bytes(slots_.space(), slots_.block()->data(), slots_.block()->bytes());
+    std::fill(tensor_steps_.begin(), tensor_steps_.end(), 0);
+  }
+
+  /// Reads one state slot in place. Throws std::invalid_argument for an unknown name.
+  [[nodiscard]] SlotView<S> slot(std::string_view name) const {
+    return {slots_, slots_.find(name)};
+  }
+
+  /// Bytes of state.
+  [[nodiscard]] MemoryReport memory_report() const { return slots_.memory_report(); }
+
+  // Called by step().
+  [[nodiscard]] const Slots<S>& slots() const { return slots_; }
+  [[nodiscard]] Nonfinite nonfinite() const { return options_.nonfinite; }
+  [[nodiscard]] bool resting() const { return laws_.empty(); }
+  void advance(const Parameters<P>&, const element_t<P>* const* gradients) {
+    count_step(gradients);
+    make_laws(gradients);
+  }
+  void skip() { ++skipped_; }
+  // An optimizer whose rule has a Step of its own has versions of the next two.
+  /// The step of a tensor as the rule gets it.
+  [[nodiscard]] StepOf<S> step_of(std::size_t tensor) const {
+    return {tensor_steps_[tensor], learning_rate_};
+  }
+  /// Whether two tensors are at the same step, so that their laws are equal.
+  [[nodiscard]] bool same_step(std::size_t a, std::size_t b) const {
+    return tensor_steps_[a] == tensor_steps_[b];
+  }
+  [[nodiscard]] auto bind() const {
+    typename detail::BoundLaws<Laws, S>::type bound = alternative(laws_.front());
+    return bound;
+  }
+
+  /// Lists every scalar and slot of the state once; see core/state.hpp.
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    visit_options(options_, visit);
+    visit.scalar("learning_rate", learning_rate_);
+    visit.scalar("steps", steps_);
+    visit.scalar("skipped", skipped_);
+    visit.counters("tensor_steps", tensor_steps_);
+    visit.slots(slots_);
+  }
+
+ protected:
+  Elementwise(const Parameters<P>& params, const Options& options)
+      : options_(validated(options)),
+        slots_(params.layout(), detail::dtype_of<P>(), Kept::trained,
+               detail::slot_names_of(Rule::template law<S>(options, Step{}))),
+        tensor_steps_(params.size(), 0),
+        which_(params.size(), 0),
+        learning_rate_(options.learning_rate) {
+    laws_.reserve(params.size());
+    lawful_.reserve(params.size());
+  }
+
+  void count_step(const element_t<P>* const* gradients) {
+    ++steps_;
+    for (std::size_t k = 0; k < tensor_steps_.size(); ++k) {
+      if (gradients[k] != nullptr) ++tensor_steps_[k];
+    }
+  }
+  /// One law for all tensors at the same step.
+  void make_laws(const element_t<P>* const* gradients) {
+    laws_.clear();
+    lawful_.clear();
+    for (std::size_t k = 0; k < which_.size(); ++k) {
+      if (gradients[k] == nullptr || !slots_.keeps(k)) continue;
+      std::size_t place = laws_.size();
+      while (place > 0 && !derived().same_step(lawful_[place - 1], k)) --place;
+      if (place == 0) {
+        laws_.push_back(
+            Rule::template law<S>(options_, static_cast<const Step&>(derived().step_of(k))));
+        lawful_.push_back(k);
+        place = laws_.size();
+      }
+      which_[k] = static_cast<std::uint32_t>(place - 1);
+    }
+  }
+
+  /// Steps of one tensor, the current one included.
+  [[nodiscard]] std::int64_t tensor_steps(std::size_t tensor) const {
+    return tensor_steps_[tensor];
+  }
+
+ private:
+  using Step = detail::step_t<Rule, S>;
+  using Laws =
+      decltype(Rule::template law<S>(std::declval<const Options&>(), std::declval<const Step&>()));
+
+  [[nodiscard]] Derived& derived() { return static_cast<Derived&>(*this); }
+  [[nodiscard]] const Derived& derived() const { return static_cast<const Derived&>(*this); }
+
+  static const Options& validated(const Options& options) {
+    validate(options);
+    static_cast<void>(detail::checked(options.nonfinite));
+    if constexpr (requires { Rule::template check<S>(options); }) Rule::template check<S>(options);
+    return options;
+  }
+
+  template <class Law>
+  [[nodiscard]] auto bound(const Law& law) const {
+    detail::BoundLaw<Law, S> bound = detail::bind_law(law, slots_);
+    if (laws_.size() > 1) {
+      bound.table = &law;
+      bound.stride = sizeof(Laws);
+      bound.which = which_.data();
+    }
+    return bound;
+  }
+  template <class Law>
+  [[nodiscard]] auto alternative(const Law& law) const {
+    return bound(law);
+  }
+  template <class... Law>
+  [[nodiscard]] auto alternative(const std::variant<Law...>& law) const {
+    return std::visit(
+        [&](const auto& one) {
+          return typename detail::BoundLaws<std::variant<Law...>, S>::type(bound(one));
+        },
+        law);
+  }
+
+  Options options_;
+  Slots<S> slots_;
+  std::vector<std::int64_t> tensor_steps_;
+  std::vector<Laws> laws_;            // of this step
+  std::vector<std::size_t> lawful_;   // a tensor that each of them is for
+  std::vector<std::uint32_t> which_;  // the law of each tensor
+  double learning_rate_;
+  std::int64_t steps_ = 0;
+  std::int64_t skipped_ = 0;
+};
+
+}  // namespace v0
+}  // namespace polyak
