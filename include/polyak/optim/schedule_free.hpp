@@ -23,6 +23,7 @@
 
 #include <polyak/average/engine/swap.hpp>
 #include <polyak/core/law.hpp>
+#include <polyak/core/number.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/optim/optimizer.hpp>
 
@@ -103,10 +104,11 @@ class ScheduleFreeTensor {
       Element value{};
       space_->read(&value, y_ + k, sizeof value);
       if (z_.empty()) return value;
-      S z, y = static_cast<S>(value);
+      S z;
       space_->read(&z, z_.data() + k, sizeof z);
-      law_(y, static_cast<const S&>(z));
-      return static_cast<Element>(y);
+      detail::Number<S> y(static_cast<S>(value));
+      law_(y, detail::Number<S>(z));
+      return static_cast<Element>(y.value);
     } else {
       return on_host(k);
     }
