@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What a law is: the arithmetic of one method on values, the same for single numbers and for packs.
+/// What a law is: the arithmetic of one method on values, the same for single numbers and for
+/// packs.
 ///
 /// A law is a small struct. It holds the scalars of this step, in the type T that it computes in,
 /// and one `template <class V> void operator()(V& x, [const V& gradient,] V& slot...) const`, where

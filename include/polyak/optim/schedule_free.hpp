@@ -61,8 +61,8 @@ struct ScheduleFreeMove {
   T step;  ///< gamma_t
   template <class V>
   POLYAK_LAW void operator()(V& y, V& z, const V& d) const {
-    y = fma(V(pull), d, fma(V(gain), z - y, y));
-    z = fma(V(-step), d, z);
+    y = fma(pull, d, fma(gain, z - y, y));
+    z = fma(-step, d, z);
   }
 };
 
@@ -82,7 +82,7 @@ struct ScheduleFreeReadLaw {
   T extrapolation;  ///< 1 - 1/beta
   template <class V>
   POLYAK_LAW void operator()(V& y, const V& z) const {
-    y = fma(V(extrapolation), z - y, y);
+    y = fma(extrapolation, z - y, y);
   }
 };
 
