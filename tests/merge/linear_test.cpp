@@ -91,15 +91,8 @@ std::vector<Out> sums_in(const std::vector<const In*>& inputs, const std::vector
     };
     const auto factor = [&](std::size_t k) { return Value(static_cast<Accumulator>(weights[k])); };
     Value sum = factor(0) * term(0);
-    for (std::size_t k = 1; k < inputs.size(); ++k) {
-      using polyak::fma;
-      sum = fma(factor(k), term(k), sum);
-    }
-    if constexpr (std::is_same_v<Value, Accumulator>) {
-      polyak::detail::narrow_into(out.data(), i, sum);
-    } else {
-      polyak::detail::narrow_into(out.data(), i, sum.value);
-    }
+    for (std::size_t k = 1; k < inputs.size(); ++k) sum = fma(factor(k), term(k), sum);
+    polyak::detail::narrow_into(out.data(), i, sum.value);
   }
   return out;
 }
@@ -109,7 +102,7 @@ template <class Out, class Accumulator, class In>
 std::vector<Out> expected_sums(int level, const std::vector<const In*>& inputs,
                                const std::vector<double>& weights, std::size_t size) {
   return levels::rounds_once(level)
-             ? sums_in<Out, Accumulator, Accumulator>(inputs, weights, size)
+             ? sums_in<Out, Accumulator, polyak::detail::Number<Accumulator>>(inputs, weights, size)
              : sums_in<Out, Accumulator, levels::TwoRoundings<Accumulator>>(inputs, weights, size);
 }
 

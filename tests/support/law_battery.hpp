@@ -105,19 +105,12 @@ void run_on_numbers(const Law& law, Streams<P, S, SlotCount>& streams, std::size
       }
     }
     (std::make_index_sequence<static_cast<std::size_t>(SlotCount)>{});
-    const auto number = [](const V& value) {
-      if constexpr (std::is_same_v<V, C>) {
-        return value;
-      } else {
-        return value.value;
-      }
-    };
     if constexpr (polyak::writes_parameter<Law>) {
-      polyak::detail::narrow_into(streams.x.data() + offset, k, number(x));
+      polyak::detail::narrow_into(streams.x.data() + offset, k, x.value);
     }
-    if constexpr ((polyak::written_slots < Law >> 0)) {
+    if constexpr (polyak::written_slots<Law> != 0) {
       for (std::size_t n = 0; n < streams.slot.size(); ++n) {
-        polyak::detail::narrow_into(streams.slot[n].element.data(), k, number(slot[n]));
+        polyak::detail::narrow_into(streams.slot[n].element.data(), k, slot[n].value);
       }
     }
   }
@@ -165,7 +158,8 @@ void check(const std::string& name, const Law& law) {
     for (const int level : levels::supported()) {
       Data expected = before;
       if (levels::rounds_once(level)) {
-        run_on_numbers<polyak::detail::carrier_t<S>>(law, expected, offset, gradient_offset);
+        run_on_numbers<polyak::detail::Number<polyak::detail::carrier_t<S>>>(law, expected, offset,
+                                                                             gradient_offset);
       } else {
         run_on_numbers<levels::TwoRoundings<polyak::detail::carrier_t<S>>>(law, expected, offset,
                                                                            gradient_offset);
@@ -208,7 +202,7 @@ void check(const std::string& name, const Law& law) {
           }
           if (std::memcmp(is.data() + granules, was.data() + granules,
                           (is.size() - granules) * sizeof(S)) != 0 ||
-              (!(polyak::written_slots < Law >> 0) && bits::bytes(is) != bits::bytes(was))) {
+              (!(polyak::written_slots<Law> != 0) && bits::bytes(is) != bits::bytes(was))) {
             report("slot " + std::to_string(n) + " outside its data", size);
           }
         }

@@ -39,7 +39,7 @@ struct EmaBankLaw {
   template <class V, class... Slot>
   POLYAK_LAW void operator()(const V& x, Slot&... averages) const {
     const T* gain = gains.data();
-    ((averages = fma(V(*gain++), x - averages, averages)), ...);
+    ((averages = fma(*gain++, x - averages, averages)), ...);
   }
 };
 
@@ -51,12 +51,12 @@ struct AnyEmaBankLaw {
   template <class V, class... Slot>
   POLYAK_LAW void operator()(const V& x, Slot&... averages) const {
     const T *gain = gains.data(), *complement = complements.data();
-    (one(V(*gain++), V(*complement++), x, averages), ...);
+    (one(*gain++, *complement++, x, averages), ...);
   }
 
  private:
   template <class V, class Slot>
-  POLYAK_LAW static void one(const V& gain, const V& complement, const V& x, Slot& average) {
+  POLYAK_LAW static void one(T gain, T complement, const V& x, Slot& average) {
     average = if_zero(gain, average, if_zero(complement, x, fma(gain, x - average, average)));
   }
 };

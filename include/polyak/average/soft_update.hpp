@@ -33,7 +33,7 @@ struct SoftUpdateLaw {
   T tau;
   template <class V>
   POLYAK_LAW void operator()(V& target, const V& online) const {
-    target = fma(V(tau), online - target, target);
+    target = fma(tau, online - target, target);
   }
 };
 

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/number.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/scalar.hpp>
 
@@ -38,9 +39,6 @@ enum class Accumulate : std::uint8_t {
 }
 
 namespace detail {
-
-template <class T, int Lanes, class Level>
-struct Pack;  // pack.hpp
 
 /// A number as the sum of two, for a running sum whose lost digits count: Kahan's summation with
 /// Knuth's exact error of an addition.

@@ -29,6 +29,7 @@ namespace cuda {
 namespace detail {
 
 using polyak::detail::carrier_t;
+using polyak::detail::Number;
 using polyak::detail::RandomKey;
 using polyak::detail::scalar_bytes;
 
@@ -208,24 +209,25 @@ struct LaneStorage;
 
 template <class S>
 struct LaneStorage<polyak::detail::Plain<S>> {
-  using Value = carrier_t<S>;
+  using Value = Number<carrier_t<S>>;
   template <int N>
   POLYAK_LAW static Value get(const Lanes<S, N>* lanes, int k) {
     return widened<S>(lanes[0].raw[k]);
   }
   template <int N>
   POLYAK_LAW static void put(Lanes<S, N>* lanes, int k, const Value& value, std::uint32_t) {
-    lanes[0].raw[k] = narrowed<S>(value);
+    lanes[0].raw[k] = narrowed<S>(value.value);
   }
 };
 
 template <class S>
 struct LaneStorage<polyak::detail::Kahan<S>> {
   static constexpr bool sixteen = scalar_bytes<S> == 2;
-  using Value = std::conditional_t<sixteen, float, polyak::detail::Compensated<carrier_t<S>>>;
+  using Value =
+      std::conditional_t<sixteen, Number<float>, polyak::detail::Compensated<Number<carrier_t<S>>>>;
   template <int N>
   POLYAK_LAW static Value get(const Lanes<S, N>* lanes, int k) {
-    const carrier_t<S> high = widened<S>(lanes[0].raw[k]), low = widened<S>(lanes[1].raw[k]);
+    const Number<carrier_t<S>> high(widened<S>(lanes[0].raw[k])), low(widened<S>(lanes[1].raw[k]));
     if constexpr (sixteen) {
       return high - low;
     } else {
@@ -235,12 +237,12 @@ struct LaneStorage<polyak::detail::Kahan<S>> {
   template <int N>
   POLYAK_LAW static void put(Lanes<S, N>* lanes, int k, const Value& value, std::uint32_t) {
     if constexpr (sixteen) {
-      lanes[0].raw[k] = narrowed<S>(value);
-      const float rounded = widened<S>(lanes[0].raw[k]);
-      lanes[1].raw[k] = narrowed<S>(if_zero(rounded - rounded, rounded - value, 0.0f));
+      lanes[0].raw[k] = narrowed<S>(value.value);
+      const Number<float> rounded(widened<S>(lanes[0].raw[k]));
+      lanes[1].raw[k] = narrowed<S>(if_zero(rounded - rounded, rounded - value, 0).value);
     } else {
-      lanes[0].raw[k] = value.high;
-      lanes[1].raw[k] = value.low;
+      lanes[0].raw[k] = value.high.value;
+      lanes[1].raw[k] = value.low.value;
     }
   }
 };
@@ -248,8 +250,9 @@ struct LaneStorage<polyak::detail::Kahan<S>> {
 template <class S>
 struct LaneStorage<polyak::detail::Stochastic<S>> : LaneStorage<polyak::detail::Plain<S>> {
   template <int N>
-  POLYAK_LAW static void put(Lanes<S, N>* lanes, int k, float value, std::uint32_t random) {
-    lanes[0].raw[k] = bits_from(static_cast<const S*>(nullptr), value, random);
+  POLYAK_LAW static void put(Lanes<S, N>* lanes, int k, const Number<float>& value,
+                             std::uint32_t random) {
+    lanes[0].raw[k] = bits_from(static_cast<const S*>(nullptr), value.value, random);
   }
 };
 
@@ -375,23 +378,24 @@ struct GridSweep {
                               Lanes<typename First::State, N>* slots, int k, std::uint32_t random,
                               std::index_sequence<K...>) {
     using One = LawLanes<First>;
-    using V = carrier_t<typename First::State>;
+    using C = carrier_t<typename First::State>;
+    using V = Number<C>;
     using Law = typename First::Law;
     typename One::Storage::Value values[sizeof...(K) == 0 ? 1 : sizeof...(K)] = {
         One::Storage::get(slots + K * One::arrays, k)...};
-    V parameter = static_cast<V>(x);
+    V parameter(static_cast<C>(x));
     if constexpr (reads_gradient<Law>) {
-      const V g = static_cast<V>(gradient);
+      const V g(static_cast<C>(gradient));
       bound.law(parameter, g, values[K]...);
     } else {
       bound.law(parameter, values[K]...);
     }
     if constexpr (writes_parameter<Law>) {
-      x = static_cast<carrier_t<T>>(parameter);
+      x = static_cast<carrier_t<T>>(parameter.value);
       // The next law sees what memory will hold.
       if constexpr (scalar_bytes<T> == 2) x = widened<T>(narrowed<T>(x));
     }
-    if constexpr (written_slots < Law >> 0) {
+    if constexpr (written_slots<Law> != 0) {
       (One::Storage::put(slots + K * One::arrays, k, values[K], random), ...);
     }
   }
@@ -547,7 +551,7 @@ struct FiniteKernel {
     const std::size_t end = begin + chunk < size ? begin + chunk : size;
     const auto step = static_cast<std::size_t>(N);
     const bool aligned = is_aligned(data);
-    carrier_t<T> sum = 0;
+    Number<carrier_t<T>> sum(0);
     for (std::size_t at = begin + thread * step; at < end; at += threads * step) {
       Lanes<T, N> lanes;
       if (aligned && size - at >= step) {
@@ -555,9 +559,9 @@ struct FiniteKernel {
       } else {
         lanes.load_some(data, at, size - at);
       }
-      for (int k = 0; k < N; ++k) sum = fma(widened<T>(lanes.raw[k]), carrier_t<T>(0), sum);
+      for (int k = 0; k < N; ++k) sum = fma(widened<T>(lanes.raw[k]), 0, sum);
     }
-    if (!(sum == 0)) *mark = 1;
+    if (!(sum.value == 0)) *mark = 1;
   }
 };
 

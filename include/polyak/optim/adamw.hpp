@@ -81,10 +81,10 @@ struct AdamWLaw {
   T shrink;  ///< 1 - learning rate * decoupled decay
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g, V& m, V& v) const {
-    m = fma(V(beta1), m, V(one_minus_beta1) * g);
-    v = fma(V(beta2), v, V(one_minus_beta2) * g * g);
-    const V denominator = fma(sqrt(v), V(root_scale), V(epsilon));
-    x = fma(V(-step), m / denominator, V(shrink) * x);
+    m = fma(beta1, m, one_minus_beta1 * g);
+    v = fma(beta2, v, one_minus_beta2 * g * g);
+    const V denominator = fma(sqrt(v), root_scale, epsilon);
+    x = fma(-step, m / denominator, shrink * x);
   }
 };
 
@@ -100,17 +100,17 @@ struct AdamVariantLaw {
   T coupled;  ///< coupled decay
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g, V& m, V& v, V& v_max) const {
-    const V d = with_decay(V(coupled), x, g);
-    m = fma(V(adamw.beta1), m, V(adamw.one_minus_beta1) * d);
-    v = fma(V(adamw.beta2), v, V(adamw.one_minus_beta2) * d * d);
+    const V d = with_decay(coupled, x, g);
+    m = fma(adamw.beta1, m, adamw.one_minus_beta1 * d);
+    v = fma(adamw.beta2, v, adamw.one_minus_beta2 * d * d);
     v_max = Amsgrad ? max(v_max, v) : v;
-    const V denominator = fma(sqrt(v_max), V(adamw.root_scale), V(adamw.epsilon));
-    const V update = if_zero(denominator, V(T(0)), m / denominator);
-    x = fma(V(-adamw.step), update, V(adamw.shrink) * x);
+    const V denominator = fma(sqrt(v_max), adamw.root_scale, adamw.epsilon);
+    const V update = if_zero(denominator, 0, m / denominator);
+    x = fma(-adamw.step, update, adamw.shrink * x);
   }
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g, V& a, V& b) const {
-    V absent(T(0));
+    V absent(0);
     if constexpr (FirstMoment) {
       (*this)(x, g, a, b, absent);
     } else {
@@ -119,7 +119,7 @@ struct AdamVariantLaw {
   }
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g, V& v) const {
-    V no_moment(T(0)), no_maximum(T(0));
+    V no_moment(0), no_maximum(0);
     (*this)(x, g, no_moment, v, no_maximum);
   }
 };

@@ -129,14 +129,14 @@ struct AdEMAMixLaw {
   T shrink;  ///< 1 - learning rate * weight decay
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g, V& m1, V& m2, V& v) const {
-    m1 = fma(V(beta1), m1, V(one_minus_beta1) * g);
-    m2 = fma(V(beta3), m2, V(one_minus_beta3) * g);
-    v = fma(V(beta2), v, V(one_minus_beta2) * g * g);
-    const V numerator = fma(V(alpha), m2, V(fast_scale) * m1);
-    const V denominator = fma(sqrt(v), V(root_scale), V(epsilon));
+    m1 = fma(beta1, m1, one_minus_beta1 * g);
+    m2 = fma(beta3, m2, one_minus_beta3 * g);
+    v = fma(beta2, v, one_minus_beta2 * g * g);
+    const V numerator = fma(alpha, m2, fast_scale * m1);
+    const V denominator = fma(sqrt(v), root_scale, epsilon);
     V u = numerator / denominator;
-    if constexpr (Guarded) u = if_zero(denominator, V(T(0)), u);
-    x = fma(V(-step), u, V(shrink) * x);
+    if constexpr (Guarded) u = if_zero(denominator, 0, u);
+    x = fma(-step, u, shrink * x);
   }
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g, V& m2, V& v) const {

@@ -22,6 +22,7 @@
 
 #include <polyak/average/engine/swap.hpp>
 #include <polyak/core/law.hpp>
+#include <polyak/core/number.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/optim/elementwise.hpp>
 
@@ -59,8 +60,8 @@ struct ScheduleFreeMove {
   T step;  ///< gamma_t
   template <class V>
   POLYAK_LAW void operator()(V& y, V& z, const V& d) const {
-    y = fma(V(pull), d, fma(V(gain), z - y, y));
-    z = fma(V(-step), d, z);
+    y = fma(pull, d, fma(gain, z - y, y));
+    z = fma(-step, d, z);
   }
 };
 
@@ -93,7 +94,7 @@ struct ScheduleFreeReadLaw {
   T extrapolation;  ///< 1 - 1/beta
   template <class V>
   POLYAK_LAW void operator()(V& y, const V& z) const {
-    y = fma(V(extrapolation), z - y, y);
+    y = fma(extrapolation, z - y, y);
   }
 };
 
@@ -115,10 +116,11 @@ class ScheduleFreeTensor {
       Element value{};
       space_->read(&value, y_ + k, sizeof value);
       if (z_.empty()) return value;
-      S z, y = static_cast<S>(value);
+      S z;
       space_->read(&z, z_.data() + k, sizeof z);
-      law_(y, static_cast<const S&>(z));
-      return static_cast<Element>(y);
+      detail::Number<S> y(static_cast<S>(value));
+      law_(y, detail::Number<S>(z));
+      return static_cast<Element>(y.value);
     } else {
       return on_host(k);
     }

@@ -97,16 +97,16 @@ struct ScheduleFreeAdamWLaw {
   }
   template <class V>
   POLYAK_LAW void operator()(V& y, const V& g, V& z, V& v, V& m) const {
-    m = fma(V(momentum), m, V(one_minus_momentum) * g);
-    run(y, g, z, v, V(momentum_scale) * m);
+    m = fma(momentum, m, one_minus_momentum * g);
+    run(y, g, z, v, momentum_scale * m);
   }
 
  private:
   template <class V>
   POLYAK_LAW void run(V& y, const V& g, V& z, V& v, const V& n) const {
-    v = fma(V(beta2), v, V(one_minus_beta2) * g * g);
-    const V denominator = fma(sqrt(v), V(root_scale), V(epsilon));
-    move(y, z, with_decay(V(decay), DecayAtZ ? z : y, n / denominator));
+    v = fma(beta2, v, one_minus_beta2 * g * g);
+    const V denominator = fma(sqrt(v), root_scale, epsilon);
+    move(y, z, with_decay(decay, DecayAtZ ? z : y, n / denominator));
   }
 };
 

@@ -67,7 +67,7 @@ struct ScheduleFreeSgdLaw {
   T decay;
   template <class V>
   POLYAK_LAW void operator()(V& y, const V& g, V& z) const {
-    move(y, z, with_decay(V(decay), y, g));
+    move(y, z, with_decay(decay, y, g));
   }
 };
 

@@ -79,10 +79,10 @@ struct SgdLaw {
   T coupled;     ///< coupled decay
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g, V& m) const {
-    const V d = with_decay(V(coupled), x, g);
-    m = fma(V(momentum), m, V(intake) * d);
-    const V u = Nesterov ? fma(V(look_ahead), m, d) : m;
-    x = fma(V(-step), u, V(shrink) * x);
+    const V d = with_decay(coupled, x, g);
+    m = fma(momentum, m, intake * d);
+    const V u = Nesterov ? fma(look_ahead, m, d) : m;
+    x = fma(-step, u, shrink * x);
   }
 };
 
@@ -92,8 +92,8 @@ struct PlainSgdLaw {
   T step, shrink, coupled;
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g) const {
-    const V d = with_decay(V(coupled), x, g);
-    x = fma(V(-step), d, V(shrink) * x);
+    const V d = with_decay(coupled, x, g);
+    x = fma(-step, d, shrink * x);
   }
 };
 

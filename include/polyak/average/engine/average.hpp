@@ -24,7 +24,7 @@ struct AverageLaw {
   T gain;
   template <class V, class Slot>
   POLYAK_LAW void operator()(const V& x, Slot& average) const {
-    average = fma(V(gain), x - average, average);
+    average = fma(gain, x - average, average);
   }
 };
 
@@ -36,7 +36,7 @@ struct AverageOrCopyLaw {
   T complement;  ///< 1 - c, of which only counts whether it is 0
   template <class V, class Slot>
   POLYAK_LAW void operator()(const V& x, Slot& average) const {
-    average = if_zero(V(complement), x, fma(V(gain), x - average, average));
+    average = if_zero(complement, x, fma(gain, x - average, average));
   }
 };
 

@@ -19,8 +19,8 @@ struct SwitchLaw {
   T gain, blend;  ///< 0: rests; 0: does not blend
   template <class V, class Slot>
   POLYAK_LAW void operator()(V& x, Slot& average) const {
-    average = if_zero(V(gain), average, fma(V(gain), x - average, average));
-    x = if_zero(V(blend), static_cast<V>(average), fma(V(blend), x - average, average));
+    average = if_zero(gain, average, fma(gain, x - average, average));
+    x = if_zero(blend, average, fma(blend, x - average, average));
   }
 };
 

@@ -40,12 +40,12 @@ struct FoldLaw {
   template <class V, class Slot, class... Block>
   POLYAK_LAW void operator()(const V&, Slot& average, Block&... blocks) const {
     const T *gain = gains.data(), *complement = complements.data();
-    (one(V(*gain++), V(*complement++), static_cast<V>(blocks), average), ...);
+    (one<V>(*gain++, *complement++, blocks, average), ...);
   }
 
  private:
   template <class V, class Slot>
-  POLYAK_LAW static void one(const V& gain, const V& complement, const V& block, Slot& average) {
+  POLYAK_LAW static void one(T gain, T complement, const V& block, Slot& average) {
     average = if_zero(complement, block, fma(gain, block - average, average));
   }
 };
@@ -57,7 +57,7 @@ struct RunningMeanLaw {
   T gain;  ///< 1/k
   template <class V, class Slot>
   POLYAK_LAW void operator()(const V& x, Slot& average, Slot& oldest) const {
-    average = fma(V(gain), x - oldest, average);
+    average = fma(gain, x - oldest, average);
     oldest = x;
   }
 };

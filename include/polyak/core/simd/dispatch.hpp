@@ -83,8 +83,8 @@ inline std::atomic<int> called_cap{4};
   return level;
 }
 
-/// Runs `kernel.run<Level>()` at the given level, which must be supported.
-template <class Kernel>
+/// Runs `kernel.run<Level>()` at the given level, which must be supported: 0 is Lowest.
+template <class Lowest = Baseline, class Kernel>
 void run_at(int level, const Kernel& kernel) {
 #if POLYAK_X86_LEVELS
   if (level == 4) return enter_v4(kernel);
@@ -92,7 +92,7 @@ void run_at(int level, const Kernel& kernel) {
 #else
   static_cast<void>(level);
 #endif
-  kernel.template run<Baseline>();
+  kernel.template run<Lowest>();
 }
 
 /// The same for loops that are used too rarely to be compiled for every level: v3 serves for v4

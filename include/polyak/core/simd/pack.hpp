@@ -14,11 +14,14 @@
 
 #include <Eigen/Core>
 
+#include <cmath>
 #include <cstring>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/number.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/vocabulary.hpp>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define POLYAK_X86 1
@@ -41,27 +44,55 @@ namespace detail {
 
 /// The instruction set that a translation unit is compiled for, through Eigen's packets. The number
 /// keeps units compiled with different flags from sharing instantiations.
-template <int Flags>
+template <int Target>
 struct BaselineLevel {};
 #if defined(__AVX512F__)
-using Baseline = BaselineLevel<3>;
+#define POLYAK_TARGET 3
 #elif defined(__AVX__) && defined(__FMA__)
-using Baseline = BaselineLevel<2>;
+#define POLYAK_TARGET 2
 #elif defined(__AVX__)
-using Baseline = BaselineLevel<1>;
+#define POLYAK_TARGET 1
 #else
-using Baseline = BaselineLevel<0>;
+#define POLYAK_TARGET 0
 #endif
+#if POLYAK_X86_LEVELS
+// Processors of today run a wider level, so the lowest costs little to compile.
+using Baseline = Scalars<POLYAK_TARGET_FUSES == 1, POLYAK_TARGET>;
+#else
+using Baseline = BaselineLevel<POLYAK_TARGET>;
+#endif
+#undef POLYAK_TARGET
+
+/// Levels whose conversions and random rounding go lane by lane.
+template <class Level>
+inline constexpr bool lane_by_lane = false;
+template <int Target>
+inline constexpr bool lane_by_lane<BaselineLevel<Target>> = true;
+template <bool Fused, int Target>
+inline constexpr bool lane_by_lane<Scalars<Fused, Target>> = true;
 
 /// Lanes of one register.
 template <class T, class Level>
 inline constexpr int native_lanes = static_cast<int>(Eigen::internal::packet_traits<T>::size);
+template <class T, bool Fused, int Target>
+inline constexpr int native_lanes<T, Scalars<Fused, Target>> = 1;
 
 /// `Lanes` numbers of type T. The primary template joins two packs of half the width.
 template <class T, int Lanes, class Level>
-struct Pack {
+struct Pack : Vocabulary<Pack<T, Lanes, Level>> {
   static_assert(Lanes > native_lanes<T, Level> && Lanes % 2 == 0);
+  using Scalar = T;
   using Half = Pack<T, Lanes / 2, Level>;
+  struct Mask {
+    typename Half::Mask low, high;
+    friend POLYAK_INLINE Mask operator&(const Mask& a, const Mask& b) {
+      return {a.low & b.low, a.high & b.high};
+    }
+    friend POLYAK_INLINE Mask operator|(const Mask& a, const Mask& b) {
+      return {a.low | b.low, a.high | b.high};
+    }
+    friend POLYAK_INLINE Mask operator!(const Mask& a) { return {!a.low, !a.high}; }
+  };
   Half low, high;
 
   Pack() = default;
@@ -91,13 +122,49 @@ struct Pack {
   friend POLYAK_INLINE Pack max(const Pack& a, const Pack& b) {
     return {max(a.low, b.low), max(a.high, b.high)};
   }
-  friend POLYAK_INLINE Pack if_zero(const Pack& test, const Pack& then, const Pack& otherwise) {
-    return {if_zero(test.low, then.low, otherwise.low),
-            if_zero(test.high, then.high, otherwise.high)};
+
+  friend POLYAK_INLINE Mask operator<(const Pack& a, const Pack& b) {
+    return {a.low < b.low, a.high < b.high};
+  }
+  friend POLYAK_INLINE Mask operator<=(const Pack& a, const Pack& b) {
+    return {a.low <= b.low, a.high <= b.high};
+  }
+  friend POLYAK_INLINE Mask operator==(const Pack& a, const Pack& b) {
+    return {a.low == b.low, a.high == b.high};
+  }
+  friend POLYAK_INLINE Pack select(const Mask& mask, const Pack& a, const Pack& b) {
+    return {select(mask.low, a.low, b.low), select(mask.high, a.high, b.high)};
+  }
+
+  friend POLYAK_INLINE Pack bit_and(const Pack& a, const Pack& b) {
+    return {bit_and(a.low, b.low), bit_and(a.high, b.high)};
+  }
+  friend POLYAK_INLINE Pack bit_or(const Pack& a, const Pack& b) {
+    return {bit_or(a.low, b.low), bit_or(a.high, b.high)};
+  }
+  friend POLYAK_INLINE Pack bit_xor(const Pack& a, const Pack& b) {
+    return {bit_xor(a.low, b.low), bit_xor(a.high, b.high)};
+  }
+  friend POLYAK_INLINE Pack bit_andnot(const Pack& a, const Pack& b) {
+    return {bit_andnot(a.low, b.low), bit_andnot(a.high, b.high)};
+  }
+  friend POLYAK_INLINE Pack nearest(const Pack& a) { return {nearest(a.low), nearest(a.high)}; }
+  friend POLYAK_INLINE Pack shift_to_exponent(const Pack& a) {
+    return {shift_to_exponent(a.low), shift_to_exponent(a.high)};
   }
 };
 
 // ---- Eigen's packets: whatever the translation unit is compiled for --------------------------
+
+/// A function of single numbers on each lane of a packet.
+template <class Packet, class Function>
+POLYAK_INLINE Packet each_lane(const Packet& a, Function function) {
+  using T = typename Eigen::internal::unpacket_traits<Packet>::type;
+  T values[sizeof(Packet) / sizeof(T)];
+  Eigen::internal::pstoreu(values, a);
+  for (T& value : values) value = function(Number<T>(value)).value;
+  return Eigen::internal::ploadu<Packet>(values);
+}
 
 // Eigen 3.4's own psqrt is an approximation that turns infinity into NaN.
 #if POLYAK_X86
@@ -114,12 +181,51 @@ POLYAK_INLINE __m512d ieee_sqrt(__m512d a) { return _mm512_maskz_sqrt_pd(0xff, a
 #else
 template <class Packet>
 POLYAK_INLINE Packet ieee_sqrt(const Packet& a) {
-  using T = typename Eigen::internal::unpacket_traits<Packet>::type;
-  T values[sizeof(Packet) / sizeof(T)];
-  Eigen::internal::pstoreu(values, a);
-  for (T& value : values) value = std::sqrt(value);
-  return Eigen::internal::ploadu<Packet>(values);
+  return each_lane(a, [](auto value) { return sqrt(value); });
 }
+#endif
+
+template <class Packet>
+POLYAK_INLINE Packet nearest_packet(const Packet& a) {
+  return each_lane(a, [](auto value) { return nearest(value); });
+}
+template <class Packet>
+POLYAK_INLINE Packet shifted_packet(const Packet& a) {
+  return each_lane(a, [](auto value) { return shift_to_exponent(value); });
+}
+#if POLYAK_X86
+#if defined(__SSE4_1__)
+POLYAK_INLINE __m128 nearest_packet(__m128 a) { return _mm_round_ps(a, 8); }
+POLYAK_INLINE __m128d nearest_packet(__m128d a) { return _mm_round_pd(a, 8); }
+#endif
+POLYAK_INLINE __m128 shifted_packet(__m128 a) {
+  return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(a), 23));
+}
+POLYAK_INLINE __m128d shifted_packet(__m128d a) {
+  return _mm_castsi128_pd(_mm_slli_epi64(_mm_castpd_si128(a), 52));
+}
+#if defined(__AVX__)
+POLYAK_INLINE __m256 nearest_packet(__m256 a) { return _mm256_round_ps(a, 8); }
+POLYAK_INLINE __m256d nearest_packet(__m256d a) { return _mm256_round_pd(a, 8); }
+#endif
+#if defined(__AVX2__)
+POLYAK_INLINE __m256 shifted_packet(__m256 a) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23));
+}
+POLYAK_INLINE __m256d shifted_packet(__m256d a) {
+  return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a), 52));
+}
+#endif
+#if defined(__AVX512F__)
+POLYAK_INLINE __m512 nearest_packet(__m512 a) { return _mm512_maskz_roundscale_ps(0xffff, a, 8); }
+POLYAK_INLINE __m512d nearest_packet(__m512d a) { return _mm512_maskz_roundscale_pd(0xff, a, 8); }
+POLYAK_INLINE __m512 shifted_packet(__m512 a) {
+  return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, _mm512_castps_si512(a), 23));
+}
+POLYAK_INLINE __m512d shifted_packet(__m512d a) {
+  return _mm512_castsi512_pd(_mm512_maskz_slli_epi64(0xff, _mm512_castpd_si512(a), 52));
+}
+#endif
 #endif
 
 #if POLYAK_X86
@@ -148,10 +254,24 @@ inline void fence_streams() {
 #endif
 }
 
-template <class T, int Lanes, int Flags>
+template <class T, int Lanes, int Target>
 requires(Lanes ==
-         native_lanes<T, BaselineLevel<Flags>>) struct Pack<T, Lanes, BaselineLevel<Flags>> {
+         native_lanes<T, BaselineLevel<Target>>) struct Pack<T, Lanes, BaselineLevel<Target>>
+    : Vocabulary<Pack<T, Lanes, BaselineLevel<Target>>> {
+  using Scalar = T;
   using Packet = typename Eigen::internal::packet_traits<T>::type;
+  struct Mask {
+    Packet p;
+    friend POLYAK_INLINE Mask operator&(const Mask& a, const Mask& b) {
+      return {Eigen::internal::pand(a.p, b.p)};
+    }
+    friend POLYAK_INLINE Mask operator|(const Mask& a, const Mask& b) {
+      return {Eigen::internal::por(a.p, b.p)};
+    }
+    friend POLYAK_INLINE Mask operator!(const Mask& a) {
+      return {Eigen::internal::pxor(a.p, Eigen::internal::ptrue(a.p))};
+    }
+  };
   Packet p;
 
   Pack() = default;
@@ -180,55 +300,77 @@ requires(Lanes ==
     return {Wrap{}, Eigen::internal::pmadd(a.p, b.p, c.p)};
   }
   friend POLYAK_INLINE Pack sqrt(const Pack& a) { return {Wrap{}, ieee_sqrt(a.p)}; }
-  friend POLYAK_INLINE Pack max(const Pack& a, const Pack& b) {
-    return {Wrap{}, Eigen::internal::pselect(Eigen::internal::pcmp_lt(b.p, a.p), a.p, b.p)};
+  friend POLYAK_INLINE Pack max(const Pack& a, const Pack& b) { return select(b < a, a, b); }
+
+  friend POLYAK_INLINE Mask operator<(const Pack& a, const Pack& b) {
+    return {Eigen::internal::pcmp_lt(a.p, b.p)};
   }
-  friend POLYAK_INLINE Pack if_zero(const Pack& test, const Pack& then, const Pack& otherwise) {
-    const Packet zero = Eigen::internal::pset1<Packet>(T(0));
-    return {Wrap{},
-            Eigen::internal::pselect(Eigen::internal::pcmp_eq(test.p, zero), then.p, otherwise.p)};
+  friend POLYAK_INLINE Mask operator<=(const Pack& a, const Pack& b) {
+    return {Eigen::internal::pcmp_le(a.p, b.p)};
+  }
+  friend POLYAK_INLINE Mask operator==(const Pack& a, const Pack& b) {
+    return {Eigen::internal::pcmp_eq(a.p, b.p)};
+  }
+  friend POLYAK_INLINE Pack select(const Mask& mask, const Pack& a, const Pack& b) {
+    return {Wrap{}, Eigen::internal::pselect(mask.p, a.p, b.p)};
+  }
+
+  friend POLYAK_INLINE Pack bit_and(const Pack& a, const Pack& b) {
+    return {Wrap{}, Eigen::internal::pand(a.p, b.p)};
+  }
+  friend POLYAK_INLINE Pack bit_or(const Pack& a, const Pack& b) {
+    return {Wrap{}, Eigen::internal::por(a.p, b.p)};
+  }
+  friend POLYAK_INLINE Pack bit_xor(const Pack& a, const Pack& b) {
+    return {Wrap{}, Eigen::internal::pxor(a.p, b.p)};
+  }
+  friend POLYAK_INLINE Pack bit_andnot(const Pack& a, const Pack& b) {
+    return {Wrap{}, Eigen::internal::pandnot(b.p, a.p)};
+  }
+  friend POLYAK_INLINE Pack nearest(const Pack& a) { return {Wrap{}, nearest_packet(a.p)}; }
+  friend POLYAK_INLINE Pack shift_to_exponent(const Pack& a) {
+    return {Wrap{}, shifted_packet(a.p)};
   }
 };
 
 // ---- packs of one type from memory and packs of another ---------------------------------------
 
-template <class P, class T, int Lanes, int Flags>
-requires(Lanes == native_lanes<T, BaselineLevel<Flags>>) POLYAK_INLINE
-    void load_bits(const P* from, Pack<T, Lanes, BaselineLevel<Flags>>& to) {
+template <class P, class T, int Lanes, class Level>
+requires(lane_by_lane<Level>&& Lanes == native_lanes<T, Level>) POLYAK_INLINE
+    void load_bits(const P* from, Pack<T, Lanes, Level>& to) {
   T values[static_cast<std::size_t>(Lanes)];
   for (int k = 0; k < Lanes; ++k) values[k] = widened<T>(from, static_cast<std::size_t>(k));
-  to = Pack<T, Lanes, BaselineLevel<Flags>>::load(values);
+  to = Pack<T, Lanes, Level>::load(values);
 }
-template <class P, class T, int Lanes, int Flags>
-requires(Lanes == native_lanes<T, BaselineLevel<Flags>>) POLYAK_INLINE
-    void store_bits(P* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
+template <class P, class T, int Lanes, class Level>
+requires(lane_by_lane<Level>&& Lanes == native_lanes<T, Level>) POLYAK_INLINE
+    void store_bits(P* to, const Pack<T, Lanes, Level>& from) {
   T values[static_cast<std::size_t>(Lanes)];
   from.store(values);
   for (int k = 0; k < Lanes; ++k) narrow_into(to, static_cast<std::size_t>(k), values[k]);
 }
-template <class P, class T, int Lanes, int Flags>
-POLYAK_INLINE void stream_bits(P* to, const Pack<T, Lanes, BaselineLevel<Flags>>& from) {
+template <class P, class T, int Lanes, class Level>
+requires(lane_by_lane<Level>) POLYAK_INLINE
+    void stream_bits(P* to, const Pack<T, Lanes, Level>& from) {
   store_bits(to, from);  // converted one by one: the store is not what takes the time
 }
-template <int Lanes, int Flags>
-requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_INLINE
-    void widen(const Pack<float, Lanes, BaselineLevel<Flags>>& from,
-               Pack<double, Lanes, BaselineLevel<Flags>>& to) {
+template <int Lanes, class Level>
+requires(lane_by_lane<Level>&& Lanes == native_lanes<float, Level>) POLYAK_INLINE
+    void widen(const Pack<float, Lanes, Level>& from, Pack<double, Lanes, Level>& to) {
   float singles[static_cast<std::size_t>(Lanes)];
   double doubles[static_cast<std::size_t>(Lanes)];
   from.store(singles);
   for (int k = 0; k < Lanes; ++k) doubles[k] = static_cast<double>(singles[k]);
-  to = Pack<double, Lanes, BaselineLevel<Flags>>::load(doubles);
+  to = Pack<double, Lanes, Level>::load(doubles);
 }
-template <int Lanes, int Flags>
-requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_INLINE
-    void narrow(const Pack<double, Lanes, BaselineLevel<Flags>>& from,
-                Pack<float, Lanes, BaselineLevel<Flags>>& to) {
+template <int Lanes, class Level>
+requires(lane_by_lane<Level>&& Lanes == native_lanes<float, Level>) POLYAK_INLINE
+    void narrow(const Pack<double, Lanes, Level>& from, Pack<float, Lanes, Level>& to) {
   float singles[static_cast<std::size_t>(Lanes)];
   double doubles[static_cast<std::size_t>(Lanes)];
   from.store(doubles);
   for (int k = 0; k < Lanes; ++k) singles[k] = static_cast<float>(doubles[k]);
-  to = Pack<float, Lanes, BaselineLevel<Flags>>::load(singles);
+  to = Pack<float, Lanes, Level>::load(singles);
 }
 
 // Packs of several registers, half by half.
@@ -328,16 +470,16 @@ struct WholePacks {
 
 // ---- rounding at random -----------------------------------------------------------------------
 
-template <int Flags>
-POLYAK_INLINE void fill_bytes(BaselineLevel<Flags>, const RandomKey& key, std::size_t group,
-                              RandomBits& to) {
+template <class Level>
+requires(lane_by_lane<Level>) POLYAK_INLINE
+    void fill_bytes(Level, const RandomKey& key, std::size_t group, RandomBits& to) {
   fill_bytes(key, group, to);
 }
 
 /// Rounds a pack into 16-bit numbers at random, each lane by two bytes.
-template <class S, int Lanes, int Flags>
-requires(Lanes == native_lanes<float, BaselineLevel<Flags>>) POLYAK_INLINE
-    void store_at_random(S* to, const Pack<float, Lanes, BaselineLevel<Flags>>& from,
+template <class S, int Lanes, class Level>
+requires(lane_by_lane<Level>&& Lanes == native_lanes<float, Level>) POLYAK_INLINE
+    void store_at_random(S* to, const Pack<float, Lanes, Level>& from,
                          const unsigned char* random) {
   float values[static_cast<std::size_t>(Lanes)];
   from.store(values);

@@ -28,12 +28,6 @@ inline constexpr int native_lanes<T, X86V4> = static_cast<int>(64 / sizeof(T));
 template <class T>
 inline constexpr int native_lanes<T, X86V4EvenOdd> = native_lanes<T, X86V4>;
 
-POLYAK_TARGET_V3 inline __m256 choose_if_zero(__m256 test, __m256 then, __m256 otherwise) {
-  return _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_EQ_OQ));
-}
-POLYAK_TARGET_V3 inline __m256d choose_if_zero(__m256d test, __m256d then, __m256d otherwise) {
-  return _mm256_blendv_pd(otherwise, then, _mm256_cmp_pd(test, _mm256_setzero_pd(), _CMP_EQ_OQ));
-}
 // The zero-masked forms with a full mask are the plain instructions. Those that g++ 12 names
 // plainly pass an undefined vector, about which it then warns.
 inline constexpr __mmask16 all16 = 0xffff;
@@ -52,18 +46,115 @@ POLYAK_TARGET_V4 inline __m512d larger(__m512d a, __m512d b) {
   return _mm512_maskz_max_pd(all8, a, b);
 }
 
-POLYAK_TARGET_V4 inline __m512 choose_if_zero(__m512 test, __m512 then, __m512 otherwise) {
-  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_EQ_OQ), otherwise,
-                              then);
+POLYAK_TARGET_V3 inline __m256 to_nearest(__m256 a) { return _mm256_round_ps(a, 8); }
+POLYAK_TARGET_V3 inline __m256d to_nearest(__m256d a) { return _mm256_round_pd(a, 8); }
+POLYAK_TARGET_V4 inline __m512 to_nearest(__m512 a) {
+  return _mm512_maskz_roundscale_ps(all16, a, 8);
 }
-POLYAK_TARGET_V4 inline __m512d choose_if_zero(__m512d test, __m512d then, __m512d otherwise) {
-  return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_EQ_OQ), otherwise,
-                              then);
+POLYAK_TARGET_V4 inline __m512d to_nearest(__m512d a) {
+  return _mm512_maskz_roundscale_pd(all8, a, 8);
+}
+POLYAK_TARGET_V3 inline __m256 shifted(__m256 a) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23));
+}
+POLYAK_TARGET_V3 inline __m256d shifted(__m256d a) {
+  return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a), 52));
+}
+POLYAK_TARGET_V4 inline __m512 shifted(__m512 a) {
+  return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all16, _mm512_castps_si512(a), 23));
+}
+POLYAK_TARGET_V4 inline __m512d shifted(__m512d a) {
+  return _mm512_castsi512_pd(_mm512_maskz_slli_epi64(all8, _mm512_castpd_si512(a), 52));
+}
+
+// Masks: of v3 the bits of a register, in memory between operations; of v4 a bit for each lane.
+
+template <class T>
+struct alignas(32) LaneMask {
+  T s[32 / sizeof(T)];
+};
+POLYAK_TARGET_V3 inline LaneMask<float> in_memory(__m256 bits) {
+  LaneMask<float> mask;
+  _mm256_store_ps(mask.s, bits);
+  return mask;
+}
+POLYAK_TARGET_V3 inline LaneMask<double> in_memory(__m256d bits) {
+  LaneMask<double> mask;
+  _mm256_store_pd(mask.s, bits);
+  return mask;
+}
+POLYAK_TARGET_V3 inline __m256 in_register(const LaneMask<float>& mask) {
+  return _mm256_load_ps(mask.s);
+}
+POLYAK_TARGET_V3 inline __m256d in_register(const LaneMask<double>& mask) {
+  return _mm256_load_pd(mask.s);
+}
+template <int Predicate>
+POLYAK_TARGET_V3 inline LaneMask<float> compared(__m256 a, __m256 b) {
+  return in_memory(_mm256_cmp_ps(a, b, Predicate));
+}
+template <int Predicate>
+POLYAK_TARGET_V3 inline LaneMask<double> compared(__m256d a, __m256d b) {
+  return in_memory(_mm256_cmp_pd(a, b, Predicate));
+}
+template <int Predicate>
+POLYAK_TARGET_V4 inline __mmask16 compared(__m512 a, __m512 b) {
+  return _mm512_cmp_ps_mask(a, b, Predicate);
+}
+template <int Predicate>
+POLYAK_TARGET_V4 inline __mmask8 compared(__m512d a, __m512d b) {
+  return _mm512_cmp_pd_mask(a, b, Predicate);
+}
+POLYAK_TARGET_V3 inline __m256 chosen(const LaneMask<float>& mask, __m256 a, __m256 b) {
+  return _mm256_blendv_ps(b, a, in_register(mask));
+}
+POLYAK_TARGET_V3 inline __m256d chosen(const LaneMask<double>& mask, __m256d a, __m256d b) {
+  return _mm256_blendv_pd(b, a, in_register(mask));
+}
+POLYAK_TARGET_V4 inline __m512 chosen(__mmask16 mask, __m512 a, __m512 b) {
+  return _mm512_mask_blend_ps(mask, b, a);
+}
+POLYAK_TARGET_V4 inline __m512d chosen(__mmask8 mask, __m512d a, __m512d b) {
+  return _mm512_mask_blend_pd(mask, b, a);
+}
+POLYAK_TARGET_V3 inline LaneMask<float> both(const LaneMask<float>& a, const LaneMask<float>& b) {
+  return in_memory(_mm256_and_ps(in_register(a), in_register(b)));
+}
+POLYAK_TARGET_V3 inline LaneMask<double> both(const LaneMask<double>& a,
+                                              const LaneMask<double>& b) {
+  return in_memory(_mm256_and_pd(in_register(a), in_register(b)));
+}
+template <class Bits>
+POLYAK_INLINE Bits both(Bits a, Bits b) {
+  return static_cast<Bits>(a & b);
+}
+POLYAK_TARGET_V3 inline LaneMask<float> not_in(const LaneMask<float>& a) {
+  return in_memory(_mm256_xor_ps(in_register(a), _mm256_castsi256_ps(_mm256_set1_epi32(-1))));
+}
+POLYAK_TARGET_V3 inline LaneMask<double> not_in(const LaneMask<double>& a) {
+  return in_memory(_mm256_xor_pd(in_register(a), _mm256_castsi256_pd(_mm256_set1_epi32(-1))));
+}
+template <class Bits>
+POLYAK_INLINE Bits not_in(Bits a) {
+  return static_cast<Bits>(~a);
 }
 
 #define POLYAK_X86_PACK(T, LEVEL, TARGET, VECTOR, PREFIX, SUFFIX)                               \
   template <>                                                                                   \
-  struct Pack<T, native_lanes<T, LEVEL>, LEVEL> {                                               \
+  struct Pack<T, native_lanes<T, LEVEL>, LEVEL>                                                 \
+      : Vocabulary<Pack<T, native_lanes<T, LEVEL>, LEVEL>> {                                    \
+    using Scalar = T;                                                                           \
+    struct Mask {                                                                               \
+      decltype(compared<0>(VECTOR(), VECTOR())) bits;                                           \
+      friend POLYAK_INLINE Mask operator&(const Mask& a, const Mask& b) {                       \
+        return {both(a.bits, b.bits)};                                                          \
+      }                                                                                         \
+      friend POLYAK_INLINE Mask operator|(const Mask& a, const Mask& b) {                       \
+        const Mask neither = (!a) & (!b);                                                       \
+        return !neither;                                                                        \
+      }                                                                                         \
+      friend POLYAK_INLINE Mask operator!(const Mask& a) { return {not_in(a.bits)}; }           \
+    };                                                                                          \
     alignas(sizeof(VECTOR)) T s[native_lanes<T, LEVEL>];                                        \
                                                                                                 \
     Pack() = default;                                                                           \
@@ -83,9 +174,34 @@ POLYAK_TARGET_V4 inline __m512d choose_if_zero(__m512d test, __m512d then, __m51
     }                                                                                           \
     TARGET friend Pack sqrt(const Pack& a) { return Pack(ieee_root(a.v())); }                   \
     TARGET friend Pack max(const Pack& a, const Pack& b) { return Pack(larger(a.v(), b.v())); } \
-    TARGET friend Pack if_zero(const Pack& test, const Pack& then, const Pack& otherwise) {     \
-      return Pack(choose_if_zero(test.v(), then.v(), otherwise.v()));                           \
+                                                                                                \
+    TARGET friend Mask operator<(const Pack& a, const Pack& b) {                                \
+      return {compared<_CMP_LT_OQ>(a.v(), b.v())};                                              \
     }                                                                                           \
+    TARGET friend Mask operator<=(const Pack& a, const Pack& b) {                               \
+      return {compared<_CMP_LE_OQ>(a.v(), b.v())};                                              \
+    }                                                                                           \
+    TARGET friend Mask operator==(const Pack& a, const Pack& b) {                               \
+      return {compared<_CMP_EQ_OQ>(a.v(), b.v())};                                              \
+    }                                                                                           \
+    TARGET friend Pack select(const Mask& mask, const Pack& a, const Pack& b) {                 \
+      return Pack(chosen(mask.bits, a.v(), b.v()));                                             \
+    }                                                                                           \
+                                                                                                \
+    TARGET friend Pack bit_and(const Pack& a, const Pack& b) {                                  \
+      return Pack(PREFIX##_and_##SUFFIX(a.v(), b.v()));                                         \
+    }                                                                                           \
+    TARGET friend Pack bit_or(const Pack& a, const Pack& b) {                                   \
+      return Pack(PREFIX##_or_##SUFFIX(a.v(), b.v()));                                          \
+    }                                                                                           \
+    TARGET friend Pack bit_xor(const Pack& a, const Pack& b) {                                  \
+      return Pack(PREFIX##_xor_##SUFFIX(a.v(), b.v()));                                         \
+    }                                                                                           \
+    TARGET friend Pack bit_andnot(const Pack& a, const Pack& b) {                               \
+      return Pack(PREFIX##_andnot_##SUFFIX(a.v(), b.v()));                                      \
+    }                                                                                           \
+    TARGET friend Pack nearest(const Pack& a) { return Pack(to_nearest(a.v())); }               \
+    TARGET friend Pack shift_to_exponent(const Pack& a) { return Pack(shifted(a.v())); }        \
   };
 
 POLYAK_X86_PACK(float, X86V3, POLYAK_TARGET_V3, __m256, _mm256, ps)
