@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -23,6 +24,21 @@ namespace polyak {
 inline namespace v0 {
 
 namespace detail {
+
+/// Enumerators are numbered from 0 without gaps, and name_of() gives what is beyond them the name
+/// of one of them: a value is an enumerator where it is the first of its name.
+template <class E>
+[[nodiscard]] std::optional<E> enumerator(std::string_view name) {
+  for (int k = 0; k <= std::numeric_limits<std::uint8_t>::max(); ++k) {
+    if (name_of(static_cast<E>(k)) == name) return static_cast<E>(k);
+  }
+  return std::nullopt;
+}
+
+template <class T>
+concept NamedEnum = std::is_enum_v<T> && requires(T value) {
+  name_of(value);
+};
 
 template <class T>
 inline constexpr bool is_optional = false;

@@ -23,7 +23,6 @@
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -191,26 +190,10 @@ void visit_fields(O& o, Visitor& visitor) {
   }
 }
 
-/// Enumerators are numbered from 0 without gaps, and name_of() gives what is beyond them the name
-/// of one of them: a value is an enumerator where it is the first of its name.
-template <class E>
-[[nodiscard]] std::optional<E> enumerator(std::string_view name) {
-  for (int k = 0; k <= std::numeric_limits<std::uint8_t>::max(); ++k) {
-    if (name_of(static_cast<E>(k)) == name) return static_cast<E>(k);
-  }
-  return std::nullopt;
-}
-
-template <class T>
-concept NamedEnum = std::is_enum_v<T> && requires(T value) {
-  name_of(value);
-};
-
 /// The value in a message.
 template <class T>
 [[nodiscard]] std::string refused_text(const T& value) {
-  if constexpr (NamedEnum<T>) {
-    if (enumerator<T>(name_of(value)) == value) return text(std::string_view(name_of(value)));
+  if constexpr (std::is_enum_v<T>) {
     return text(static_cast<int>(value));
   } else {
     return text(value);
