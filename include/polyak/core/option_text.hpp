@@ -148,7 +148,9 @@ template <HasFields O>
 [[nodiscard]] std::string read_options(const std::map<std::string, std::string>& texts, O& o) {
   FieldReader reader(texts);
   fields(o, reader);
-  return reader.problem().empty() ? problem_of(o) : reader.problem();
+  if (!reader.problem().empty()) return reader.problem();
+  const std::string problem = problem_of(o);
+  return problem.empty() ? problem : "has a wrong option: " + problem;
 }
 
 }  // namespace detail

@@ -68,7 +68,7 @@ inline constexpr Rule<double> finite_and_positive{
     "must be finite and > 0",
     {0, -1, detail::nan_value, detail::infinite, -detail::infinite}};
 /// Infinity is allowed.
-inline constexpr Rule<double> positive{
+inline constexpr Rule<double> above_0{
     [](double v) { return v > 0; }, "must be > 0", {0, -1, detail::nan_value, -detail::infinite}};
 inline constexpr Rule<double> in_0_1{
     [](double v) { return v >= 0 && v < 1; },
@@ -203,7 +203,7 @@ template <class T>
 template <class T>
 [[nodiscard]] POLYAK_COLD std::string refusal_of(std::string_view name, T value,
                                                  const Rule<T>& rule) {
-  std::string words = std::string("polyak: ").append(name).append(" ").append(rule.words);
+  std::string words = std::string(name).append(" ").append(rule.words);
   if (rule.hint != nullptr) words += rule.hint(value);
   return words + ", got " + refused_text(value);
 }
@@ -212,7 +212,7 @@ template <class T>
 template <class T>
 void require_rule(std::string_view name, std::type_identity_t<T> value, const Rule<T>& rule) {
   if (!rule.holds(value)) [[unlikely]] {
-    refuse_value(refusal_of(name, value, rule));
+    refuse_value("polyak: " + refusal_of(name, value, rule));
   }
 }
 
@@ -233,7 +233,7 @@ class FieldChecker : public FieldVisitor<FieldChecker> {
     if (holds || !problem_.empty()) [[likely]] {
       return;
     }
-    problem_ = std::string("polyak: ").append(owner_);
+    problem_ = owner_;
     problem_.append(words.starts_with(':') ? "" : ".").append(words).append(", got ");
     problem_.append(refused_text(value));
   }
@@ -248,7 +248,7 @@ class FieldChecker : public FieldVisitor<FieldChecker> {
     fields(o, part);
     problem_ = std::move(part.problem_);
   }
-  /// The message; empty where all rules hold.
+  /// As problem_of() says.
   [[nodiscard]] const std::string& problem() const { return problem_; }
 
  private:
@@ -264,7 +264,7 @@ class FieldChecker : public FieldVisitor<FieldChecker> {
   std::string problem_;
 };
 
-/// The message of the first broken rule, or none.
+/// The first broken rule, "AdamWOptions.beta1 must lie in [0, 1), got 1.5", or nothing.
 template <class O>
 [[nodiscard]] std::string problem_of(const O& o) {
   FieldChecker checker(options_name<O>());
@@ -301,7 +301,7 @@ template <HasFields O>
 void validate(const O& o) {
   const std::string problem = detail::problem_of(o);
   if (!problem.empty()) [[unlikely]] {
-    detail::refuse_value(problem);
+    detail::refuse_value("polyak: " + problem);
   }
 }
 
