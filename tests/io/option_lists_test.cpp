@@ -75,8 +75,8 @@ void for_each_struct(Use use) {
       [&](const SwitchEmaOptions& o) { SwitchEma<double> average(params, o); });
   // After training.
   use(std::vector<ProfileFitOptions>{{.force = true}}, [](const ProfileFitOptions& o) {
-    static_cast<void>(
-        fit_profiles({GainSequence(UniformWeighting{})}, {{0, 4}}, {ProfileTarget::uniform()}, o));
+    static_cast<void>(fit_profiles({GainSequence(UniformWeighting{})}, {{0, 4}, {0, 8}},
+                                   {ProfileTarget::uniform()}, o));
   });
   use(std::vector<PosthocTarget>{{.sigma_rel = 0.1}, {.gamma = 7}}, [&](const PosthocTarget& o) {
     PosthocEma<double> posthoc;

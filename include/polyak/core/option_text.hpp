@@ -19,6 +19,7 @@
 
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/type_name.hpp>
 
 namespace polyak {
 inline namespace v0 {
