@@ -4,7 +4,7 @@
 #include <polyak/optim/adamw.hpp>
 
 using Device = polyak::cuda::Device<float>;
-struct Whole : polyak::Elementwise<Whole, polyak::AdamWRule, Device, float> {
+struct Whole : polyak::Elementwise<Whole, polyak::AdamFamilyRule<true>, Device, float> {
   explicit Whole(const polyak::Parameters<Device>& params) : Elementwise(params, {}) {}
   static constexpr bool host_only = true;
 };

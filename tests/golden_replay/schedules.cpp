@@ -26,9 +26,9 @@ void compare_factors(Case& run, Factor factor_at) {
   run.compare(run.expected, "factor", factors);
 }
 
-polyak::CooldownShape shape_of_cooldown(const Case& run) {
+polyak::CooldownCurve shape_of_cooldown(const Case& run) {
   const std::string name = run.hyperparameters.text("decay_type", "linear");
-  using Shape = polyak::CooldownShape;
+  using Shape = polyak::CooldownCurve;
   for (const auto& [known, shape] : {
            std::pair{"linear", Shape::linear},
            std::pair{"sqrt", Shape::one_minus_sqrt},

@@ -190,7 +190,7 @@ TEST_CASE("weights of decays are positive and sum to 1, and give the decay back"
 }
 
 TEST_CASE("decays are those of the schedule and of the cooldown targets", "[merge_as_decay]") {
-  const auto schedule = [](CooldownShape shape, double floor) {
+  const auto schedule = [](CooldownCurve shape, double floor) {
     // 10 of 20 steps; the half keeps the rounding of the product away.
     const CooldownOptions options{
         .total_steps = 20, .cooldown_fraction = 10.5 / 20, .final_factor = floor, .shape = shape};
@@ -200,13 +200,11 @@ TEST_CASE("decays are those of the schedule and of the cooldown targets", "[merg
     }
     return factors;
   };
-  constexpr std::array shapes{CooldownShape::linear, CooldownShape::cosine,
-                              CooldownShape::one_minus_sqrt, CooldownShape::square};
   for (const double floor : {0.0, 0.125}) {
     for (std::size_t k = 0; k < curves.size(); ++k) {
       INFO("curve " << k << ", floor " << floor);
       const Numbers multipliers = decay_multipliers(curves[k], 10, {.floor = floor});
-      check_close(multipliers, schedule(shapes[k], floor), 1e-15);
+      check_close(multipliers, schedule(curves[k], floor), 1e-15);
       check_close(merge_weights(multipliers),
                   ProfileTarget::cooldown(curves[k], 10, floor).profile(10), 1e-15);
       // Within is before with one checkpoint more, whose first multiplier is 1.
@@ -216,7 +214,7 @@ TEST_CASE("decays are those of the schedule and of the cooldown targets", "[merg
     }
   }
   check_close(exponential_decay_multipliers(10, {.floor = 0.125}),
-              schedule(CooldownShape::exponential, 0.125), 1e-15);
+              schedule(CooldownCurve::exponential, 0.125), 1e-15);
   // Equal ratios, which the floor ends.
   const Numbers falling = exponential_decay_multipliers(5, {DecayAbscissa::within, 0.01});
   for (std::size_t i = 1; i < falling.size(); ++i) {
@@ -366,7 +364,8 @@ TEST_CASE("a running merge goes on from its state and allocates nothing", "[merg
     }
   } options;
   const Numbers multipliers = decay_multipliers(CooldownCurve::one_minus_sqrt, 3);
-  MergeWeighting(multipliers).options(options);
+  const MergeWeighting weighting(multipliers);
+  polyak::detail::visit_options(weighting, options);
   CHECK(options.names == std::vector<std::string>{"multiplier.1", "multiplier.2", "multiplier.3"});
   CHECK(options.values == multipliers);
   CHECK(MergeWeighting::type_name == "merge_as_decay");

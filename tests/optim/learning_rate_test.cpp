@@ -14,9 +14,9 @@ using namespace polyak;
 
 namespace {
 
-const std::vector<CooldownShape> shapes{CooldownShape::linear,        CooldownShape::one_minus_sqrt,
-                                        CooldownShape::cosine,        CooldownShape::square,
-                                        CooldownShape::mirror_cosine, CooldownShape::exponential};
+const std::vector<CooldownCurve> shapes{CooldownCurve::linear,        CooldownCurve::one_minus_sqrt,
+                                        CooldownCurve::cosine,        CooldownCurve::square,
+                                        CooldownCurve::mirror_cosine, CooldownCurve::exponential};
 
 template <class Call>
 std::string refused(Call&& call) {
@@ -66,33 +66,33 @@ TEST_CASE("cosine, by pencil", "[learning_rate]") {
 TEST_CASE("cooldowns, by pencil", "[learning_rate]") {
   // 20 steps, the last 4 of them cooldown: s = 1/4 at step 17.
   CooldownOptions o{.total_steps = 20, .warmup_steps = 2, .cooldown_fraction = 0.2};
-  const auto at = [&](CooldownShape shape, std::int64_t step, double floor) {
+  const auto at = [&](CooldownCurve shape, std::int64_t step, double floor) {
     o.shape = shape;
     o.final_factor = floor;
     return constant_with_cooldown(step, o);
   };
-  CHECK(at(CooldownShape::linear, 0, 0) == 0.5);
-  CHECK(at(CooldownShape::linear, 1, 0) == 1);
-  CHECK(at(CooldownShape::linear, 15, 0) == 1);
-  CHECK(at(CooldownShape::linear, 17, 0) == 0.75);
-  CHECK(at(CooldownShape::linear, 17, 0.5) == 0.875);
-  CHECK(at(CooldownShape::one_minus_sqrt, 17, 0) == 0.5);
-  CHECK(at(CooldownShape::one_minus_sqrt, 17, 0.5) == 0.75);
-  CHECK(at(CooldownShape::cosine, 18, 0) == Approx(0.5).epsilon(1e-15));
-  CHECK(at(CooldownShape::cosine, 17, 0) == Approx((1 + std::sqrt(0.5)) / 2).epsilon(1e-15));
-  CHECK(at(CooldownShape::square, 18, 0) == 0.75);
-  CHECK(at(CooldownShape::mirror_cosine, 17, 0) ==
+  CHECK(at(CooldownCurve::linear, 0, 0) == 0.5);
+  CHECK(at(CooldownCurve::linear, 1, 0) == 1);
+  CHECK(at(CooldownCurve::linear, 15, 0) == 1);
+  CHECK(at(CooldownCurve::linear, 17, 0) == 0.75);
+  CHECK(at(CooldownCurve::linear, 17, 0.5) == 0.875);
+  CHECK(at(CooldownCurve::one_minus_sqrt, 17, 0) == 0.5);
+  CHECK(at(CooldownCurve::one_minus_sqrt, 17, 0.5) == 0.75);
+  CHECK(at(CooldownCurve::cosine, 18, 0) == Approx(0.5).epsilon(1e-15));
+  CHECK(at(CooldownCurve::cosine, 17, 0) == Approx((1 + std::sqrt(0.5)) / 2).epsilon(1e-15));
+  CHECK(at(CooldownCurve::square, 18, 0) == 0.75);
+  CHECK(at(CooldownCurve::mirror_cosine, 17, 0) ==
         Approx(1.5 - (1 + std::sqrt(0.5)) / 2).epsilon(1e-15));
-  CHECK(at(CooldownShape::exponential, 18, 0.25) == 0.5);
-  CHECK(CooldownOptions{}.shape == CooldownShape::one_minus_sqrt);
+  CHECK(at(CooldownCurve::exponential, 18, 0.25) == 0.5);
+  CHECK(CooldownOptions{}.shape == CooldownCurve::one_minus_sqrt);
 }
 
 TEST_CASE("every schedule goes up to 1, stays, and falls to its floor", "[learning_rate]") {
   constexpr std::int64_t total = 400, warmup = 40;
   for (const double floor : {0.0, 0.125}) {
     for (const double divisor : {0.0, 50.0}) {
-      for (const CooldownShape shape : shapes) {
-        if (shape == CooldownShape::exponential && floor == 0) continue;
+      for (const CooldownCurve shape : shapes) {
+        if (shape == CooldownCurve::exponential && floor == 0) continue;
         INFO("shape " << static_cast<int>(shape) << ", floor " << floor);
         const CooldownOptions o{total, warmup, 0.25, floor, shape, divisor};
         const auto factor = [&](std::int64_t n) { return constant_with_cooldown(n, o); };
@@ -124,7 +124,7 @@ TEST_CASE("the number of cooldown steps is rounded down", "[learning_rate]") {
   const CooldownOptions o{.total_steps = 13,
                           .cooldown_fraction = 0.2,
                           .final_factor = 0,
-                          .shape = CooldownShape::linear};  // 2.6 steps
+                          .shape = CooldownCurve::linear};  // 2.6 steps
   CHECK(constant_with_cooldown(11, o) == 1);
   CHECK(constant_with_cooldown(12, o) == 0.5);
 }
@@ -182,7 +182,7 @@ TEST_CASE("bad CooldownOptions are refused", "[learning_rate]") {
   check_refused(make, usual, &O::final_factor, name + "final_factor must lie in [0, 1]",
                 {-0.5, 1.5, nan_value, infinity});
   O exponential = usual;
-  exponential.shape = CooldownShape::exponential;
+  exponential.shape = CooldownCurve::exponential;
   exponential.final_factor = 0.5;
   check_refused(make, exponential, &O::final_factor,
                 name + "final_factor must be > 0 for an exponential cooldown", {0});

@@ -24,6 +24,7 @@
 
 #include <polyak/average/engine/average.hpp>
 #include <polyak/core/law.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/simd/pack.hpp>
@@ -62,11 +63,19 @@ struct AswaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const AswaOptions& o) {
-  require(o.filter <= AswaFilter::largest_norm, "AswaOptions.filter must be one of AswaFilter",
-          static_cast<int>(o.filter));
-  require(o.start >= 1, "AswaOptions.start must be >= 1", o.start);
-  require(o.period >= 1, "AswaOptions.period must be >= 1", o.period);
+template <class Fields>
+void fields(AswaOptions& o, Fields& field) {
+  constexpr Rule<AswaFilter> known{[](AswaFilter v) { return v <= AswaFilter::largest_norm; },
+                                   "must be one of AswaFilter",
+                                   {static_cast<AswaFilter>(9)}};
+  field("filter", o.filter, known);
+  field("normed", o.normed);
+  field("start", o.start, at_least_1);
+  field("period", o.period, at_least_1);
+  field("reference_swap", o.reference_swap);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 /// c = 1/(n + 1) of an accepted call, 0 of another.

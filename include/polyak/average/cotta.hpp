@@ -25,6 +25,7 @@
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/schedules/conversions.hpp>
 #include <polyak/core/executors/executor.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/simd/dispatch.hpp>
@@ -44,10 +45,16 @@ struct CottaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const CottaOptions& o) {
-  detail::require_decay(o.decay, "CottaOptions.decay", o.any_decay);
-  require(o.restore_probability >= 0 && o.restore_probability <= 1,
-          "CottaOptions.restore_probability must lie in [0, 1]", o.restore_probability);
+template <class Fields>
+void fields(CottaOptions& o, Fields& field) {
+  field("decay", o.decay, decay_in_0_1, likely_decay(o.any_decay));
+  field("any_decay", o.any_decay);
+  field("restore_probability", o.restore_probability, in_closed_0_1);
+  field("restored", o.restored);
+  field("restore_seed", o.restore_seed);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 namespace detail {

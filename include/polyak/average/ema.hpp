@@ -20,6 +20,7 @@
 
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/schedules/conversions.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -36,11 +37,17 @@ struct EmaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const EmaOptions& o) {
-  detail::require_decay(o.decay, "EmaOptions.decay", o.any_decay);
-  require(o.decay < 1 || o.start != Start::zero_debiased,
-          "EmaOptions.decay must be below 1 with Start::zero_debiased", o.decay);
-  require(o.update_every >= 1, "EmaOptions.update_every must be >= 1", o.update_every);
+template <class Fields>
+void fields(EmaOptions& o, Fields& field) {
+  field("decay", o.decay, decay_in_0_1, likely_decay(o.any_decay));
+  field.check(o.decay < 1 || o.start != Start::zero_debiased,
+              "decay must be below 1 with Start::zero_debiased", o.decay);
+  field("any_decay", o.any_decay);
+  field("start", o.start);
+  field("update_every", o.update_every, at_least_1);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 /// Exponential moving average of a model's weights. Throws std::invalid_argument for options out of

@@ -24,6 +24,7 @@
 #include <polyak/average/engine/averaged_weights.hpp>
 #include <polyak/average/schedules/weighting.hpp>
 #include <polyak/core/law.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/parameters.hpp>
@@ -71,8 +72,14 @@ struct EmaBankOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const EmaBankOptions& o) {
-  require(o.update_every >= 1, "EmaBankOptions.update_every must be >= 1", o.update_every);
+template <class Fields>
+void fields(EmaBankOptions& o, Fields& field) {
+  field("start", o.start);
+  field("update_every", o.update_every, at_least_1);
+  field("any_decay", o.any_decay);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 /// One average of a bank, as save_average() and SnapshotStore take averages. Lives as long as the

@@ -19,6 +19,7 @@
 
 #include <polyak/average/engine/fed_back_average.hpp>
 #include <polyak/average/schedules/conversions.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -39,34 +40,36 @@ struct HareTortoiseOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const HareTortoiseOptions& o) {
-  detail::require_decay(o.decay, "HareTortoiseOptions.decay", o.any_decay);
-  require(o.switch_every >= 1, "HareTortoiseOptions.switch_every must be >= 1", o.switch_every);
-  require(o.blend >= 0 && o.blend <= 1, "HareTortoiseOptions.blend must lie in [0, 1]", o.blend);
-  require(o.update_after >= 0, "HareTortoiseOptions.update_after must be >= 0", o.update_after);
-  require(o.inverse_gamma > 0 && detail::is_finite(o.inverse_gamma),
-          "HareTortoiseOptions.inverse_gamma must be finite and > 0", o.inverse_gamma);
-  require(o.power >= 0 && detail::is_finite(o.power),
-          "HareTortoiseOptions.power must be finite and >= 0", o.power);
-  require(o.min_decay >= 0 && o.min_decay <= o.decay,
-          "HareTortoiseOptions.min_decay must lie in [0, decay]", o.min_decay);
-  require(o.update_every >= 1, "HareTortoiseOptions.update_every must be >= 1", o.update_every);
+namespace detail {
+/// The fields that options and weighting share but for the decay, whose rule differs.
+template <class Fields>
+void hare_tortoise_fields(HareTortoiseOptions& o, Fields& field) {
+  field("switch_every", o.switch_every, at_least_1);
+  field("blend", o.blend, in_closed_0_1);
+  field("update_after", o.update_after, at_least_0);
+  field("inverse_gamma", o.inverse_gamma, finite_and_positive);
+  field("power", o.power, finite_and_not_negative);
+  field("min_decay", o.min_decay);
+  field.check(o.min_decay >= 0 && o.min_decay <= o.decay, "min_decay must lie in [0, decay]",
+              o.min_decay);
+  field("update_every", o.update_every, at_least_1);
+}
+}  // namespace detail
+
+template <class Fields>
+void fields(HareTortoiseOptions& o, Fields& field) {
+  field("decay", o.decay, decay_in_0_1, likely_decay(o.any_decay));
+  field("any_decay", o.any_decay);
+  detail::hare_tortoise_fields(o, field);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 struct HareTortoiseWeighting {
+  static constexpr std::string_view type_name = "hare_tortoise";
   HareTortoiseOptions made_with;
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("decay", made_with.decay);
-    visit.option("switch_every", made_with.switch_every);
-    visit.option("blend", made_with.blend);
-    visit.option("update_after", made_with.update_after);
-    visit.option("inverse_gamma", made_with.inverse_gamma);
-    visit.option("power", made_with.power);
-    visit.option("min_decay", made_with.min_decay);
-    visit.option("update_every", made_with.update_every);
-  }
   [[nodiscard]] double gain(std::int64_t t) const {
     const std::int64_t waited = t - 1 - made_with.update_after;
     if ((t - 1) % made_with.update_every != 0) return 0;
@@ -87,6 +90,11 @@ struct HareTortoiseWeighting {
     return std::fmax(std::fmin(warmup, made_with.decay), made_with.min_decay);
   }
 };
+template <class Fields>
+void fields(HareTortoiseWeighting& w, Fields& field) {
+  field("decay", w.made_with.decay, in_closed_0_1);
+  detail::hare_tortoise_fields(w.made_with, field);
+}
 
 struct HareTortoiseRule {
   std::int64_t switch_every;

@@ -16,6 +16,7 @@
 #include <string_view>
 
 #include <polyak/average/engine/ring_of_blocks.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -32,24 +33,31 @@ struct LawaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const LawaOptions& o) {
-  require(o.checkpoints >= 1 && o.checkpoints <= 65536,
-          "LawaOptions.checkpoints must lie in [1, 65536]", o.checkpoints);
-  require(o.period >= 1, "LawaOptions.period must be >= 1", o.period);
+template <class Fields>
+void fields(LawaOptions& o, Fields& field) {
+  constexpr Rule<std::int64_t> in_1_65536{[](std::int64_t v) { return v >= 1 && v <= 65536; },
+                                          "must lie in [1, 65536]",
+                                          {0, -1, 65537}};
+  field("checkpoints", o.checkpoints, in_1_65536);
+  field("period", o.period, at_least_1);
+  field("running_mean", o.running_mean);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 /// Every `period` calls one block of one iterate.
 struct LawaWeighting {
   std::int64_t period = 1;
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("period", period);
-  }
   [[nodiscard]] double least_gain() const { return 1; }
   [[nodiscard]] bool samples(std::int64_t t) const { return t % period == 0; }
   [[nodiscard]] bool completes(std::int64_t t) const { return t % period == 0; }
 };
+template <class Fields>
+void fields(LawaWeighting& w, Fields& field) {
+  field("period", w.period, at_least_1);
+}
 
 /// Latest weight averaging. Throws std::invalid_argument for options out of range. Until k
 /// checkpoints are held it hands nothing out. Buffers (Role::copy) are those of the newest

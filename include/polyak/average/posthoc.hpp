@@ -26,6 +26,7 @@
 #include <polyak/average/power_ema.hpp>
 #include <polyak/average/schedules/conversions.hpp>
 #include <polyak/core/executors/executor.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/sum.hpp>
 #include <polyak/core/sweep.hpp>
 #include <polyak/core/tensors/parameters.hpp>
@@ -42,13 +43,14 @@ struct PosthocTarget {
   Normalisation normalisation = Normalisation::by_sum;
 };
 
-inline void validate(const PosthocTarget& o) {
-  require(detail::is_nan(o.sigma_rel) != detail::is_nan(o.gamma),
-          "PosthocTarget: one of sigma_rel and gamma must be given; sigma_rel is", o.sigma_rel);
-  require(detail::is_nan(o.sigma_rel) || (o.sigma_rel > 0 && o.sigma_rel <= 1 / std::sqrt(12.0)),
-          "PosthocTarget.sigma_rel must lie in (0, 1/sqrt(12)]", o.sigma_rel);
-  require(detail::is_nan(o.gamma) || (o.gamma >= 0 && detail::is_finite(o.gamma)),
-          "PosthocTarget.gamma must be finite and >= 0", o.gamma);
+template <class Fields>
+void fields(PosthocTarget& o, Fields& field) {
+  field.check(detail::is_nan(o.sigma_rel) != detail::is_nan(o.gamma),
+              ": one of sigma_rel and gamma must be given; sigma_rel is", o.sigma_rel);
+  field("sigma_rel", o.sigma_rel, width_of_power_or_none);
+  field("gamma", o.gamma, finite_and_not_negative_or_none);
+  field("time", o.time);
+  field("normalisation", o.normalisation);
 }
 
 /// The weights of the snapshots and what they achieve.

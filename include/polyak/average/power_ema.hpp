@@ -17,6 +17,7 @@
 
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/schedules/conversions.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -33,16 +34,17 @@ struct PowerEmaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const PowerEmaOptions& o) {
-  require(detail::is_nan(o.sigma_rel) != detail::is_nan(o.gamma),
-          "PowerEmaOptions: one of sigma_rel and gamma must be given; sigma_rel is", o.sigma_rel);
-  require(detail::is_nan(o.sigma_rel) || (o.sigma_rel > 0 && o.sigma_rel <= 1 / std::sqrt(12.0)),
-          "PowerEmaOptions.sigma_rel must lie in (0, 1/sqrt(12)]", o.sigma_rel);
-  require(detail::is_nan(o.gamma) || (o.gamma >= 0 && detail::is_finite(o.gamma)),
-          "PowerEmaOptions.gamma must be finite and >= 0", o.gamma);
-  require(o.batch_size > 0 && detail::is_finite(o.batch_size),
-          "PowerEmaOptions.batch_size must be finite and > 0", o.batch_size);
-  require(o.update_every >= 1, "PowerEmaOptions.update_every must be >= 1", o.update_every);
+template <class Fields>
+void fields(PowerEmaOptions& o, Fields& field) {
+  field.check(detail::is_nan(o.sigma_rel) != detail::is_nan(o.gamma),
+              ": one of sigma_rel and gamma must be given; sigma_rel is", o.sigma_rel);
+  field("sigma_rel", o.sigma_rel, width_of_power_or_none);
+  field("gamma", o.gamma, finite_and_not_negative_or_none);
+  field("batch_size", o.batch_size, finite_and_positive);
+  field("update_every", o.update_every, at_least_1);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 /// The power weighting on a clock whose pace may change. It answers for the next call only.
@@ -54,11 +56,6 @@ struct PowerClock {
   double time = 0;          ///< after the last call
   double updated_time = 0;  ///< after the last update
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("gamma", gamma);
-    visit.option("update_every", update_every);
-  }
   [[nodiscard]] double gain(std::int64_t t) const {
     const double next = time + batch_size;
     return t % update_every == 0 ? PowerWeighting::gain(gamma, next - updated_time, next) : 0;
@@ -77,6 +74,11 @@ struct PowerClock {
     visit.scalar("updated_time", updated_time);
   }
 };
+template <class Fields>
+void fields(PowerClock& w, Fields& field) {
+  field("gamma", w.gamma, finite_and_not_negative);
+  field("update_every", w.update_every, at_least_1);
+}
 
 /// Power-function average of a model's weights. Snapshots of two or more of different widths give
 /// any other width after training: see PosthocEma. Throws std::invalid_argument for options out of
@@ -93,8 +95,7 @@ class PowerEma final : public AverageOf<PowerEma<P, S>, P, PowerClock, S> {
   /// The next calls advance the time by `batch_size`: `power.at(64).update(params)`. Throws
   /// std::invalid_argument unless it is finite and > 0.
   PowerEma& at(double batch_size) {
-    require(batch_size > 0 && detail::is_finite(batch_size), "batch_size must be finite and > 0",
-            batch_size);
+    detail::require_rule("batch_size", batch_size, finite_and_positive);
     this->mutable_weighting().batch_size = batch_size;
     return *this;
   }

@@ -19,6 +19,7 @@
 #include <string_view>
 
 #include <polyak/average/engine/average.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -33,11 +34,14 @@ struct SampleEmaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const SampleEmaOptions& o) {
-  require(o.half_life > 0, "SampleEmaOptions.half_life must be > 0", o.half_life);
-  require(o.rampup > 0, "SampleEmaOptions.rampup must be > 0", o.rampup);
-  require(o.batch_size > 0 && detail::is_finite(o.batch_size),
-          "SampleEmaOptions.batch_size must be finite and > 0", o.batch_size);
+template <class Fields>
+void fields(SampleEmaOptions& o, Fields& field) {
+  field("half_life", o.half_life, above_0);
+  field("rampup", o.rampup, above_0);
+  field("batch_size", o.batch_size, finite_and_positive);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 /// The weighting, whose state is its clock.
@@ -46,11 +50,6 @@ struct SampleClock {
   double half_life, rampup, batch_size;
   double samples = 0;  ///< after the last call
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("half_life", half_life);
-    visit.option("rampup", rampup);
-  }
   [[nodiscard]] bool weighs_initial() const { return true; }
   [[nodiscard]] double least_gain() const {
     return -std::expm1(-std::numbers::ln2 * batch_size / half_life);
@@ -70,6 +69,11 @@ struct SampleClock {
            std::fmax(std::fmin(half_life, rampup * (samples + batch_size)), 1e-8);
   }
 };
+template <class Fields>
+void fields(SampleClock& w, Fields& field) {
+  field("half_life", w.half_life, above_0);
+  field("rampup", w.rampup, above_0);
+}
 
 /// Exponential average of a model's weights with a half-life in samples, from the parameters at
 /// construction: `ema.at(batch.size()).update(params)`. Throws std::invalid_argument for options
@@ -86,8 +90,7 @@ class SampleEma final : public AverageOf<SampleEma<P, S>, P, SampleClock, S> {
   /// The next calls count `batch_size` samples each. Throws std::invalid_argument unless it is
   /// finite and > 0, and where an average of 16 bits would then rest.
   SampleEma& at(double batch_size) {
-    require(batch_size > 0 && detail::is_finite(batch_size), "batch_size must be finite and > 0",
-            batch_size);
+    detail::require_rule("batch_size", batch_size, finite_and_positive);
     SampleClock changed = this->weighting();
     changed.batch_size = batch_size;
     detail::validate<S>({this->accumulate(), 0}, changed.least_gain());

@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include <polyak/average/engine/average.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -26,9 +27,13 @@ struct SwaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const SwaOptions& o) {
-  require(o.start >= 0, "SwaOptions.start must be >= 0", o.start);
-  require(o.period >= 1, "SwaOptions.period must be >= 1", o.period);
+template <class Fields>
+void fields(SwaOptions& o, Fields& field) {
+  field("start", o.start, at_least_0);
+  field("period", o.period, at_least_1);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 /// Equal average of the collected weights; a call is whatever unit the caller counts (steps,

@@ -27,6 +27,7 @@
 
 #include <polyak/average/engine/fed_back_average.hpp>
 #include <polyak/average/schedules/conversions.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -81,29 +82,38 @@ struct SwitchEmaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const SwitchEmaOptions& o) {
-  require(o.decay > 0 && o.decay < 1, "SwitchEmaOptions.decay must lie in (0, 1)", o.decay);
-  detail::require_decay(o.decay, "SwitchEmaOptions.decay", o.any_decay);
-  require(o.interval >= 1, "SwitchEmaOptions.interval must be >= 1", o.interval);
-  require(o.start >= 0, "SwitchEmaOptions.start must be >= 0", o.start);
-  require(o.end >= o.start, "SwitchEmaOptions.end must be >= start", o.end);
-  require(o.warmup == SwitchWarmup::none || o.warmup_iterations >= 1,
-          "SwitchEmaOptions.warmup_iterations must be >= 1 with a warmup", o.warmup_iterations);
-  require(o.warmup_ratio > 0 && o.warmup_ratio <= 1,
-          "SwitchEmaOptions.warmup_ratio must lie in (0, 1]", o.warmup_ratio);
+namespace detail {
+/// The fields that options and weighting share but for the decay, whose rule differs.
+template <class Fields>
+void switch_warmup_fields(SwitchEmaOptions& o, Fields& field) {
+  field("warmup", o.warmup);
+  field("warmup_iterations", o.warmup_iterations);
+  field.check(o.warmup == SwitchWarmup::none || o.warmup_iterations >= 1,
+              "warmup_iterations must be >= 1 with a warmup", o.warmup_iterations);
+  field("warmup_ratio", o.warmup_ratio, in_0_1_above_0);
+}
+}  // namespace detail
+
+template <class Fields>
+void fields(SwitchEmaOptions& o, Fields& field) {
+  field("decay", o.decay, in_open_0_1, likely_decay(o.any_decay));
+  field("any_decay", o.any_decay);
+  field("unit", o.unit);
+  field("interval", o.interval, at_least_1);
+  field("start", o.start, at_least_0);
+  field("end", o.end);
+  field.check(o.end >= o.start, "end must be >= start", o.end);
+  detail::switch_warmup_fields(o, field);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 /// Exponential weighting with the warmups above.
 struct SwitchWeighting {
+  static constexpr std::string_view type_name = "switch_ema";
   SwitchEmaOptions made_with;
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("decay", made_with.decay);
-    visit.option("warmup", made_with.warmup);
-    visit.option("warmup_iterations", made_with.warmup_iterations);
-    visit.option("warmup_ratio", made_with.warmup_ratio);
-  }
   [[nodiscard]] double complement(std::int64_t t) const {
     const std::int64_t i = t - 1;
     if (made_with.warmup == SwitchWarmup::none || i > made_with.warmup_iterations)
@@ -123,6 +133,11 @@ struct SwitchWeighting {
   [[nodiscard]] double gain(std::int64_t t) const { return 1 - complement(t); }
   [[nodiscard]] double least_gain() const { return 1 - made_with.decay; }
 };
+template <class Fields>
+void fields(SwitchWeighting& w, Fields& field) {
+  field("decay", w.made_with.decay, in_open_0_1);
+  detail::switch_warmup_fields(w.made_with, field);
+}
 
 /// Which iterations and epochs end or begin with a switch.
 struct SwitchRule {
@@ -130,13 +145,6 @@ struct SwitchRule {
   std::int64_t interval, start, end;
   std::int64_t epoch = -1;  ///< the current epoch; none has begun
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("unit", unit);
-    visit.option("interval", interval);
-    visit.option("start", start);
-    visit.option("end", end);
-  }
   [[nodiscard]] bool due(std::int64_t index) const {
     return index > start && index <= end && (index + 1) % interval == 0;
   }
@@ -148,6 +156,13 @@ struct SwitchRule {
     visit.scalar("epoch", epoch);
   }
 };
+template <class Fields>
+void fields(SwitchRule& w, Fields& field) {
+  field("unit", w.unit);
+  field("interval", w.interval, at_least_1);
+  field("start", w.start, at_least_0);
+  field("end", w.end);
+}
 
 /// Exponential average of the weights that is copied into the model at regular times. In unit
 /// epochs call begin_epoch() at the beginning of each epoch, the first included; evaluate the end

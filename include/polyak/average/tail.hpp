@@ -16,6 +16,7 @@
 #include <string_view>
 
 #include <polyak/average/engine/average.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -39,8 +40,12 @@ struct TailOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const TailOptions& o) {
-  require(o.start >= 1, "TailOptions.start must be >= 1", o.start);
+template <class Fields>
+void fields(TailOptions& o, Fields& field) {
+  field("start", o.start, at_least_1);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 /// Equal average of the calls from `start` on; before that the newest weights. Throws

@@ -15,6 +15,7 @@
 #include <string_view>
 
 #include <polyak/average/engine/ring_of_blocks.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -30,29 +31,36 @@ struct WindowAverageOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const WindowAverageOptions& o) {
-  require(o.interval >= 1, "WindowAverageOptions.interval must be >= 1", o.interval);
-  require(o.horizon >= 1 && o.horizon % o.interval == 0,
-          "WindowAverageOptions.horizon must be a positive multiple of interval", o.horizon);
-  require(o.blocks >= 1 && o.blocks <= 65535, "WindowAverageOptions.blocks must lie in [1, 65535]",
-          o.blocks);
+template <class Fields>
+void fields(WindowAverageOptions& o, Fields& field) {
+  constexpr Rule<std::int64_t> in_1_65535{[](std::int64_t v) { return v >= 1 && v <= 65535; },
+                                          "must lie in [1, 65535]",
+                                          {0, -1, 65536}};
+  field("horizon", o.horizon);
+  field("interval", o.interval, at_least_1);
+  field.check(o.interval < 1 || (o.horizon >= 1 && o.horizon % o.interval == 0),
+              "horizon must be a positive multiple of interval", o.horizon);
+  field("blocks", o.blocks, in_1_65535);
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
 }
 
 /// Blocks of `horizon` calls, sampled at the first of every `interval`.
 struct WindowWeighting {
   std::int64_t horizon = 500, interval = 5;
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("horizon", horizon);
-    visit.option("interval", interval);
-  }
   [[nodiscard]] double least_gain() const {
     return static_cast<double>(interval) / static_cast<double>(horizon);
   }
   [[nodiscard]] bool samples(std::int64_t t) const { return (t - 1) % interval == 0; }
   [[nodiscard]] bool completes(std::int64_t t) const { return t % horizon == 0; }
 };
+template <class Fields>
+void fields(WindowWeighting& w, Fields& field) {
+  field("horizon", w.horizon, at_least_1);
+  field("interval", w.interval, at_least_1);
+}
 
 /// Block means of the weights. What is handed out without saying is the newest complete block;
 /// `copy_to(target, m)` and `swap_into(params, m)` give the mean of the m newest ones: after

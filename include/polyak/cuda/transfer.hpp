@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/option_text.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/tensors/layout.hpp>
@@ -37,11 +38,7 @@ struct OptionList {
   std::vector<std::pair<std::string, std::string>>& out;
   template <class V>
   void option(std::string_view name, const V& value) {
-    if constexpr (requires { name_of(value); }) {
-      out.emplace_back(name, std::string(name_of(value)));
-    } else {
-      out.emplace_back(name, polyak::detail::text(value));
-    }
+    out.emplace_back(name, polyak::detail::option_text(value));
   }
   template <class V>
   void scalar(std::string_view, V&) {}

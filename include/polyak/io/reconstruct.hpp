@@ -2,7 +2,7 @@
 /// @file
 /// reconstruct: averages of any profile, after training, from a store of snapshots.
 ///
-///   average = sum_j w_j snapshot_j,   w from fit_profiles() (average/profile_fit.hpp)
+///   average = sum_j w_j snapshot_j,   w from fit_profiles() (average/analysis/profile_fit.hpp)
 ///
 /// All targets are made in one pass over the snapshots, which are mapped and read block by block:
 /// memory is a block of each snapshot and of each output, whatever the model's size.
@@ -31,11 +31,12 @@
 
 #include <polyak/average/analysis/profile_fit.hpp>
 #include <polyak/average/posthoc.hpp>
-#include <polyak/average/schedules/decay_schedule.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/sum_many.hpp>
 #include <polyak/io/digest.hpp>
 #include <polyak/io/error.hpp>
+#include <polyak/io/known_weightings.hpp>
 #include <polyak/io/safetensors.hpp>
 #include <polyak/io/snapshot_store.hpp>
 
@@ -59,6 +60,16 @@ struct ReconstructOptions {
   bool verify = true;   ///< the snapshots' digests, while they are read
   bool durable = true;  ///< waits for the disk
 };
+template <class Fields>
+void fields(ReconstructOptions& o, Fields& field) {
+  field("fit", o.fit);
+  field("dtype", o.dtype);
+  detail::check_floating(field, o.dtype);
+  field("use", o.use);
+  field("progress", o.progress);
+  field("verify", o.verify);
+  field("durable", o.durable);
+}
 
 /// What reconstruct() did.
 struct ReconstructReport {
@@ -69,103 +80,12 @@ struct ReconstructReport {
 
 namespace detail {
 
-/// PowerEma at a constant pace, in calls.
-struct PacedPowerWeighting {
-  double gamma = 0;
-  std::int64_t update_every = 1;
-  [[nodiscard]] double gain(std::int64_t t) const {
-    return t % update_every == 0 ? PowerWeighting::gain(gamma, static_cast<double>(update_every),
-                                                        static_cast<double>(t))
-                                 : 0;
-  }
-  [[nodiscard]] double complement(std::int64_t t) const {
-    const auto time = static_cast<double>(t);
-    return t % update_every == 0
-               ? std::pow((time - static_cast<double>(update_every)) / time, gamma + 1)
-               : 1;
-  }
-};
-
 /// The gains of the average that a snapshot is of. Throws std::invalid_argument for one whose
-/// weighting the library does not know.
+/// weighting the library does not know, io_error for options that no weighting has.
 [[nodiscard]] inline GainSequence gains_of(const StoredSnapshot& one) {
-  const auto number = [&](const char* name) {
-    const auto option = one.options.find(name);
-    const auto value = option == one.options.end() ? std::nullopt : number_in(option->second);
-    if (!value) refuse_io(one.file, {}, {}, std::string("lacks the option ") + name);
-    return *value;
-  };
-  const auto count = [&](const char* name) {
-    const double value = number(name);
-    if (!(value >= 0 && value <= 0x1p53)) {
-      refuse_io(one.file, {}, {}, std::string("has a wrong option ") + name);
-    }
-    return static_cast<std::int64_t>(value);
-  };
-  const auto positive = [&](const char* name) { return std::max<std::int64_t>(count(name), 1); };
-  const std::string& type = one.weighting;
-  if (type == UniformWeighting::type_name) {
-    return GainSequence(UniformWeighting{count("start"), positive("period")});
-  }
-  if (type == ExponentialWeighting::type_name) {
-    Start start = Start::params;
-    const auto option = one.options.find("start");
-    for (const Start each : {Start::params, Start::first_update, Start::zero_debiased}) {
-      if (option != one.options.end() && option->second == name_of(each)) start = each;
-    }
-    return GainSequence(ExponentialWeighting{number("decay"), start, positive("update_every")});
-  }
-  if (type == PolynomialWeighting::type_name) {
-    return GainSequence(PolynomialWeighting{number("eta")});
-  }
-  if (type == PowerWeighting::type_name) return GainSequence(PowerWeighting{number("gamma")});
-  if (type == PowerClock::type_name) {
-    return GainSequence(PacedPowerWeighting{number("gamma"), positive("update_every")});
-  }
-  if (type == TfWarmupWeighting::type_name) return GainSequence(TfWarmupWeighting{number("decay")});
-  if (type == InverseGammaWeighting::type_name) {
-    return GainSequence(
-        InverseGammaWeighting{number("inverse_gamma"), number("power"), number("decay")});
-  }
-  if (type == TailWeighting::type_name) return GainSequence(TailWeighting{positive("start")});
-  const auto flag = [&](const char* name) {
-    const auto option = one.options.find(name);
-    return option != one.options.end() && option->second == "true";
-  };
-  if (type == DiffusersWeighting::type_name) {
-    return GainSequence(DiffusersWeighting{number("decay"), number("min_decay"),
-                                           count("update_after"), flag("warmup"),
-                                           number("inverse_gamma"), number("power")});
-  }
-  if (type == TimmWeighting::type_name) {
-    return GainSequence(TimmWeighting{number("decay"), number("min_decay"), count("update_after"),
-                                      flag("warmup"), number("inverse_gamma"), number("power")});
-  }
-  if (type == EmaPytorchWeighting::type_name) {
-    return GainSequence(EmaPytorchWeighting{number("decay"), number("min_decay"),
-                                            count("update_after"), positive("update_every"),
-                                            number("inverse_gamma"), number("power")});
-  }
-  if (type == IntervalWeighting::type_name) {
-    return GainSequence(IntervalWeighting{number("decay"), positive("interval"), count("warmup")});
-  }
-  if (type == AnnealedWeighting::type_name) {
-    return GainSequence(AnnealedWeighting{number("min_gain"), number("gamma")});
-  }
-  if (type == HalfLifeWeighting::type_name) {
-    return GainSequence(
-        HalfLifeWeighting{number("half_life"), number("rampup"), number("batch_size")});
-  }
-  if (type == CosineDecayWeighting::type_name) {
-    return GainSequence(CosineDecayWeighting{number("base_decay"), positive("total_steps")});
-  }
-  if (type == GainWarmupWeighting::type_name) {
-    return GainSequence(GainWarmupWeighting{number("gain_at_end"), positive("steps"),
-                                            flag("linear"), number("warmup_ratio")});
-  }
-  if (type == PowerGainWeighting::type_name) {
-    return GainSequence(PowerGainWeighting{number("alpha"), number("min_gain"), count("burn_in")});
-  }
+  NamedGains found = gains_of(one.weighting, one.options);
+  if (found.gains) return *std::move(found.gains);
+  if (!found.problem.empty()) refuse_io(one.file, {}, {}, found.problem);
   refuse_value("polyak: the profile of snapshot " + one.file.string() + " (" + one.type +
                ") is not known: it cannot be fitted");
 }
@@ -516,9 +436,7 @@ inline ReconstructReport reconstruct(const SnapshotStore& store,
                                      const std::vector<ReconstructOutput>& outputs,
                                      const ReconstructOptions& options = {}) {
   require(!outputs.empty(), "reconstruct: there must be outputs; they are", outputs.size());
-  require(!options.dtype || detail::is_floating(*options.dtype),
-          "ReconstructOptions.dtype must be a floating-point type",
-          detail::name_of(options.dtype.value_or(DType::float32)));
+  validate(options);
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     for (std::size_t j = 0; j < i; ++j) {
       const std::string file = outputs[i].file.lexically_normal().string();

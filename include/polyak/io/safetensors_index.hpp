@@ -24,6 +24,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/io/atomic_file.hpp>
 #include <polyak/io/error.hpp>
@@ -226,6 +227,12 @@ struct WriteShardedOptions {
                                               ///< has a file of its own
   SafetensorsWriteOptions file = {};
 };
+template <class Fields>
+void fields(WriteShardedOptions& o, Fields& field) {
+  field("shard_bytes", o.shard_bytes);
+  field.check(o.shard_bytes >= 1, "shard_bytes must be >= 1", o.shard_bytes);
+  field("file", o.file);
+}
 
 /// Writes a model into a folder: "model.safetensors" where one file is enough, else
 /// "model-00001-of-00005.safetensors" and so on, and the index. Tensors fill the files in the order
@@ -238,8 +245,7 @@ inline void write_sharded(const std::filesystem::path& folder, std::vector<Safet
                           const std::map<std::string, std::string>& metadata,
                           const std::function<void(SafetensorsWriter&)>& fill,
                           const WriteShardedOptions& options = {}) {
-  require(options.shard_bytes >= 1, "WriteShardedOptions.shard_bytes must be >= 1",
-          options.shard_bytes);
+  validate(options);
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) detail::refuse_io(folder, {}, {}, "is no folder: " + error.message());

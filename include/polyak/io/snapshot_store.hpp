@@ -32,6 +32,8 @@
 #include <polyak/average/analysis/profile_target.hpp>
 #include <polyak/average/power_ema.hpp>
 #include <polyak/core/method.hpp>
+#include <polyak/core/option_text.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/io/atomic_file.hpp>
 #include <polyak/io/error.hpp>
@@ -72,21 +74,22 @@ struct SnapshotStoreOptions {
   std::size_t most = 0;
   bool durable = true;  ///< append() returns when the disk has the snapshot
 };
+template <class Fields>
+void fields(SnapshotStoreOptions& o, Fields& field) {
+  field("dtype", o.dtype);
+  detail::check_floating(field, o.dtype);
+  field("run", o.run);
+  field("most", o.most);
+  field.check(o.most != 1, "most must be 0 or at least 2", o.most);
+  field.check(detail::is_utf8(o.run), "run must be UTF-8", std::string_view(o.run));
+  field("durable", o.durable);
+}
 
 namespace detail {
 
 inline constexpr std::string_view snapshot_key = "polyak.snapshot";
 inline constexpr std::string_view snapshot_format = "polyak-snapshot-1";
 inline constexpr std::string_view snapshot_suffix = ".safetensors";
-
-/// The visitor that takes down the options of a weighting.
-struct OptionTexts {
-  std::map<std::string, std::string> all;
-  template <class T>
-  void option(std::string_view name, const T& value) {
-    all.emplace(name, recorded_text(value));
-  }
-};
 
 [[nodiscard]] inline std::optional<double> number_in(std::string_view words) {
   double value = 0;
@@ -202,12 +205,7 @@ class SnapshotStore {
   /// another, has the folder open for writing.
   explicit SnapshotStore(std::filesystem::path folder, SnapshotStoreOptions options = {})
       : folder_(std::move(folder)), options_(std::move(options)), writable_(true) {
-    require(!options_.dtype || detail::is_floating(*options_.dtype),
-            "SnapshotStoreOptions.dtype must be a floating-point type",
-            detail::name_of(options_.dtype.value_or(DType::float32)));
-    require(options_.most != 1, "SnapshotStoreOptions.most must be 0 or at least 2", options_.most);
-    require(detail::is_utf8(options_.run), "SnapshotStoreOptions.run must be UTF-8",
-            std::string_view(options_.run));
+    validate(options_);
     std::error_code error;
     std::filesystem::create_directories(folder_, error);
     if (error) detail::refuse_io(folder_, {}, {}, "is no folder: " + error.message());
@@ -234,8 +232,8 @@ class SnapshotStore {
 
   /// Adds an average as it is now. `name` tells the averages of a run apart: letters, digits, '.',
   /// '-' and '_', not with '.' first. Any Average whose gains are functions of the call will do,
-  /// and PowerEma; of an EmaBank, one of its averages. reconstruct() knows the weightings of
-  /// weighting.hpp and decay_schedule.hpp, but for StreamWeighting and RepeatedWeighting. Buffers
+  /// and PowerEma; of an EmaBank, one of its averages. reconstruct() knows every weighting of the
+  /// library but RepeatedWeighting. Buffers
   /// go along as the average has them. (Of one on a device, a copy on the host:
   /// cuda::copy_state().)
   ///
@@ -363,11 +361,7 @@ class SnapshotStore {
   template <class W>
   static void describe(const W& weighting, StoredSnapshot& one) {
     if constexpr (requires { W::type_name; }) one.weighting = W::type_name;
-    if constexpr (requires(detail::OptionTexts texts) { weighting.options(texts); }) {
-      detail::OptionTexts texts;
-      weighting.options(texts);
-      one.options = std::move(texts.all);
-    }
+    for (auto& [name, value] : detail::option_texts(weighting)) one.options[name] = value;
   }
 
   /// What storing the elements costs; refuses what the type cannot hold.

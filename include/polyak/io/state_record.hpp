@@ -5,7 +5,6 @@
 /// visitor (core/state.hpp), read from a file, and compared.
 #pragma once
 
-#include <charconv>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -15,13 +14,13 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include <polyak/core/option_text.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/state.hpp>
@@ -41,16 +40,6 @@ inline constexpr std::string_view state_key = "polyak";
 inline constexpr std::string_view state_prefix = "polyak/";
 inline constexpr std::string_view state_format = "polyak-state-1";
 
-/// A number as text that reads back to the same bits, an enum by its name.
-template <class T>
-[[nodiscard]] std::string recorded_text(const T& value) {
-  if constexpr (std::is_enum_v<T>) {
-    return std::string(name_of(value));
-  } else {
-    return text(value);
-  }
-}
-
 /// A number of a method's state.
 struct RecordedScalar {
   std::string name;
@@ -64,9 +53,7 @@ struct RecordedScalar {
 template <class T>
 bool parse_scalar(std::string_view words, void* memory) {
   T value{};
-  const char* const end = words.data() + words.size();
-  const auto result = std::from_chars(words.data(), end, value);
-  if (result.ec != std::errc() || result.ptr != end) return false;
+  if (!read_option(words, value)) return false;
   std::memcpy(memory, &value, sizeof value);
   return true;
 }
@@ -110,7 +97,7 @@ class StateRecorder {
 
   template <class T>
   void option(std::string_view name, const T& value) {
-    method_.options.emplace_back(name, recorded_text(value));
+    method_.options.emplace_back(name, option_text(value));
   }
   template <class T>
   void scalar(std::string_view name, T& value) {

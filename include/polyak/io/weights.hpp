@@ -28,6 +28,7 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/storage.hpp>
@@ -62,6 +63,13 @@ struct LoadWeightsOptions {
 namespace detail {
 
 [[nodiscard]] constexpr bool is_floating(DType dtype) { return dtype >= DType::float16; }
+
+/// The rule of the type that numbers are rounded to.
+template <class Fields>
+void check_floating(Fields& field, const std::optional<DType>& dtype) {
+  field.check(!dtype || is_floating(*dtype), "dtype must be a floating-point type",
+              name_of(dtype.value_or(DType::float32)));
+}
 
 /// Calls `act` with an object of the floating-point type.
 template <class Act>
@@ -185,12 +193,6 @@ template <ParameterScalar P>
   return source;
 }
 
-inline void validate(const SaveWeightsOptions& o) {
-  require(!o.dtype || is_floating(*o.dtype),
-          "SaveWeightsOptions.dtype must be a floating-point type",
-          name_of(o.dtype.value_or(DType::float32)));
-}
-
 inline void write_weights(const std::filesystem::path& path, std::vector<WeightSource> sources,
                           const SaveWeightsOptions& options) {
   const SafetensorsWriteOptions how{.digests = options.digests, .durable = options.durable};
@@ -231,6 +233,16 @@ void take_weights(const SafetensorsFile& file, const SafetensorsTensor& tensor,
 
 }  // namespace detail
 
+template <class Fields>
+void fields(SaveWeightsOptions& o, Fields& field) {
+  field("dtype", o.dtype);
+  detail::check_floating(field, o.dtype);
+  field("metadata", o.metadata);
+  field("shard_bytes", o.shard_bytes);
+  field("digests", o.digests);
+  field("durable", o.durable);
+}
+
 /// Writes the weights and buffers of a model, and nothing of its training. Atomic and durable as
 /// SafetensorsWriter; several files end with their index.
 ///
@@ -239,7 +251,7 @@ void take_weights(const SafetensorsFile& file, const SafetensorsTensor& tensor,
 template <FloatingScalar P>
 void save_weights(const std::filesystem::path& path, const Parameters<P>& params,
                   const SaveWeightsOptions& options = {}) {
-  detail::validate(options);
+  validate(options);
   if (params.swapped()) {
     detail::refuse_order("polyak: save_weights() while an average is swapped in");
   }
@@ -259,7 +271,7 @@ void save_weights(const std::filesystem::path& path, const Parameters<P>& params
 template <FloatingScalar P, class A>
 void save_average(const std::filesystem::path& path, const Parameters<P>& params, const A& average,
                   const SaveWeightsOptions& options = {}) {
-  detail::validate(options);
+  validate(options);
   if (params.swapped()) {
     detail::refuse_order("polyak: save_average() while an average is swapped in");
   }

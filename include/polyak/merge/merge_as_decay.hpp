@@ -43,6 +43,11 @@ struct DecayMultipliersOptions {
   DecayAbscissa abscissa = DecayAbscissa::before;
   double floor = 0;  ///< f, where the rate ends, of the rate before; in [0, 1]
 };
+template <class Fields>
+void fields(DecayMultipliersOptions& o, Fields& field) {
+  field("abscissa", o.abscissa);
+  field("floor", o.floor, in_closed_0_1);
+}
 
 namespace detail {
 template <class Multiplier>
@@ -50,8 +55,7 @@ template <class Multiplier>
                                                     const DecayMultipliersOptions& o,
                                                     Multiplier&& multiplier) {
   require(checkpoints >= 1, "decay multipliers: checkpoints must be >= 1", checkpoints);
-  require(o.floor >= 0 && o.floor <= 1, "DecayMultipliersOptions.floor must lie in [0, 1]",
-          o.floor);
+  validate(o);
   const bool before = o.abscissa == DecayAbscissa::before;
   std::vector<double> all;
   for (std::int64_t i = 1; i <= checkpoints; ++i) {
@@ -64,44 +68,60 @@ template <class Multiplier>
 }  // namespace detail
 
 /// d_1..d_K = f + (1 - f) curve(u), for the K = `checkpoints` >= 1 checkpoints after x_0. Throws
-/// std::invalid_argument for options out of range.
+/// std::invalid_argument for options out of range; an exponential curve needs a floor > 0.
 [[nodiscard]] inline std::vector<double> decay_multipliers(CooldownCurve curve,
                                                            std::int64_t checkpoints,
                                                            const DecayMultipliersOptions& o = {}) {
-  return detail::multipliers_along(checkpoints, o, [&](double u) {
-    return o.floor + (1 - o.floor) * detail::cooldown_factor(curve, u);
-  });
+  require(curve != CooldownCurve::exponential || o.floor > 0,
+          "DecayMultipliersOptions.floor must be > 0 for an exponential decay", o.floor);
+  return detail::multipliers_along(
+      checkpoints, o, [&](double u) { return detail::cooldown_factor(curve, u, o.floor); });
 }
 
 /// The same for an exponential decay: f^u. Its floor, where the last checkpoint keeps at least that
 /// weight, must be > 0.
 [[nodiscard]] inline std::vector<double> exponential_decay_multipliers(
     std::int64_t checkpoints, const DecayMultipliersOptions& o) {
-  require(o.floor > 0, "DecayMultipliersOptions.floor must be > 0 for an exponential decay",
-          o.floor);
-  return detail::multipliers_along(checkpoints, o, [&](double u) { return std::pow(o.floor, u); });
+  return decay_multipliers(CooldownCurve::exponential, checkpoints, o);
 }
 
 struct MergeOptions {
   bool allow_negative = false;  ///< any finite multipliers, also with weights < 0
 };
 
+template <class Fields>
+void fields(MergeOptions& o, Fields& field) {
+  field("allow_negative", o.allow_negative);
+}
+
 namespace detail {
-inline void require_multipliers(std::span<const double> multipliers, const MergeOptions& o) {
-  require(!multipliers.empty(), "decay multipliers: there must be at least one; they are",
-          multipliers.size());
+/// A rule of multipliers that is broken, and the number that breaks it.
+struct MultiplierFault {
+  std::string_view rule = {};  ///< empty: none is broken
+  double value = 0;
+};
+[[nodiscard]] inline MultiplierFault fault_of(std::span<const double> multipliers,
+                                              const MergeOptions& o) {
+  if (multipliers.empty()) return {"decay multipliers: there must be at least one; they are", 0};
   double last = 1;
   for (const double multiplier : multipliers) {
     if (o.allow_negative) {
-      require(is_finite(multiplier), "decay multipliers must be finite", multiplier);
+      if (!is_finite(multiplier)) return {"decay multipliers must be finite", multiplier};
       continue;
     }
-    require(multiplier >= 0 && multiplier <= 1,
-            "decay multipliers must lie in [0, 1], unless allow_negative", multiplier);
-    require(multiplier <= last, "decay multipliers must not increase, unless allow_negative",
-            multiplier);
+    if (!(multiplier >= 0 && multiplier <= 1)) {
+      return {"decay multipliers must lie in [0, 1], unless allow_negative", multiplier};
+    }
+    if (multiplier > last) {
+      return {"decay multipliers must not increase, unless allow_negative", multiplier};
+    }
     last = multiplier;
   }
+  return {};
+}
+inline void require_multipliers(std::span<const double> multipliers, const MergeOptions& o) {
+  const MultiplierFault fault = fault_of(multipliers, o);
+  require(fault.rule.empty(), fault.rule, fault.value);
 }
 }  // namespace detail
 
@@ -210,16 +230,15 @@ class MergeWeighting {
   /// that increase: a running average has no negative weights.
   explicit MergeWeighting(std::vector<double> multipliers) : multipliers_(std::move(multipliers)) {
     detail::require_multipliers(multipliers_, {});
-    for (std::int64_t t = 1; t <= checkpoints(); ++t) {
-      if (gain(t) > 0) least_gain_ = std::min(least_gain_, gain(t));
-    }
+    find_least_gain();
   }
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    for (std::size_t i = 0; i < multipliers_.size(); ++i) {
-      visit.option("multiplier." + std::to_string(i + 1), multipliers_[i]);
-    }
+  template <class Fields>
+  friend void fields(MergeWeighting& w, Fields& field) {
+    field.list("multiplier", w.multipliers_, 1);
+    const detail::MultiplierFault fault = detail::fault_of(w.multipliers_, {});
+    field.check(fault.rule.empty(), std::string(": ").append(fault.rule), fault.value);
+    field.after_reading([&] { w.find_least_gain(); });
   }
   /// Calls that it listens to: K + 1.
   [[nodiscard]] std::int64_t checkpoints() const {
@@ -241,6 +260,12 @@ class MergeWeighting {
   /// d_i, i = 0..K+1.
   [[nodiscard]] double multiplier(std::int64_t i) const {
     return i == 0 ? 1 : i == checkpoints() ? 0 : multipliers_[static_cast<std::size_t>(i - 1)];
+  }
+  void find_least_gain() {
+    least_gain_ = 1;
+    for (std::int64_t t = 1; t <= checkpoints(); ++t) {
+      if (gain(t) > 0) least_gain_ = std::min(least_gain_, gain(t));
+    }
   }
   std::vector<double> multipliers_;
   double least_gain_ = 1;

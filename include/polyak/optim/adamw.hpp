@@ -22,53 +22,50 @@
 #include <vector>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/optim/elementwise.hpp>
 
 namespace polyak {
 inline namespace v0 {
 
-struct AdamWOptions {
-  double learning_rate = 1e-3;             ///< finite, >= 0
-  double beta1 = 0.9;                      ///< in [0, 1)
-  double beta2 = 0.999;                    ///< in [0, 1)
-  double epsilon = 1e-8;                   ///< finite, > 0; added after the correction of v
-  double weight_decay = 1e-2;              ///< decoupled, finite, >= 0
-  double coupled_weight_decay = 0;         ///< added to the gradient, finite, >= 0
-  bool amsgrad = false;                    ///< never let the second moment fall
-  bool bias_correction = true;             ///< false: 1 - beta^t is taken as 1
+/// Options of AdamW and Adam, which differ in whether there is a decoupled decay.
+template <bool Decoupled>
+struct AdamFamilyOptions {
+  static constexpr std::string_view options_name = Decoupled ? "AdamWOptions" : "AdamOptions";
+  double learning_rate = 1e-3;                 ///< finite, >= 0
+  double beta1 = 0.9;                          ///< in [0, 1)
+  double beta2 = 0.999;                        ///< in [0, 1)
+  double epsilon = 1e-8;                       ///< finite, > 0; added after the correction of v
+  double weight_decay = Decoupled ? 1e-2 : 0;  ///< decoupled, finite, >= 0; of Adam 0
+  double coupled_weight_decay = 0;             ///< added to the gradient, finite, >= 0
+  bool amsgrad = false;                        ///< never let the second moment fall
+  bool bias_correction = true;                 ///< false: 1 - beta^t is taken as 1
   bool epsilon_before_correction = false;  ///< sqrt(v) + epsilon is corrected, as in the Adam paper
   bool allow_zero_epsilon = false;         ///< epsilon = 0 is meant; then 0/0 is 0
   Nonfinite nonfinite = Nonfinite::propagate;
 };
+using AdamWOptions = AdamFamilyOptions<true>;
+/// As AdamWOptions, but without decoupled decay: a weight_decay other than 0 is refused.
+using AdamOptions = AdamFamilyOptions<false>;
 
-inline void validate(const AdamWOptions& o) {
-  detail::require_learning_rate(o.learning_rate,
-                                "AdamWOptions.learning_rate must be finite and >= 0");
-  detail::require_beta(o.beta1, "AdamWOptions.beta1 must lie in [0, 1)");
-  detail::require_beta(o.beta2, "AdamWOptions.beta2 must lie in [0, 1)");
-  detail::require_epsilon<double>(
-      o.epsilon, o.allow_zero_epsilon,
-      "AdamWOptions.epsilon must be finite and > 0 (0 with allow_zero_epsilon)");
-  detail::require_not_negative(o.weight_decay, "AdamWOptions.weight_decay must be finite and >= 0");
-  detail::require_not_negative(o.coupled_weight_decay,
-                               "AdamWOptions.coupled_weight_decay must be finite and >= 0");
-}
-
-/// Lists every option; see core/state.hpp.
-template <class Visitor>
-void visit_options(const AdamWOptions& o, Visitor& visit) {
-  visit.option("learning_rate", o.learning_rate);
-  visit.option("beta1", o.beta1);
-  visit.option("beta2", o.beta2);
-  visit.option("epsilon", o.epsilon);
-  visit.option("weight_decay", o.weight_decay);
-  visit.option("coupled_weight_decay", o.coupled_weight_decay);
-  visit.option("amsgrad", o.amsgrad);
-  visit.option("bias_correction", o.bias_correction);
-  visit.option("epsilon_before_correction", o.epsilon_before_correction);
-  visit.option("allow_zero_epsilon", o.allow_zero_epsilon);
-  visit.option("nonfinite", o.nonfinite);
+template <bool Decoupled, class Fields>
+void fields(AdamFamilyOptions<Decoupled>& o, Fields& field) {
+  constexpr Rule<double> none{
+      [](double v) { return v == 0; },
+      "must be 0: Adam's decay is coupled_weight_decay, AdamW has the decoupled one",
+      {0.01, -0.5, detail::nan_value}};
+  field("learning_rate", o.learning_rate, finite_and_not_negative);
+  field("beta1", o.beta1, in_0_1);
+  field("beta2", o.beta2, in_0_1);
+  field("epsilon", o.epsilon, epsilon_or_zero(o.allow_zero_epsilon));
+  field("weight_decay", o.weight_decay, Decoupled ? finite_and_not_negative : none);
+  field("coupled_weight_decay", o.coupled_weight_decay, finite_and_not_negative);
+  field("amsgrad", o.amsgrad);
+  field("bias_correction", o.bias_correction);
+  field("epsilon_before_correction", o.epsilon_before_correction);
+  field("allow_zero_epsilon", o.allow_zero_epsilon);
+  field("nonfinite", o.nonfinite);
 }
 
 template <class T>
@@ -124,8 +121,10 @@ struct AdamVariantLaw {
   }
 };
 
-struct AdamWRule {
-  using Options = AdamWOptions;
+/// The rule of AdamW, and of Adam, whose decoupled decay is 0.
+template <bool Decoupled>
+struct AdamFamilyRule {
+  using Options = AdamFamilyOptions<Decoupled>;
   static constexpr std::string_view name = "AdamW";
   template <class T>
   using Laws =
@@ -133,13 +132,13 @@ struct AdamWRule {
                    AdamVariantLaw<T, false, false>, AdamVariantLaw<T, false, true>>;
 
   template <class T>
-  static void check(const AdamWOptions& o) {
+  static void check(const Options& o) {
     detail::require_epsilon<T>(o.epsilon, o.allow_zero_epsilon,
                                "AdamWOptions.epsilon must not vanish in the type of the state");
   }
 
   template <class T>
-  static Laws<T> law(const AdamWOptions& o, const StepOf<T>& s) {
+  static Laws<T> law(const Options& o, const StepOf<T>& s) {
     const double correction1 = o.bias_correction ? s.correction(o.beta1) : 1;
     const double root_scale = o.bias_correction ? 1 / std::sqrt(s.correction(o.beta2)) : 1;
     const AdamWLaw<T> adamw{
@@ -163,52 +162,18 @@ struct AdamWRule {
 
 /// Adam with decoupled weight decay. Throws std::invalid_argument for options out of range.
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
-class AdamW final : public Elementwise<AdamW<P, S>, AdamWRule, P, S> {
+class AdamW final : public Elementwise<AdamW<P, S>, AdamFamilyRule<true>, P, S> {
  public:
   explicit AdamW(const Parameters<P>& params, AdamWOptions options = {})
-      : Elementwise<AdamW<P, S>, AdamWRule, P, S>(params, options) {}
+      : Elementwise<AdamW<P, S>, AdamFamilyRule<true>, P, S>(params, options) {}
 };
 
-/// Options of Adam, whose only decay is the coupled one (0 by default).
-struct AdamOptions {
-  double learning_rate = 1e-3;      ///< finite, >= 0
-  double beta1 = 0.9;               ///< in [0, 1)
-  double beta2 = 0.999;             ///< in [0, 1)
-  double epsilon = 1e-8;            ///< finite, > 0; added after the correction of v
-  double coupled_weight_decay = 0;  ///< added to the gradient, finite, >= 0
-  bool amsgrad = false;             ///< never let the second moment fall
-  Nonfinite nonfinite = Nonfinite::propagate;
-};
-
-inline void validate(const AdamOptions& o) {
-  detail::require_learning_rate(o.learning_rate,
-                                "AdamOptions.learning_rate must be finite and >= 0");
-  detail::require_beta(o.beta1, "AdamOptions.beta1 must lie in [0, 1)");
-  detail::require_beta(o.beta2, "AdamOptions.beta2 must lie in [0, 1)");
-  detail::require_epsilon<double>(o.epsilon, false, "AdamOptions.epsilon must be finite and > 0");
-  detail::require_not_negative(o.coupled_weight_decay,
-                               "AdamOptions.coupled_weight_decay must be finite and >= 0");
-}
-
-/// Adam: AdamW without decoupled decay.
+/// Adam: AdamW without decoupled decay. Its type in files is "AdamW".
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
-class Adam final : public Elementwise<Adam<P, S>, AdamWRule, P, S> {
+class Adam final : public Elementwise<Adam<P, S>, AdamFamilyRule<false>, P, S> {
  public:
   explicit Adam(const Parameters<P>& params, AdamOptions options = {})
-      : Elementwise<Adam<P, S>, AdamWRule, P, S>(params, adamw(options)) {}
-
- private:
-  static AdamWOptions adamw(const AdamOptions& options) {
-    validate(options);
-    return {.learning_rate = options.learning_rate,
-            .beta1 = options.beta1,
-            .beta2 = options.beta2,
-            .epsilon = options.epsilon,
-            .weight_decay = 0,
-            .coupled_weight_decay = options.coupled_weight_decay,
-            .amsgrad = options.amsgrad,
-            .nonfinite = options.nonfinite};
-  }
+      : Elementwise<Adam<P, S>, AdamFamilyRule<false>, P, S>(params, options) {}
 };
 
 }  // namespace v0

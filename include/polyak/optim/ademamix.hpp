@@ -25,6 +25,7 @@
 #include <vector>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/optim/elementwise.hpp>
@@ -48,45 +49,25 @@ struct AdEMAMixOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const AdEMAMixOptions& o) {
-  detail::require_learning_rate(o.learning_rate,
-                                "AdEMAMixOptions.learning_rate must be finite and >= 0");
-  detail::require_beta(o.beta1, "AdEMAMixOptions.beta1 must lie in [0, 1)");
-  detail::require_beta(o.beta2, "AdEMAMixOptions.beta2 must lie in [0, 1)");
-  detail::require_beta(o.beta3, "AdEMAMixOptions.beta3 must lie in [0, 1)");
-  detail::require_not_negative(o.alpha, "AdEMAMixOptions.alpha must be finite and >= 0");
-  detail::require_epsilon<double>(
-      o.epsilon, o.allow_zero_epsilon,
-      "AdEMAMixOptions.epsilon must be finite and > 0 (0 with allow_zero_epsilon)");
-  detail::require_not_negative(o.weight_decay,
-                               "AdEMAMixOptions.weight_decay must be finite and >= 0");
-  require(o.alpha_warmup >= 0, "AdEMAMixOptions.alpha_warmup must be >= 1, or 0 for none",
-          o.alpha_warmup);
-  require(o.beta3_warmup >= 0, "AdEMAMixOptions.beta3_warmup must be >= 1, or 0 for none",
-          o.beta3_warmup);
-  require(o.beta3_warmup == 0 || o.beta3 >= o.beta1,
-          "AdEMAMixOptions.beta3 must be >= beta1 with beta3_warmup", o.beta3);
-  detail::require_not_negative(o.log_guard, "AdEMAMixOptions.log_guard must be finite and >= 0");
-  require(o.schedule_offset == 0 || o.schedule_offset == -1,
-          "AdEMAMixOptions.schedule_offset must be 0 or -1", o.schedule_offset);
-}
-
-/// Lists every option; see core/state.hpp.
-template <class Visitor>
-void visit_options(const AdEMAMixOptions& o, Visitor& visit) {
-  visit.option("learning_rate", o.learning_rate);
-  visit.option("beta1", o.beta1);
-  visit.option("beta2", o.beta2);
-  visit.option("beta3", o.beta3);
-  visit.option("alpha", o.alpha);
-  visit.option("epsilon", o.epsilon);
-  visit.option("weight_decay", o.weight_decay);
-  visit.option("alpha_warmup", o.alpha_warmup);
-  visit.option("beta3_warmup", o.beta3_warmup);
-  visit.option("log_guard", o.log_guard);
-  visit.option("schedule_offset", o.schedule_offset);
-  visit.option("allow_zero_epsilon", o.allow_zero_epsilon);
-  visit.option("nonfinite", o.nonfinite);
+template <class Fields>
+void fields(AdEMAMixOptions& o, Fields& field) {
+  field("learning_rate", o.learning_rate, finite_and_not_negative);
+  field("beta1", o.beta1, in_0_1);
+  field("beta2", o.beta2, in_0_1);
+  field("beta3", o.beta3, in_0_1);
+  field("alpha", o.alpha, finite_and_not_negative);
+  field("epsilon", o.epsilon, epsilon_or_zero(o.allow_zero_epsilon));
+  field("weight_decay", o.weight_decay, finite_and_not_negative);
+  field("alpha_warmup", o.alpha_warmup, at_least_1_or_none);
+  field("beta3_warmup", o.beta3_warmup, at_least_1_or_none);
+  field.check(o.beta3_warmup == 0 || o.beta3 >= o.beta1, "beta3 must be >= beta1 with beta3_warmup",
+              o.beta3);
+  field("log_guard", o.log_guard, finite_and_not_negative);
+  constexpr Rule<std::int64_t> offsets{
+      [](std::int64_t v) { return v == 0 || v == -1; }, "must be 0 or -1", {1, -2, 100}};
+  field("schedule_offset", o.schedule_offset, offsets);
+  field("allow_zero_epsilon", o.allow_zero_epsilon);
+  field("nonfinite", o.nonfinite);
 }
 
 /// alpha(t) of step t = 1, 2, ...

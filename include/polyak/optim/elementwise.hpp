@@ -17,6 +17,7 @@
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/method.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/tensors/gradients.hpp>
@@ -34,16 +35,6 @@ namespace detail {
   return beta == 0 ? 1 : -std::expm1(static_cast<double>(t) * std::log(beta));
 }
 
-inline void require_learning_rate(double value, const char* rule) {
-  require(value >= 0 && detail::is_finite(value), rule, value);
-}
-inline void require_not_negative(double value, const char* rule) {
-  require(value >= 0 && detail::is_finite(value), rule, value);
-}
-inline void require_beta(double value, const char* rule) {
-  require(value >= 0 && value < 1, rule, value);
-}
-
 /// epsilon must be representable in the state's type: 1e-50 would be 0 in float.
 template <ComputeScalar S>
 void require_epsilon(double value, bool zero_allowed, const char* rule) {
@@ -52,6 +43,17 @@ void require_epsilon(double value, bool zero_allowed, const char* rule) {
 }
 
 }  // namespace detail
+
+/// Rule of an epsilon that may be 0 where `zero_allowed` says that this is meant.
+[[nodiscard]] constexpr Rule<double> epsilon_or_zero(bool zero_allowed) {
+  constexpr std::string_view words = "must be finite and > 0 (0 with allow_zero_epsilon)";
+  constexpr double nan = detail::nan_value, infinity = detail::infinite;
+  if (zero_allowed) return {finite_and_not_negative.holds, words, {-1, nan, infinity, -infinity}};
+  return {finite_and_positive.holds, words, {0, -1, nan, infinity, -infinity}};
+}
+/// Rule of a length in steps that is 0 where there is none.
+inline constexpr Rule<std::int64_t> at_least_1_or_none{
+    at_least_0.holds, "must be >= 1, or 0 for none", {-1, -100}};
 
 /// A step as a rule sees it, for one tensor. `step(x)` rounds a number to the type of the law.
 template <class T>
@@ -133,7 +135,7 @@ class Elementwise : public MethodHooks<P> {
   /// Sets the learning rate from the next step on: `optimizer.at(rate).step(params, grads)`.
   /// Throws std::invalid_argument unless it is finite and >= 0.
   Derived& at(double learning_rate) {
-    detail::require_learning_rate(learning_rate, "learning_rate must be finite and >= 0");
+    detail::require_rule("learning_rate", learning_rate, finite_and_not_negative);
     learning_rate_ = learning_rate;
     return derived();
   }
@@ -188,7 +190,7 @@ class Elementwise : public MethodHooks<P> {
   /// Lists every scalar and slot of the state once; see core/state.hpp.
   template <class Visitor>
   void state(Visitor&& visit) {
-    visit_options(options_, visit);
+    detail::visit_options(options_, visit);
     visit.scalar("learning_rate", learning_rate_);
     visit.scalar("steps", steps_);
     visit.scalar("skipped", skipped_);

@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <numbers>
 
+#include <polyak/average/schedules/cooldown.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -44,20 +46,33 @@ struct CosineOptions {
   double start_divisor = 0;       ///< 0: linear_warmup; >= 1: linear_warmup_from
 };
 
+namespace detail {
+inline constexpr Rule<double> start_divisor_rule{
+    [](double v) { return v == 0 || (v >= 1 && is_finite(v)); },
+    "must be 0, or finite and >= 1",
+    {0.5, -1, nan_value, infinite}};
+}  // namespace detail
+
+template <class Fields>
+void fields(CosineOptions& o, Fields& field) {
+  field("total_steps", o.total_steps, at_least_1);
+  field("flat_steps", o.flat_steps);
+  field.check(o.flat_steps >= 0 && o.flat_steps < o.total_steps,
+              "flat_steps must lie in [0, total_steps)", o.flat_steps);
+  field("warmup_steps", o.warmup_steps);
+  field.check(o.warmup_steps >= 0 && o.flat_steps >= 0 && o.flat_steps < o.total_steps &&
+                  o.warmup_steps < o.total_steps - o.flat_steps,
+              "warmup_steps must lie in [0, total_steps - flat_steps)", o.warmup_steps);
+  field("final_factor", o.final_factor, finite_and_not_negative);
+  field("start_divisor", o.start_divisor, detail::start_divisor_rule);
+}
+
 /// Warmup, then f + (1 - f)(1 + cos(pi (n - W)/(N - flat_steps - W)))/2, then f. n = `step` counts
 /// from 0. Throws std::invalid_argument for options out of range.
 [[nodiscard]] inline double cosine(std::int64_t step, const CosineOptions& o) {
   require(step >= 0, "cosine: step must be >= 0", step);
-  require(o.total_steps >= 1, "CosineOptions.total_steps must be >= 1", o.total_steps);
-  require(o.flat_steps >= 0 && o.flat_steps < o.total_steps,
-          "CosineOptions.flat_steps must lie in [0, total_steps)", o.flat_steps);
+  validate(o);
   const std::int64_t end = o.total_steps - o.flat_steps;
-  require(o.warmup_steps >= 0 && o.warmup_steps < end,
-          "CosineOptions.warmup_steps must lie in [0, total_steps - flat_steps)", o.warmup_steps);
-  require(o.final_factor >= 0 && detail::is_finite(o.final_factor),
-          "CosineOptions.final_factor must be finite and >= 0", o.final_factor);
-  require(o.start_divisor == 0 || (o.start_divisor >= 1 && detail::is_finite(o.start_divisor)),
-          "CosineOptions.start_divisor must be 0, or finite and >= 1", o.start_divisor);
   if (step < o.warmup_steps) {
     return o.start_divisor == 0 ? linear_warmup(step, o.warmup_steps)
                                 : linear_warmup_from(step, o.warmup_steps, o.start_divisor);
@@ -68,44 +83,43 @@ struct CosineOptions {
   return o.final_factor + (1 - o.final_factor) * 0.5 * (1 + std::cos(std::numbers::pi * u));
 }
 
-/// How the rate falls in a cooldown, s from 0 to 1, to the floor phi.
-enum class CooldownShape : std::uint8_t {
-  linear,          ///< phi + (1 - phi)(1 - s)
-  one_minus_sqrt,  ///< phi + (1 - phi)(1 - sqrt s)
-  cosine,          ///< phi + (1 - phi)(1 + cos(pi s))/2
-  square,          ///< phi + (1 - phi)(1 - s^2)
-  mirror_cosine,   ///< 2 linear - cosine
-  exponential,     ///< phi^s
-};
-
 struct CooldownOptions {
   std::int64_t total_steps = 0;    ///< N, required, >= 1
   std::int64_t warmup_steps = 0;   ///< W, in [0, N - D)
   double cooldown_fraction = 0.2;  ///< D = floor(fraction N) steps of cooldown; in [0, 1)
   double final_factor = 0;         ///< phi in [0, 1]; > 0 for exponential
-  CooldownShape shape = CooldownShape::one_minus_sqrt;
+  CooldownCurve shape = CooldownCurve::one_minus_sqrt;
   double start_divisor = 0;  ///< 0: linear_warmup; >= 1: linear_warmup_from
 };
+
+namespace detail {
+/// D of options whose fraction is in order.
+[[nodiscard]] inline std::int64_t cooldown_steps(const CooldownOptions& o) {
+  if (!in_0_1.holds(o.cooldown_fraction)) return 0;
+  return static_cast<std::int64_t>(o.cooldown_fraction * static_cast<double>(o.total_steps));
+}
+}  // namespace detail
+
+template <class Fields>
+void fields(CooldownOptions& o, Fields& field) {
+  field("total_steps", o.total_steps, at_least_1);
+  field("cooldown_fraction", o.cooldown_fraction, in_0_1);
+  field("warmup_steps", o.warmup_steps);
+  field.check(o.warmup_steps >= 0 && o.warmup_steps < o.total_steps - detail::cooldown_steps(o),
+              "warmup_steps must lie in [0, total_steps - cooldown steps)", o.warmup_steps);
+  field("final_factor", o.final_factor, in_closed_0_1);
+  field("shape", o.shape);
+  field.check(o.shape != CooldownCurve::exponential || o.final_factor > 0,
+              "final_factor must be > 0 for an exponential cooldown", o.final_factor);
+  field("start_divisor", o.start_divisor, detail::start_divisor_rule);
+}
 
 /// Warmup, then 1, then a cooldown over the last D steps: s = (n - (N - D))/D; phi from N on.
 /// n = `step` counts from 0. Throws std::invalid_argument for options out of range.
 [[nodiscard]] inline double constant_with_cooldown(std::int64_t step, const CooldownOptions& o) {
   require(step >= 0, "constant_with_cooldown: step must be >= 0", step);
-  require(o.total_steps >= 1, "CooldownOptions.total_steps must be >= 1", o.total_steps);
-  require(o.cooldown_fraction >= 0 && o.cooldown_fraction < 1,
-          "CooldownOptions.cooldown_fraction must lie in [0, 1)", o.cooldown_fraction);
-  const auto cooldown =
-      static_cast<std::int64_t>(o.cooldown_fraction * static_cast<double>(o.total_steps));
-  const std::int64_t begin = o.total_steps - cooldown;
-  require(o.warmup_steps >= 0 && o.warmup_steps < begin,
-          "CooldownOptions.warmup_steps must lie in [0, total_steps - cooldown steps)",
-          o.warmup_steps);
-  require(o.final_factor >= 0 && o.final_factor <= 1,
-          "CooldownOptions.final_factor must lie in [0, 1]", o.final_factor);
-  require(o.shape != CooldownShape::exponential || o.final_factor > 0,
-          "CooldownOptions.final_factor must be > 0 for an exponential cooldown", o.final_factor);
-  require(o.start_divisor == 0 || (o.start_divisor >= 1 && detail::is_finite(o.start_divisor)),
-          "CooldownOptions.start_divisor must be 0, or finite and >= 1", o.start_divisor);
+  validate(o);
+  const std::int64_t cooldown = detail::cooldown_steps(o), begin = o.total_steps - cooldown;
   if (step < o.warmup_steps) {
     return o.start_divisor == 0 ? linear_warmup(step, o.warmup_steps)
                                 : linear_warmup_from(step, o.warmup_steps, o.start_divisor);
@@ -113,24 +127,7 @@ struct CooldownOptions {
   if (step < begin) return 1;
   if (step >= o.total_steps) return o.final_factor;
   const double s = static_cast<double>(step - begin) / static_cast<double>(cooldown);
-  const double floor = o.final_factor;
-  const double linear = floor + (1 - floor) * (1 - s);
-  const double cosine = floor + (1 - floor) * 0.5 * (1 + std::cos(std::numbers::pi * s));
-  switch (o.shape) {
-    case CooldownShape::linear:
-      return linear;
-    case CooldownShape::one_minus_sqrt:
-      return floor + (1 - floor) * (1 - std::sqrt(s));
-    case CooldownShape::cosine:
-      return cosine;
-    case CooldownShape::square:
-      return floor + (1 - floor) * (1 - s * s);
-    case CooldownShape::mirror_cosine:
-      return 2 * linear - cosine;
-    case CooldownShape::exponential:
-      return std::pow(floor, s);
-  }
-  return floor;
+  return detail::cooldown_factor(o.shape, s, o.final_factor);
 }
 
 }  // namespace v0

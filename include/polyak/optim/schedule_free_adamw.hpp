@@ -22,6 +22,7 @@
 #include <vector>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/optim/schedule_free.hpp>
 
@@ -44,40 +45,21 @@ struct ScheduleFreeAdamWOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const ScheduleFreeAdamWOptions& o) {
-  detail::require_learning_rate(o.learning_rate,
-                                "ScheduleFreeAdamWOptions.learning_rate must be finite and >= 0");
-  require(o.beta > 0 && o.beta < 1, "ScheduleFreeAdamWOptions.beta must lie in (0, 1)", o.beta);
-  detail::require_beta(o.beta2, "ScheduleFreeAdamWOptions.beta2 must lie in [0, 1)");
-  detail::require_epsilon<double>(o.epsilon, false,
-                                  "ScheduleFreeAdamWOptions.epsilon must be finite and > 0");
-  detail::require_beta(o.inner_momentum,
-                       "ScheduleFreeAdamWOptions.inner_momentum must lie in [0, 1)");
-  require(o.warmup_steps >= 0, "ScheduleFreeAdamWOptions.warmup_steps must be >= 0",
-          o.warmup_steps);
-  detail::require_not_negative(o.weight_decay,
-                               "ScheduleFreeAdamWOptions.weight_decay must be finite and >= 0");
-  detail::require_not_negative(o.r, "ScheduleFreeAdamWOptions.r must be finite and >= 0");
-  require(detail::is_finite(o.weight_lr_power),
-          "ScheduleFreeAdamWOptions.weight_lr_power must be finite", o.weight_lr_power);
-}
-
-/// Lists every option; see core/state.hpp.
-template <class Visitor>
-void visit_options(const ScheduleFreeAdamWOptions& o, Visitor& visit) {
-  visit.option("learning_rate", o.learning_rate);
-  visit.option("beta", o.beta);
-  visit.option("beta2", o.beta2);
-  visit.option("epsilon", o.epsilon);
-  visit.option("inner_momentum", o.inner_momentum);
-  visit.option("warmup_steps", o.warmup_steps);
-  visit.option("weight_decay", o.weight_decay);
-  visit.option("decay_at_z", o.decay_at_z);
-  visit.option("bias_correction_in_lr", o.bias_correction_in_lr);
-  visit.option("r", o.r);
-  visit.option("weight_lr_power", o.weight_lr_power);
-  visit.option("average_weight", o.average_weight);
-  visit.option("nonfinite", o.nonfinite);
+template <class Fields>
+void fields(ScheduleFreeAdamWOptions& o, Fields& field) {
+  field("learning_rate", o.learning_rate, finite_and_not_negative);
+  field("beta", o.beta, in_open_0_1);
+  field("beta2", o.beta2, in_0_1);
+  field("epsilon", o.epsilon, finite_and_positive);
+  field("inner_momentum", o.inner_momentum, in_0_1);
+  field("warmup_steps", o.warmup_steps, at_least_0);
+  field("weight_decay", o.weight_decay, finite_and_not_negative);
+  field("decay_at_z", o.decay_at_z);
+  field("bias_correction_in_lr", o.bias_correction_in_lr);
+  field("r", o.r, finite_and_not_negative);
+  field("weight_lr_power", o.weight_lr_power, finite_number);
+  field("average_weight", o.average_weight);
+  field("nonfinite", o.nonfinite);
 }
 
 template <class T, bool InnerMomentum, bool DecayAtZ>

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/optim/schedule_free.hpp>
 
@@ -35,29 +36,16 @@ struct ScheduleFreeSgdOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const ScheduleFreeSgdOptions& o) {
-  detail::require_learning_rate(o.learning_rate,
-                                "ScheduleFreeSgdOptions.learning_rate must be finite and >= 0");
-  require(o.beta > 0 && o.beta < 1, "ScheduleFreeSgdOptions.beta must lie in (0, 1)", o.beta);
-  require(o.warmup_steps >= 0, "ScheduleFreeSgdOptions.warmup_steps must be >= 0", o.warmup_steps);
-  detail::require_not_negative(o.weight_decay,
-                               "ScheduleFreeSgdOptions.weight_decay must be finite and >= 0");
-  detail::require_not_negative(o.r, "ScheduleFreeSgdOptions.r must be finite and >= 0");
-  require(detail::is_finite(o.weight_lr_power),
-          "ScheduleFreeSgdOptions.weight_lr_power must be finite", o.weight_lr_power);
-}
-
-/// Lists every option; see core/state.hpp.
-template <class Visitor>
-void visit_options(const ScheduleFreeSgdOptions& o, Visitor& visit) {
-  visit.option("learning_rate", o.learning_rate);
-  visit.option("beta", o.beta);
-  visit.option("warmup_steps", o.warmup_steps);
-  visit.option("weight_decay", o.weight_decay);
-  visit.option("r", o.r);
-  visit.option("weight_lr_power", o.weight_lr_power);
-  visit.option("average_weight", o.average_weight);
-  visit.option("nonfinite", o.nonfinite);
+template <class Fields>
+void fields(ScheduleFreeSgdOptions& o, Fields& field) {
+  field("learning_rate", o.learning_rate, finite_and_not_negative);
+  field("beta", o.beta, in_open_0_1);
+  field("warmup_steps", o.warmup_steps, at_least_0);
+  field("weight_decay", o.weight_decay, finite_and_not_negative);
+  field("r", o.r, finite_and_not_negative);
+  field("weight_lr_power", o.weight_lr_power, finite_number);
+  field("average_weight", o.average_weight);
+  field("nonfinite", o.nonfinite);
 }
 
 template <class T>

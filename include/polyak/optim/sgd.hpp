@@ -22,6 +22,7 @@
 #include <vector>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/optim/elementwise.hpp>
 
@@ -38,34 +39,22 @@ struct SgdOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-inline void validate(const SgdOptions& o) {
-  detail::require_learning_rate(o.learning_rate,
-                                "SgdOptions.learning_rate must be finite and >= 0");
-  detail::require_beta(o.momentum, "SgdOptions.momentum must lie in [0, 1)");
-  require(o.dampening >= 0 && o.dampening <= 1, "SgdOptions.dampening must lie in [0, 1]",
-          o.dampening);
-  require(!o.nesterov || o.momentum > 0, "SgdOptions.nesterov needs momentum > 0; momentum is",
-          o.momentum);
-  require(!o.nesterov || o.dampening == 0, "SgdOptions.nesterov needs dampening = 0; dampening is",
-          o.dampening);
-  detail::require_not_negative(o.weight_decay, "SgdOptions.weight_decay must be finite and >= 0");
-  detail::require_not_negative(o.coupled_weight_decay,
-                               "SgdOptions.coupled_weight_decay must be finite and >= 0");
-  require(o.weight_decay == 0 || o.coupled_weight_decay == 0,
-          "SgdOptions: only one of weight_decay and coupled_weight_decay may be set; the second is",
-          o.coupled_weight_decay);
-}
-
-/// Lists every option; see core/state.hpp.
-template <class Visitor>
-void visit_options(const SgdOptions& o, Visitor& visit) {
-  visit.option("learning_rate", o.learning_rate);
-  visit.option("momentum", o.momentum);
-  visit.option("dampening", o.dampening);
-  visit.option("nesterov", o.nesterov);
-  visit.option("weight_decay", o.weight_decay);
-  visit.option("coupled_weight_decay", o.coupled_weight_decay);
-  visit.option("nonfinite", o.nonfinite);
+template <class Fields>
+void fields(SgdOptions& o, Fields& field) {
+  field("learning_rate", o.learning_rate, finite_and_not_negative);
+  field("momentum", o.momentum, in_0_1);
+  field("dampening", o.dampening, in_closed_0_1);
+  field("nesterov", o.nesterov);
+  field.check(!o.nesterov || o.momentum > 0, "nesterov needs momentum > 0; momentum is",
+              o.momentum);
+  field.check(!o.nesterov || o.dampening == 0, "nesterov needs dampening = 0; dampening is",
+              o.dampening);
+  field("weight_decay", o.weight_decay, finite_and_not_negative);
+  field("coupled_weight_decay", o.coupled_weight_decay, finite_and_not_negative);
+  field.check(o.weight_decay == 0 || o.coupled_weight_decay == 0,
+              ": only one of weight_decay and coupled_weight_decay may be set; the second is",
+              o.coupled_weight_decay);
+  field("nonfinite", o.nonfinite);
 }
 
 template <class T, bool Nesterov>

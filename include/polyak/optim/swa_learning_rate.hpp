@@ -23,16 +23,11 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
 inline namespace v0 {
-
-namespace detail {
-inline void require_rate(double value, const char* rule) {
-  require(value >= 0 && is_finite(value), rule, value);
-}
-}  // namespace detail
 
 /// How a rate goes to another, u from 0 to 1: f(u) of the way.
 enum class AnnealStrategy : std::uint8_t {
@@ -54,15 +49,15 @@ struct SwaLearningRateOptions {
   bool rebase = false;
 };
 
-inline void validate(const SwaLearningRateOptions& o) {
-  require(!o.swa_learning_rate.empty(),
-          "SwaLearningRateOptions.swa_learning_rate must have at least one rate; rates are",
-          o.swa_learning_rate.size());
-  for (const double rate : o.swa_learning_rate) {
-    detail::require_rate(rate, "SwaLearningRateOptions.swa_learning_rate must be finite and >= 0");
-  }
-  require(o.anneal_epochs >= 0, "SwaLearningRateOptions.anneal_epochs must be >= 0",
-          o.anneal_epochs);
+template <class Fields>
+void fields(SwaLearningRateOptions& o, Fields& field) {
+  field.check(!o.swa_learning_rate.empty(),
+              "swa_learning_rate must have at least one rate; rates are",
+              o.swa_learning_rate.size());
+  field.list("swa_learning_rate", o.swa_learning_rate, 0, finite_and_not_negative);
+  field("anneal_epochs", o.anneal_epochs, at_least_0);
+  field("strategy", o.strategy);
+  field("rebase", o.rebase);
 }
 
 /// Anneals the learning rates of one or more groups of parameters to those of SWA.
@@ -86,7 +81,7 @@ class SwaLearningRate {
     require(!initial_.empty(),
             "SwaLearningRate: there must be at least one initial rate; rates are", initial_.size());
     for (const double rate : initial_) {
-      detail::require_rate(rate, "SwaLearningRate: initial rates must be finite and >= 0");
+      detail::require_rule("SwaLearningRate: initial rates", rate, finite_and_not_negative);
     }
     auto& targets = options_.swa_learning_rate;
     require(targets.size() == 1 || targets.size() == initial_.size(),
@@ -121,7 +116,7 @@ class SwaLearningRate {
               current_rates.size());
     }
     for (const double rate : current_rates) {
-      detail::require_rate(rate, "SwaLearningRate::step: rates must be finite and >= 0");
+      detail::require_rule("SwaLearningRate::step: rates", rate, finite_and_not_negative);
     }
     // Not std::copy: they may be rates() itself.
     for (std::size_t group = 0; group < rates_.size(); ++group) {
@@ -135,7 +130,7 @@ class SwaLearningRate {
   void set_rate(std::size_t group, double rate) {
     require_rebase();
     require_group(group);
-    detail::require_rate(rate, "SwaLearningRate::set_rate: the rate must be finite and >= 0");
+    detail::require_rule("SwaLearningRate::set_rate: the rate", rate, finite_and_not_negative);
     rates_[group] = rate;
   }
 
@@ -154,12 +149,7 @@ class SwaLearningRate {
   /// Lists the whole state once, for state_bytes() and restore_state(); see core/state.hpp.
   template <class Visitor>
   void state(Visitor&& visit) {
-    for (std::size_t group = 0; group < rates_.size(); ++group) {
-      visit.option("swa_learning_rate." + std::to_string(group), options_.swa_learning_rate[group]);
-    }
-    visit.option("anneal_epochs", options_.anneal_epochs);
-    visit.option("strategy", options_.strategy);
-    visit.option("rebase", options_.rebase);
+    detail::visit_options(options_, visit);
     visit.scalar("steps", steps_);
     for (std::size_t group = 0; group < rates_.size(); ++group) {
       visit.scalar("initial_rate." + std::to_string(group), initial_[group]);
@@ -203,11 +193,11 @@ struct SwaConstantOptions {
   std::int64_t start = 0;  ///< epoch at which averaging begins, required, >= 1
 };
 
-inline void validate(const SwaConstantOptions& o) {
-  detail::require_rate(o.learning_rate, "SwaConstantOptions.learning_rate must be finite and >= 0");
-  detail::require_rate(o.swa_learning_rate,
-                       "SwaConstantOptions.swa_learning_rate must be finite and >= 0");
-  require(o.start >= 1, "SwaConstantOptions.start must be >= 1", o.start);
+template <class Fields>
+void fields(SwaConstantOptions& o, Fields& field) {
+  field("learning_rate", o.learning_rate, finite_and_not_negative);
+  field("swa_learning_rate", o.swa_learning_rate, finite_and_not_negative);
+  field("start", o.start, at_least_1);
 }
 
 /// The rate of an epoch, counted from 0: lr_0 for half the time until `start`, then linear, and s
@@ -229,10 +219,11 @@ struct SwaCyclicOptions {
   std::int64_t cycle = 0;  ///< c, iterations of a cycle, required, >= 1
 };
 
-inline void validate(const SwaCyclicOptions& o) {
-  detail::require_rate(o.first_rate, "SwaCyclicOptions.first_rate must be finite and >= 0");
-  detail::require_rate(o.last_rate, "SwaCyclicOptions.last_rate must be finite and >= 0");
-  require(o.cycle >= 1, "SwaCyclicOptions.cycle must be >= 1", o.cycle);
+template <class Fields>
+void fields(SwaCyclicOptions& o, Fields& field) {
+  field("first_rate", o.first_rate, finite_and_not_negative);
+  field("last_rate", o.last_rate, finite_and_not_negative);
+  field("cycle", o.cycle, at_least_1);
 }
 
 /// The rate of an iteration, counted from 1: every cycle falls linearly from a_1 (which it does not

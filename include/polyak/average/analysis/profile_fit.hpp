@@ -29,6 +29,7 @@
 
 #include <polyak/average/analysis/normalisation.hpp>
 #include <polyak/average/analysis/profile_target.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -55,13 +56,19 @@ struct ProfileFitOptions {
   bool force = false;             ///< accepts anything
 };
 
-inline void validate(const ProfileFitOptions& o) {
-  require(o.ridge >= 0 && detail::is_finite(o.ridge),
-          "ProfileFitOptions.ridge must be finite and >= 0", o.ridge);
-  require(detail::is_nan(o.residual_limit) || o.residual_limit >= 0,
-          "ProfileFitOptions.residual_limit must be >= 0", o.residual_limit);
-  require(o.condition_limit >= 1, "ProfileFitOptions.condition_limit must be >= 1",
-          o.condition_limit);
+template <class Fields>
+void fields(ProfileFitOptions& o, Fields& field) {
+  constexpr Rule<double> not_negative_or_none{[](double v) { return detail::is_nan(v) || v >= 0; },
+                                              "must be >= 0",
+                                              {-0.5, -detail::infinite}};
+  constexpr Rule<double> one_or_more{
+      [](double v) { return v >= 1; }, "must be >= 1", {0, 0.5, detail::nan_value}};
+  field("metric", o.metric);
+  field("normalisation", o.normalisation);
+  field("ridge", o.ridge, finite_and_not_negative);
+  field("residual_limit", o.residual_limit, not_negative_or_none);
+  field("condition_limit", o.condition_limit, one_or_more);
+  field("force", o.force);
 }
 
 /// Weights of the snapshots and what they achieve.

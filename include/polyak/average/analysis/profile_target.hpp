@@ -16,13 +16,13 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
-#include <numbers>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include <polyak/average/schedules/conversions.hpp>
+#include <polyak/average/schedules/cooldown.hpp>
 #include <polyak/average/schedules/weighting.hpp>
 #include <polyak/core/require.hpp>
 
@@ -81,30 +81,6 @@ class GainSequence {
   std::function<double(std::int64_t)> gain_, complement_;
 };
 
-/// The learning-rate multiplier f(u) of a cooldown, u from 0 to 1.
-enum class CooldownCurve : std::uint8_t {
-  linear,          ///< 1 - u
-  cosine,          ///< (1 + cos(pi u)) / 2
-  one_minus_sqrt,  ///< 1 - sqrt(u)
-  square,          ///< 1 - u^2
-};
-
-namespace detail {
-/// f(u) of a curve, u in [0, 1].
-[[nodiscard]] inline double cooldown_factor(CooldownCurve curve, double u) {
-  switch (curve) {
-    case CooldownCurve::linear:
-      return 1 - u;
-    case CooldownCurve::cosine:
-      return (1 + std::cos(std::numbers::pi * u)) / 2;
-    case CooldownCurve::one_minus_sqrt:
-      return 1 - std::sqrt(u);
-    default:
-      return 1 - u * u;
-  }
-}
-}  // namespace detail
-
 /// The profile of an average that is wished for, at call T. A value made by one of the functions
 /// below; each throws std::invalid_argument for arguments out of range.
 class ProfileTarget {
@@ -156,15 +132,17 @@ class ProfileTarget {
                                               double floor = 0) {
     require(calls >= 1, "ProfileTarget::cooldown: calls must be >= 1", calls);
     require(floor >= 0 && floor < 1, "ProfileTarget::cooldown: floor must lie in [0, 1)", floor);
-    constexpr std::string_view names[] = {"linear", "cosine", "one-minus-sqrt", "square"};
+    require(curve != CooldownCurve::exponential || floor > 0,
+            "ProfileTarget::cooldown: floor must be > 0 for an exponential cooldown", floor);
+    std::string name(name_of(curve));
+    std::replace(name.begin(), name.end(), '_', '-');
     const auto multiplier = [curve, calls, floor](std::int64_t i) {
       if (i > calls) return 0.0;
       const double u = static_cast<double>(i - 1) / static_cast<double>(calls);
-      return floor + (1 - floor) * detail::cooldown_factor(curve, u);
+      return detail::cooldown_factor(curve, u, floor);
     };
-    return tail("cooldown " + std::string(names[static_cast<std::size_t>(curve)]) + " " +
-                    detail::text(calls),
-                calls, [multiplier](std::int64_t i) { return multiplier(i) - multiplier(i + 1); });
+    return tail("cooldown " + name + " " + detail::text(calls), calls,
+                [multiplier](std::int64_t i) { return multiplier(i) - multiplier(i + 1); });
   }
   /// The profile of any average.
   template <Weighting W>

@@ -12,6 +12,7 @@
 #include <polyak/average/engine/averaged_weights.hpp>
 #include <polyak/average/schedules/weighting.hpp>
 #include <polyak/core/law.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
@@ -50,10 +51,10 @@ template <class W>
     return 0;
   }
 }
-/// The weighting, after its own check where it has one.
+/// The weighting, whose fields are in order.
 template <class W>
 [[nodiscard]] W validated(W weighting) {
-  if constexpr (requires { validate(weighting); }) validate(weighting);
+  if constexpr (HasFields<W>) validate(weighting);
   return weighting;
 }
 }  // namespace detail
@@ -129,7 +130,7 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
   /// Lists every scalar and slot of the state once; see core/state.hpp.
   template <class Visitor>
   void state(Visitor&& visit) {
-    if constexpr (requires { weighting_.options(visit); }) weighting_.options(visit);
+    detail::visit_options(weighting_, visit);
     this->common_options(visit);
     this->clocks(visit, updates_);
     visit.scalar("gain", gain_);

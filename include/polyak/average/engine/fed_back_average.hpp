@@ -8,6 +8,7 @@
 
 #include <polyak/average/engine/average.hpp>
 #include <polyak/core/law.hpp>
+#include <polyak/core/options.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -71,7 +72,7 @@ class FedBackAverage : public AverageOf<Derived, P, W, S> {
   template <class Visitor>
   void state(Visitor&& visit) {
     Base::state(visit);
-    if constexpr (requires { rule_.options(visit); }) rule_.options(visit);
+    detail::visit_options(rule_, visit);
     visit.scalar("switches", switches_);
     if constexpr (requires { rule_.state(visit); }) rule_.state(visit);
   }

@@ -25,6 +25,7 @@
 #include <polyak/average/schedules/weighting.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/law.hpp>
+#include <polyak/core/options.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/parameters.hpp>
@@ -181,7 +182,7 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
 
   template <class Visitor>
   void state(Visitor&& visit) {
-    weighting_.options(visit);
+    detail::visit_options(weighting_, visit);
     visit.option("ring", window_.ring);
     visit.option("kept", window_.kept);
     visit.option("width", window_.width);

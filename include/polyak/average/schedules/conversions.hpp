@@ -12,38 +12,45 @@
 #include <string>
 #include <string_view>
 
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
 inline namespace v0 {
 
 namespace detail {
-/// Throws unless the decay lies in [0, 1], and says so where it looks like a time.
-inline void require_decay(double decay, std::string_view name = "decay") {
-  if (decay >= 0 && decay <= 1) [[likely]] {
-    return;
-  }
-  std::string rule = std::string(name) + " must lie in [0, 1]";
-  if (decay > 2 && is_finite(decay)) {
-    rule += "; did you mean a time? decay_from_half_life(" + text(decay) +
-            ") = " + text(std::exp2(-1 / decay)) + ", decay_from_span(" + text(decay) +
-            ") = " + text(1 - 2 / (decay + 1));
-  }
-  require(false, rule, decay);
+/// A decay out of range may have been meant as a time.
+[[nodiscard]] inline std::string time_hint(double decay) {
+  if (!(decay > 2) || !is_finite(decay)) return {};
+  return "; did you mean a time? decay_from_half_life(" + text(decay) +
+         ") = " + text(std::exp2(-1 / decay)) + ", decay_from_span(" + text(decay) +
+         ") = " + text(1 - 2 / (decay + 1));
 }
-/// The same for what an average is made with: decays in (0, 0.5) are refused unless they are meant.
-inline void require_decay(double decay, std::string_view name, bool any) {
-  require_decay(decay, name);
-  if (any || decay == 0 || decay >= 0.5) [[likely]] {
-    return;
-  }
-  require(false,
-          std::string(name) +
-              " must be 0 or at least 0.5 (below it forgets at once); did you mean 1 - " +
-              text(decay) + " = " + text(1 - decay) + "? With any_decay = true it is accepted",
-          decay);
+/// A decay below 0.5 may have been meant as a gain.
+[[nodiscard]] inline std::string gain_hint(double decay) {
+  return "; did you mean 1 - " + text(decay) + " = " + text(1 - decay) +
+         "? With any_decay = true it is accepted";
 }
-inline void require_positive(double value, const char* rule) { require(value > 0, rule, value); }
+}  // namespace detail
+
+/// Rule of every decay: in [0, 1].
+inline constexpr Rule<double> decay_in_0_1{
+    in_closed_0_1.holds,
+    in_closed_0_1.words,
+    {-0.5, 1.5, 1000, detail::nan_value, detail::infinite, -detail::infinite},
+    &detail::time_hint};
+/// Rule of the decay that an average is made with: decays in (0, 0.5) are refused unless they are
+/// meant.
+[[nodiscard]] constexpr Rule<double> likely_decay(bool any_decay) {
+  if (any_decay) return {[](double) { return true; }, "", {}};
+  return {[](double v) { return v == 0 || !(v < 0.5); },
+          "must be 0 or at least 0.5 (below it forgets at once)",
+          {1e-3, 0.25, 0.49},
+          &detail::gain_hint};
+}
+
+namespace detail {
+inline void require_decay(double decay) { require_rule("decay", decay, decay_in_0_1); }
 }  // namespace detail
 
 /// Updates after which a weight has halved: -ln 2 / ln decay; infinity for decay 1.
@@ -53,7 +60,7 @@ inline void require_positive(double value, const char* rule) { require(value > 0
 }
 /// 1 - decay of a half-life > 0: 1 - 2^(-1/h); 0 for infinity.
 [[nodiscard]] inline double complement_from_half_life(double half_life) {
-  detail::require_positive(half_life, "half_life must be > 0");
+  detail::require_rule("half_life", half_life, above_0);
   return -std::expm1(-std::numbers::ln2 / half_life);
 }
 [[nodiscard]] inline double decay_from_half_life(double half_life) {
@@ -67,7 +74,7 @@ inline void require_positive(double value, const char* rule) { require(value > 0
 }
 /// 1 - decay of a time constant > 0: 1 - exp(-1/tau).
 [[nodiscard]] inline double complement_from_time_constant(double time_constant) {
-  detail::require_positive(time_constant, "time_constant must be > 0");
+  detail::require_rule("time_constant", time_constant, above_0);
   return -std::expm1(-1 / time_constant);
 }
 [[nodiscard]] inline double decay_from_time_constant(double time_constant) {
@@ -113,13 +120,13 @@ inline void require_positive(double value, const char* rule) { require(value > 0
 /// clock instead: count samples, with SampleEma, PowerEma or RepeatedWeighting.
 [[nodiscard]] inline double scale_decay(double decay, double kappa) {
   detail::require_decay(decay);
-  require(kappa > 0 && detail::is_finite(kappa), "kappa must be finite and > 0", kappa);
+  detail::require_rule("kappa", kappa, finite_and_positive);
   return std::pow(decay, kappa);
 }
 /// 1 - decay of that: 1 - decay^kappa, which keeps its digits.
 [[nodiscard]] inline double complement_of_scaled_decay(double decay, double kappa) {
   detail::require_decay(decay);
-  require(kappa > 0 && detail::is_finite(kappa), "kappa must be finite and > 0", kappa);
+  detail::require_rule("kappa", kappa, finite_and_positive);
   return decay == 0 ? 1 : -std::expm1(kappa * std::log(decay));
 }
 
@@ -127,16 +134,31 @@ inline void require_positive(double value, const char* rule) { require(value > 0
 /// sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
 /// "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv 2312.02696).
 [[nodiscard]] inline double sigma_rel_from_gamma(double gamma) {
-  require(gamma >= 0 && detail::is_finite(gamma), "gamma must be finite and >= 0", gamma);
+  detail::require_rule("gamma", gamma, finite_and_not_negative);
   return std::sqrt(gamma + 1) / ((gamma + 2) * std::sqrt(gamma + 3));
 }
+
+/// Rule of a width that a power function has: in (0, 1/sqrt(12)].
+inline constexpr Rule<double> width_of_power{
+    [](double v) { return v > 0 && v <= 1 / std::sqrt(12.0); },
+    "must lie in (0, 1/sqrt(12)]",
+    {-0.1, 0, 0.3, 1, detail::infinite, detail::nan_value}};
+
+/// The same rule, and that of an exponent, where NaN stands for none.
+inline constexpr Rule<double> width_of_power_or_none{
+    [](double v) { return detail::is_nan(v) || width_of_power.holds(v); },
+    width_of_power.words,
+    {-0.1, 0, 0.3, 1, detail::infinite, -detail::infinite}};
+inline constexpr Rule<double> finite_and_not_negative_or_none{
+    [](double v) { return detail::is_nan(v) || finite_and_not_negative.holds(v); },
+    finite_and_not_negative.words,
+    {-0.5, -1, detail::infinite, -detail::infinite}};
 
 /// The exponent of a width in (0, 1/sqrt(12)], by Newton's method on ln sigma_rel(gamma). Beyond
 /// that range two exponents, or none, have the width.
 [[nodiscard]] inline double gamma_from_sigma_rel(double sigma_rel) {
-  const double widest = 1 / std::sqrt(12.0);
-  require(sigma_rel > 0 && sigma_rel <= widest, "sigma_rel must lie in (0, 1/sqrt(12)]", sigma_rel);
-  if (sigma_rel == widest) return 0;
+  detail::require_rule("sigma_rel", sigma_rel, width_of_power);
+  if (sigma_rel == 1 / std::sqrt(12.0)) return 0;
   double gamma = 1 / sigma_rel - 3;
   const double target = std::log(sigma_rel);
   for (int iteration = 0; iteration < 100; ++iteration) {
@@ -152,15 +174,15 @@ inline void require_positive(double value, const char* rule) { require(value > 0
 /// Half-life, in updates, whose exponential average at time T is as wide (standard deviation of the
 /// age) as the power average of that sigma_rel: a rule of thumb for moving from one to the other.
 [[nodiscard]] inline double half_life_from_sigma_rel(double sigma_rel, double updates) {
-  require(sigma_rel > 0, "sigma_rel must be > 0", sigma_rel);
-  detail::require_positive(updates, "updates must be > 0");
+  detail::require_rule("sigma_rel", sigma_rel, above_0);
+  detail::require_rule("updates", updates, above_0);
   return std::numbers::ln2 * sigma_rel * updates;
 }
 /// The inverse: sigma_rel of a power average at time T as wide as an exponential one of a
 /// half-life.
 [[nodiscard]] inline double sigma_rel_from_half_life(double half_life, double updates) {
-  detail::require_positive(half_life, "half_life must be > 0");
-  detail::require_positive(updates, "updates must be > 0");
+  detail::require_rule("half_life", half_life, above_0);
+  detail::require_rule("updates", updates, above_0);
   return half_life / (std::numbers::ln2 * updates);
 }
 

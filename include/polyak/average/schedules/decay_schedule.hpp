@@ -29,6 +29,7 @@
 #include <numbers>
 #include <string_view>
 
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -62,23 +63,16 @@ template <class W>
   return gain_within(inverse_gamma_gain(static_cast<double>(s), w.inverse_gamma, w.power), w.decay,
                      w.min_decay);
 }
-template <class W, class Visitor>
-void visit_warmup(const W& w, Visitor& visit) {
-  visit.option("decay", w.decay);
-  visit.option("min_decay", w.min_decay);
-  visit.option("update_after", w.update_after);
-  visit.option("inverse_gamma", w.inverse_gamma);
-  visit.option("power", w.power);
-}
-
-template <class W>
-void validate_warmup(const W& w, const char* decay_rule, const char* min_rule,
-                     const char* after_rule, const char* gamma_rule, const char* power_rule) {
-  require(w.decay >= 0 && w.decay <= 1, decay_rule, w.decay);
-  require(w.min_decay >= 0 && w.min_decay <= w.decay, min_rule, w.min_decay);
-  require(w.update_after >= 0, after_rule, w.update_after);
-  require(w.inverse_gamma > 0 && is_finite(w.inverse_gamma), gamma_rule, w.inverse_gamma);
-  require(w.power >= 0 && is_finite(w.power), power_rule, w.power);
+/// The fields that they share.
+template <class W, class Fields>
+void warmup_fields(W& w, Fields& field) {
+  field("decay", w.decay, in_closed_0_1);
+  field("min_decay", w.min_decay);
+  field.check(w.min_decay >= 0 && w.min_decay <= w.decay, "min_decay must lie in [0, decay]",
+              w.min_decay);
+  field("update_after", w.update_after, at_least_0);
+  field("inverse_gamma", w.inverse_gamma, finite_and_positive);
+  field("power", w.power, finite_and_not_negative);
 }
 
 }  // namespace detail
@@ -94,11 +88,6 @@ struct DiffusersWeighting {
   double inverse_gamma = 1;       ///< finite, > 0
   double power = 2.0 / 3.0;       ///< finite, >= 0
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    detail::visit_warmup(*this, visit);
-    visit.option("warmup", warmup);
-  }
   [[nodiscard]] double least_gain() const { return 1 - decay; }
   [[nodiscard]] double gain(std::int64_t t) const {
     const std::int64_t s = t - update_after - 1;
@@ -114,12 +103,10 @@ struct DiffusersWeighting {
     return detail::within((1 + n) / (10 + n), decay, min_decay);
   }
 };
-inline void validate(const DiffusersWeighting& w) {
-  detail::validate_warmup(w, "DiffusersWeighting.decay must lie in [0, 1]",
-                          "DiffusersWeighting.min_decay must lie in [0, decay]",
-                          "DiffusersWeighting.update_after must be >= 0",
-                          "DiffusersWeighting.inverse_gamma must be finite and > 0",
-                          "DiffusersWeighting.power must be finite and >= 0");
+template <class Fields>
+void fields(DiffusersWeighting& w, Fields& field) {
+  detail::warmup_fields(w, field);
+  field("warmup", w.warmup);
 }
 
 /// `ModelEmaV3` of timm, given the step: the number of finished optimizer steps, from 1.
@@ -132,11 +119,6 @@ struct TimmWeighting {
   double inverse_gamma = 1;       ///< finite, > 0
   double power = 2.0 / 3.0;       ///< finite, >= 0
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    detail::visit_warmup(*this, visit);
-    visit.option("warmup", warmup);
-  }
   [[nodiscard]] double least_gain() const { return 1 - decay; }
   [[nodiscard]] double gain(std::int64_t t) const {
     const std::int64_t s = t - update_after - 1;
@@ -147,12 +129,10 @@ struct TimmWeighting {
     return s <= 0 ? 0 : warmup ? detail::warm_decay(*this, s) : decay;
   }
 };
-inline void validate(const TimmWeighting& w) {
-  detail::validate_warmup(w, "TimmWeighting.decay must lie in [0, 1]",
-                          "TimmWeighting.min_decay must lie in [0, decay]",
-                          "TimmWeighting.update_after must be >= 0",
-                          "TimmWeighting.inverse_gamma must be finite and > 0",
-                          "TimmWeighting.power must be finite and >= 0");
+template <class Fields>
+void fields(TimmWeighting& w, Fields& field) {
+  detail::warmup_fields(w, field);
+  field("warmup", w.warmup);
 }
 
 /// `EMA` of ema-pytorch, in double where the reference computes the decay in float. With decay 1
@@ -166,11 +146,6 @@ struct EmaPytorchWeighting {
   double inverse_gamma = 1;         ///< finite, > 0
   double power = 2.0 / 3.0;         ///< finite, >= 0
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    detail::visit_warmup(*this, visit);
-    visit.option("update_every", update_every);
-  }
   [[nodiscard]] double least_gain() const { return 1 - decay; }
   [[nodiscard]] double gain(std::int64_t t) const {
     if ((t - 1) % update_every != 0) return 0;
@@ -183,13 +158,10 @@ struct EmaPytorchWeighting {
     return decay == 1 ? 1 : detail::warm_decay(*this, t - 1 - update_after);
   }
 };
-inline void validate(const EmaPytorchWeighting& w) {
-  detail::validate_warmup(w, "EmaPytorchWeighting.decay must lie in [0, 1]",
-                          "EmaPytorchWeighting.min_decay must lie in [0, decay]",
-                          "EmaPytorchWeighting.update_after must be >= 0",
-                          "EmaPytorchWeighting.inverse_gamma must be finite and > 0",
-                          "EmaPytorchWeighting.power must be finite and >= 0");
-  require(w.update_every >= 1, "EmaPytorchWeighting.update_every must be >= 1", w.update_every);
+template <class Fields>
+void fields(EmaPytorchWeighting& w, Fields& field) {
+  detail::warmup_fields(w, field);
+  field("update_every", w.update_every, at_least_1);
 }
 
 /// `ExponentialWeightAverager` of "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
@@ -200,12 +172,6 @@ struct IntervalWeighting {
   std::int64_t interval = 1;  ///< calls from one update to the next, >= 1
   std::int64_t warmup = 0;    ///< calls before the copy that begins the average, >= 0
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("decay", decay);
-    visit.option("interval", interval);
-    visit.option("warmup", warmup);
-  }
   [[nodiscard]] double least_gain() const { return 1 - decay; }
   [[nodiscard]] double gain(std::int64_t t) const {
     if (t - 1 <= warmup) return t - 1 == warmup ? 1 : 0;
@@ -216,10 +182,11 @@ struct IntervalWeighting {
     return (t - 1) % interval == 0 ? decay : 1;
   }
 };
-inline void validate(const IntervalWeighting& w) {
-  require(w.decay >= 0 && w.decay <= 1, "IntervalWeighting.decay must lie in [0, 1]", w.decay);
-  require(w.interval >= 1, "IntervalWeighting.interval must be >= 1", w.interval);
-  require(w.warmup >= 0, "IntervalWeighting.warmup must be >= 0", w.warmup);
+template <class Fields>
+void fields(IntervalWeighting& w, Fields& field) {
+  field("decay", w.decay, in_closed_0_1);
+  field("interval", w.interval, at_least_1);
+  field("warmup", w.warmup, at_least_0);
 }
 
 /// `MomentumAnnealingEMA` of MMEngine: the gain of an equal average, scaled by gamma, down to a
@@ -229,11 +196,6 @@ struct AnnealedWeighting {
   double min_gain = 2e-4;  ///< in (0, 1]
   double gamma = 100;      ///< finite, > 0
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("min_gain", min_gain);
-    visit.option("gamma", gamma);
-  }
   [[nodiscard]] double least_gain() const { return min_gain; }
   [[nodiscard]] double gain(std::int64_t t) const {
     return std::fmax(min_gain, gamma / (gamma + static_cast<double>(t - 1)));
@@ -243,11 +205,10 @@ struct AnnealedWeighting {
     return std::fmin(1 - min_gain, n / (gamma + n));
   }
 };
-inline void validate(const AnnealedWeighting& w) {
-  require(w.min_gain > 0 && w.min_gain <= 1, "AnnealedWeighting.min_gain must lie in (0, 1]",
-          w.min_gain);
-  require(w.gamma > 0 && detail::is_finite(w.gamma),
-          "AnnealedWeighting.gamma must be finite and > 0", w.gamma);
+template <class Fields>
+void fields(AnnealedWeighting& w, Fields& field) {
+  field("min_gain", w.min_gain, in_0_1_above_0);
+  field("gamma", w.gamma, finite_and_positive);
 }
 
 /// `TraditionalEMA` of EDM2: a half-life in samples that grows with the training, up to a limit.
@@ -257,12 +218,6 @@ struct HalfLifeWeighting {
   double rampup = 0.09;      ///< half-life over the samples so far, > 0; infinity: none
   double batch_size = 1;     ///< samples per call, finite, > 0
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("half_life", half_life);
-    visit.option("rampup", rampup);
-    visit.option("batch_size", batch_size);
-  }
   [[nodiscard]] double least_gain() const {
     return -std::expm1(-std::numbers::ln2 * batch_size / half_life);
   }
@@ -275,11 +230,11 @@ struct HalfLifeWeighting {
     return -std::numbers::ln2 * batch_size / std::fmax(std::fmin(half_life, grown), 1e-8);
   }
 };
-inline void validate(const HalfLifeWeighting& w) {
-  require(w.half_life > 0, "HalfLifeWeighting.half_life must be > 0", w.half_life);
-  require(w.rampup > 0, "HalfLifeWeighting.rampup must be > 0", w.rampup);
-  require(w.batch_size > 0 && detail::is_finite(w.batch_size),
-          "HalfLifeWeighting.batch_size must be finite and > 0", w.batch_size);
+template <class Fields>
+void fields(HalfLifeWeighting& w, Fields& field) {
+  field("half_life", w.half_life, above_0);
+  field("rampup", w.rampup, above_0);
+  field("batch_size", w.batch_size, finite_and_positive);
 }
 
 /// "Bootstrap your own latent" (arXiv 2006.07733): the decay goes from `base_decay` to 1.
@@ -288,11 +243,6 @@ struct CosineDecayWeighting {
   double base_decay = 0.996;        ///< in [0, 1]
   std::int64_t total_steps = 1000;  ///< K >= 1, after which the average rests
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("base_decay", base_decay);
-    visit.option("total_steps", total_steps);
-  }
   [[nodiscard]] bool weighs_initial() const { return true; }
   [[nodiscard]] double gain(std::int64_t t) const {
     if (t - 1 >= total_steps) return 0;
@@ -303,10 +253,10 @@ struct CosineDecayWeighting {
   }
   [[nodiscard]] double complement(std::int64_t t) const { return 1 - gain(t); }
 };
-inline void validate(const CosineDecayWeighting& w) {
-  require(w.base_decay >= 0 && w.base_decay <= 1,
-          "CosineDecayWeighting.base_decay must lie in [0, 1]", w.base_decay);
-  require(w.total_steps >= 1, "CosineDecayWeighting.total_steps must be >= 1", w.total_steps);
+template <class Fields>
+void fields(CosineDecayWeighting& w, Fields& field) {
+  field("base_decay", w.base_decay, in_closed_0_1);
+  field("total_steps", w.total_steps, at_least_1);
 }
 
 /// The gains of the detection hooks of Switch EMA (arXiv 2402.09240), i = t - 1:
@@ -319,13 +269,6 @@ struct GainWarmupWeighting {
   bool linear = false;        ///< else exponential
   double warmup_ratio = 0;    ///< of the linear one, in [0, 1]
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("gain_at_end", gain_at_end);
-    visit.option("steps", steps);
-    visit.option("linear", linear);
-    visit.option("warmup_ratio", warmup_ratio);
-  }
   [[nodiscard]] double least_gain() const { return gain_at_end; }
   [[nodiscard]] double gain(std::int64_t t) const {
     const auto i = static_cast<double>(t - 1), n = static_cast<double>(steps);
@@ -337,12 +280,12 @@ struct GainWarmupWeighting {
     return (gain_at_end - 1) * std::expm1(-static_cast<double>(t) / static_cast<double>(steps));
   }
 };
-inline void validate(const GainWarmupWeighting& w) {
-  require(w.gain_at_end > 0 && w.gain_at_end <= 1,
-          "GainWarmupWeighting.gain_at_end must lie in (0, 1]", w.gain_at_end);
-  require(w.steps >= 1, "GainWarmupWeighting.steps must be >= 1", w.steps);
-  require(w.warmup_ratio >= 0 && w.warmup_ratio <= 1,
-          "GainWarmupWeighting.warmup_ratio must lie in [0, 1]", w.warmup_ratio);
+template <class Fields>
+void fields(GainWarmupWeighting& w, Fields& field) {
+  field("gain_at_end", w.gain_at_end, in_0_1_above_0);
+  field("steps", w.steps, at_least_1);
+  field("linear", w.linear);
+  field("warmup_ratio", w.warmup_ratio, in_closed_0_1);
 }
 
 /// A gain that falls by a power of the time, as in "Butterfly Effects of SGD Noise" (arXiv
@@ -353,12 +296,6 @@ struct PowerGainWeighting {
   double min_gain = 0;       ///< in [0, 1]
   std::int64_t burn_in = 0;  ///< calls that copy, >= 0
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("alpha", alpha);
-    visit.option("min_gain", min_gain);
-    visit.option("burn_in", burn_in);
-  }
   [[nodiscard]] double least_gain() const { return min_gain; }
   [[nodiscard]] double gain(std::int64_t t) const {
     if (t - burn_in <= 1) return 1;
@@ -370,11 +307,11 @@ struct PowerGainWeighting {
     return std::fmin(1 - min_gain, kept);
   }
 };
-inline void validate(const PowerGainWeighting& w) {
-  require(w.alpha > 0 && w.alpha <= 1, "PowerGainWeighting.alpha must lie in (0, 1]", w.alpha);
-  require(w.min_gain >= 0 && w.min_gain <= 1, "PowerGainWeighting.min_gain must lie in [0, 1]",
-          w.min_gain);
-  require(w.burn_in >= 0, "PowerGainWeighting.burn_in must be >= 0", w.burn_in);
+template <class Fields>
+void fields(PowerGainWeighting& w, Fields& field) {
+  field("alpha", w.alpha, in_0_1_above_0);
+  field("min_gain", w.min_gain, in_closed_0_1);
+  field("burn_in", w.burn_in, at_least_0);
 }
 
 /// Any weighting by another clock: each call stands for `repeats` calls of `weighting` with the
@@ -390,11 +327,6 @@ struct RepeatedWeighting {
   W weighting;
   std::int64_t repeats = 1;  ///< in [1, 1e6]
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    weighting.options(visit);
-    visit.option("repeats", repeats);
-  }
   [[nodiscard]] bool weighs_initial() const requires requires(const W& w) { w.weighs_initial(); }
   { return weighting.weighs_initial(); }
   [[nodiscard]] double gain(std::int64_t t) const {
@@ -414,11 +346,14 @@ struct RepeatedWeighting {
  private:
   [[nodiscard]] std::int64_t first(std::int64_t t) const { return (t - 1) * repeats + 1; }
 };
-template <class W>
-void validate(const RepeatedWeighting<W>& w) {
-  require(w.repeats >= 1 && w.repeats <= 1'000'000,
-          "RepeatedWeighting.repeats must lie in [1, 1e6]", w.repeats);
-  if constexpr (requires { validate(w.weighting); }) validate(w.weighting);
+template <class W, class Fields>
+void fields(RepeatedWeighting<W>& w, Fields& field) {
+  constexpr Rule<std::int64_t> up_to_a_million{
+      [](std::int64_t v) { return v >= 1 && v <= 1'000'000; },
+      "must lie in [1, 1e6]",
+      {0, -1, 1'000'001}};
+  if constexpr (HasFields<W>) field.inside(w.weighting);
+  field("repeats", w.repeats, up_to_a_million);
 }
 
 }  // namespace v0

@@ -8,9 +8,9 @@
 ///
 /// A weighting is a value with `gain(t)` = c_t (1: copy, 0: rest) and `complement(t)` = 1 - c_t,
 /// computed directly, because the subtraction loses the digits that profiles need. One whose gains
-/// do not go to 0 says so by `least_gain()`, the smallest of them but for rests; `options(visit)`
-/// lists what it was made with, so that loading a state can refuse another one. Write your own and
-/// give it to Average.
+/// do not go to 0 says so by `least_gain()`, the smallest of them but for rests; a list of its
+/// `fields` (core/options.hpp) is validated by Average and saved, so that loading a state can
+/// refuse another one. Write your own and give it to Average.
 #pragma once
 
 #include <cmath>
@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
 namespace polyak {
@@ -81,11 +82,6 @@ struct UniformWeighting {
   std::int64_t start = 1;   ///< first call that counts, >= 0
   std::int64_t period = 1;  ///< calls from one to the next, >= 1
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("start", start);
-    visit.option("period", period);
-  }
   [[nodiscard]] bool counts(std::int64_t t) const {
     return t >= start && (t - start) % period == 0;
   }
@@ -101,6 +97,11 @@ struct UniformWeighting {
   /// The first call that counts: calls are counted from 1, and `start` may be 0.
   [[nodiscard]] std::int64_t first() const { return start > 0 ? start : period; }
 };
+template <class Fields>
+void fields(UniformWeighting& w, Fields& field) {
+  field("start", w.start, at_least_0);
+  field("period", w.period, at_least_1);
+}
 
 /// Weights that fall by the factor `decay` per call, whichever way the average starts.
 struct ExponentialWeighting {
@@ -109,12 +110,6 @@ struct ExponentialWeighting {
   Start start = Start::params;
   std::int64_t update_every = 1;  ///< calls per update; the update's decay is b^update_every
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("decay", decay);
-    visit.option("start", start);
-    visit.option("update_every", update_every);
-  }
   /// Whether the initial value has a weight of its own.
   [[nodiscard]] bool weighs_initial() const { return start == Start::params; }
   [[nodiscard]] double least_gain() const { return fall(update_every); }
@@ -138,6 +133,14 @@ struct ExponentialWeighting {
     return decay == 0 ? 1 : -std::expm1(static_cast<double>(n) * std::log(decay));
   }
 };
+template <class Fields>
+void fields(ExponentialWeighting& w, Fields& field) {
+  field("decay", w.decay, in_closed_0_1);
+  field("start", w.start);
+  field("update_every", w.update_every, at_least_1);
+  field.check(w.decay < 1 || w.start != Start::zero_debiased,
+              "decay must be below 1 with Start::zero_debiased", w.decay);
+}
 
 /// Polynomial decay, "Stochastic Gradient Descent for Non-smooth Optimization" (arXiv 1212.1824):
 /// c_t = (eta + 1)/(t + eta). eta = 0 is uniform, eta = 1 has weights proportional to t.
@@ -145,10 +148,6 @@ struct PolynomialWeighting {
   static constexpr std::string_view type_name = "polynomial";
   double eta = 8;  ///< >= 0
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("eta", eta);
-  }
   [[nodiscard]] double gain(std::int64_t t) const {
     return (eta + 1) / (static_cast<double>(t) + eta);
   }
@@ -157,16 +156,16 @@ struct PolynomialWeighting {
     return (n - 1) / (n + eta);
   }
 };
+template <class Fields>
+void fields(PolynomialWeighting& w, Fields& field) {
+  field("eta", w.eta, finite_and_not_negative);
+}
 
 /// Weights proportional to t^p - (t-1)^p, p = gamma + 1: the power function of PowerEma in steps.
 struct PowerWeighting {
   static constexpr std::string_view type_name = "power";
   double gamma = 6.94;  ///< >= 0
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("gamma", gamma);
-  }
   /// c = 1 - (1 - elapsed/time)^(gamma+1) of an update at `time`, `elapsed` after the one before.
   [[nodiscard]] static double gain(double gamma, double elapsed, double time) {
     return elapsed == time ? 1 : -std::expm1((gamma + 1) * std::log1p(-elapsed / time));
@@ -177,16 +176,16 @@ struct PowerWeighting {
     return std::pow((n - 1) / n, gamma + 1);
   }
 };
+template <class Fields>
+void fields(PowerWeighting& w, Fields& field) {
+  field("gamma", w.gamma, finite_and_not_negative);
+}
 
 /// Exponential with the warmup decay min(b, (1 + k)/(10 + k)), k = t - 1.
 struct TfWarmupWeighting {
   static constexpr std::string_view type_name = "tf_warmup";
   double decay = 0.999;  ///< cap b, in [0, 1]
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("decay", decay);
-  }
   [[nodiscard]] double gain(std::int64_t t) const {
     return std::fmax(1 - decay, 9 / (9 + static_cast<double>(t)));
   }
@@ -195,6 +194,10 @@ struct TfWarmupWeighting {
     return std::fmin(decay, n / (9 + n));
   }
 };
+template <class Fields>
+void fields(TfWarmupWeighting& w, Fields& field) {
+  field("decay", w.decay, in_closed_0_1);
+}
 
 /// Exponential with the warmup decay min(b, 1 - (1 + k/inverse_gamma)^-power), k = t - 1.
 struct InverseGammaWeighting {
@@ -203,12 +206,6 @@ struct InverseGammaWeighting {
   double power = 1;          ///< >= 0
   double decay = 0.9999;     ///< cap b, in [0, 1]
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("inverse_gamma", inverse_gamma);
-    visit.option("power", power);
-    visit.option("decay", decay);
-  }
   [[nodiscard]] double gain(std::int64_t t) const {
     return std::fmax(1 - decay, std::exp(-power * warmth(t)));
   }
@@ -221,16 +218,18 @@ struct InverseGammaWeighting {
     return std::log1p(static_cast<double>(t - 1) / inverse_gamma);
   }
 };
+template <class Fields>
+void fields(InverseGammaWeighting& w, Fields& field) {
+  field("inverse_gamma", w.inverse_gamma, finite_and_positive);
+  field("power", w.power, finite_and_not_negative);
+  field("decay", w.decay, in_closed_0_1);
+}
 
 /// Equal weights of the calls from `start` on; before that the newest iterate.
 struct TailWeighting {
   static constexpr std::string_view type_name = "tail";
   std::int64_t start = 1;  ///< first call of the tail, >= 1
 
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    visit.option("start", start);
-  }
   [[nodiscard]] double gain(std::int64_t t) const {
     return t <= start ? 1 : 1 / static_cast<double>(t - start + 1);
   }
@@ -239,6 +238,10 @@ struct TailWeighting {
     return t <= start ? 0 : (n - 1) / n;
   }
 };
+template <class Fields>
+void fields(TailWeighting& w, Fields& field) {
+  field("start", w.start, at_least_1);
+}
 
 /// Any positive weights of a stream: c_t = omega_t / sum_{s<=t} omega_s.
 class StreamWeighting {
@@ -246,26 +249,45 @@ class StreamWeighting {
   static constexpr std::string_view type_name = "stream";
   /// Throws std::invalid_argument unless every weight is finite and >= 0, the first > 0.
   explicit StreamWeighting(std::vector<double> weights) : weights_(std::move(weights)) {
-    double sum = 0;
-    for (const double weight : weights_) {
-      require(weight >= 0 && detail::is_finite(weight) && sum + weight > 0,
-              "StreamWeighting: weights must be finite and >= 0, the first > 0", weight);
-      sums_.push_back(sum += weight);
-    }
+    validate(*this);
+    add_up();
   }
-  template <class Visitor>
-  void options(Visitor& visit) const {
-    for (std::size_t k = 0; k < weights_.size(); ++k) {
-      visit.option("weight." + std::to_string(k + 1), weights_[k]);
-    }
+  template <class Fields>
+  friend void fields(StreamWeighting& w, Fields& field) {
+    field.list("weight", w.weights_, 1);
+    const double* const bad = w.first_bad();
+    field.check(bad == nullptr, ": weights must be finite and >= 0, the first > 0",
+                bad == nullptr ? 0 : *bad);
+    field.after_reading([&] { w.add_up(); });
   }
+  /// Both throw std::invalid_argument for a call that has no weight.
   [[nodiscard]] double gain(std::int64_t t) const { return weights_[at(t)] / sums_[at(t)]; }
   [[nodiscard]] double complement(std::int64_t t) const {
     return t == 1 ? 0 : sums_[at(t - 1)] / sums_[at(t)];
   }
 
  private:
-  [[nodiscard]] static std::size_t at(std::int64_t t) { return static_cast<std::size_t>(t - 1); }
+  [[nodiscard]] std::size_t at(std::int64_t t) const {
+    if (t < 1 || static_cast<std::size_t>(t) > weights_.size()) [[unlikely]] {
+      require(false,
+              "StreamWeighting: the call must be one of those with a weight, 1 to " +
+                  detail::text(weights_.size()),
+              t);
+    }
+    return static_cast<std::size_t>(t - 1);
+  }
+  [[nodiscard]] const double* first_bad() const {
+    for (std::size_t k = 0; k < weights_.size(); ++k) {
+      const double weight = weights_[k];
+      if (!finite_and_not_negative.holds(weight) || (k == 0 && weight == 0)) return &weights_[k];
+    }
+    return nullptr;
+  }
+  void add_up() {
+    sums_.clear();
+    double sum = 0;
+    for (const double weight : weights_) sums_.push_back(sum += weight);
+  }
   std::vector<double> weights_, sums_;
 };
 
