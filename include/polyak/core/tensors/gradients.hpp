@@ -40,6 +40,14 @@ concept GradientPointers = requires(const Pointers& pointers) {
                         element_t<P>>;
 };
 
+[[noreturn]] POLYAK_COLD inline void refuse_number_of_gradients(std::string_view function,
+                                                                std::size_t trained,
+                                                                std::size_t given) {
+  refuse_argument(std::string(function) + " must be given one gradient for each of the " +
+                      text(trained) + " trained tensors",
+                  given);
+}
+
 }  // namespace detail
 
 /// The gradients of a parameter list. A tensor whose gradient is not set is left alone by
@@ -95,10 +103,9 @@ class Gradients {
   /// parameter (naming both tensors) or is not of the list's device. Nothing has changed then.
   template <detail::GradientPointers<P> Pointers>
   Gradients& set_all(const Pointers& pointers) {
-    require(std::size(pointers) == trained_.size(),
-            "set_all() must be given one gradient for each of the " +
-                detail::text(trained_.size()) + " trained tensors",
-            std::size(pointers));
+    if (std::size(pointers) != trained_.size()) {
+      detail::refuse_number_of_gradients("set_all()", trained_.size(), std::size(pointers));
+    }
     const auto* const list = std::data(pointers);
     MemorySpace* const space = params_.layout()->space.get();
     std::size_t last = 0;
@@ -166,10 +173,11 @@ class Gradients {
                     "polyak: gradients must have the type of the parameters");
       detail::require_contiguous(described.contiguous, tensor.name);
       if (described.flat) {
-        require(static_cast<std::size_t>(object.size()) == tensor.size,
-                "the gradient of \"" + tensor.name + "\" must have " + detail::text(tensor.size) +
-                    " elements",
-                static_cast<std::size_t>(object.size()));
+        if (static_cast<std::size_t>(object.size()) != tensor.size) {
+          detail::refuse_argument("the gradient of \"" + tensor.name + "\" must have " +
+                                      detail::text(tensor.size) + " elements",
+                                  static_cast<std::size_t>(object.size()));
+        }
       } else if (described.shape != tensor.shape || described.order != tensor.order) {
         TensorInfo given = tensor;
         given.shape = described.shape;
@@ -215,9 +223,11 @@ class Gradients {
     if (!is_trained(tensor)) {
       detail::refuse_value("polyak: \"" + tensor.name + "\" is not trained, it takes no gradient");
     }
-    require(data != nullptr || tensor.size == 0,
-            "the gradient of \"" + tensor.name + "\" must have memory; its address",
-            std::string_view("null"));
+    if (data == nullptr && tensor.size != 0) {
+      detail::refuse_argument(
+          "the gradient of \"" + tensor.name + "\" must have memory; its address",
+          std::string_view("null"));
+    }
     if (tensor.size != 0) {
       const std::uintptr_t begin = detail::MemoryIndex::address(data);
       const std::uintptr_t end = begin + params_[index].bytes();
@@ -268,10 +278,9 @@ struct GradientAccess {
 template <ParameterScalar P, class... Objects>
 [[nodiscard]] Gradients<P> like(const Parameters<P>& params, Objects&&... objects) {
   Gradients<P> gradients(params);
-  require(sizeof...(Objects) == gradients.trained(),
-          "like() must be given one gradient for each of the " + detail::text(gradients.trained()) +
-              " trained tensors",
-          sizeof...(Objects));
+  if (sizeof...(Objects) != gradients.trained()) {
+    detail::refuse_number_of_gradients("like()", gradients.trained(), sizeof...(Objects));
+  }
   std::size_t next = 0;
   (gradients.set_at(GradientAccess<P>::trained(gradients, next++), std::forward<Objects>(objects)),
    ...);
