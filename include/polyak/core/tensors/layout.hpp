@@ -125,8 +125,10 @@ namespace detail {
 [[nodiscard]] inline std::size_t elements_of(const Shape& shape, std::string_view name) {
   std::size_t elements = 1;
   for (const std::int64_t extent : shape) {
-    require(extent >= 0,
-            std::string("a dimension of tensor \"").append(name).append("\" must be >= 0"), extent);
+    if (extent < 0) {
+      refuse_argument(
+          std::string("a dimension of tensor \"").append(name).append("\" must be >= 0"), extent);
+    }
     elements *= static_cast<std::size_t>(extent);
   }
   return elements;

@@ -113,10 +113,11 @@ class Parameters {
     static_assert(!detail::dies_with_its_memory<Object>,
                   "polyak: Parameters view memory, they cannot keep a temporary alive");
     const std::size_t elements = detail::elements_of(shape, name);
-    require(elements == object.size(),
-            "the shape of tensor \"" + name + "\" must have " + detail::text(object.size()) +
-                " elements",
-            elements);
+    if (elements != object.size()) {
+      detail::refuse_argument("the shape of tensor \"" + name + "\" must have " +
+                                  detail::text(object.size()) + " elements",
+                              elements);
+    }
     return add_memory(std::move(name), object.data(), std::move(shape), role, order);
   }
 
@@ -177,13 +178,16 @@ class Parameters {
     const std::size_t bytes = tensor.size * detail::bytes_of(tensor.dtype);
     require(!name.empty(), "a tensor's name must not be empty", name);
     require(layout_->find_any(name) == size(), "a tensor's name must be new", name);
-    require(tensor.role != Role::average || tensor.dtype == detail::dtype_of<P>(),
-            "tensor \"" + name + "\" is not of the list's type " +
-                std::string(detail::name_of(detail::dtype_of<P>())) +
-                ": its role must be copy or ignore; its type",
-            detail::name_of(tensor.dtype));
-    require(data != nullptr || bytes == 0, "tensor \"" + name + "\" must have memory; its address",
-            std::string_view("null"));
+    if (tensor.role == Role::average && tensor.dtype != detail::dtype_of<P>()) {
+      detail::refuse_argument("tensor \"" + name + "\" is not of the list's type " +
+                                  std::string(detail::name_of(detail::dtype_of<P>())) +
+                                  ": its role must be copy or ignore; its type",
+                              detail::name_of(tensor.dtype));
+    }
+    if (data == nullptr && bytes != 0) {
+      detail::refuse_argument("tensor \"" + name + "\" must have memory; its address",
+                              std::string_view("null"));
+    }
     if (layout_->space != nullptr && bytes != 0) layout_->space->check(data, name);
     if (swapped()) detail::refuse_order("polyak: add() while an average is swapped in");
     if (const std::size_t k = index_.first_overlap(data, bytes); k != detail::MemoryIndex::none) {

@@ -65,6 +65,8 @@ struct SelectionRule {
   SelectionRule() = default;
   SelectionRule(const SelectionRule&) = delete;
   SelectionRule& operator=(const SelectionRule&) = delete;
+  SelectionRule(SelectionRule&&) = delete;
+  SelectionRule& operator=(SelectionRule&&) = delete;
   virtual ~SelectionRule() = default;
   [[nodiscard]] virtual bool selects(const TensorInfo& tensor) const = 0;
   [[nodiscard]] virtual std::string describe() const = 0;
