@@ -3,14 +3,19 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <random>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <Eigen/Core>
 #include <polyak/polyak.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 
+#include "../support/allocations.hpp"
 #include "../support/catch.hpp"
 #include "../support/refuses.hpp"
 
@@ -168,4 +173,176 @@ TEST_CASE("an empty tensor has a gradient without memory") {
   polyak::AdamW adamw(params);
   CHECK(adamw.step(params, gradients));
   CHECK(some[0] != 0);
+}
+
+TEST_CASE("all gradients are set by their pointers") {
+  Lists lists;
+  Gradients<float> gradients(lists.params);
+  CHECK(gradients.trained() == 4);
+  std::vector<const float*> pointers{lists.gw.data(), lists.gb.data(), nullptr,
+                                     lists.gignored.data()};
+  gradients.set_all(pointers);
+  const std::vector<const float*> expected{lists.gw.data(), lists.gb.data(), nullptr,
+                                           nullptr,         nullptr,         lists.gignored.data()};
+  CHECK(lists.of(gradients) == expected);
+
+  // Null takes a gradient away; each kind of list will do; nothing is allocated.
+  float* const pointers_to_write[4] = {nullptr, nullptr, lists.ghead.data(), nullptr};
+  gradients.set_all(pointers_to_write);
+  CHECK(lists.of(gradients) ==
+        std::vector<const float*>{nullptr, nullptr, nullptr, lists.ghead.data(), nullptr, nullptr});
+  const std::array<float*, 4> array{lists.gw.data(), nullptr, nullptr, nullptr};
+  gradients.set_all(array);
+  CHECK(gradients[0] == lists.gw.data());
+  CHECK(gradients[3] == nullptr);
+  const allocations::Counter counter;
+  gradients.set_all(std::span<const float* const>(pointers));
+  const auto counts = counter.counts();
+  CHECK(counts.number == 0);
+  CHECK(lists.of(gradients) == expected);
+
+  STATIC_REQUIRE_FALSE(polyak::detail::GradientPointers<std::vector<const double*>, float>);
+  STATIC_REQUIRE_FALSE(polyak::detail::GradientPointers<std::vector<float>, float>);
+  STATIC_REQUIRE(polyak::detail::GradientPointers<std::vector<double*>, double>);
+}
+
+TEST_CASE("pointers that do not fit are refused together, and nothing changes") {
+  Lists lists;
+  Gradients<float> gradients =
+      polyak::like(lists.params, lists.gw, lists.gb, no_gradient, lists.gignored);
+  const auto before = lists.of(gradients);
+  const auto refused = [&](const std::vector<const float*>& pointers,
+                           const std::vector<std::string>& words) {
+    return refuses([&] { gradients.set_all(pointers); }, words) && lists.of(gradients) == before;
+  };
+  const float* const w = lists.gw.data();
+  const float* const b = lists.gb.data();
+  const float* const head = lists.ghead.data();
+  CHECK(refused({}, {"set_all()", "4 trained tensors", "got 0"}));
+  CHECK(refused({w, b, head}, {"set_all()", "4 trained tensors", "got 3"}));
+  CHECK(refused({w, b, head, nullptr, nullptr}, {"4 trained tensors", "got 5"}));
+  CHECK(refused({w, b, head, lists.head.data() + 5}, {"\"ignored\"", "overlaps", "\"head\""}));
+  CHECK(refused({lists.w.data() + 5, b, head, nullptr}, {"\"w\"", "overlaps", "tensor \"w\""}));
+  CHECK(refused({w, lists.buffer.data(), nullptr, nullptr}, {"\"b\"", "overlaps", "\"buffer\""}));
+  CHECK(refused({w, reinterpret_cast<const float*>(lists.count.data()), nullptr, nullptr},
+                {"\"b\"", "overlaps", "\"count\""}));
+}
+
+TEST_CASE("gradients overlap parameters as by comparing with every tensor") {
+  std::mt19937 random(21);
+  const auto below = [&](std::size_t bound) { return static_cast<std::size_t>(random() % bound); };
+  std::size_t taken = 0, refused = 0;
+  for (int round = 0; round < 60; ++round) {
+    // Tensors at random places of one array; now and then none, or one without elements.
+    std::vector<float> memory(600);
+    Parameters<float> params;
+    std::vector<std::pair<std::size_t, std::size_t>> stretches;
+    const std::size_t wanted = below(40);
+    for (std::size_t k = 0; k < wanted; ++k) {
+      const std::size_t size = below(7), begin = below(memory.size() - size);
+      bool free = true;
+      for (const auto& [other, length] : stretches) {
+        free =
+            free && (size == 0 || length == 0 || begin >= other + length || other >= begin + size);
+      }
+      if (!free) continue;
+      params.add(std::to_string(k), &memory[begin], {static_cast<std::int64_t>(size)});
+      stretches.emplace_back(begin, size);
+    }
+    Gradients<float> gradients(params);
+    REQUIRE(gradients.trained() == stretches.size());
+    std::vector<const float*> current(stretches.size(), nullptr);
+    for (int call = 0; call < 60 && !stretches.empty(); ++call) {
+      std::vector<const float*> pointers = current;
+      // Some gradients move; the first in order that overlaps a tensor is refused.
+      const std::size_t moves = 1 + below(3);
+      for (std::size_t m = 0; m < moves; ++m) {
+        const std::size_t k = below(pointers.size());
+        pointers[k] = below(6) == 0 ? nullptr : &memory[below(memory.size() - stretches[k].second)];
+      }
+      std::string words;
+      for (std::size_t k = 0; k < pointers.size() && words.empty(); ++k) {
+        if (pointers[k] == nullptr || stretches[k].second == 0) continue;
+        const auto begin = static_cast<std::size_t>(pointers[k] - memory.data());
+        const std::size_t end = begin + stretches[k].second;
+        for (std::size_t other = 0; other < stretches.size() && words.empty(); ++other) {
+          const auto [start, size] = stretches[other];
+          if (size != 0 && begin < start + size && start < end) {
+            words = "gradient of \"" + params[k].name() + "\" overlaps the memory of tensor \"" +
+                    params[other].name() + "\"";
+          }
+        }
+      }
+      const auto set_each = [&] {
+        Gradients<float> one_by_one(params);
+        for (std::size_t k = 0; k < pointers.size(); ++k) {
+          if (pointers[k] != nullptr) one_by_one.set(params[k].name(), pointers[k]);
+        }
+      };
+      if (words.empty()) {
+        gradients.set_all(pointers);
+        set_each();
+        current = pointers;
+        ++taken;
+      } else {
+        REQUIRE(refuses([&] { gradients.set_all(pointers); }, {words}));
+        REQUIRE(refuses(set_each, {words}));
+        ++refused;
+      }
+      REQUIRE(std::vector<const float*>(gradients.data(), gradients.data() + params.size()) ==
+              current);
+    }
+  }
+  CHECK(taken > 300);
+  CHECK(refused > 300);
+}
+
+TEST_CASE("gradients of 100,000 tensors") {
+  constexpr std::size_t count = 100'000;
+  std::vector<float> memory(2 * count);  // a tensor, its gradient, the next tensor ...
+  Parameters<float> params;
+  for (std::size_t k = 0; k < count; ++k) params.add(std::to_string(k), &memory[2 * k], {1});
+  Gradients<float> gradients(params);
+  std::vector<const float*> pointers;
+  for (std::size_t k = 0; k < count; ++k) {
+    gradients.set(std::to_string(k), &memory[2 * k + 1]);
+    pointers.push_back(&memory[2 * (count - k) - 1]);
+  }
+  CHECK(gradients[count - 1] == &memory[2 * count - 1]);
+  gradients.set_all(pointers);
+  CHECK(gradients[count - 1] == &memory[1]);
+  pointers[count - 2] = &memory[count];
+  CHECK(refuses([&] { gradients.set_all(pointers); }, {"\"99998\"", "overlaps", "\"50000\""}));
+  CHECK(gradients[count - 2] == &memory[3]);
+}
+
+TEST_CASE("a scale belongs to the list of gradients") {
+  Lists lists;
+  Gradients<float> gradients(lists.params);
+  CHECK(gradients.scale() == 1);
+  CHECK(&gradients.scale(0.125) == &gradients);
+  CHECK(gradients.scale() == 0.125);
+  CHECK(polyak::GradientAccess<float>::scale(gradients) == 0.125);
+  // It stays, and goes with copies.
+  gradients.set("w", lists.gw);
+  gradients.set_all(std::array<const float*, 4>{});
+  CHECK(gradients.scale() == 0.125);
+  Gradients<float> copy = gradients;
+  copy.scale(0);
+  CHECK(copy.scale() == 0);
+  CHECK(gradients.scale() == 0.125);
+  CHECK(polyak::GradientAccess<float>::pointers(gradients) == gradients.data());
+  CHECK(polyak::GradientAccess<float>::trained(gradients, 2) == 3);
+
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  for (const double bad :
+       {-0.5, -infinity, infinity, 1e39, std::numeric_limits<double>::quiet_NaN(),
+        -std::numeric_limits<double>::denorm_min()}) {
+    INFO(bad);
+    CHECK(refuses([&] { gradients.scale(bad); }, {"scale of gradients", "finite", ">= 0"}));
+    CHECK(gradients.scale() == 0.125);
+  }
+  gradients.scale(static_cast<double>(std::numeric_limits<float>::max()));
+  gradients.scale(std::numeric_limits<double>::denorm_min());
+  CHECK(gradients.scale() > 0);
 }

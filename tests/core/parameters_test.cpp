@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <random>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -325,6 +326,151 @@ TEST_CASE("memory that overlaps otherwise is refused") {
   params.add("before", memory.data(), {4}).add("after", memory.data() + 12, {8});
   params.add("nothing", memory.data() + 6, {0});
   CHECK(params.size() == 4);
+}
+
+TEST_CASE("overlaps are found as by comparing with every tensor") {
+  // Random stretches of one array: each list is compared with one that knows all stretches.
+  std::mt19937 random(20);
+  const auto below = [&](std::size_t bound) { return static_cast<std::size_t>(random() % bound); };
+  struct Stretch {
+    std::string name;
+    std::size_t begin, size;
+    Role role;
+  };
+  std::size_t added = 0, aliased = 0, refused = 0, empty = 0;
+  std::vector<float> memory(4000);
+  for (int round = 0; round < 40; ++round) {
+    Parameters params;
+    std::vector<Stretch> known;
+    std::vector<std::pair<std::string, std::string>> aliases;
+    const std::size_t room = round % 2 == 0 ? 4000 : 300;
+    for (int k = 0; k < 150; ++k) {
+      Stretch one{"t" + std::to_string(k), 0, below(12),
+                  below(8) == 0 ? Role::copy : Role::average};
+      one.begin = below(room - one.size);
+      if (!known.empty() && below(4) == 0) {  // mostly the very memory of another
+        const Stretch& other = known[below(known.size())];
+        one.begin = other.begin;
+        one.size = other.size;
+      }
+      // The first one in order of registration.
+      const Stretch* found = nullptr;
+      for (const Stretch& other : known) {
+        if (found == nullptr && one.size != 0 && other.size != 0 &&
+            one.begin < other.begin + other.size && other.begin < one.begin + one.size) {
+          found = &other;
+        }
+      }
+      const auto add = [&] {
+        params.add(one.name, memory.data() + one.begin, {static_cast<std::int64_t>(one.size)},
+                   one.role);
+      };
+      if (found == nullptr) {
+        add();
+        known.push_back(one);
+        ++(one.size == 0 ? empty : added);
+      } else if (found->begin == one.begin && found->size == one.size && found->role == one.role) {
+        add();
+        aliases.emplace_back(one.name, found->name);
+        ++aliased;
+      } else {
+        const std::string before = description(params);
+        REQUIRE(refuses(add, {"tensor \"" + one.name + "\" overlaps that of \"" + found->name +
+                              "\"; only the same memory"}));
+        REQUIRE(description(params) == before);
+        ++refused;
+      }
+    }
+    REQUIRE(params.size() == known.size());
+    for (std::size_t k = 0; k < known.size(); ++k) {
+      REQUIRE(params[k].name() == known[k].name);
+      REQUIRE(params[k].raw() == memory.data() + known[k].begin);
+      REQUIRE(params.layout()->find(known[k].name) == k);
+      REQUIRE(params.at(known[k].name).raw() == params[k].raw());
+    }
+    REQUIRE(params.layout()->aliases.size() == aliases.size());
+    for (std::size_t k = 0; k < aliases.size(); ++k) {
+      REQUIRE(params.layout()->aliases[k] == aliases[k]);
+      REQUIRE(params.layout()->find_alias(aliases[k].first) == k);
+      REQUIRE(params.layout()->find(aliases[k].first) == params.size());
+      REQUIRE(params.at(aliases[k].first).name() == aliases[k].second);
+    }
+    // Names that were refused are new.
+    REQUIRE(params.layout()->find_any("absent") == params.size());
+  }
+  CHECK(added > 1000);
+  CHECK(aliased > 200);
+  CHECK(refused > 1000);
+  CHECK(empty > 100);
+}
+
+TEST_CASE("a list of 100,000 tensors, whatever the order of their addresses") {
+  constexpr std::size_t count = 100'000;
+  std::vector<float> memory(count * 2), other(1);
+  for (const bool ascending : {true, false}) {
+    Parameters params;
+    for (std::size_t k = 0; k < count; ++k) {
+      params.add("layers." + std::to_string(k), &memory[2 * (ascending ? k : count - 1 - k)], {2});
+    }
+    REQUIRE(params.size() == count);
+    CHECK(params.at("layers.77777").data() == &memory[2 * (ascending ? 77777 : count - 1 - 77777)]);
+    CHECK(refuses([&] { params.add("layers.3", other); }, {"new", "\"layers.3\""}));
+    CHECK(refuses([&] { params.add("over", &memory[1], {2}); },
+                  {"\"over\"", ascending ? "\"layers.0\"" : "\"layers.99998\""}));
+    params.add("again", &memory[0], {2});
+    CHECK(params.at("again").name() == (ascending ? "layers.0" : "layers.99999"));
+
+    // Two lists are compared by name, in any order.
+    Parameters turned;
+    for (std::size_t k = count; k-- > 0;) {
+      turned.add("layers." + std::to_string(k), &memory[2 * k], {2});
+    }
+    const std::string list = polyak::detail::differences(*turned.layout(), *params.layout());
+    CHECK(list.starts_with("\"layers.99999\" is number 0, expected number 99999; "));
+  }
+}
+
+TEST_CASE("a layout finds names and aliases, and counts a name once") {
+  polyak::Layout layout;
+  const auto info = [](std::string name, Shape shape) {
+    polyak::TensorInfo tensor;
+    tensor.name = std::move(name);
+    tensor.shape = std::move(shape);
+    return tensor;
+  };
+  CHECK(layout.find("a") == 0);
+  CHECK(layout.find_alias("a") == 0);
+  layout.add(info("a", {1}));
+  layout.add(info("b", {2}));
+  layout.add_alias("c", "b");
+  CHECK(layout.find("b") == 1);
+  CHECK(layout.find("c") == 2);
+  CHECK(layout.find_alias("c") == 0);
+  CHECK(layout.find_alias("b") == 1);
+  CHECK(layout.find_any("c") == 1);
+  CHECK(layout.find_any("a") == 0);
+  CHECK(layout.find_any("d") == 2);
+
+  // A copy has an index of its own.
+  polyak::Layout copy = layout;
+  copy.add(info("d", {1}));
+  CHECK(copy.find("d") == 2);
+  CHECK(layout.find("d") == layout.tensors.size());
+
+  // A file may list a tensor twice.
+  polyak::Layout twice;
+  twice.add(info("a", {1}));
+  twice.add(info("b", {2}));
+  twice.add(info("a", {1}));
+  for (int k = 0; k < 100; ++k) twice.add(info("more" + std::to_string(k), {}));
+  CHECK(twice.find("a") == 0);
+  CHECK(twice.find("more99") == 102);
+  polyak::Layout few;
+  few.add(info("a", {1}));
+  few.add(info("b", {2}));
+  few.add(info("a", {1}));
+  CHECK(polyak::detail::differences(few, layout) == "\"a\" is there twice");
+  CHECK(polyak::detail::differences(layout, layout).empty());
 }
 
 TEST_CASE("const objects and temporaries are refused when they are compiled") {

@@ -11,6 +11,7 @@
 #include <polyak/average/power_ema.hpp>
 #include <polyak/average/soft_update.hpp>
 #include <polyak/average/swa.hpp>
+#include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
@@ -266,6 +267,20 @@ TEST_CASE("an executor refuses memory of the host and of other executors") {
   CHECK(refuses([&] { both.device.params.add("host", host.data(), {8}); }, "host's memory"));
   CHECK(both.device.params.layout()->find("host") == both.device.params.size());
   CHECK(refuses([&] { both.device.gradients.set("tensor 0", host.data()); }, "host's memory"));
+  // All pointers are looked at before any is taken.
+  auto& gradients = both.device.gradients;
+  std::vector<const float*> pointers;
+  for (std::size_t k = 0; k < gradients.trained(); ++k) {
+    pointers.push_back(
+        gradients[polyak::GradientAccess<twin::Device<float>>::trained(gradients, k)]);
+  }
+  const float* const first = gradients[0];
+  gradients.set_all(pointers);
+  CHECK(gradients[0] == first);
+  pointers.front() = nullptr;
+  pointers.back() = host.data();
+  CHECK(refuses([&] { gradients.set_all(pointers); }, "host's memory"));
+  CHECK(gradients[0] == first);
   const cuda::Executor other;
   twin::OnDevice<float> elsewhere(other, both.model.params);
   AdamW optimizer(both.device.params);

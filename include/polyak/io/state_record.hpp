@@ -304,7 +304,7 @@ class RecordReader {
       }
       info.dtype = named<DType>(text_of(one, "dtype"), DType::float64);
       info.role = named<Role>(text_of(one, "role"), Role::ignore);
-      layout.tensors.push_back(std::move(info));
+      layout.add(std::move(info));
     }
     return layout;
   }
@@ -387,10 +387,11 @@ inline void compare_methods(std::size_t index, const FiledMethod& file, const Re
   };
   counted("lists of parameters", file.lists.size(), run.lists.size());
   for (std::size_t k = 0; k < run.lists.size() && k < file.lists.size(); ++k) {
-    Layout given = file.lists[k];
-    for (TensorInfo& info : given.tensors) {  // a file has no order in memory
+    Layout given;
+    for (TensorInfo info : file.lists[k].tensors) {  // a file has no order in memory
       const std::size_t here = run.lists[k]->find(info.name);
       if (here < run.lists[k]->tensors.size()) info.order = run.lists[k]->tensors[here].order;
+      given.add(std::move(info));
     }
     const std::string list = differences(given, *run.lists[k]);
     if (!list.empty()) result.others.push_back("parameters of the file: " + list);

@@ -210,10 +210,10 @@ class AveragedWeights : public MethodHooks<P> {
     if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
     const Layout& before = *slots_.layout();
     const Layout& now = *params.layout();
-    Layout common = now;
-    std::erase_if(common.tensors, [&](const TensorInfo& tensor) {
-      return before.find(tensor.name) == before.tensors.size();
-    });
+    Layout common;
+    for (const TensorInfo& tensor : now.tensors) {
+      if (before.find(tensor.name) != before.tensors.size()) common.add(tensor);
+    }
     const std::string list = detail::differences(common, before);
     if (!list.empty() || now.space != before.space) {
       detail::refuse_value("polyak: the parameters of a grown model differ from those before: " +

@@ -4,6 +4,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -11,7 +14,12 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/require.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/index.hpp>
+#include <polyak/core/tensors/layout.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -20,14 +28,41 @@ inline namespace v0 {
 struct NoGradient {};
 inline constexpr NoGradient no_gradient{};
 
+namespace detail {
+
+/// A span, std::vector, std::array or plain array of pointers to gradients of a list of P.
+template <class Pointers, class P>
+concept GradientPointers = requires(const Pointers& pointers) {
+  std::size(pointers);
+  requires std::is_pointer_v<std::remove_cvref_t<decltype(*std::data(pointers))>>;
+  requires std::same_as<typename Registered<std::remove_cv_t<std::remove_pointer_t<
+                            std::remove_cvref_t<decltype(*std::data(pointers))>>>>::type,
+                        element_t<P>>;
+};
+
+[[noreturn]] POLYAK_COLD inline void refuse_number_of_gradients(std::string_view function,
+                                                                std::size_t trained,
+                                                                std::size_t given) {
+  refuse_argument(std::string(function) + " must be given one gradient for each of the " +
+                      text(trained) + " trained tensors",
+                  given);
+}
+
+}  // namespace detail
+
 /// The gradients of a parameter list. A tensor whose gradient is not set is left alone by
 /// optimizers: no decay, no change of state, no step counted. (A gradient of zeros is a gradient.)
-/// Owns no memory and never writes to it.
+/// Owns no memory and never writes to it. Setting one gradient costs O(log n).
 template <ParameterScalar P = float>
 class Gradients {
  public:
   explicit Gradients(const Parameters<P>& params)
-      : params_(params), data_(params.size(), nullptr) {}
+      : params_(params), data_(params.size(), nullptr), free_(ParameterAccess<P>::index(params)) {
+    const auto& tensors = params.layout()->tensors;
+    for (std::size_t k = 0; k < tensors.size(); ++k) {
+      if (is_trained(tensors[k])) trained_.push_back({k, params[k].bytes(), 0});
+    }
+  }
 
   /// Sets the gradient of tensor `name`: an Eigen object of its shape and storage order, or a span,
   /// std::vector or std::array of its size (taken to be in its storage order).
@@ -59,7 +94,62 @@ class Gradients {
     return *this;
   }
 
-  /// The gradient of the i-th tensor, or null.
+  /// Sets all gradients at once, for frameworks whose gradients move every step: one pointer for
+  /// each trained tensor (see `trained`), in order of registration, to memory of its size and
+  /// storage order. A null pointer means no gradient. Takes a span, std::vector, std::array or
+  /// plain array; allocates nothing.
+  ///
+  /// Throws std::invalid_argument for another number of pointers, and for memory that overlaps a
+  /// parameter (naming both tensors) or is not of the list's device. Nothing has changed then.
+  template <detail::GradientPointers<P> Pointers>
+  Gradients& set_all(const Pointers& pointers) {
+    if (std::size(pointers) != trained_.size()) {
+      detail::refuse_number_of_gradients("set_all()", trained_.size(), std::size(pointers));
+    }
+    const auto* const list = std::data(pointers);
+    MemorySpace* const space = params_.layout()->space.get();
+    std::size_t last = 0;
+    for (std::size_t k = 0; k < trained_.size(); ++k) {
+      if (list[k] == nullptr || trained_[k].bytes == 0) continue;
+      const std::uintptr_t begin = detail::MemoryIndex::address(list[k]);
+      const std::uintptr_t end = begin + trained_[k].bytes;
+      // Mostly the gap where this gradient was before, or that of the one before it.
+      std::size_t& gap = trained_[k].gap;
+      if (!free_.fits(gap, begin, end)) {
+        gap = free_.fits(last, begin, end) ? last : free_.gap_before(end);
+        if (!free_.fits(gap, begin, end)) refuse_overlap(trained_[k].tensor, list[k]);
+      }
+      last = gap;
+      if (space != nullptr) space->check(list[k], params_[trained_[k].tensor].name());
+    }
+    for (std::size_t k = 0; k < trained_.size(); ++k) {
+      data_[trained_[k].tensor] = reinterpret_cast<const element_t<P>*>(list[k]);
+    }
+    return *this;
+  }
+
+  /// Number of trained tensors: those of the list's type with the roles average and ignore.
+  [[nodiscard]] std::size_t trained() const { return trained_.size(); }
+
+  /// From now on optimizers read `factor` times each gradient: 1 / n for gradients summed over n
+  /// batches, 1 / loss scale for a scaled loss, the coefficient of clipping. The memory stays as it
+  /// is. The factor is rounded to the type that the update is computed in, and stays until another
+  /// one is set; `set` and `set_all` do not change it.
+  ///
+  /// Throws std::invalid_argument unless 0 <= factor <= the largest float. 0 is the coefficient of
+  /// clipping to a norm of 0, and makes each gradient one of zeros (NaN where it is not finite):
+  /// decay and momentum still act, as they would not on `no_gradient`. A negative factor would
+  /// turn descent into ascent.
+  Gradients& scale(double factor) {
+    require(factor >= 0 && factor <= static_cast<double>(std::numeric_limits<float>::max()),
+            "the scale of gradients must be finite in float and >= 0", factor);
+    scale_ = factor;
+    return *this;
+  }
+  /// The factor by which each gradient is multiplied as it is read; 1 unless it has been set.
+  [[nodiscard]] double scale() const { return scale_; }
+
+  /// The gradient of the i-th tensor, without the scale, or null.
   [[nodiscard]] const element_t<P>* operator[](std::size_t index) const { return data_[index]; }
   [[nodiscard]] const element_t<P>* const* data() const { return data_.data(); }
   [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return params_.layout(); }
@@ -83,10 +173,11 @@ class Gradients {
                     "polyak: gradients must have the type of the parameters");
       detail::require_contiguous(described.contiguous, tensor.name);
       if (described.flat) {
-        require(static_cast<std::size_t>(object.size()) == tensor.size,
-                "the gradient of \"" + tensor.name + "\" must have " + detail::text(tensor.size) +
-                    " elements",
-                static_cast<std::size_t>(object.size()));
+        if (static_cast<std::size_t>(object.size()) != tensor.size) {
+          detail::refuse_argument("the gradient of \"" + tensor.name + "\" must have " +
+                                      detail::text(tensor.size) + " elements",
+                                  static_cast<std::size_t>(object.size()));
+        }
       } else if (described.shape != tensor.shape || described.order != tensor.order) {
         TensorInfo given = tensor;
         given.shape = described.shape;
@@ -99,13 +190,26 @@ class Gradients {
   }
 
  private:
+  template <ParameterScalar>
+  friend struct GradientAccess;
+
+  struct Trained {
+    std::size_t tensor;
+    std::size_t bytes;
+    std::size_t gap;  // of free_, where set_all() last found the gradient
+  };
+
+  [[nodiscard]] static bool is_trained(const TensorInfo& tensor) {
+    return tensor.role != Role::copy && tensor.dtype == detail::dtype_of<P>();
+  }
+
   [[nodiscard]] std::size_t index_of(std::string_view name) const {
     const auto& layout = params_.layout();
-    for (const auto& [alias, target] : layout->aliases) {
-      if (alias == name) {
-        detail::refuse_value(std::string("polyak: \"").append(name) + "\" is an alias of \"" +
-                             target + "\": give that tensor the summed gradient");
-      }
+    const std::size_t alias = layout->find_alias(name);
+    if (alias != layout->aliases.size()) {
+      detail::refuse_value(std::string("polyak: \"").append(name) + "\" is an alias of \"" +
+                           layout->aliases[alias].second +
+                           "\": give that tensor the summed gradient");
     }
     const std::size_t index = layout->find(name);
     if (index == layout->tensors.size()) {
@@ -116,23 +220,21 @@ class Gradients {
 
   Gradients& set_pointer(std::size_t index, const element_t<P>* data) {
     const TensorInfo& tensor = params_[index].info();
-    if (tensor.role == Role::copy || tensor.dtype != detail::dtype_of<P>()) {
+    if (!is_trained(tensor)) {
       detail::refuse_value("polyak: \"" + tensor.name + "\" is not trained, it takes no gradient");
     }
-    require(data != nullptr || tensor.size == 0,
-            "the gradient of \"" + tensor.name + "\" must have memory; its address",
-            std::string_view("null"));
-    for (std::size_t k = 0; k < params_.size(); ++k) {
-      if (tensor.size > 0 && params_[k].size() > 0 &&
-          detail::overlap(data, tensor.size * detail::scalar_bytes<P>, params_[k].raw(),
-                          params_[k].bytes())) {
-        detail::refuse_value("polyak: the gradient of \"" + tensor.name +
-                             "\" overlaps the memory of tensor \"" + params_[k].name() + "\"");
-      }
+    if (data == nullptr && tensor.size != 0) {
+      detail::refuse_argument(
+          "the gradient of \"" + tensor.name + "\" must have memory; its address",
+          std::string_view("null"));
     }
-    if (MemorySpace* const space = params_.layout()->space.get();
-        space != nullptr && tensor.size != 0) {
-      space->check(data, tensor.name);
+    if (tensor.size != 0) {
+      const std::uintptr_t begin = detail::MemoryIndex::address(data);
+      const std::uintptr_t end = begin + params_[index].bytes();
+      if (!free_.fits(free_.gap_before(end), begin, end)) refuse_overlap(index, data);
+      if (MemorySpace* const space = params_.layout()->space.get(); space != nullptr) {
+        space->check(data, tensor.name);
+      }
     }
     // An empty tensor has a gradient too, though no memory.
     alignas(double) static constexpr char nowhere = 0;
@@ -141,8 +243,33 @@ class Gradients {
     return *this;
   }
 
+  [[noreturn]] POLYAK_COLD void refuse_overlap(std::size_t index, const void* data) const {
+    const std::size_t overlapped =
+        ParameterAccess<P>::index(params_).first_overlap(data, params_[index].bytes());
+    detail::refuse_value("polyak: the gradient of \"" + params_[index].name() +
+                         "\" overlaps the memory of tensor \"" + params_[overlapped].name() + "\"");
+  }
+
   Parameters<P> params_;
   std::vector<const element_t<P>*> data_;
+  std::vector<Trained> trained_;  // in order of registration
+  detail::FreeMemory free_;
+  double scale_ = 1;
+};
+
+/// The door through which the sweep and what works on whole lists reach gradients.
+template <ParameterScalar P>
+struct GradientAccess {
+  /// One pointer for each tensor of the list, null where there is no gradient.
+  [[nodiscard]] static const element_t<P>* const* pointers(const Gradients<P>& gradients) {
+    return gradients.data_.data();
+  }
+  /// What each element is multiplied by as it is read.
+  [[nodiscard]] static double scale(const Gradients<P>& gradients) { return gradients.scale_; }
+  /// Index of the k-th trained tensor.
+  [[nodiscard]] static std::size_t trained(const Gradients<P>& gradients, std::size_t k) {
+    return gradients.trained_[k].tensor;
+  }
 };
 
 /// The gradients of all trained tensors (roles average and ignore), in the order of registration:
@@ -151,17 +278,12 @@ class Gradients {
 template <ParameterScalar P, class... Objects>
 [[nodiscard]] Gradients<P> like(const Parameters<P>& params, Objects&&... objects) {
   Gradients<P> gradients(params);
-  std::vector<std::size_t> trained;
-  for (std::size_t k = 0; k < params.size(); ++k) {
-    const TensorInfo& tensor = params[k].info();
-    if (tensor.role != Role::copy && tensor.dtype == detail::dtype_of<P>()) trained.push_back(k);
+  if (sizeof...(Objects) != gradients.trained()) {
+    detail::refuse_number_of_gradients("like()", gradients.trained(), sizeof...(Objects));
   }
-  require(sizeof...(Objects) == trained.size(),
-          "like() must be given one gradient for each of the " + detail::text(trained.size()) +
-              " trained tensors",
-          sizeof...(Objects));
   std::size_t next = 0;
-  (gradients.set_at(trained[next++], std::forward<Objects>(objects)), ...);
+  (gradients.set_at(GradientAccess<P>::trained(gradients, next++), std::forward<Objects>(objects)),
+   ...);
   return gradients;
 }
 

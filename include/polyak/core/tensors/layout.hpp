@@ -14,6 +14,7 @@
 
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/index.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 
 namespace polyak {
@@ -44,20 +45,79 @@ struct TensorInfo {
   friend bool operator==(const TensorInfo&, const TensorInfo&) = default;
 };
 
-/// The tensors of a parameter list, without their memory.
+/// The items of a Layout: a vector that only the layout extends, so that its indexes stay right.
+template <class T>
+class LayoutItems {
+ public:
+  using value_type = T;
+  using const_iterator = typename std::vector<T>::const_iterator;
+
+  [[nodiscard]] std::size_t size() const { return items_.size(); }
+  [[nodiscard]] bool empty() const { return items_.empty(); }
+  [[nodiscard]] const T& operator[](std::size_t index) const { return items_[index]; }
+  [[nodiscard]] const_iterator begin() const { return items_.begin(); }
+  [[nodiscard]] const_iterator end() const { return items_.end(); }
+  friend bool operator==(const LayoutItems&, const LayoutItems&) = default;
+
+ private:
+  friend struct Layout;
+  std::vector<T> items_;
+};
+
+/// The tensors of a parameter list, without their memory. Adding a tensor and finding a name cost
+/// O(1).
 struct Layout {
-  std::vector<TensorInfo> tensors;
+  LayoutItems<TensorInfo> tensors;
   /// Further names of tensors that share their memory: alias, name in `tensors`.
-  std::vector<std::pair<std::string, std::string>> aliases;
+  LayoutItems<std::pair<std::string, std::string>> aliases;
   /// Where the list and its methods have their memory; null for the host's.
   std::shared_ptr<MemorySpace> space;
 
   /// Index of the tensor of that name; tensors.size() where there is none.
   [[nodiscard]] std::size_t find(std::string_view name) const {
-    const auto it = std::find_if(tensors.begin(), tensors.end(),
-                                 [&](const TensorInfo& tensor) { return tensor.name == name; });
-    return static_cast<std::size_t>(it - tensors.begin());
+    const std::size_t found =
+        names_.find(name, [&](std::size_t k) { return tensors[k].name == name; });
+    return found == detail::NameIndex::none ? tensors.size() : found;
   }
+
+  /// Index in `aliases` of that alias; aliases.size() where there is none.
+  [[nodiscard]] std::size_t find_alias(std::string_view name) const {
+    const std::size_t found =
+        alias_names_.find(name, [&](std::size_t k) { return aliases[k].first == name; });
+    return found == detail::NameIndex::none ? aliases.size() : found;
+  }
+
+  /// Index of the tensor of that name or alias; tensors.size() where there is none.
+  [[nodiscard]] std::size_t find_any(std::string_view name) const {
+    const std::size_t alias = find_alias(name);
+    return find(alias == aliases.size() ? name : std::string_view(aliases[alias].second));
+  }
+
+  /// Adds a tensor. Where the name is there already, find() goes on to return the earlier one.
+  void add(TensorInfo tensor) {
+    make_room();
+    const std::size_t index = tensors.size();
+    if (find(tensor.name) == index) names_.add(tensor.name, index);
+    tensors.items_.push_back(std::move(tensor));
+  }
+
+  /// Adds a further name of the tensor `target`.
+  void add_alias(std::string alias, std::string target) {
+    detail::make_room(aliases.items_);
+    alias_names_.make_room();
+    const std::size_t index = aliases.size();
+    if (find_alias(alias) == index) alias_names_.add(alias, index);
+    aliases.items_.emplace_back(std::move(alias), std::move(target));
+  }
+
+  /// Allocates for one more tensor, so that the next add() cannot fail.
+  void make_room() {
+    detail::make_room(tensors.items_);
+    names_.make_room();
+  }
+
+ private:
+  detail::NameIndex names_, alias_names_;
 };
 
 namespace detail {
@@ -65,8 +125,10 @@ namespace detail {
 [[nodiscard]] inline std::size_t elements_of(const Shape& shape, std::string_view name) {
   std::size_t elements = 1;
   for (const std::int64_t extent : shape) {
-    require(extent >= 0,
-            std::string("a dimension of tensor \"").append(name).append("\" must be >= 0"), extent);
+    if (extent < 0) {
+      refuse_argument(
+          std::string("a dimension of tensor \"").append(name).append("\" must be >= 0"), extent);
+    }
     elements *= static_cast<std::size_t>(extent);
   }
   return elements;
@@ -89,6 +151,11 @@ namespace detail {
   return words.append(roles[static_cast<std::size_t>(tensor.role)]);
 }
 
+/// Whether describe() says the same of both.
+[[nodiscard]] inline bool alike(const TensorInfo& a, const TensorInfo& b) {
+  return a.dtype == b.dtype && a.shape == b.shape && a.order == b.order && a.role == b.role;
+}
+
 /// Every difference between what is given and what is expected, or nothing.
 [[nodiscard]] POLYAK_COLD inline std::string differences(const Layout& given,
                                                          const Layout& expected) {
@@ -100,13 +167,18 @@ namespace detail {
     const std::size_t k = given.find(want.name);
     if (k == given.tensors.size()) {
       add("\"" + want.name + "\" is missing");
-    } else if (describe(given.tensors[k]) != describe(want)) {
+    } else if (!alike(given.tensors[k], want)) {
       add("\"" + want.name + "\" is " + describe(given.tensors[k]) + ", expected " +
           describe(want));
     }
   }
-  for (const TensorInfo& have : given.tensors) {
-    if (expected.find(have.name) == expected.tensors.size()) add("\"" + have.name + "\" is extra");
+  for (std::size_t k = 0; k < given.tensors.size(); ++k) {
+    const std::string& name = given.tensors[k].name;
+    if (expected.find(name) == expected.tensors.size()) {
+      add("\"" + name + "\" is extra");
+    } else if (given.find(name) != k) {  // only where a file lists it
+      add("\"" + name + "\" is there twice");
+    }
   }
   if (list.empty()) {
     for (std::size_t k = 0; k < given.tensors.size(); ++k) {

@@ -16,6 +16,7 @@
 
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/index.hpp>
 #include <polyak/core/tensors/layout.hpp>
 #include <polyak/core/tensors/views.hpp>
 
@@ -112,10 +113,11 @@ class Parameters {
     static_assert(!detail::dies_with_its_memory<Object>,
                   "polyak: Parameters view memory, they cannot keep a temporary alive");
     const std::size_t elements = detail::elements_of(shape, name);
-    require(elements == object.size(),
-            "the shape of tensor \"" + name + "\" must have " + detail::text(object.size()) +
-                " elements",
-            elements);
+    if (elements != object.size()) {
+      detail::refuse_argument("the shape of tensor \"" + name + "\" must have " +
+                                  detail::text(object.size()) + " elements",
+                              elements);
+    }
     return add_memory(std::move(name), object.data(), std::move(shape), role, order);
   }
 
@@ -144,10 +146,7 @@ class Parameters {
 
   /// The tensor of that name or alias. Throws std::invalid_argument where there is none.
   [[nodiscard]] TensorRef<P> at(std::string_view name) const {
-    for (const auto& [alias, target] : layout_->aliases) {
-      if (alias == name) name = target;
-    }
-    const std::size_t index = layout_->find(name);
+    const std::size_t index = layout_->find_any(name);
     if (index == size()) {
       detail::refuse_value(std::string("polyak: there is no tensor \"").append(name).append("\""));
     }
@@ -178,45 +177,39 @@ class Parameters {
     tensor.order = detail::canonical(tensor.order, tensor.shape);
     const std::size_t bytes = tensor.size * detail::bytes_of(tensor.dtype);
     require(!name.empty(), "a tensor's name must not be empty", name);
-    require(layout_->find(name) == size() && !is_alias(name), "a tensor's name must be new", name);
-    require(tensor.role != Role::average || tensor.dtype == detail::dtype_of<P>(),
-            "tensor \"" + name + "\" is not of the list's type " +
-                std::string(detail::name_of(detail::dtype_of<P>())) +
-                ": its role must be copy or ignore; its type",
-            detail::name_of(tensor.dtype));
-    require(data != nullptr || bytes == 0, "tensor \"" + name + "\" must have memory; its address",
-            std::string_view("null"));
+    require(layout_->find_any(name) == size(), "a tensor's name must be new", name);
+    if (tensor.role == Role::average && tensor.dtype != detail::dtype_of<P>()) {
+      detail::refuse_argument("tensor \"" + name + "\" is not of the list's type " +
+                                  std::string(detail::name_of(detail::dtype_of<P>())) +
+                                  ": its role must be copy or ignore; its type",
+                              detail::name_of(tensor.dtype));
+    }
+    if (data == nullptr && bytes != 0) {
+      detail::refuse_argument("tensor \"" + name + "\" must have memory; its address",
+                              std::string_view("null"));
+    }
     if (layout_->space != nullptr && bytes != 0) layout_->space->check(data, name);
     if (swapped()) detail::refuse_order("polyak: add() while an average is swapped in");
-    for (std::size_t k = 0; k < size(); ++k) {
+    if (const std::size_t k = index_.first_overlap(data, bytes); k != detail::MemoryIndex::none) {
       const TensorInfo& other = layout_->tensors[k];
-      const std::size_t other_bytes = other.size * detail::bytes_of(other.dtype);
-      if (bytes == 0 || other_bytes == 0 ||
-          !detail::overlap(data, bytes, memory_[k].data, other_bytes)) {
-        continue;
-      }
-      const bool same = data == memory_[k].data && bytes == other_bytes &&
+      const bool same = data == memory_[k].data &&
+                        bytes == other.size * detail::bytes_of(other.dtype) &&
                         tensor.dtype == other.dtype && tensor.role == other.role;
       if (!same) {
         detail::refuse_value("polyak: the memory of tensor \"" + name + "\" overlaps that of \"" +
                              other.name + "\"; only the same memory, type and role is an alias");
       }
-      own_layout().aliases.emplace_back(name, other.name);
+      own_layout().add_alias(name, other.name);
       return *this;
     }
-    memory_.reserve(memory_.size() + 1);  // so that nothing can fail between the two lists
+    detail::make_room(memory_);  // so that nothing can fail between the three lists
+    index_.make_room();
     Layout& layout = own_layout();
-    const std::size_t elements = tensor.size;
-    layout.tensors.push_back(std::move(tensor));
-    memory_.push_back({data, elements});
+    layout.make_room();
+    memory_.push_back({data, tensor.size});
+    index_.add(data, bytes);
+    layout.add(std::move(tensor));
     return *this;
-  }
-
-  [[nodiscard]] bool is_alias(std::string_view name) const {
-    for (const auto& [alias, target] : layout_->aliases) {
-      if (alias == name) return true;
-    }
-    return false;
   }
 
   /// The layout, copied first where a method or another list holds it.
@@ -229,12 +222,16 @@ class Parameters {
 
   std::shared_ptr<const Layout> layout_;
   std::vector<detail::TensorMemory> memory_;
+  detail::MemoryIndex index_;
   std::shared_ptr<std::atomic<bool>> swapped_;
 };
 
 /// The door through which the walk and the guard reach a list's memory and mark.
 template <ParameterScalar P>
 struct ParameterAccess {
+  [[nodiscard]] static const detail::MemoryIndex& index(const Parameters<P>& params) {
+    return params.index_;
+  }
   [[nodiscard]] static const detail::TensorMemory* memory(const Parameters<P>& params) {
     return params.memory_.data();
   }

@@ -310,10 +310,7 @@ class SlotView {
 
   /// The elements of the tensor of that name or alias.
   [[nodiscard]] TensorView<S> operator[](std::string_view name) const {
-    for (const auto& [alias, target] : slots_->layout()->aliases) {
-      if (alias == name) name = target;
-    }
-    const std::size_t index = slots_->layout()->find(name);
+    const std::size_t index = slots_->layout()->find_any(name);
     if (index == size()) {
       detail::refuse_value(std::string("polyak: there is no tensor \"").append(name).append("\""));
     }

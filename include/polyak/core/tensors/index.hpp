@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Indexes of a list of tensors: by name, and by the memory that the tensors occupy.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string_view>
+#include <vector>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+/// Allocates for one more item, so that the next push_back cannot fail.
+template <class T>
+void make_room(std::vector<T>& items) {
+  if (items.size() == items.capacity()) items.reserve(items.empty() ? 8 : 2 * items.size());
+}
+
+/// Numbers of things by their names: a hash table that leaves the names where they are. Costs O(1)
+/// for each name.
+class NameIndex {
+ public:
+  static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
+
+  /// The number of the entry that was added under `name`, or `none`. `is(k)` says whether entry k
+  /// has that name; it is asked only where the hashes agree.
+  template <class Is>
+  [[nodiscard]] std::size_t find(std::string_view name, const Is& is) const {
+    if (cells_.empty()) return none;
+    const std::size_t hash = hash_of(name);
+    for (std::size_t at = hash & mask(); cells_[at].number != none; at = (at + 1) & mask()) {
+      if (cells_[at].hash == hash && is(cells_[at].number)) return cells_[at].number;
+    }
+    return none;
+  }
+
+  /// Allocates for one more entry, so that the next add() cannot fail.
+  void make_room() {
+    if (2 * (used_ + 1) <= cells_.size()) return;
+    NameIndex larger;
+    larger.cells_.resize(cells_.empty() ? 16 : 2 * cells_.size());
+    for (const Cell& cell : cells_) {
+      if (cell.number != none) larger.put(cell);
+    }
+    *this = static_cast<NameIndex&&>(larger);
+  }
+
+  /// Adds entry `number`, whose name must not be in the index yet.
+  void add(std::string_view name, std::size_t number) {
+    make_room();
+    put({hash_of(name), number});
+  }
+
+ private:
+  struct Cell {
+    std::size_t hash = 0;
+    std::size_t number = none;
+  };
+
+  [[nodiscard]] static std::size_t hash_of(std::string_view name) {
+    return std::hash<std::string_view>{}(name);
+  }
+  [[nodiscard]] std::size_t mask() const { return cells_.size() - 1; }
+  void put(const Cell& cell) {
+    std::size_t at = cell.hash & mask();
+    while (cells_[at].number != none) at = (at + 1) & mask();
+    cells_[at] = cell;
+    ++used_;
+  }
+
+  std::vector<Cell> cells_;  // a power of two, at most half of them used
+  std::size_t used_ = 0;
+};
+
+/// The stretches of memory that the tensors of a list occupy, none of which overlap. Costs O(log n)
+/// for each tensor.
+///
+/// A treap: a search tree by address and a heap by pseudo-random priority, whose shape, and so its
+/// depth, does not depend on the order in which addresses arrive. Node k is tensor k.
+class MemoryIndex {
+ public:
+  static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
+
+  /// The first tensor in order of registration that overlaps this memory, or `none`. Nothing
+  /// overlaps 0 bytes.
+  [[nodiscard]] std::size_t first_overlap(const void* data, std::size_t bytes) const {
+    if (bytes == 0) return none;
+    const std::uintptr_t begin = address(data), end = begin + bytes;
+    // Of the tensors that begin before `end`, the last one also ends last.
+    std::size_t last = none;
+    for (std::size_t at = root_; at != none;) {
+      if (nodes_[at].begin < end) {
+        last = at;
+        at = nodes_[at].right;
+      } else {
+        at = nodes_[at].left;
+      }
+    }
+    if (last == none || nodes_[last].end <= begin) return none;
+    if (nodes_[last].begin <= begin) return last;  // the only one
+    std::size_t first = 0;
+    while (nodes_[first].begin >= end || nodes_[first].end <= begin) ++first;
+    return first;
+  }
+
+  /// Allocates for one more tensor, so that the next add() cannot fail.
+  void make_room() { detail::make_room(nodes_); }
+
+  /// Adds the next tensor, which must not overlap another. One of 0 bytes occupies nothing.
+  void add(const void* data, std::size_t bytes) {
+    const std::size_t added = nodes_.size();
+    const std::uintptr_t begin = address(data);
+    nodes_.push_back(bytes == 0 ? Node{} : Node{begin, begin + bytes, none, none});
+    if (bytes == 0) return;
+    std::size_t* link = &root_;
+    while (*link != none && priority(*link) > priority(added)) link = &side(*link, begin);
+    // The subtree whose place the node takes is split into what lies before it and behind it.
+    std::size_t rest = *link;
+    std::size_t* before = &nodes_[added].left;
+    std::size_t* behind = &nodes_[added].right;
+    *link = added;
+    while (rest != none) {
+      const bool is_before = nodes_[rest].begin < begin;
+      std::size_t*& end = is_before ? before : behind;
+      *end = rest;
+      end = is_before ? &nodes_[rest].right : &nodes_[rest].left;
+      rest = *end;
+    }
+    *before = *behind = none;
+  }
+
+  /// Calls `visit(begin, end)` for each stretch, in the order of the addresses.
+  template <class Visit>
+  void in_order(const Visit& visit) const {
+    visit_subtree(root_, visit);
+  }
+  /// Tensors, those of 0 bytes included.
+  [[nodiscard]] std::size_t size() const { return nodes_.size(); }
+
+  [[nodiscard]] static std::uintptr_t address(const void* data) {
+    return reinterpret_cast<std::uintptr_t>(data);
+  }
+
+ private:
+  struct Node {
+    std::uintptr_t begin = 0, end = 0;  // empty where the tensor occupies nothing
+    std::size_t left = none, right = none;
+  };
+
+  [[nodiscard]] static std::uint64_t priority(std::size_t node) {
+    std::uint64_t bits = (node + 1) * std::uint64_t{0x9e3779b97f4a7c15};
+    bits = (bits ^ (bits >> 30)) * std::uint64_t{0xbf58476d1ce4e5b9};
+    return bits ^ (bits >> 31);
+  }
+  [[nodiscard]] std::size_t& side(std::size_t node, std::uintptr_t begin) {
+    return nodes_[node].begin < begin ? nodes_[node].right : nodes_[node].left;
+  }
+  // Recursion is as deep as the tree: about 3 log2(n).
+  template <class Visit>
+  void visit_subtree(std::size_t node, const Visit& visit) const {
+    if (node == none) return;
+    visit_subtree(nodes_[node].left, visit);
+    visit(nodes_[node].begin, nodes_[node].end);
+    visit_subtree(nodes_[node].right, visit);
+  }
+
+  std::vector<Node> nodes_;
+  std::size_t root_ = none;
+};
+
+/// The memory between the stretches of a MemoryIndex, in sorted arrays, for thousands of look-ups
+/// in a row. Gap k lies behind stretch k - 1 and before stretch k.
+class FreeMemory {
+ public:
+  explicit FreeMemory(const MemoryIndex& taken) {
+    begins_.reserve(taken.size() + 1);
+    ends_.reserve(taken.size() + 1);
+    ends_.push_back(0);
+    taken.in_order([this](std::uintptr_t begin, std::uintptr_t end) {
+      begins_.push_back(begin);
+      ends_.push_back(end);
+    });
+    while (begins_.size() >> bits_ != 0) ++bits_;
+    begins_.resize(std::size_t{1} << bits_, std::numeric_limits<std::uintptr_t>::max());
+  }
+
+  /// Whether [begin, end), which must not be empty, lies in the gap.
+  [[nodiscard]] bool fits(std::size_t gap, std::uintptr_t begin, std::uintptr_t end) const {
+    return ends_[gap] <= begin && end <= begins_[gap];
+  }
+
+  /// The only gap in which memory up to `end` can lie: the number of stretches that begin before
+  /// it, found bit by bit without a branch.
+  [[nodiscard]] std::size_t gap_before(std::uintptr_t end) const {
+    const std::uintptr_t* const begins = begins_.data();
+    std::size_t gap = 0;
+    for (unsigned bit = bits_; bit-- > 0;) {
+      const std::size_t step = std::size_t{1} << bit;
+      gap += static_cast<std::size_t>(begins[gap + step - 1] < end) << bit;
+    }
+    return gap;
+  }
+
+ private:
+  std::vector<std::uintptr_t> begins_;  // padded to 2^bits_ > number of stretches
+  std::vector<std::uintptr_t> ends_;    // of stretch k at k + 1; 0 first
+  unsigned bits_ = 0;
+};
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
