@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <polyak/average/analysis/profile_fit.hpp>
@@ -20,23 +21,25 @@ namespace fixtures {
 
 /// A model, its data, and the parts of a training loop that polyak leaves to the program.
 struct model {
-  struct Network {};
   struct Batch {};
-  struct Loader {
-    std::vector<Batch> batches;
-    [[nodiscard]] auto begin() const { return batches.begin(); }
-    [[nodiscard]] auto end() const { return batches.end(); }
+  /// As much of an Eigen::ThreadPoolDevice as ThreadPool uses.
+  struct Pool {
+    [[nodiscard]] int numThreads() const { return 1; }
+    void enqueueNoNotification(const std::function<void()>& task) const { task(); }
   };
-  Network network;
-  Loader batches;
+  std::vector<Batch> batches;
+  Pool device;
   Eigen::MatrixXf W1 = Eigen::MatrixXf::Zero(784, 64), gW1 = W1;
   Eigen::VectorXf b1 = Eigen::VectorXf::Zero(64), gb1 = b1;
+  Eigen::MatrixXf activations = Eigen::MatrixXf::Zero(256, 64);
   std::vector<float> head = std::vector<float>(640), ghead = head;
   Eigen::VectorXf running_mean = Eigen::VectorXf::Zero(64), running_variance = running_mean;
   std::function<double()> validation_loss;
   std::function<double(const Batch&)> train;  ///< forward and backward; the loss
   std::function<void(double)> report;
-  std::int64_t step = 0, batch_size = 256, total_steps = 100'000;
+  std::function<void(const Batch&)> forward;
+  std::int64_t step = 0;
+  int batch_size = 256;
   bool end_of_epoch = true;
 };
 
@@ -63,24 +66,24 @@ struct models : run {
 };
 
 /// Weights and gradients on a GPU.
-struct device : model {
+struct gpu : model {
   cudaStream_t stream = nullptr;
   float* device_pointer = nullptr;
   float* device_gradient = nullptr;
 };
 
 /// The same in training, with a list of the same tensors on the host.
-struct device_run : device {
+struct gpu_run : gpu {
   polyak::cuda::Executor executor;
   polyak::cuda::Parameters<float> params;
   polyak::cuda::Gradients<float> grads;
-  polyak::AdamW<polyak::cuda::Device<float>> optimizer;
-  polyak::Ema<polyak::cuda::Device<float>> ema;
+  decltype(polyak::AdamW(std::declval<polyak::cuda::Parameters<float>&>())) optimizer;
+  decltype(polyak::Ema(std::declval<polyak::cuda::Parameters<float>&>())) ema;
   polyak::Parameters<float> host_params;
   polyak::Ema<float> host_ema;
   std::function<void(std::function<void()>)> capture;  ///< captures the launches of its argument
   std::function<void()> replay;
-  device_run()
+  gpu_run()
       : executor(stream),
         params(executor),
         grads(params),
