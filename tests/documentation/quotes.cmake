@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+# Fails where a block that claims to be a file of the repository differs from it, or where the first
+# program of the main README is not examples/ema_loop.cpp.
+include(${CMAKE_CURRENT_LIST_DIR}/read_document.cmake)
+
+set(failures "")
+foreach(document IN LISTS DOCUMENTS)
+  read_document("${document}")
+  set(first "")
+  foreach(n IN LISTS blocks)
+    if(language_${n} STREQUAL "cpp" AND first STREQUAL "")
+      set(first "${mark_${n}} ${of_${n}}")
+    endif()
+    if(NOT mark_${n} STREQUAL "file")
+      continue()
+    endif()
+    set(text "")
+    if(EXISTS "${ROOT}/${of_${n}}")
+      file(READ "${ROOT}/${of_${n}}" text)
+    endif()
+    if(NOT "${text}" STREQUAL "${text_${n}}")
+      string(APPEND failures "\n  ${document}:${line_${n}}: this block is not ${of_${n}}")
+    endif()
+  endforeach()
+  if(document STREQUAL "${ROOT}/README.md" AND NOT first STREQUAL "file examples/ema_loop.cpp")
+    string(APPEND failures
+      "\n  ${document}: the first cpp block must be marked <!-- file: examples/ema_loop.cpp -->")
+  endif()
+endforeach()
+if(NOT failures STREQUAL "")
+  message(FATAL_ERROR "quoted files:${failures}")
+endif()
