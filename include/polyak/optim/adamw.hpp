@@ -165,7 +165,7 @@ template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class AdamW final : public Elementwise<AdamW<P, S>, AdamFamilyRule<true>, P, S> {
  public:
   explicit AdamW(const Parameters<P>& params, AdamWOptions options = {})
-      : Elementwise<AdamW<P, S>, AdamFamilyRule<true>, P, S>(params, options) {}
+      : AdamW::Elementwise(params, options) {}
 };
 
 /// Adam: AdamW without decoupled decay. Its type in files is "AdamW".
@@ -173,7 +173,7 @@ template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class Adam final : public Elementwise<Adam<P, S>, AdamFamilyRule<false>, P, S> {
  public:
   explicit Adam(const Parameters<P>& params, AdamOptions options = {})
-      : Elementwise<Adam<P, S>, AdamFamilyRule<false>, P, S>(params, options) {}
+      : Adam::Elementwise(params, options) {}
 };
 
 }  // namespace v0

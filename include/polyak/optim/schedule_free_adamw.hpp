@@ -137,7 +137,7 @@ class ScheduleFreeAdamW final
     : public ScheduleFree<ScheduleFreeAdamW<P, S>, ScheduleFreeAdamWRule, P, S> {
  public:
   explicit ScheduleFreeAdamW(const Parameters<P>& params, ScheduleFreeAdamWOptions options = {})
-      : ScheduleFree<ScheduleFreeAdamW<P, S>, ScheduleFreeAdamWRule, P, S>(
+      : ScheduleFreeAdamW::ScheduleFree(
             params, options,
             {.beta = options.beta,
              .warmup_steps = options.warmup_steps,
