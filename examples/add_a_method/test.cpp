@@ -74,8 +74,7 @@ TEST_CASE("SoftSign is its formula") {
       x[k] = (1 - o.learning_rate * o.weight_decay) * x[k] -
              o.learning_rate * std::tanh(m[k] / o.temperature);
       CHECK(model.weights[k] == Approx(x[k]).margin(1e-6));
-      CHECK(optimizer.slot("momentum")["weights"](static_cast<int>(k)) ==
-            Approx(m[k]).margin(1e-6));
+      CHECK(optimizer.slot("momentum")["weights"](k) == Approx(m[k]).margin(1e-6));
     }
   }
   CHECK(optimizer.count() == 20);
