@@ -39,6 +39,7 @@
 #include <polyak/core/step.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/selection.hpp>
 #include <polyak/merge/linear.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
