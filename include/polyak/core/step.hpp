@@ -59,6 +59,18 @@ void check_distinct(const M&... methods) {
   }
 }
 
+/// Refuses optimizers that own a tensor both.
+inline void check_owners(const Layout& layout, std::span<const std::size_t* const> offsets) {
+  for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+    int owners = 0;
+    for (const std::size_t* const slots : offsets) owners += slots[k] != Slots<float>::absent;
+    if (owners > 1) {
+      refuse_value("polyak: two optimizers of this step own tensor \"" + layout.tensors[k].name +
+                   "\"; give them selections that have no tensor in common");
+    }
+  }
+}
+
 /// What the driver calls of a method, without its type.
 template <class P>
 struct MethodTable {
@@ -366,11 +378,7 @@ template <class P, class... M>
 
 template <class P>
 [[nodiscard]] double scale_of(const Gradients<P>* gradients) {
-  if constexpr (requires { gradients->scale(); }) {
-    return gradients == nullptr ? 1 : gradients->scale();
-  } else {
-    return 1;
-  }
+  return gradients == nullptr ? 1 : gradients->scale();
 }
 
 /// Refuses what cannot be stepped, before anything changes.
@@ -392,6 +400,14 @@ bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradient
   Sweep<P>::check(executor, params);
   if constexpr (sizeof...(M) > 1) check_distinct(methods...);
   (check_method(methods, params), ...);
+  if constexpr ((std::size_t{0} + ... + (M::trains ? 1 : 0)) > 1) {
+    std::array<const std::size_t*, sizeof...(M)> offsets{};
+    std::size_t optimizers = 0;
+    ((M::trains ? static_cast<void>(offsets[optimizers++] = methods.slots().offsets())
+                : static_cast<void>(0)),
+     ...);
+    check_owners(*params.layout(), std::span(offsets.data(), optimizers));
+  }
   StepLaws<P, M...> laws(methods...);
   const std::array<StepMethod<P>, sizeof...(M)> list{
       StepMethod<P>{&methods, &method_table<P, M>}...};

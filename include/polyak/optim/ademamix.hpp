@@ -174,8 +174,9 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
   using Base = Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S>;
 
  public:
-  explicit AdEMAMix(const Parameters<P>& params, AdEMAMixOptions options = {})
-      : Base(params, options), slow_start_(params.size(), 0) {}
+  explicit AdEMAMix(const Parameters<P>& params, AdEMAMixOptions options = {},
+                    const Selection& selection = {})
+      : Base(params, options, selection), slow_start_(params.size(), 0) {}
 
   /// Forgets the slow average and begins its schedules anew: what a run that was resumed from
   /// AdamW, or whose data changed, needs.

@@ -76,9 +76,10 @@ template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class ScheduleFreeSgd final
     : public ScheduleFree<ScheduleFreeSgd<P, S>, ScheduleFreeSgdRule, P, S> {
  public:
-  explicit ScheduleFreeSgd(const Parameters<P>& params, ScheduleFreeSgdOptions options = {})
+  explicit ScheduleFreeSgd(const Parameters<P>& params, ScheduleFreeSgdOptions options = {},
+                           const Selection& selection = {})
       : ScheduleFree<ScheduleFreeSgd<P, S>, ScheduleFreeSgdRule, P, S>(
-            params, options,
+            params, options, selection,
             {.beta = options.beta,
              .warmup_steps = options.warmup_steps,
              .r = options.r,

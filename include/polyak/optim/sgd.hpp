@@ -117,8 +117,8 @@ struct SgdRule {
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class Sgd final : public Elementwise<Sgd<P, S>, SgdRule, P, S> {
  public:
-  Sgd(const Parameters<P>& params, SgdOptions options)
-      : Elementwise<Sgd<P, S>, SgdRule, P, S>(params, options) {}
+  Sgd(const Parameters<P>& params, SgdOptions options, const Selection& selection = {})
+      : Elementwise<Sgd<P, S>, SgdRule, P, S>(params, options, selection) {}
 };
 
 }  // namespace v0

@@ -171,6 +171,15 @@ enum class Kept : std::uint8_t {
   averaged,  ///< role average
 };
 
+namespace detail {
+/// Whether a method keeps state for a tensor, unless a selection leaves it out.
+[[nodiscard]] inline bool may_keep(const TensorInfo& tensor, DType parameters, Kept kept) {
+  return tensor.dtype == parameters &&
+         (tensor.role == Role::average || (tensor.role == Role::ignore && kept == Kept::trained));
+}
+
+}  // namespace detail
+
 /// The state slots of one method: for each slot name, elements of type S for each kept tensor.
 ///
 /// One allocation; tensors start at multiples of 64 bytes and are padded to whole packs, slots are
@@ -181,14 +190,16 @@ class Slots {
  public:
   static constexpr std::size_t absent = std::numeric_limits<std::size_t>::max();
 
+  /// State for the tensors of type `parameters` that `kept` says and `takes(index)` does not leave
+  /// out.
+  template <class Takes>
   Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
-        std::vector<std::string> names)
+        std::vector<std::string> names, const Takes& takes)
       : layout_(std::move(layout)), names_(std::move(names)) {
     std::size_t elements = 0;
-    for (const TensorInfo& tensor : layout_->tensors) {
-      const bool keep =
-          tensor.dtype == parameters &&
-          (tensor.role == Role::average || (tensor.role == Role::ignore && kept == Kept::trained));
+    for (std::size_t k = 0; k < layout_->tensors.size(); ++k) {
+      const TensorInfo& tensor = layout_->tensors[k];
+      const bool keep = detail::may_keep(tensor, parameters, kept) && takes(k);
       offsets_.push_back(keep ? elements : absent);
       if (!keep) continue;
       elements_ += tensor.size;
@@ -200,6 +211,12 @@ class Slots {
     block_ = std::make_shared<detail::Block>(
         elements == 0 ? 0 : names_.size() * stride_ * detail::scalar_bytes<S>, layout_->space);
   }
+
+  /// State for all of them.
+  Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
+        std::vector<std::string> names)
+      : Slots(std::move(layout), parameters, kept, std::move(names),
+              [](std::size_t) { return true; }) {}
 
   Slots(const Slots& other)
       : layout_(other.layout_),
