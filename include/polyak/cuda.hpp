@@ -7,5 +7,6 @@
 #include <polyak/cuda/error.hpp>
 #include <polyak/cuda/executor.hpp>
 #include <polyak/cuda/grid.hpp>
+#include <polyak/cuda/reduce.hpp>
 #include <polyak/cuda/transfer.hpp>
 #include <polyak/cuda/walk.hpp>

@@ -108,15 +108,20 @@ Exact exact(Cosine, const Wide& x, const Wide& y) {
 }
 
 template <class F, class... T>
-void check_close(double result, const std::vector<T>&... streams) {
+bool close(double result, const std::vector<T>&... streams) {
   const Exact expected = exact(F{}, wide(streams)...);
   const long double allowed = 600 * 0x1p-53L * expected.magnitude;
-  INFO("got " << result << ", expected " << static_cast<double>(expected.value));
-  CHECK(std::abs(static_cast<long double>(result) - expected.value) <= allowed);
+  return std::abs(static_cast<long double>(result) - expected.value) <= allowed;
+}
+template <class F, class... T>
+void check_close(double result, const std::vector<T>&... streams) {
+  INFO("got " << result << ", expected "
+              << static_cast<double>(exact(F{}, wide(streams)...).value));
+  CHECK(close<F>(result, streams...));
 }
 
 /// Around packs, blocks and groups of blocks.
-const std::vector<std::size_t> awkward{1,   7,    15,   16,   17,   31,   32,     33,
+const std::vector<std::size_t> awkward{1,   7,    15,   16,   17,   31,   32,      33,
                                        255, 1000, 4095, 4096, 4097, 8192, 262'144, 270'001};
 
 template <class T>
@@ -175,16 +180,14 @@ struct List {
 };
 
 const std::vector<Shape>& shapes() {
-  static const std::vector<Shape> all{{5},     {0},       {70, 129}, {300'000}, {3, 5, 7},
-                                      {1, 600}, {600, 1}, {257, 3},  {4, 0},    {2, 3, 4, 1030}};
+  static const std::vector<Shape> all{{5},      {0},      {70, 129}, {9'001}, {3, 5, 7},
+                                      {1, 600}, {600, 1}, {257, 3},  {4, 0},  {2, 3, 4, 1030}};
   return all;
 }
-constexpr ReductionOptions all_options[] = {{Per::list, MatrixView::first_by_rest},
-                                            {Per::tensor, MatrixView::first_by_rest},
-                                            {Per::row, MatrixView::first_by_rest},
-                                            {Per::column, MatrixView::first_by_rest},
-                                            {Per::row, MatrixView::last_two},
-                                            {Per::column, MatrixView::last_two}};
+constexpr ReductionOptions all_options[] = {
+    {Per::list, MatrixView::first_by_rest}, {Per::tensor, MatrixView::first_by_rest},
+    {Per::row, MatrixView::first_by_rest},  {Per::column, MatrixView::first_by_rest},
+    {Per::row, MatrixView::last_two},       {Per::column, MatrixView::last_two}};
 
 /// The results of three folds with one, two and three accumulators, as bits.
 template <class P, class E>
@@ -287,9 +290,20 @@ TEST_CASE("folds of two streams are those of long double, whatever their types")
   check_folds_of_two<double, Eigen::half>();
 }
 
+TEST_CASE("a long tensor, split anywhere") {
+  const auto x = numbers<float>(1'000'003, 5);
+  Reduction<Norm> norms(Shape{1'000'003});
+  const double expected = norms(serial, x)[0];
+  check_close<Norm>(expected, x);
+  for (const Split split : {Split::pieces, Split::threads}) {
+    Splitter splitter(split);
+    CHECK(norms(splitter, x)[0] == expected);
+  }
+}
+
 TEST_CASE("rows and columns of matrices, in both orders and views") {
-  const std::vector<Shape> matrices{{1, 1},    {3, 4},    {129, 70},    {4, 5000}, {700, 3},
-                                    {3, 5, 7}, {2, 3, 9000}, {300, 2, 2}, {5, 1100, 2, 3}};
+  const std::vector<Shape> matrices{{1, 1},    {3, 4},       {129, 70},   {4, 5000},     {700, 3},
+                                    {3, 5, 7}, {2, 3, 5000}, {300, 2, 2}, {5, 300, 2, 3}};
   for (const Shape& shape : matrices) {
     for (const Order order : {Order::row_major, Order::column_major}) {
       const auto values = numbers<double>(detail::elements_of(shape, "w"), 9);
@@ -306,11 +320,13 @@ TEST_CASE("rows and columns of matrices, in both orders and views") {
         largest(serial, values);
         REQUIRE(norms.results().size() == expected.size());
         REQUIRE(variances.results().size() == expected.size());
+        std::size_t wrong = 0;
         for (std::size_t k = 0; k < expected.size(); ++k) {
-          check_close<Norm>(norms.results()[k], expected[k]);
-          check_close<Variance>(variances.results()[k], expected[k]);
-          check_close<MaxAbs>(largest.results()[k], expected[k]);
+          wrong += close<Norm>(norms.results()[k], expected[k]) ? 0 : 1;
+          wrong += close<Variance>(variances.results()[k], expected[k]) ? 0 : 1;
+          wrong += close<MaxAbs>(largest.results()[k], expected[k]) ? 0 : 1;
         }
+        CHECK(wrong == 0);
       }
     }
   }
@@ -334,7 +350,7 @@ TEMPLATE_TEST_CASE("any executor and split gives the bits of one thread", "", fl
   for (const Order order : {Order::row_major, Order::column_major}) {
     const List<TestType> list(shapes(), order);
     const auto expected = everything(list, serial);
-    for (const unsigned seed : {1u, 2u, 3u}) {
+    for (const unsigned seed : {1u, 2u}) {
       CHECK(everything(list, Splitter(Split::pieces, seed)) == expected);
     }
     CHECK(everything(list, Splitter(Split::threads)) == expected);
@@ -410,8 +426,7 @@ TEST_CASE("the variance of numbers far from 0") {
   x.assign(4096, 1.0);
   x[0] = 1e8;
   const double share = 1.0 / 4096;
-  CHECK(reduce<Variance>(x) ==
-        Approx((1e8 - 1) * (1e8 - 1) * share * (1 - share)).epsilon(1e-12));
+  CHECK(reduce<Variance>(x) == Approx((1e8 - 1) * (1e8 - 1) * share * (1 - share)).epsilon(1e-12));
 }
 
 TEST_CASE("no numbers") {
@@ -466,7 +481,8 @@ TEST_CASE("slots of a method, of another type than the weights") {
   Slots<float> slots(list.params.layout(), DType::bfloat16, Kept::averaged, {"first", "second"});
   std::vector<float> flat;
   for (std::size_t k = 0; k < 2; ++k) {
-    for (float& value : slots.tensor(1, k)) flat.push_back(value = 0.5f + static_cast<float>(flat.size() % 7));
+    for (float& value : slots.tensor(1, k))
+      flat.push_back(value = 0.5f + static_cast<float>(flat.size() % 7));
   }
   check_close<Norm>(reduce<Norm>(serial, list.params, stream_of(slots, 1)), flat);
   std::vector<Eigen::bfloat16> weights = list.weights[0];

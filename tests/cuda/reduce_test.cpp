@@ -67,12 +67,10 @@ std::size_t differing(std::span<const R> host, const std::vector<S>& device) {
   return count;
 }
 
-constexpr ReductionOptions all_options[] = {{Per::list, MatrixView::first_by_rest},
-                                            {Per::tensor, MatrixView::first_by_rest},
-                                            {Per::row, MatrixView::first_by_rest},
-                                            {Per::column, MatrixView::first_by_rest},
-                                            {Per::row, MatrixView::last_two},
-                                            {Per::column, MatrixView::last_two}};
+constexpr ReductionOptions all_options[] = {
+    {Per::list, MatrixView::first_by_rest}, {Per::tensor, MatrixView::first_by_rest},
+    {Per::row, MatrixView::first_by_rest},  {Per::column, MatrixView::first_by_rest},
+    {Per::row, MatrixView::last_two},       {Per::column, MatrixView::last_two}};
 
 template <class P>
 void check(const std::vector<Shape>& shapes, Order order, std::size_t lead) {
@@ -111,8 +109,8 @@ void check(const std::vector<Shape>& shapes, Order order, std::size_t lead) {
   }
 }
 
-const std::vector<Shape> shapes{{5},     {70, 129}, {0},    {3, 5, 7}, {4099},
-                                {257, 3}, {4, 0},   {2, 3, 4, 103}, {1, 40}};
+const std::vector<Shape> shapes{{5},    {70, 129},      {0},    {3, 5, 7}, {4099}, {257, 3},
+                                {4, 0}, {2, 3, 4, 103}, {1, 40}};
 
 }  // namespace
 
@@ -148,8 +146,8 @@ TEST_CASE("slots of another type than the weights, on a device") {
 
 TEST_CASE("NaN and infinity on a device") {
   const cuda::Executor executor;
-  for (const double bad : {std::numeric_limits<double>::quiet_NaN(),
-                           std::numeric_limits<double>::infinity()}) {
+  for (const double bad :
+       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     std::vector<float> numbers(5000, 1.0f);
     numbers[4321] = static_cast<float>(-bad);
     const cuda::Buffer<float> buffer(executor, std::span<const float>(numbers));

@@ -130,9 +130,9 @@ class Aswa : public Average<P, AswaWeighting, S> {
       }
       normed_[k] = true;
     }
-    distances_ = Reduction<Distance>(
-        params, [this](std::size_t k) { return static_cast<bool>(normed_[k]); },
-        {.per = Per::tensor});
+    distances_ =
+        Reduction<Distance>(params, [this](std::size_t k) { return static_cast<bool>(normed_[k]); },
+                            {.per = Per::tensor});
   }
 
   void grow(const Parameters<P>& params) = delete;
@@ -221,8 +221,7 @@ class Aswa : public Average<P, AswaWeighting, S> {
       const auto run =
           this->template run_in<Storage>([]<class C>(C) { return ReadLaw<C>{}; }, std::size_t{0});
       using A = std::remove_pointer_t<std::remove_cvref_t<decltype(run.slots[0])>>;
-      distances_(serial, params,
-                 FoldStream<A>(params.layout().get(), run.slots[0], run.offsets));
+      distances_(serial, params, FoldStream<A>(params.layout().get(), run.slots[0], run.offsets));
     });
     double total = 0, largest = 0;
     std::size_t tensors = 0;

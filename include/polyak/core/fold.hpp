@@ -5,9 +5,9 @@
 ///
 /// A fold derives from Fold and has
 ///   `template <class V> void operator()(const V& x, [const V& y,] V& accumulator...) const`,
-/// written like a law (core/law.hpp), where V is a pack of doubles or one double. Accumulators start
-/// at 0, and an element that is 0 in every stream must leave them as they are: tails are padded
-/// with zeros. The other functions of Fold are hooks that a fold may hide by its own.
+/// written like a law (core/law.hpp), where V is a pack of doubles or one double. Accumulators
+/// start at 0, and an element that is 0 in every stream must leave them as they are: tails are
+/// padded with zeros. The other functions of Fold are hooks that a fold may hide by its own.
 ///
 /// The tree is fixed by the shape alone. A row of numbers is cut into blocks of fold_block,
 /// element k of a block belongs to lane k mod fold_lanes, lanes are joined by halves, and blocks

@@ -40,7 +40,9 @@ struct ListScalar<Gradients<P>> {
 template <class List>
 using list_scalar_t = typename detail::ListScalar<List>::type;
 template <class List>
-concept TensorList = requires { typename list_scalar_t<List>; };
+concept TensorList = requires {
+  typename list_scalar_t<List>;
+};
 /// Such a list in the host's memory.
 template <class List>
 concept HostList = TensorList<List> && !detail::on_device<list_scalar_t<List>>;

@@ -65,8 +65,8 @@ requires(Lanes == native_lanes<double, BaselineLevel<Flags>>) POLYAK_INLINE
 #endif
 #if POLYAK_X86
   if constexpr (Lanes == 2) {
-    to = V(typename V::Wrap{}, _mm_cvtps_pd(_mm_castpd_ps(_mm_load_sd(
-                                   reinterpret_cast<const double*>(from)))));
+    to = V(typename V::Wrap{},
+           _mm_cvtps_pd(_mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(from)))));
     return;
   }
 #endif
@@ -213,8 +213,8 @@ struct FoldLoops {
     (load_double(std::get<S>(from) + at, x[S]), ...);
   }
   template <class V, std::size_t... S>
-  POLYAK_INLINE static void load_part(const Pointers& from, std::size_t at, std::size_t count,
-                                      V* x, std::index_sequence<S...>) {
+  POLYAK_INLINE static void load_part(const Pointers& from, std::size_t at, std::size_t count, V* x,
+                                      std::index_sequence<S...>) {
     (load_double_part(std::get<S>(from) + at, count, F::shifted ? std::get<S>(from) : nullptr,
                       x[S]),
      ...);
@@ -324,8 +324,8 @@ struct FoldPass {
       const std::size_t rows = rows_of(b), column = s * fold_strip;
       if (o * slice + b * block * inner + column * rows >= high) return;
       const std::size_t at = o * slice + b * block * inner + column;
-      const auto here = std::apply(
-          [&](const auto*... p) { return std::tuple<const E*...>((p + at)...); }, from);
+      const auto here =
+          std::apply([&](const auto*... p) { return std::tuple<const E*...>((p + at)...); }, from);
       double* const to =
           parts + tensor.parts + (o * blocks + b) * Loops::accumulators * inner + column;
       if (inner == 1) {
@@ -368,9 +368,9 @@ class Reduction {
                      Order order = Order::row_major, const F& fold = {})
       : Reduction(nullptr, plan_of(shape, options, order), options.per, fold) {}
 
-  /// Folds the elements of as many streams as the fold reads (see stream_of()), all of them with the
-  /// tensors of the list. A tensor for which a stream has no elements is left out: its results are
-  /// those of no numbers. Returns results().
+  /// Folds the elements of as many streams as the fold reads (see stream_of()), all of them with
+  /// the tensors of the list. A tensor for which a stream has no elements is left out: its results
+  /// are those of no numbers. Returns results().
   ///
   /// Throws std::invalid_argument for streams of another layout or size.
   template <Executor E, class... Streams>
@@ -380,8 +380,8 @@ class Reduction {
     return run(executor, stream_of(streams)...);
   }
 
-  /// Per::list: one. Per::tensor: one for each tensor taken, in their order. Rows and columns: those
-  /// of all tensors taken, one after the other.
+  /// Per::list: one. Per::tensor: one for each tensor taken, in their order. Rows and columns:
+  /// those of all tensors taken, one after the other.
   [[nodiscard]] std::span<const Result> results() const { return {results_.get(), plan_.results}; }
   /// Those of tensor `index` of the list; none where it is not taken, or with Per::list.
   [[nodiscard]] std::span<const Result> results(std::size_t index) const {
@@ -415,8 +415,8 @@ class Reduction {
     results_ = std::make_unique<Result[]>(plan_.results);  // bools have addresses here
   }
 
-  [[nodiscard]] static detail::FoldPlan plan_of(const Shape& shape,
-                                                const ReductionOptions& options, Order order) {
+  [[nodiscard]] static detail::FoldPlan plan_of(const Shape& shape, const ReductionOptions& options,
+                                                Order order) {
     validate(options);
     const std::size_t size = detail::elements_of(shape, "reduced");
     detail::FoldPlan plan;
@@ -468,8 +468,8 @@ class Reduction {
       combine(k, ((streams[plan_.tensors[k].index] != nullptr) && ...));
     }
     if (per_ == Per::list) {
-      results_[0] = detail::finished(
-          fold_, detail::combined_all(fold_, totals_.data(), totals_.size()));
+      results_[0] =
+          detail::finished(fold_, detail::combined_all(fold_, totals_.data(), totals_.size()));
     }
     return results();
   }
@@ -522,8 +522,8 @@ class Reduction {
 /// One fold over single arrays of equal size, in the calling thread: `reduce<Dot>(a, b)`. Throws
 /// std::invalid_argument where sizes differ.
 template <class F, class First, class... Rest>
-requires(detail::FlatObject<const First>) [[nodiscard]] fold_result_t<F> reduce(
-    const First& first, const Rest&... rest) {
+requires(detail::FlatObject<const First>)
+    [[nodiscard]] fold_result_t<F> reduce(const First& first, const Rest&... rest) {
   Reduction<F> reduction(Shape{static_cast<std::int64_t>(first.size())});
   return reduction(serial, first, rest...)[0];
 }

@@ -43,9 +43,9 @@ struct FoldRow {
   const void* data[static_cast<std::size_t>(Streams)];
   std::uint64_t present;  ///< 0 where a stream has no elements this time
   FoldShape shape;
-  std::uint64_t parts, lanes;    ///< where they begin
-  std::uint64_t first_task;      ///< of the first launch: a thread of a block or a strip
-  std::uint64_t first_line;      ///< of later ones: a result
+  std::uint64_t parts, lanes;  ///< where they begin
+  std::uint64_t first_task;    ///< of the first launch: a thread of a block or a strip
+  std::uint64_t first_line;    ///< of later ones: a result
 };
 
 /// The row that item `at` belongs to; `first` is where the items of a row begin.
@@ -115,8 +115,7 @@ struct FoldThreads {
   template <std::size_t... S>
   POLYAK_LAW static void first_of(const Row& row, std::size_t at, double* to,
                                   std::index_sequence<S...>) {
-    ((to[S] = static_cast<double>(widened<E>(static_cast<const raw_t<E>*>(row.data[S])[at]))),
-     ...);
+    ((to[S] = static_cast<double>(widened<E>(static_cast<const raw_t<E>*>(row.data[S])[at]))), ...);
   }
   template <std::size_t... S, std::size_t... A>
   POLYAK_LAW static void apply(const F& fold, const Elements& elements, const Elements& first,
@@ -163,8 +162,7 @@ struct FoldThreads {
     const FoldShape& shape = row.shape;
     const std::size_t blocks = shape.blocks(), size = shape.block();
     const std::size_t b = number % blocks, rest = shape.reduced - b * size;
-    const std::size_t begin =
-        (number / blocks * shape.reduced + b * size) * shape.inner + column;
+    const std::size_t begin = (number / blocks * shape.reduced + b * size) * shape.inner + column;
     const std::size_t rows = rest < size ? rest : size, width = shape.inner - column;
     double sums[static_cast<std::size_t>(N)][accumulators] = {};
     const double zeros[sizeof...(E)] = {};
@@ -232,8 +230,7 @@ struct FoldKernel {
     } else if (own < Threads::tasks(row.shape)) {
       constexpr auto columns = static_cast<std::size_t>(Threads::N);
       const std::size_t across = (row.shape.inner + columns - 1) / columns;
-      Threads::strip(fold, row, own / across, own % across * columns,
-                     parts + row.parts);
+      Threads::strip(fold, row, own / across, own % across * columns, parts + row.parts);
     }
   }
 };
@@ -256,8 +253,7 @@ struct JoinKernel {
     if (row.present == 0 || row.shape.inner != 1) return;
     const auto number =
         static_cast<std::size_t>(task - row.first_task) / Threads::threads_per_block;
-    Threads::join(fold, row, number, lanes + row.lanes + number * Threads::room,
-                  parts + row.parts);
+    Threads::join(fold, row, number, lanes + row.lanes + number * Threads::room, parts + row.parts);
   }
 };
 
@@ -314,8 +310,8 @@ struct FinishKernel {
     if (row.present == 0 || shape.reduced == 0) return {};
     const auto own = static_cast<std::size_t>(line - row.first_line);
     return polyak::detail::part_of<F>(
-        parts + row.parts + own / shape.inner * shape.blocks() * shape.inner *
-                                std::size_t{F::accumulators},
+        parts + row.parts +
+            own / shape.inner * shape.blocks() * shape.inner * std::size_t{F::accumulators},
         0, own % shape.inner, shape.inner, shape.reduced, shape.reduced);
   }
   POLYAK_LAW void operator()(unsigned block, unsigned thread, unsigned threads) const {
@@ -363,9 +359,8 @@ class Reduction {
             const ReductionOptions& options = {}, const F& fold = {})
       : executor_(executor),
         layout_(list.layout()),
-        plan_(polyak::detail::fold_plan(
-            *layout_, polyak::detail::dtype_of<list_scalar_t<List>>(), takes, options,
-            static_cast<std::size_t>(F::accumulators))),
+        plan_(polyak::detail::fold_plan(*layout_, polyak::detail::dtype_of<list_scalar_t<List>>(),
+                                        takes, options, static_cast<std::size_t>(F::accumulators))),
         per_list_(options.per == Per::list),
         fold_(fold) {
     std::uint64_t lines = 0, lanes = 0;
@@ -457,17 +452,15 @@ class Reduction {
     detail::launch(space,
                    detail::FoldKernel<F, E...>{fold_, rows, rows_.size(), tasks_, lanes, from},
                    detail::blocks_for(tasks_), "the launch of a reduction");
-    detail::launch(space,
-                   detail::JoinKernel<F, E...>{fold_, rows, rows_.size(), tasks_, lanes, from},
-                   detail::blocks_for(tasks_ / Threads::threads_per_block + 1),
-                   "the launch of a reduction");
+    detail::launch(
+        space, detail::JoinKernel<F, E...>{fold_, rows, rows_.size(), tasks_, lanes, from},
+        detail::blocks_for(tasks_ / Threads::threads_per_block + 1), "the launch of a reduction");
     std::size_t level = 0;
     for (std::size_t nodes = longest_; nodes > 1; ++level) {
       nodes = (nodes + polyak::detail::fold_group - 1) / polyak::detail::fold_group;
-      detail::launch(space,
-                     detail::LevelKernel<F>{fold_, rows, rows_.size(), lines_, nodes, level, from,
-                                            to},
-                     detail::blocks_for(lines_ * nodes), "the launch of a reduction");
+      detail::launch(
+          space, detail::LevelKernel<F>{fold_, rows, rows_.size(), lines_, nodes, level, from, to},
+          detail::blocks_for(lines_ * nodes), "the launch of a reduction");
       std::swap(from, to);
     }
     auto* const totals = per_list_ ? as<typename F::Part>(totals_) : nullptr;
@@ -482,10 +475,10 @@ class Reduction {
             std::string_view("an array"));
     if (layout == layout_.get()) return;
     if (layout->space != layout_->space || layout->tensors != layout_->tensors) {
-      polyak::detail::refuse_value(
-          "polyak: what is reduced differs from the reduction: " +
-          (layout->space != layout_->space ? std::string("it is of other memory")
-                                           : polyak::detail::differences(*layout, *layout_)));
+      polyak::detail::refuse_value("polyak: what is reduced differs from the reduction: " +
+                                   (layout->space != layout_->space
+                                        ? std::string("it is of other memory")
+                                        : polyak::detail::differences(*layout, *layout_)));
     }
   }
 
@@ -504,8 +497,8 @@ class Reduction {
 /// The Euclidean norm of all weights, or of all gradients that are set, of a list on a device.
 /// Waits for it; cuda::Reduction does not.
 template <TensorList List>
-requires(polyak::detail::on_device<list_scalar_t<List>>) [[nodiscard]] double norm(
-    const Executor& executor, const List& list) {
+requires(polyak::detail::on_device<list_scalar_t<List>>)
+    [[nodiscard]] double norm(const Executor& executor, const List& list) {
   Reduction<Norm, element_t<list_scalar_t<List>>> reduction(executor, list);
   reduction(list);
   return reduction.read()[0];
