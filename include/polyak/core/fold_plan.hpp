@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include <polyak/core/fold.hpp>
+#include <polyak/core/fold_tree.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/tensors/gradients.hpp>
