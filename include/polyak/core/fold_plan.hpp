@@ -174,7 +174,10 @@ class FoldStream {
     if (memory_ != nullptr) return static_cast<const E*>(memory_[k].data);
     if (pointers_ != nullptr) return pointers_[k];
     if (offsets_ == nullptr) return first_;
-    return offsets_[k] == Slots<E>::absent ? nullptr : first_ + offsets_[k];
+    if (offsets_[k] == Slots<E>::absent) return nullptr;
+    // In bytes: nvcc knows Eigen's types by name alone.
+    return reinterpret_cast<const E*>(reinterpret_cast<const std::byte*>(first_) +
+                                      offsets_[k] * detail::scalar_bytes<E>);
   }
   /// Null for a single array, of size() elements.
   [[nodiscard]] const Layout* layout() const { return layout_; }
