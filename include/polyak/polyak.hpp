@@ -32,6 +32,7 @@
 #include <polyak/core/executors/thread_pool.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/options.hpp>
+#include <polyak/core/reduce.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/simd/denormals.hpp>
 #include <polyak/core/simd/dispatch.hpp>
