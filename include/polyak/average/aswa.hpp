@@ -122,8 +122,10 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
 
   /// Throws std::invalid_argument for options out of range, and for `normed` names of tensors that
   /// are unknown or not averaged.
-  explicit Aswa(const Parameters<P>& params, AswaOptions options = {})
-      : Base(params, weighting_of(options), options.nonfinite, {options.accumulate, options.seed}),
+  explicit Aswa(const Parameters<P>& params, AswaOptions options = {},
+                const Selection& selection = {})
+      : Base(params, weighting_of(options), options.nonfinite,
+             {options.accumulate, options.seed, selection}),
         filter_(options.filter),
         swaps_(options.reference_swap),
         start_(options.start),
