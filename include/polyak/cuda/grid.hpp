@@ -279,7 +279,7 @@ struct EightRandoms {
                                 : words[2] | std::uint64_t{words[3]} << 32;
     }
   }
-  POLYAK_LAW std::uint32_t of(int k) const {
+  [[nodiscard]] POLYAK_LAW std::uint32_t of(int k) const {
     const std::uint64_t here = segments[k / 4] >> (16 * (k % 4));
     const std::uint64_t next = k % 4 == 3 ? segments[k / 4 + 1] << 8 : 0;
     const std::uint64_t bits = shifted ? (here >> 8 | next) : here;
