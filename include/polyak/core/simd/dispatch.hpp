@@ -107,10 +107,11 @@ template <class Kernel>
 void run_rarely_at(int level, const Kernel& kernel) {
 #if POLYAK_X86_LEVELS
   if (level >= 3) return enter_v3(kernel);
+  enter_lowest<Baseline>(kernel);
 #else
   static_cast<void>(level);
-#endif
   kernel.template run<Baseline>();
+#endif
 }
 
 }  // namespace detail
