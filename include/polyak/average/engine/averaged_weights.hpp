@@ -483,7 +483,7 @@ class AveragedWeights : public MethodHooks<P> {
                           std::size_t place) {
     for (std::size_t slot = 0; slot < from.count(); ++slot) {
       detail::copy_bytes(from.space(), to.address(slot, place), from.address(slot, k),
-                         from.bytes(k));
+                         from.bytes(slot, k));
     }
   }
 
