@@ -131,7 +131,7 @@ void run_on_packs(int level, const Law& law, Streams<P, S, SlotCount>& streams, 
   const P* gradient = streams.gradient.data() + gradient_offset;
   const std::tuple<const Bound*> all(&bound);
   for (std::size_t k = 0; k + 1 < cuts.size(); ++k) {
-    const polyak::detail::SweepRange<P> range{&memory, &gradient, 1, 0, 1, cuts[k], cuts[k + 1]};
+    const polyak::detail::SweepRange<P> range{&memory, &gradient, {}, 0, 1, cuts[k], cuts[k + 1]};
     polyak::detail::run_at(level, polyak::detail::SweepKernel<P, Bound>{range, all});
   }
 }

@@ -29,6 +29,8 @@
 #include <polyak/core/storage.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/selection.hpp>
+#include <polyak/core/tensors/selection_checks.hpp>
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
@@ -58,6 +60,7 @@ struct ReadLaw {
 struct Accumulation {
   Accumulate accumulate = Accumulate::plain;
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic; another one for another average
+  Selection tensors = {};  ///< that are averaged; buffers (Role::copy) are copied all the same
 };
 
 /// Largest distance, relative to a weight, at which an average of gain c stays although its input
@@ -268,17 +271,18 @@ class AveragedWeights : public MethodHooks<P> {
   /// moves them.
   AveragedWeights(const Parameters<P>& params, Nonfinite nonfinite, Accumulation accumulation,
                   double least_gain, const std::vector<std::string>& names = {"average"})
-      : slots_(params.layout(), detail::dtype_of<P>(), Kept::averaged,
-               slot_names(accumulation, least_gain, names)),
+      : slots_(slots_for<S>(params.layout(), accumulation.tensors,
+                            slot_names(accumulation, least_gain, names))),
         buffers_(std::make_shared<detail::Block>(detail::buffer_bytes(*params.layout()),
                                                  params.layout()->space)),
         names_(names),
         nonfinite_(detail::checked(nonfinite)),
         accumulation_(accumulation) {
-    if (params.swapped())
+    if (params.swapped()) {
       detail::refuse_order("polyak: an average begun while another is swapped in");
+    }
     if (accumulation.accumulate == Accumulate::float64) {
-      wide_.emplace(params.layout(), detail::dtype_of<P>(), Kept::averaged, names);
+      wide_.emplace(slots_for<double>(params.layout(), accumulation.tensors, names));
     }
     for (std::size_t k = 0; k < names.size(); ++k) sweep_all<CopyLaw>(params, k);
     copy_buffers(params);
@@ -374,8 +378,7 @@ class AveragedWeights : public MethodHooks<P> {
   [[nodiscard]] auto average_memory() const {
     std::vector<std::string> names{"average"};
     if constexpr (Like::Storage::arrays == 2) names.push_back("compensation");
-    return Slots<typename Like::State>(slots_.layout(), detail::dtype_of<P>(), Kept::averaged,
-                                       names);
+    return slots_for<typename Like::State>(slots_.layout(), accumulation_.tensors, names);
   }
   /// One law without scalars over all weights and one average, in the calling thread.
   template <template <class> class Law>
@@ -441,6 +444,12 @@ class AveragedWeights : public MethodHooks<P> {
     visit.option("accumulate", accumulation_.accumulate);
     visit.option("seed", accumulation_.seed);
     visit.option("nonfinite", nonfinite_);
+    if (accumulation_.tensors.is_everything()) return;
+    const Layout& layout = *slots_.layout();
+    for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+      if (layout.tensors[k].role != Role::average) continue;
+      visit.option("selected." + layout.tensors[k].name, slots_.keeps(k));
+    }
   }
   template <class Visitor>
   void clocks(Visitor&& visit, std::int64_t& updates) {
@@ -478,6 +487,21 @@ class AveragedWeights : public MethodHooks<P> {
     return accumulation_.accumulate == Accumulate::kahan ? 2 : 1;
   }
   static bool is_buffer(const TensorInfo& tensor) { return tensor.role == Role::copy; }
+  /// Memory for the selected tensors. Throws std::invalid_argument where there is none.
+  template <class X>
+  static Slots<X> slots_for(const std::shared_ptr<const Layout>& layout, const Selection& selection,
+                            std::vector<std::string> names) {
+    std::vector<bool> taken = selected(selection, *layout);
+    for (std::size_t k = 0; k < taken.size(); ++k) {
+      taken[k] =
+          taken[k] && detail::may_keep(layout->tensors[k], detail::dtype_of<P>(), Kept::averaged);
+    }
+    if (!selection.is_everything()) {
+      detail::require_some(taken, selection, *layout, Derived::type_name);
+    }
+    return Slots<X>(layout, detail::dtype_of<P>(), Kept::averaged, std::move(names),
+                    [&](std::size_t k) { return static_cast<bool>(taken[k]); });
+  }
   template <class X>
   static void copy_tensor(const Slots<X>& from, std::size_t k, const Slots<X>& to,
                           std::size_t place) {
