@@ -128,24 +128,24 @@ struct StreamKernel<Law, std::tuple<Out...>, std::tuple<In...>> {
   }
 };
 
-// ---- laws that fold any number of streams -----------------------------------------------------
+// ---- laws that merge any number of streams ----------------------------------------------------
 
 /// Streams that one loop reads. More than this the hardware does not prefetch.
-inline constexpr std::size_t folded_at_once = 8;
+inline constexpr std::size_t merged_at_once = 8;
 /// Streams that each loop adds to the accumulators so far, where there are more: the fastest number.
 inline constexpr std::size_t added_at_once = 4;
 /// The accumulators of a block stay in the second-level cache, and on the stack, between the loops;
 /// long enough for the prefetchers, which start anew for each visit to a stream.
-inline constexpr std::size_t fold_block_bytes = std::size_t{64} * 1024;
+inline constexpr std::size_t merge_block_bytes = std::size_t{64} * 1024;
 
 template <class Law, class Out, class In>
-struct FoldKernel {
+struct MergeKernel {
   using T = typename Law::Value;
-  static constexpr auto inputs_each = static_cast<std::size_t>(Law::folds.inputs);
-  static constexpr auto accumulators = static_cast<std::size_t>(Law::folds.accumulators);
-  static constexpr auto outputs = static_cast<std::size_t>(Law::folds.outputs);
-  static constexpr auto weights_each = static_cast<std::size_t>(Law::folds.weights);
-  static constexpr std::size_t most_terms = std::max<std::size_t>(1, folded_at_once / inputs_each);
+  static constexpr auto inputs_each = static_cast<std::size_t>(Law::merges.inputs);
+  static constexpr auto accumulators = static_cast<std::size_t>(Law::merges.accumulators);
+  static constexpr auto outputs = static_cast<std::size_t>(Law::merges.outputs);
+  static constexpr auto weights_each = static_cast<std::size_t>(Law::merges.weights);
+  static constexpr std::size_t most_terms = std::max<std::size_t>(1, merged_at_once / inputs_each);
   template <class Level>
   static constexpr int lanes = stream_lanes<Level, Out, In>;
   /// More packs share the loads of weights and addresses; fewer fit the registers.
@@ -158,14 +158,14 @@ struct FoldKernel {
   std::size_t terms;
   std::array<const In*, most_terms * inputs_each> inputs;
   std::array<T, most_terms * weights_each> weights;
-  std::array<const T*, accumulators> before = {};  ///< null where the fold begins
+  std::array<const T*, accumulators> before = {};  ///< null where the merge begins
   std::array<T*, accumulators> after = {};         ///< null where it ends in the outputs
   std::array<Out*, outputs> out = {};
   std::array<bool, outputs> past_caches = {};
 
   template <class Level>
   POLYAK_INLINE void run() const {
-    const FoldKernel here(*this);
+    const MergeKernel here(*this);
     run_tiles<Level>(here, here.head, here.count);
   }
 
