@@ -59,6 +59,18 @@ void check_distinct(const M&... methods) {
   }
 }
 
+/// Refuses optimizers that own a tensor both.
+inline void check_owners(const Layout& layout, std::span<const std::size_t* const> offsets) {
+  for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+    int owners = 0;
+    for (const std::size_t* const slots : offsets) owners += slots[k] != Slots<float>::absent;
+    if (owners > 1) {
+      refuse_value("polyak: two optimizers of this step own tensor \"" + layout.tensors[k].name +
+                   "\"; give them selections that have no tensor in common");
+    }
+  }
+}
+
 /// What the driver calls of a method, without its type.
 template <class P>
 struct MethodTable {
@@ -236,12 +248,12 @@ class StepDriver {
   };
 
   StepDriver(const ExecutorRef& executor, const Parameters<P>& params,
-             const element_t<P>* const* gradients, double scale,
+             const element_t<P>* const* gradients, const GradientReading& reading,
              std::span<const StepMethod<P>> methods, Binder binder)
       : executor_(executor),
         params_(params),
         gradients_(gradients),
-        scale_(scale),
+        reading_(reading),
         methods_(methods),
         binder_(binder) {}
 
@@ -266,7 +278,7 @@ class StepDriver {
   }
   void advance_prepared(Chosen chosen) {
     each(chosen, [&](const auto& m) { m.table->advance(m.object, params_, gradients_); });
-    Sweep<P>::over(executor_, params_, gradients_, scale_, binder_.bind(binder_.laws, chosen));
+    Sweep<P>::over(executor_, params_, gradients_, reading_, binder_.bind(binder_.laws, chosen));
     each(chosen, [&](const auto& m) { m.table->finish(m.object, executor_, params_); });
   }
 
@@ -371,7 +383,7 @@ class StepDriver {
   const ExecutorRef& executor_;
   const Parameters<P>& params_;
   const element_t<P>* const* gradients_;
-  double scale_;
+  GradientReading reading_;
   std::span<const StepMethod<P>> methods_;
   Binder binder_;
 };
@@ -385,12 +397,8 @@ template <class P, class... M>
 }
 
 template <class P>
-[[nodiscard]] double scale_of(const Gradients<P>* gradients) {
-  if constexpr (requires { gradients->scale(); }) {
-    return gradients == nullptr ? 1 : gradients->scale();
-  } else {
-    return 1;
-  }
+[[nodiscard]] GradientReading reading_of(const Gradients<P>* gradients) {
+  return gradients == nullptr ? GradientReading{} : GradientAccess<P>::reading(*gradients);
 }
 
 /// Refuses what cannot be stepped, before anything changes.
@@ -412,13 +420,21 @@ bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradient
   Sweep<P>::check(executor, params);
   if constexpr (sizeof...(M) > 1) check_distinct(methods...);
   (check_method(methods, params), ...);
+  if constexpr ((std::size_t{0} + ... + (M::trains ? 1 : 0)) > 1) {
+    std::array<const std::size_t*, sizeof...(M)> offsets{};
+    std::size_t optimizers = 0;
+    ((M::trains ? static_cast<void>(offsets[optimizers++] = methods.slots().offsets())
+                : static_cast<void>(0)),
+     ...);
+    check_owners(*params.layout(), std::span(offsets.data(), optimizers));
+  }
   StepLaws<P, M...> laws(methods...);
   const std::array<StepMethod<P>, sizeof...(M)> list{
       StepMethod<P>{&methods, &method_table<P, M>}...};
   const ExecutorRef any(executor);
   using Driver = typename Sweep<P>::template Driver<StepDriver<P>>;
   return Driver(any, params, gradients == nullptr ? nullptr : gradients->data(),
-                scale_of(gradients), list, binder_of(laws))
+                reading_of(gradients), list, binder_of(laws))
       .run();
 }
 

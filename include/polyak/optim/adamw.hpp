@@ -164,16 +164,18 @@ struct AdamFamilyRule {
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class AdamW final : public Elementwise<AdamW<P, S>, AdamFamilyRule<true>, P, S> {
  public:
-  explicit AdamW(const Parameters<P>& params, AdamWOptions options = {})
-      : AdamW::Elementwise(params, options) {}
+  explicit AdamW(const Parameters<P>& params, AdamWOptions options = {},
+                 const Selection& selection = {})
+      : AdamW::Elementwise(params, options, selection) {}
 };
 
 /// Adam: AdamW without decoupled decay. Its type in files is "AdamW".
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class Adam final : public Elementwise<Adam<P, S>, AdamFamilyRule<false>, P, S> {
  public:
-  explicit Adam(const Parameters<P>& params, AdamOptions options = {})
-      : Adam::Elementwise(params, options) {}
+  explicit Adam(const Parameters<P>& params, AdamOptions options = {},
+                const Selection& selection = {})
+      : Adam::Elementwise(params, options, selection) {}
 };
 
 }  // namespace v0

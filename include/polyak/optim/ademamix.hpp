@@ -174,8 +174,9 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
   using Base = Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S>;
 
  public:
-  explicit AdEMAMix(const Parameters<P>& params, AdEMAMixOptions options = {})
-      : Base(params, options), slow_start_(params.size(), 0) {}
+  explicit AdEMAMix(const Parameters<P>& params, AdEMAMixOptions options = {},
+                    const Selection& selection = {})
+      : Base(params, options, selection), slow_start_(params.size(), 0) {}
 
   /// Forgets the slow average and begins its schedules anew: what a run that was resumed from
   /// AdamW, or whose data changed, needs.
@@ -183,7 +184,7 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
     const std::size_t slow = this->slots().find("exp_avg_slow");
     for (std::size_t k = 0; k < slow_start_.size(); ++k) {
       detail::clear_bytes(this->slots().space(), this->slots().address(slow, k),
-                          this->slots().bytes(k));
+                          this->slots().bytes(slow, k));
       slow_start_[k] = this->tensor_steps(k);
     }
   }

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -22,7 +23,9 @@
 #include <polyak/core/step.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/selection.hpp>
 #include <polyak/core/tensors/slots.hpp>
+#include <polyak/optim/tensor_groups.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -59,7 +62,8 @@ inline constexpr Rule<std::int64_t> at_least_1_or_none{
 template <class T>
 struct StepOf {
   std::int64_t t = 1;        ///< steps of the tensor, this one included
-  double learning_rate = 0;  ///< of this step
+  double learning_rate = 0;  ///< of this step and tensor
+  double rate_factor = 1;    ///< of the tensor's group, in learning_rate already
 
   [[nodiscard]] T operator()(double value) const { return static_cast<T>(value); }
   /// 1 - beta^t: the sum of the weights that an average of decay beta has given so far.
@@ -91,14 +95,14 @@ struct BoundLaws<std::variant<Law...>, S> {
   using type = std::variant<BoundLaw<Law, S>...>;
 };
 
-/// The names of the slots of the law that a rule chose.
+/// The slots of the law that a rule chose.
 template <class Law>
-[[nodiscard]] std::vector<std::string> slot_names_of(const Law&) {
+[[nodiscard]] std::vector<SlotSpec> slots_of(const Law&) {
   return {Law::slots.names, Law::slots.names + Law::slots.count};
 }
 template <class... Law>
-[[nodiscard]] std::vector<std::string> slot_names_of(const std::variant<Law...>& law) {
-  return std::visit([](const auto& one) { return slot_names_of(one); }, law);
+[[nodiscard]] std::vector<SlotSpec> slots_of(const std::variant<Law...>& law) {
+  return std::visit([](const auto& one) { return slots_of(one); }, law);
 }
 
 }  // namespace detail
@@ -111,7 +115,10 @@ template <class... Law>
 ///   static LAWS law<T>(const Options&, const StepOf<T>&)
 ///   template <class T> using Step       where the laws need more than StepOf<T> has
 /// where LAWS is a law, or a std::variant of laws with the usual one first. The options alone
-/// choose the alternative. Each law names its slots.
+/// choose the alternative. Each law names its slots. A rule whose optimizer keeps more than that,
+/// such as sums of rows, lists it in
+///   static std::vector<SlotSpec> more_slots(const Options&)
+/// These slots come after those of the law, and the optimizer moves them in `prepare` or `finish`.
 ///
 /// A tensor without a gradient in a step is left alone: no decay, no change of state. Bias
 /// corrections count the steps of each tensor, schedules those of the optimizer.
@@ -141,6 +148,42 @@ class Elementwise : public MethodHooks<P> {
   }
   [[nodiscard]] double learning_rate() const { return learning_rate_; }
   [[nodiscard]] const Options& options() const { return options_; }
+
+  /// Sets what a group of tensors has of its own, from the next step on; a later group takes the
+  /// tensors that it shares with an earlier one.
+  ///
+  ///     optimizer.group(named("*.bias", "*.norm.*"), {.weight_decay_factor = 0});
+  ///     optimizer.group(named("backbone.*"), {.learning_rate_factor = 0.1});
+  ///     optimizer.group(named("backbone.stem.*"), {.frozen = true});
+  ///
+  /// A frozen tensor loses its state, and begins anew when a later group thaws it. Groups are
+  /// saved; loading compares them as it does options. Throws std::invalid_argument for factors out
+  /// of range and for a selection that holds for no tensor of the optimizer, with nothing changed.
+  Derived& group(const Selection& selection, const GroupOptions& group) {
+    if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
+    const Layout& layout = *slots_.layout();
+    detail::TensorGroups groups = groups_.with(layout, selection, group, Rule::name);
+    std::vector<Options> options = options_of(groups);
+    Slots<S> slots = slots_for(slots_.layout(), groups);
+    for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+      if (!slots.keeps(k) || !slots_.keeps(k)) continue;
+      for (std::size_t slot = 0; slot < slots.count(); ++slot) {
+        detail::copy_bytes(slots_.space(), slots.address(slot, k), slots_.address(slot, k),
+                           slots.bytes(slot, k));
+      }
+    }
+    for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+      if (slots.keeps(k) != slots_.keeps(k)) tensor_steps_[k] = 0;
+    }
+    slots_ = std::move(slots);
+    groups_ = std::move(groups);
+    group_options_ = std::move(options);
+    return derived();
+  }
+  /// What the group of a tensor has, by the tensor's place in the list.
+  [[nodiscard]] const GroupOptions& group_of(std::size_t tensor) const {
+    return groups_.of(tensor);
+  }
 
   /// Steps made, and those that Nonfinite::skip_step left out.
   [[nodiscard]] std::int64_t count() const { return steps_; }
@@ -176,7 +219,8 @@ class Elementwise : public MethodHooks<P> {
   // An optimizer whose rule has a Step of its own has versions of the next two.
   /// The step of a tensor as the rule gets it.
   [[nodiscard]] StepOf<S> step_of(std::size_t tensor) const {
-    return {tensor_steps_[tensor], learning_rate_};
+    const double factor = group_of(tensor).learning_rate_factor;
+    return {tensor_steps_[tensor], learning_rate_ * factor, factor};
   }
   /// Whether two tensors are at the same step, so that their laws are equal.
   [[nodiscard]] bool same_step(std::size_t a, std::size_t b) const {
@@ -191,6 +235,7 @@ class Elementwise : public MethodHooks<P> {
   template <class Visitor>
   void state(Visitor&& visit) {
     detail::visit_options(options_, visit);
+    groups_.list(*slots_.layout(), visit);
     visit.scalar("learning_rate", learning_rate_);
     visit.scalar("steps", steps_);
     visit.scalar("skipped", skipped_);
@@ -199,34 +244,38 @@ class Elementwise : public MethodHooks<P> {
   }
 
  protected:
-  Elementwise(const Parameters<P>& params, const Options& options)
+  Elementwise(const Parameters<P>& params, const Options& options, const Selection& selection)
       : options_(validated(options)),
-        slots_(params.layout(), detail::dtype_of<P>(), Kept::trained,
-               detail::slot_names_of(Rule::template law<S>(options, Step{}))),
+        groups_(*params.layout(), detail::dtype_of<P>(), selection, Rule::name),
+        slots_(slots_for(params.layout(), groups_)),
         tensor_steps_(params.size(), 0),
         which_(params.size(), 0),
         learning_rate_(options.learning_rate) {
     laws_.reserve(params.size());
     lawful_.reserve(params.size());
+    group_options_ = options_of(groups_);
   }
 
   void count_step(const element_t<P>* const* gradients) {
     ++steps_;
     for (std::size_t k = 0; k < tensor_steps_.size(); ++k) {
-      if (gradients[k] != nullptr) ++tensor_steps_[k];
+      if (gradients[k] != nullptr && slots_.keeps(k)) ++tensor_steps_[k];
     }
   }
-  /// One law for all tensors at the same step.
+  /// One law for all tensors of a group at the same step.
   void make_laws(const element_t<P>* const* gradients) {
     laws_.clear();
     lawful_.clear();
     for (std::size_t k = 0; k < which_.size(); ++k) {
       if (gradients[k] == nullptr || !slots_.keeps(k)) continue;
       std::size_t place = laws_.size();
-      while (place > 0 && !derived().same_step(lawful_[place - 1], k)) --place;
+      while (place > 0 && (groups_.number_of(lawful_[place - 1]) != groups_.number_of(k) ||
+                           !derived().same_step(lawful_[place - 1], k))) {
+        --place;
+      }
       if (place == 0) {
-        laws_.push_back(
-            Rule::template law<S>(options_, static_cast<const Step&>(derived().step_of(k))));
+        laws_.push_back(Rule::template law<S>(group_options_[groups_.number_of(k)],
+                                              static_cast<const Step&>(derived().step_of(k))));
         lawful_.push_back(k);
         place = laws_.size();
       }
@@ -277,12 +326,37 @@ class Elementwise : public MethodHooks<P> {
         law);
   }
 
+  /// Memory for the tensors that are trained.
+  [[nodiscard]] Slots<S> slots_for(const std::shared_ptr<const Layout>& layout,
+                                   const detail::TensorGroups& groups) const {
+    std::vector<SlotSpec> all = detail::slots_of(Rule::template law<S>(options_, Step{}));
+    if constexpr (requires { Rule::more_slots(options_); }) {
+      for (SlotSpec& slot : Rule::more_slots(options_)) all.push_back(std::move(slot));
+    }
+    return Slots<S>(layout, detail::dtype_of<P>(), Kept::trained, all,
+                    [&](std::size_t tensor) { return groups.trains(tensor); });
+  }
+  /// The options of each group.
+  [[nodiscard]] std::vector<Options> options_of(const detail::TensorGroups& groups) const {
+    std::vector<Options> all;
+    for (const GroupOptions& group : groups.all()) {
+      Options& one = all.emplace_back(options_);
+      if constexpr (requires { one.weight_decay; }) one.weight_decay *= group.weight_decay_factor;
+      if constexpr (requires { one.coupled_weight_decay; }) {
+        one.coupled_weight_decay *= group.weight_decay_factor;
+      }
+    }
+    return all;
+  }
+
   Options options_;
+  detail::TensorGroups groups_;
   Slots<S> slots_;
   std::vector<std::int64_t> tensor_steps_;
-  std::vector<Laws> laws_;            // of this step
-  std::vector<std::size_t> lawful_;   // a tensor that each of them is for
-  std::vector<std::uint32_t> which_;  // the law of each tensor
+  std::vector<Options> group_options_;  // of each group
+  std::vector<Laws> laws_;              // of this step
+  std::vector<std::size_t> lawful_;     // a tensor that each of them is for
+  std::vector<std::uint32_t> which_;    // the law of each tensor
   double learning_rate_;
   std::int64_t steps_ = 0;
   std::int64_t skipped_ = 0;

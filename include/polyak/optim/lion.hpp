@@ -61,8 +61,9 @@ struct LionRule {
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class Lion final : public Elementwise<Lion<P, S>, LionRule, P, S> {
  public:
-  explicit Lion(const Parameters<P>& params, LionOptions options = {})
-      : Lion::Elementwise(params, options) {}
+  explicit Lion(const Parameters<P>& params, LionOptions options = {},
+                const Selection& selection = {})
+      : Lion::Elementwise(params, options, selection) {}
 };
 
 }  // namespace v0

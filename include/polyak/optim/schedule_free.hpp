@@ -72,7 +72,7 @@ struct ScheduleFreeStep : StepOf<T> {
   double beta = 0.9;
 
   [[nodiscard]] ScheduleFreeMove<T> move() const {
-    const double c = scalars.gain, rate = scalars.learning_rate;
+    const double c = scalars.gain, rate = scalars.learning_rate * this->rate_factor;
     return {
         .gain = (*this)(c), .pull = (*this)(rate * (beta * (1 - c) - 1)), .step = (*this)(rate)};
   }
@@ -235,7 +235,8 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
     this->count_step(gradients);
     for (std::size_t k = 0; k < params.size();
          ++k) {  // z begins where the tensor's training begins
-      if (gradients[k] == nullptr || this->tensor_steps(k) != 1) continue;
+      if (gradients[k] == nullptr || this->tensor_steps(k) != 1 || !this->slots().keeps(k))
+        continue;
       detail::Sweep<P>::one(params, k, detail::bind_law(ScheduleFreeBeginLaw{}, this->slots()));
     }
     const auto t = static_cast<double>(this->count());
@@ -281,8 +282,8 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
   };
 
   ScheduleFree(const Parameters<P>& params, const typename Base::Options& options,
-               Schedule schedule)
-      : Base(params, options), schedule_(schedule) {}
+               const Selection& selection, Schedule schedule)
+      : Base(params, options, selection), schedule_(schedule) {}
 
  private:
   void check(const Parameters<P>& params) const {

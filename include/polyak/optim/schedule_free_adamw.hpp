@@ -136,9 +136,10 @@ template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class ScheduleFreeAdamW final
     : public ScheduleFree<ScheduleFreeAdamW<P, S>, ScheduleFreeAdamWRule, P, S> {
  public:
-  explicit ScheduleFreeAdamW(const Parameters<P>& params, ScheduleFreeAdamWOptions options = {})
+  explicit ScheduleFreeAdamW(const Parameters<P>& params, ScheduleFreeAdamWOptions options = {},
+                             const Selection& selection = {})
       : ScheduleFreeAdamW::ScheduleFree(
-            params, options,
+            params, options, selection,
             {.beta = options.beta,
              .warmup_steps = options.warmup_steps,
              .r = options.r,

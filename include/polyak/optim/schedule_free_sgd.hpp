@@ -76,8 +76,9 @@ template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class ScheduleFreeSgd final
     : public ScheduleFree<ScheduleFreeSgd<P, S>, ScheduleFreeSgdRule, P, S> {
  public:
-  explicit ScheduleFreeSgd(const Parameters<P>& params, ScheduleFreeSgdOptions options = {})
-      : ScheduleFreeSgd::ScheduleFree(params, options,
+  explicit ScheduleFreeSgd(const Parameters<P>& params, ScheduleFreeSgdOptions options = {},
+                           const Selection& selection = {})
+      : ScheduleFreeSgd::ScheduleFree(params, options, selection,
                                       {.beta = options.beta,
                                        .warmup_steps = options.warmup_steps,
                                        .r = options.r,

@@ -117,7 +117,8 @@ struct SgdRule {
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class Sgd final : public Elementwise<Sgd<P, S>, SgdRule, P, S> {
  public:
-  Sgd(const Parameters<P>& params, SgdOptions options) : Sgd::Elementwise(params, options) {}
+  Sgd(const Parameters<P>& params, SgdOptions options, const Selection& selection = {})
+      : Sgd::Elementwise(params, options, selection) {}
 };
 
 }  // namespace v0

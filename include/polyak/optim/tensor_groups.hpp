@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The tensors of an optimizer: those that a selection leaves to it, and groups of them with
+/// factors of their own.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/options.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/selection.hpp>
+#include <polyak/core/tensors/selection_checks.hpp>
+#include <polyak/core/tensors/slots.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// What a group of tensors has of its own in an optimizer.
+struct GroupOptions {
+  double learning_rate_factor = 1;  ///< multiplies the learning rate; finite, >= 0
+  double weight_decay_factor = 1;   ///< multiplies every weight decay; finite, >= 0
+  bool frozen = false;              ///< no update, no state, no clock
+
+  friend bool operator==(const GroupOptions&, const GroupOptions&) = default;
+};
+
+template <class Fields>
+void fields(GroupOptions& o, Fields& field) {
+  field("learning_rate_factor", o.learning_rate_factor, finite_and_not_negative);
+  field("weight_decay_factor", o.weight_decay_factor, finite_and_not_negative);
+  field("frozen", o.frozen);
+}
+
+namespace detail {
+
+/// Which tensors an optimizer owns, and the group of each. Group 0 has the factors 1.
+class TensorGroups {
+ public:
+  /// All that are selected, in group 0. Throws std::invalid_argument where there is none.
+  TensorGroups(const Layout& layout, DType parameters, const Selection& selection,
+               std::string_view owner)
+      : selected_(!selection.is_everything()), group_of_(layout.tensors.size(), 0) {
+    for (const TensorInfo& tensor : layout.tensors) {
+      owned_.push_back(may_keep(tensor, parameters, Kept::trained) && selection(tensor));
+    }
+    if (selected_) require_some(owned_, selection, layout, owner);
+  }
+
+  /// The same with a new group of the owned tensors that are selected. Throws std::invalid_argument
+  /// for factors out of range, and where no owned tensor is selected.
+  [[nodiscard]] TensorGroups with(const Layout& layout, const Selection& selection,
+                                  const GroupOptions& group, std::string_view owner) const {
+    validate(group);
+    std::vector<bool> taken = selected(selection, layout);
+    for (std::size_t k = 0; k < taken.size(); ++k) taken[k] = taken[k] && owned_[k];
+    require_some(taken, selection, layout, owner);
+    TensorGroups changed = *this;
+    const auto place = std::find(groups_.begin(), groups_.end(), group) - groups_.begin();
+    if (place == std::ssize(groups_)) changed.groups_.push_back(group);
+    for (std::size_t k = 0; k < taken.size(); ++k) {
+      if (taken[k]) changed.group_of_[k] = static_cast<std::uint32_t>(place);
+    }
+    return changed;
+  }
+
+  [[nodiscard]] std::size_t number_of(std::size_t tensor) const { return group_of_[tensor]; }
+  [[nodiscard]] const std::vector<GroupOptions>& all() const { return groups_; }
+  [[nodiscard]] const GroupOptions& of(std::size_t tensor) const {
+    return groups_[group_of_[tensor]];
+  }
+  /// Whether a tensor is trained, and has state.
+  [[nodiscard]] bool trains(std::size_t tensor) const {
+    return owned_[tensor] && !of(tensor).frozen;
+  }
+
+  /// Lists the selection and the groups, tensor by tensor; nothing where there are none.
+  template <class Visitor>
+  void list(const Layout& layout, Visitor& visit) const {
+    for (std::size_t k = 0; k < owned_.size(); ++k) {
+      const std::string& name = layout.tensors[k].name;
+      if (selected_ && layout.tensors[k].role != Role::copy) {
+        visit.option("selected." + name, static_cast<bool>(owned_[k]));
+      }
+      if (of(k) == GroupOptions{}) continue;
+      visit.option("learning_rate_factor." + name, of(k).learning_rate_factor);
+      visit.option("weight_decay_factor." + name, of(k).weight_decay_factor);
+      visit.option("frozen." + name, of(k).frozen);
+    }
+  }
+
+ private:
+  bool selected_;
+  std::vector<bool> owned_;
+  std::vector<GroupOptions> groups_{GroupOptions{}};
+  std::vector<std::uint32_t> group_of_;  // of each tensor
+};
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
