@@ -324,6 +324,27 @@ LimitBfloat16Ema limit_bfloat16_ema(bool average_of_floats) {
   return average_of_floats ? bfloat16_ema<float> : bfloat16_ema<std::uint16_t>;
 }
 
+double limit_dot(const float* x, const float* y, const LimitRange* ranges, std::size_t count) {
+  constexpr std::size_t lanes = Vector::lanes;
+  double all = 0;
+  for (std::size_t r = 0; r < count; ++r) {
+    Vector sums[4] = {spread(0), spread(0), spread(0), spread(0)};
+    std::size_t i = ranges[r].begin;
+    for (; i + 4 * lanes <= ranges[r].end; i += 4 * lanes) {
+      for (std::size_t k = 0; k < 4; ++k) {
+        sums[k] = fma(load(x + i + k * lanes), load(y + i + k * lanes), sums[k]);
+      }
+    }
+    for (; i < ranges[r].end; i += lanes) sums[0] = fma(load(x + i), load(y + i), sums[0]);
+    alignas(64) float values[lanes];
+    for (const Vector& sum : sums) {
+      store(values, sum);
+      for (const float value : values) all += static_cast<double>(value);
+    }
+  }
+  return all;
+}
+
 std::size_t limit_vector_bytes() { return Vector::lanes * sizeof(float); }
 
 }  // namespace polyak_bench

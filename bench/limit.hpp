@@ -68,6 +68,10 @@ using LimitBfloat16Ema = void (*)(float gain, const std::uint16_t* x, void* aver
 
 [[nodiscard]] LimitBfloat16Ema limit_bfloat16_ema(bool average_of_floats);
 
+/// Sum of the products of two streams, which may be one.
+[[nodiscard]] double limit_dot(const float* x, const float* y, const LimitRange* ranges,
+                               std::size_t count);
+
 /// Width in bytes of the vectors that the kernels were compiled for.
 [[nodiscard]] std::size_t limit_vector_bytes();
 

@@ -11,6 +11,7 @@
 #include "limit.hpp"
 #include "peers.hpp"
 #include "posthoc.hpp"
+#include "reduce.hpp"
 #include "storage.hpp"
 #include "windows.hpp"
 
@@ -122,6 +123,7 @@ inline std::vector<Subject> all_subjects() {
       subject(power_ema, power_ema),
       subject(ema, power_ema, power_ema)};
   append_average_n(subjects);
+  append_reduce(subjects);
   append_storage(subjects);
   append_windows(subjects);
   return subjects;

@@ -8,6 +8,7 @@
 #include <polyak/cuda/error.hpp>
 #include <polyak/cuda/executor.hpp>
 #include <polyak/cuda/grid.hpp>
+#include <polyak/cuda/reduce.hpp>
 #include <polyak/cuda/skipped_steps.hpp>
 #include <polyak/cuda/sweep.hpp>
 #include <polyak/cuda/transfer.hpp>

@@ -27,11 +27,13 @@
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/average/tail.hpp>
 #include <polyak/average/window_average.hpp>
+#include <polyak/core/clip.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/executors/openmp.hpp>
 #include <polyak/core/executors/thread_pool.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/options.hpp>
+#include <polyak/core/reduce.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/simd/denormals.hpp>
 #include <polyak/core/simd/dispatch.hpp>

@@ -13,8 +13,6 @@
 /// parameter and accepted call, and 2 for the norm.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -25,9 +23,8 @@
 #include <polyak/average/engine/average.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/options.hpp>
+#include <polyak/core/reduce.hpp>
 #include <polyak/core/require.hpp>
-#include <polyak/core/simd/dispatch.hpp>
-#include <polyak/core/simd/pack.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
@@ -112,41 +109,6 @@ struct ExchangeLaw {
   }
 };
 
-namespace detail {
-
-/// Sum of (a - x)^2 in double: in 16 running sums, element k in sum k mod 16, that are added in
-/// order at the end. So it does not depend on the level.
-template <class P, class A>
-struct SquaredDistance {
-  const P* x;
-  const A* a;
-  std::size_t size;
-  double* sum;
-
-  template <class Level>
-  POLYAK_INLINE void run() const {
-    constexpr std::size_t lanes = 16;
-    using V = Pack<double, lanes, Level>;
-    V sums(0.0);
-    for (std::size_t i = 0; i < size; i += lanes) {
-      alignas(64) double difference[lanes] = {};
-      const std::size_t count = std::min(lanes, size - i);
-      for (std::size_t k = 0; k < count; ++k) {
-        difference[k] = static_cast<double>(widened<carrier_t<A>>(a, i + k)) -
-                        static_cast<double>(widened<carrier_t<P>>(x, i + k));
-      }
-      const V d = V::load(difference);
-      sums = fma(d, d, sums);
-    }
-    alignas(64) double parts[lanes];
-    sums.store(parts);
-    *sum = 0;
-    for (const double part : parts) *sum += part;
-  }
-};
-
-}  // namespace detail
-
 /// Offer the weights by update() (or step()) after each iteration, and call end_epoch() after each
 /// epoch; n goes on counting. An iterate with a NaN or an infinity never passes the filters with a
 /// norm. It cannot grow(). On the host alone. Everything else is Average.
@@ -160,8 +122,10 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
 
   /// Throws std::invalid_argument for options out of range, and for `normed` names of tensors that
   /// are unknown or not averaged.
-  explicit Aswa(const Parameters<P>& params, AswaOptions options = {})
-      : Base(params, weighting_of(options), options.nonfinite, {options.accumulate, options.seed}),
+  explicit Aswa(const Parameters<P>& params, AswaOptions options = {},
+                const Selection& selection = {})
+      : Base(params, weighting_of(options), options.nonfinite,
+             {options.accumulate, options.seed, selection}),
         filter_(options.filter),
         swaps_(options.reference_swap),
         start_(options.start),
@@ -177,6 +141,9 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
       }
       normed_[k] = true;
     }
+    distances_ =
+        Reduction<Distance>(params, [this](std::size_t k) { return static_cast<bool>(normed_[k]); },
+                            {.per = Per::tensor});
   }
 
   void grow(const Parameters<P>& params) = delete;
@@ -211,7 +178,8 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
     accepted_ = false;
     Base::skip();
   }
-  void prepare(const ExecutorRef&, const Parameters<P>& params, const element_t<P>* const*) {
+  void prepare(const ExecutorRef& executor, const Parameters<P>& params,
+               const element_t<P>* const*) {
     const std::int64_t call = this->calls() + 1;
     next_ = {.accepts = call >= start_ && (call - start_) % period_ == 0, .norm = 0};
     if (!next_.accepts || filter_ == AswaFilter::all) return;
@@ -219,7 +187,7 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
       next_.accepts = detail::Sweep<P>::weights_finite(params);
       return;
     }
-    next_.norm = distance(params);
+    next_.norm = distance(executor, params);
     next_.accepts = detail::is_finite(next_.norm) && next_.norm > (norms_ == 0 ? 0 : sum_ / norms_);
   }
   void advance(const Parameters<P>& params, const element_t<P>* const* gradients) {
@@ -256,24 +224,23 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
     validate(options);
     return {0, options.reference_swap && options.filter == AswaFilter::all, true};
   }
-  [[nodiscard]] double distance(const Parameters<P>& params) const {
+  /// The mean or the largest of the tensors' distances; NaN where one of them is.
+  [[nodiscard]] double distance(const ExecutorRef& executor, const Parameters<P>& params) {
+    this->with_stored([]<class C>(C) { return ReadLaw<C>{}; },
+                      [&](const auto& bound) {
+                        using A = typename std::remove_cvref_t<decltype(bound)>::State;
+                        distances_(
+                            executor, params,
+                            FoldStream<A>(params.layout().get(), bound.slots[0], bound.offsets));
+                      },
+                      std::size_t{0});
     double total = 0, largest = 0;
     std::size_t tensors = 0;
     for (std::size_t k = 0; k < params.size(); ++k) {
       if (!normed_[k] || params[k].size() == 0) continue;
-      double square = 0;
-      this->with_stored([]<class C>(C) { return ReadLaw<C>{}; },
-                        [&](const auto& bound) {
-                          using A = typename std::remove_cvref_t<decltype(bound)>::State;
-                          detail::run_at(detail::level_in_use(),
-                                         detail::SquaredDistance<element_t<P>, A>{
-                                             params[k].data(), bound.slots[0] + bound.offsets[k],
-                                             params[k].size(), &square});
-                        },
-                        std::size_t{0});
-      const double one = std::sqrt(square);
+      const double one = distances_.results(k)[0];
       total += one;
-      largest = one > largest || detail::is_nan(one) ? one : largest;
+      largest = one > largest ? one : largest;
       ++tensors;
     }
     if (filter_ == AswaFilter::largest_norm) return detail::is_nan(total) ? total : largest;
@@ -291,6 +258,7 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
   Next next_ = {};
   std::int64_t start_, period_;
   std::vector<bool> normed_;
+  Reduction<Distance> distances_{Shape{}};
   double norm_ = 0;
   double norms_ = 0, sum_ = 0;  // of N
 };

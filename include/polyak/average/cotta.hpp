@@ -191,8 +191,10 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
   static constexpr std::string_view type_name = "CottaTeacher";
   static constexpr bool host_only = true;
 
-  explicit CottaTeacher(const Parameters<P>& params, CottaOptions options = {})
-      : Base(params, weighting_of(options), options.nonfinite, {options.accumulate, options.seed}),
+  explicit CottaTeacher(const Parameters<P>& params, CottaOptions options = {},
+                        const Selection& selection = {})
+      : Base(params, weighting_of(options), options.nonfinite,
+             {options.accumulate, options.seed, selection}),
         source_(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"source"}),
         probability_(options.restore_probability),
         seed_(options.restore_seed) {

@@ -57,9 +57,11 @@ class Ema final : public AverageOf<Ema<P, S>, P, ExponentialWeighting, S> {
  public:
   static constexpr std::string_view type_name = "Ema";
 
-  explicit Ema(const Parameters<P>& params, EmaOptions options = {})
+  explicit Ema(const Parameters<P>& params, EmaOptions options = {},
+               const Selection& selection = {})
       : AverageOf<Ema<P, S>, P, ExponentialWeighting, S>(
-            params, weighting_of(options), options.nonfinite, {options.accumulate, options.seed}) {}
+            params, weighting_of(options), options.nonfinite,
+            {options.accumulate, options.seed, selection}) {}
 
  private:
   static ExponentialWeighting weighting_of(const EmaOptions& options) {

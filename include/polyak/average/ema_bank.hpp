@@ -146,8 +146,8 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   static constexpr std::string_view type_name = "EmaBank";
 
   EmaBank(const Parameters<P>& params, const std::array<double, N>& decays,
-          EmaBankOptions options = {})
-      : EmaBank(params, options, weightings_of(decays, options)) {}
+          EmaBankOptions options = {}, const Selection& selection = {})
+      : EmaBank(params, options, weightings_of(decays, options), selection) {}
 
   [[nodiscard]] static constexpr std::size_t size() { return N; }
   /// Throw std::invalid_argument for an index beyond the last average.
@@ -252,9 +252,10 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   }
   using Weightings = std::array<ExponentialWeighting, N>;
 
-  EmaBank(const Parameters<P>& params, const EmaBankOptions& options, const Weightings& weightings)
-      : Base(params, options.nonfinite, {options.accumulate, options.seed}, least_gain(weightings),
-             names()),
+  EmaBank(const Parameters<P>& params, const EmaBankOptions& options, const Weightings& weightings,
+          const Selection& selection)
+      : Base(params, options.nonfinite, {options.accumulate, options.seed, selection},
+             least_gain(weightings), names()),
         weightings_(weightings) {}
 
   static Weightings weightings_of(const std::array<double, N>& decays,

@@ -109,10 +109,11 @@ class HareTortoise final
  public:
   static constexpr std::string_view type_name = "HareTortoise";
 
-  explicit HareTortoise(const Parameters<P>& params, HareTortoiseOptions options = {})
+  explicit HareTortoise(const Parameters<P>& params, HareTortoiseOptions options = {},
+                        const Selection& selection = {})
       : FedBackAverage<HareTortoise<P, S>, P, HareTortoiseWeighting, HareTortoiseRule, S>(
             params, weighting_of(options), {options.switch_every}, options.blend, options.nonfinite,
-            {options.accumulate, options.seed}) {}
+            {options.accumulate, options.seed, selection}) {}
 
  private:
   static HareTortoiseWeighting weighting_of(const HareTortoiseOptions& options) {

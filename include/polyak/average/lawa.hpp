@@ -67,14 +67,15 @@ class Lawa final : public RingOfBlocks<Lawa<P, S>, P, LawaWeighting, S> {
  public:
   static constexpr std::string_view type_name = "Lawa";
 
-  explicit Lawa(const Parameters<P>& params, LawaOptions options = {})
-      : RingOfBlocks<Lawa<P, S>, P, LawaWeighting, S>(params, weighting_of(options),
-                                                      {.ring = options.checkpoints,
-                                                       .kept = options.checkpoints,
-                                                       .width = options.checkpoints,
-                                                       .running = options.running_mean},
-                                                      options.nonfinite,
-                                                      {options.accumulate, options.seed}) {}
+  explicit Lawa(const Parameters<P>& params, LawaOptions options = {},
+                const Selection& selection = {})
+      : RingOfBlocks<Lawa<P, S>, P, LawaWeighting, S>(
+            params, weighting_of(options),
+            {.ring = options.checkpoints,
+             .kept = options.checkpoints,
+             .width = options.checkpoints,
+             .running = options.running_mean},
+            options.nonfinite, {options.accumulate, options.seed, selection}) {}
 
  private:
   static LawaWeighting weighting_of(const LawaOptions& options) {

@@ -88,9 +88,11 @@ class PowerEma final : public AverageOf<PowerEma<P, S>, P, PowerClock, S> {
  public:
   static constexpr std::string_view type_name = "PowerEma";
 
-  explicit PowerEma(const Parameters<P>& params, PowerEmaOptions options)
+  explicit PowerEma(const Parameters<P>& params, PowerEmaOptions options,
+                    const Selection& selection = {})
       : AverageOf<PowerEma<P, S>, P, PowerClock, S>(params, clock(options), options.nonfinite,
-                                                    {options.accumulate, options.seed}) {}
+                                                    {options.accumulate, options.seed, selection}) {
+  }
 
   /// The next calls advance the time by `batch_size`: `power.at(64).update(params)`. Throws
   /// std::invalid_argument unless it is finite and > 0.

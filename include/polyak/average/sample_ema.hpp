@@ -83,9 +83,11 @@ class SampleEma final : public AverageOf<SampleEma<P, S>, P, SampleClock, S> {
  public:
   static constexpr std::string_view type_name = "SampleEma";
 
-  explicit SampleEma(const Parameters<P>& params, SampleEmaOptions options = {})
-      : AverageOf<SampleEma<P, S>, P, SampleClock, S>(params, clock(options), options.nonfinite,
-                                                      {options.accumulate, options.seed}) {}
+  explicit SampleEma(const Parameters<P>& params, SampleEmaOptions options = {},
+                     const Selection& selection = {})
+      : AverageOf<SampleEma<P, S>, P, SampleClock, S>(
+            params, clock(options), options.nonfinite,
+            {options.accumulate, options.seed, selection}) {}
 
   /// The next calls count `batch_size` samples each. Throws std::invalid_argument unless it is
   /// finite and > 0, and where an average of 16 bits would then rest.

@@ -44,9 +44,11 @@ class Swa final : public AverageOf<Swa<P, S>, P, UniformWeighting, S> {
  public:
   static constexpr std::string_view type_name = "Swa";
 
-  explicit Swa(const Parameters<P>& params, SwaOptions options = {})
+  explicit Swa(const Parameters<P>& params, SwaOptions options = {},
+               const Selection& selection = {})
       : AverageOf<Swa<P, S>, P, UniformWeighting, S>(
-            params, weighting_of(options), options.nonfinite, {options.accumulate, options.seed}) {}
+            params, weighting_of(options), options.nonfinite,
+            {options.accumulate, options.seed, selection}) {}
 
  private:
   static UniformWeighting weighting_of(const SwaOptions& options) {

@@ -173,11 +173,12 @@ class SwitchEma final : public FedBackAverage<SwitchEma<P, S>, P, SwitchWeightin
  public:
   static constexpr std::string_view type_name = "SwitchEma";
 
-  explicit SwitchEma(const Parameters<P>& params, SwitchEmaOptions options = {})
+  explicit SwitchEma(const Parameters<P>& params, SwitchEmaOptions options = {},
+                     const Selection& selection = {})
       : FedBackAverage<SwitchEma<P, S>, P, SwitchWeighting, SwitchRule, S>(
             params, weighting_of(options),
             {options.unit, options.interval, options.start, options.end}, 0, options.nonfinite,
-            {options.accumulate, options.seed}) {}
+            {options.accumulate, options.seed, selection}) {}
 
   /// A new epoch begins: copies the average into the model if the rule says so, and returns whether
   /// it did. Throws std::logic_error in unit iterations and while an average is swapped in,

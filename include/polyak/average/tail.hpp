@@ -55,9 +55,10 @@ class Tail final : public AverageOf<Tail<P, S>, P, TailWeighting, S> {
  public:
   static constexpr std::string_view type_name = "Tail";
 
-  explicit Tail(const Parameters<P>& params, TailOptions options = {})
+  explicit Tail(const Parameters<P>& params, TailOptions options = {},
+                const Selection& selection = {})
       : AverageOf<Tail<P, S>, P, TailWeighting, S>(params, weighting_of(options), options.nonfinite,
-                                                   {options.accumulate, options.seed}) {}
+                                                   {options.accumulate, options.seed, selection}) {}
 
  private:
   static TailWeighting weighting_of(const TailOptions& options) {

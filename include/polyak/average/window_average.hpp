@@ -71,11 +71,12 @@ class WindowAverage final : public RingOfBlocks<WindowAverage<P, S>, P, WindowWe
  public:
   static constexpr std::string_view type_name = "WindowAverage";
 
-  explicit WindowAverage(const Parameters<P>& params, WindowAverageOptions options = {})
+  explicit WindowAverage(const Parameters<P>& params, WindowAverageOptions options = {},
+                         const Selection& selection = {})
       : RingOfBlocks<WindowAverage<P, S>, P, WindowWeighting, S>(
             params, weighting_of(options),
             {.ring = options.blocks + 1, .kept = options.blocks, .width = 1}, options.nonfinite,
-            {options.accumulate, options.seed}) {}
+            {options.accumulate, options.seed, selection}) {}
 
   /// The block that is being sampled, or was completed by the last call. Throws std::logic_error
   /// before the first call.

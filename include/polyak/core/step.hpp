@@ -248,12 +248,12 @@ class StepDriver {
   };
 
   StepDriver(const ExecutorRef& executor, const Parameters<P>& params,
-             const element_t<P>* const* gradients, double scale,
+             const element_t<P>* const* gradients, const GradientReading& reading,
              std::span<const StepMethod<P>> methods, Binder binder)
       : executor_(executor),
         params_(params),
         gradients_(gradients),
-        scale_(scale),
+        reading_(reading),
         methods_(methods),
         binder_(binder) {}
 
@@ -272,7 +272,7 @@ class StepDriver {
     each(chosen,
          [&](const auto& m) { m.table->prepare(m.object, executor_, params_, gradients_); });
     each(chosen, [&](const auto& m) { m.table->advance(m.object, params_, gradients_); });
-    Sweep<P>::over(executor_, params_, gradients_, scale_, binder_.bind(binder_.laws, chosen));
+    Sweep<P>::over(executor_, params_, gradients_, reading_, binder_.bind(binder_.laws, chosen));
     each(chosen, [&](const auto& m) { m.table->finish(m.object, executor_, params_); });
   }
 
@@ -363,7 +363,7 @@ class StepDriver {
   const ExecutorRef& executor_;
   const Parameters<P>& params_;
   const element_t<P>* const* gradients_;
-  double scale_;
+  GradientReading reading_;
   std::span<const StepMethod<P>> methods_;
   Binder binder_;
 };
@@ -377,8 +377,8 @@ template <class P, class... M>
 }
 
 template <class P>
-[[nodiscard]] double scale_of(const Gradients<P>* gradients) {
-  return gradients == nullptr ? 1 : gradients->scale();
+[[nodiscard]] GradientReading reading_of(const Gradients<P>* gradients) {
+  return gradients == nullptr ? GradientReading{} : GradientAccess<P>::reading(*gradients);
 }
 
 /// Refuses what cannot be stepped, before anything changes.
@@ -414,7 +414,7 @@ bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradient
   const ExecutorRef any(executor);
   using Driver = typename Sweep<P>::template Driver<StepDriver<P>>;
   return Driver(any, params, gradients == nullptr ? nullptr : gradients->data(),
-                scale_of(gradients), list, binder_of(laws))
+                reading_of(gradients), list, binder_of(laws))
       .run();
 }
 

@@ -456,6 +456,7 @@ inline ReconstructReport reconstruct(const SnapshotStore& store,
             std::string_view(one.run));
   }
   std::vector<ProfileTarget> targets;
+  targets.reserve(outputs.size());
   for (const ReconstructOutput& output : outputs) targets.push_back(output.target);
   if (detail::constant_pace(report.snapshots)) {
     const detail::SnapshotProfiles profiles(report.snapshots);

@@ -302,7 +302,7 @@ class SnapshotStore {
     check_tensors(specs, one.buffers);
     one.rms_error = error.rms();
     one.largest_error = error.worst();
-    detail::write_weights(one.file, std::move(sources),
+    detail::write_weights(one.file, sources,
                           {.metadata = {{std::string(detail::snapshot_key), json_of(one)}},
                            .durable = options_.durable});
     if (snapshots_.empty()) specs_ = std::move(specs);

@@ -271,14 +271,14 @@ class RecordReader {
     check(object.is_object() && object.contains(name));
     return *object.find(name);
   }
-  std::string text_of(const Json& value) const {
+  [[nodiscard]] std::string text_of(const Json& value) const {
     check(value.is_string());
     return *value.get_ptr<const std::string*>();
   }
   std::string text_of(const Json& object, const char* name) const {
     return text_of(member(object, name));
   }
-  std::uint64_t number_of(const Json& value) const {
+  [[nodiscard]] std::uint64_t number_of(const Json& value) const {
     check(value.is_number_unsigned());
     return *value.get_ptr<const std::uint64_t*>();
   }
@@ -294,7 +294,7 @@ class RecordReader {
     for (const auto& [key, words] : value.items()) all.emplace(key, text_of(words));
     return all;
   }
-  Layout layout_of(const Json& list) const {
+  [[nodiscard]] Layout layout_of(const Json& list) const {
     Layout layout;
     for (const Json& one : array_of(list, "tensors")) {
       TensorInfo info;
@@ -309,7 +309,7 @@ class RecordReader {
     return layout;
   }
   template <class E>
-  E named(const std::string& name, E last) const {
+  [[nodiscard]] E named(const std::string& name, E last) const {
     for (int k = 0; k <= static_cast<int>(last); ++k) {
       if (name_of(static_cast<E>(k)) == name) return static_cast<E>(k);
     }

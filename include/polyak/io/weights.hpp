@@ -193,7 +193,8 @@ template <ParameterScalar P>
   return source;
 }
 
-inline void write_weights(const std::filesystem::path& path, std::vector<WeightSource> sources,
+inline void write_weights(const std::filesystem::path& path,
+                          const std::vector<WeightSource>& sources,
                           const SaveWeightsOptions& options) {
   const SafetensorsWriteOptions how{.digests = options.digests, .durable = options.durable};
   std::vector<SafetensorsSpec> specs;
@@ -259,7 +260,7 @@ void save_weights(const std::filesystem::path& path, const Parameters<P>& params
   for (std::size_t k = 0; k < params.size(); ++k) {
     sources.push_back(detail::parameter_source(params, k, options.dtype));
   }
-  detail::write_weights(path, std::move(sources), options);
+  detail::write_weights(path, sources, options);
 }
 
 /// Writes the model with the average in place of its weights, without a swap: averaged tensors from
@@ -293,7 +294,7 @@ void save_average(const std::filesystem::path& path, const Parameters<P>& params
       sources.push_back(detail::parameter_source(params, k, options.dtype));
     }
   }
-  detail::write_weights(path, std::move(sources), options);
+  detail::write_weights(path, sources, options);
 }
 
 /// Reads a model's weights and buffers from a file, or from a folder with "model.safetensors" or an

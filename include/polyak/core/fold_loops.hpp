@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The loops of reductions over the host's memory: any elements as packs of doubles, blocks of rows
+/// and strips of columns, and the part of them that a range of elements has.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <tuple>
+#include <utility>
+
+#include <polyak/core/fold.hpp>
+#include <polyak/core/fold_plan.hpp>
+#include <polyak/core/fold_tree.hpp>
+#include <polyak/core/law.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/simd/pack.hpp>
+#include <polyak/core/simd/pack_x86.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+// ---- any elements as packs of doubles ----------------------------------------------------------
+
+#if POLYAK_X86_LEVELS
+POLYAK_TARGET_V3 inline void load_double(const float* from, Pack<double, 4, X86V3>& to) {
+  to = Pack<double, 4, X86V3>(_mm256_cvtps_pd(_mm_loadu_ps(from)));
+}
+POLYAK_TARGET_V4 inline void load_double(const float* from, Pack<double, 8, X86V4>& to) {
+  to = Pack<double, 8, X86V4>(_mm512_maskz_cvtps_pd(all8, _mm256_loadu_ps(from)));
+}
+#endif
+template <int Lanes, int Flags>
+requires(Lanes == native_lanes<double, BaselineLevel<Flags>>) POLYAK_INLINE
+    void load_double(const float* from, Pack<double, Lanes, BaselineLevel<Flags>>& to) {
+  using V = Pack<double, Lanes, BaselineLevel<Flags>>;
+#if POLYAK_X86 && defined(__AVX512F__)
+  if constexpr (Lanes == 8) {
+    to = V(typename V::Wrap{}, _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from)));
+    return;
+  }
+#endif
+#if POLYAK_X86 && defined(__AVX__)
+  if constexpr (Lanes == 4) {
+    to = V(typename V::Wrap{}, _mm256_cvtps_pd(_mm_loadu_ps(from)));
+    return;
+  }
+#endif
+#if POLYAK_X86
+  if constexpr (Lanes == 2) {
+    to = V(typename V::Wrap{},
+           _mm_cvtps_pd(_mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(from)))));
+    return;
+  }
+#endif
+  double values[static_cast<std::size_t>(Lanes)];
+  for (int k = 0; k < Lanes; ++k) values[k] = static_cast<double>(from[k]);
+  to = V::load(values);
+}
+template <int Lanes, class Level>
+requires several_registers<double, Lanes, Level> POLYAK_INLINE void load_double(
+    const float* from, Pack<double, Lanes, Level>& to) {
+  load_double(from, to.low);
+  load_double(from + Lanes / 2, to.high);
+}
+template <int Lanes, class Level>
+POLYAK_INLINE void load_double(const double* from, Pack<double, Lanes, Level>& to) {
+  to = Pack<double, Lanes, Level>::load(from);
+}
+template <class E, int Lanes, class Level>
+requires(scalar_bytes<E> == 2) POLYAK_INLINE
+    void load_double(const E* from, Pack<double, Lanes, Level>& to) {
+  Pack<float, Lanes, Level> singles;
+  load_pack(from, singles);
+  convert(singles, to);
+}
+
+/// The first `count` lanes, fewer than all. The rest are 0, or where the fold is shifted the first
+/// number of the block, whose difference to itself is 0.
+template <class E, int Lanes, class Level>
+POLYAK_INLINE void load_double_part(const E* from, std::size_t count, const E* filler,
+                                    Pack<double, Lanes, Level>& to) {
+  constexpr auto lanes = static_cast<std::size_t>(Lanes);
+  alignas(cache_line) std::byte copy[lanes * scalar_bytes<E>] = {};
+  std::memcpy(copy, from, count * scalar_bytes<E>);
+  for (std::size_t k = count; filler != nullptr && k < lanes; ++k) {
+    std::memcpy(copy + k * scalar_bytes<E>, filler, scalar_bytes<E>);
+  }
+  load_double(reinterpret_cast<const E*>(copy), to);
+}
+
+// ---- the loops ---------------------------------------------------------------------------------
+
+/// One block, or rows of a strip of columns, of elements of the types E.
+template <class F, class Level, class... E>
+struct FoldLoops {
+  static constexpr std::size_t streams = sizeof...(E);
+  static constexpr auto accumulators = static_cast<std::size_t>(F::accumulators);
+  using Streams = std::index_sequence_for<E...>;
+  using Accumulators = std::make_index_sequence<accumulators>;
+  using Pointers = std::tuple<const E*...>;
+
+  /// `count` consecutive elements from `from` on, at most fold_block; to one part.
+  POLYAK_INLINE static void block(const F& fold, const Pointers& from, std::size_t count,
+                                  double* part) {
+    constexpr auto lanes = static_cast<std::size_t>(fold_lanes<F>);
+    using V = Pack<double, fold_lanes<F>, Level>;
+    V sums[accumulators], first[streams];
+    clear(sums, Accumulators{});
+    if constexpr (F::shifted) spread_first(from, first, Streams{});
+    std::size_t i = 0;
+    for (; i + lanes <= count; i += lanes) {
+      V x[streams];
+      load(from, i, x, Streams{});
+      apply(fold, x, first, sums, Streams{}, Accumulators{});
+    }
+    if (i < count) {
+      V x[streams];
+      load_part(from, i, count - i, x, Streams{});
+      apply(fold, x, first, sums, Streams{}, Accumulators{});
+    }
+    typename F::Part all;
+    all.count = static_cast<double>(count);
+    for (std::size_t a = 0; a < accumulators; ++a) all.value[a] = joined_pack(fold, sums[a]);
+    close(fold, from, 0, all, Streams{});
+    for (std::size_t a = 0; a < accumulators; ++a) part[a] = all.value[a];
+  }
+
+  /// `rows` rows of `width` columns, at most fold_block_rows; `inner` elements lie from one row to
+  /// the next, and from one accumulator of the parts to the next.
+  POLYAK_INLINE static void strip(const F& fold, const Pointers& from, std::size_t rows,
+                                  std::size_t width, std::size_t inner, double* parts) {
+    constexpr std::size_t lanes = 16, rows_at_once = 4;
+    using V = Pack<double, lanes, Level>;
+    for (std::size_t r = 0; r < rows; r += rows_at_once) {
+      const std::size_t some = rows - r < rows_at_once ? rows - r : rows_at_once;
+      std::size_t c = 0;
+      for (; c + lanes <= width; c += lanes) {
+        V sums[accumulators], first[streams];
+        load_sums(parts + c, inner, r == 0, sums, Accumulators{});
+        if constexpr (F::shifted) load(from, c, first, Streams{});
+        for (std::size_t k = 0; k < some; ++k) {
+          V x[streams];
+          load(from, (r + k) * inner + c, x, Streams{});
+          apply(fold, x, first, sums, Streams{}, Accumulators{});
+        }
+        for (std::size_t a = 0; a < accumulators; ++a) sums[a].store(parts + a * inner + c);
+      }
+      if (c == width) continue;
+      const std::size_t rest = width - c;
+      V sums[accumulators], first[streams];
+      alignas(cache_line) double copy[accumulators * lanes] = {};
+      for (std::size_t a = 0; a < accumulators && r != 0; ++a) {
+        std::memcpy(copy + a * lanes, parts + a * inner + c, rest * sizeof(double));
+      }
+      load_sums(copy, lanes, false, sums, Accumulators{});
+      if constexpr (F::shifted) load_zeros(from, c, rest, first, Streams{});
+      for (std::size_t k = 0; k < some; ++k) {
+        V x[streams];
+        load_zeros(from, (r + k) * inner + c, rest, x, Streams{});
+        apply(fold, x, first, sums, Streams{}, Accumulators{});
+      }
+      for (std::size_t a = 0; a < accumulators; ++a) {
+        sums[a].store(copy + a * lanes);
+        std::memcpy(parts + a * inner + c, copy + a * lanes, rest * sizeof(double));
+      }
+    }
+    if constexpr (F::shifted) {
+      for (std::size_t c = 0; c < width; ++c) {
+        typename F::Part all;
+        all.count = static_cast<double>(rows);
+        for (std::size_t a = 0; a < accumulators; ++a) all.value[a] = parts[a * inner + c];
+        close(fold, from, c, all, Streams{});
+        for (std::size_t a = 0; a < accumulators; ++a) parts[a * inner + c] = all.value[a];
+      }
+    }
+  }
+
+ private:
+  template <class V, std::size_t... A>
+  POLYAK_INLINE static void clear(V* sums, std::index_sequence<A...>) {
+    ((sums[A] = V(0.0)), ...);
+  }
+  template <class V, std::size_t... A>
+  POLYAK_INLINE static void load_sums(const double* parts, std::size_t stride, bool zeros, V* sums,
+                                      std::index_sequence<A...>) {
+    if (zeros) {
+      ((sums[A] = V(0.0)), ...);
+    } else {
+      ((sums[A] = V::load(parts + A * stride)), ...);
+    }
+  }
+  template <class V, std::size_t... S>
+  POLYAK_INLINE static void load(const Pointers& from, std::size_t at, V* x,
+                                 std::index_sequence<S...>) {
+    (load_double(std::get<S>(from) + at, x[S]), ...);
+  }
+  template <class V, std::size_t... S>
+  POLYAK_INLINE static void load_part(const Pointers& from, std::size_t at, std::size_t count, V* x,
+                                      std::index_sequence<S...>) {
+    (load_double_part(std::get<S>(from) + at, count, F::shifted ? std::get<S>(from) : nullptr,
+                      x[S]),
+     ...);
+  }
+  template <class V, std::size_t... S>
+  POLYAK_INLINE static void load_zeros(const Pointers& from, std::size_t at, std::size_t count,
+                                       V* x, std::index_sequence<S...>) {
+    (load_some_double(std::get<S>(from) + at, count, x[S]), ...);
+  }
+  template <class T, class V>
+  POLYAK_INLINE static void load_some_double(const T* from, std::size_t count, V& to) {
+    load_double_part(from, count, static_cast<const T*>(nullptr), to);
+  }
+  template <class V, std::size_t... S>
+  POLYAK_INLINE static void spread_first(const Pointers& from, V* first,
+                                         std::index_sequence<S...>) {
+    ((first[S] = V(widened<double>(std::get<S>(from), 0))), ...);
+  }
+  template <class V, std::size_t... S, std::size_t... A>
+  POLYAK_INLINE static void apply(const F& fold, V* x, [[maybe_unused]] const V* first, V* sums,
+                                  std::index_sequence<S...>, std::index_sequence<A...>) {
+    if constexpr (F::shifted) ((x[S] = x[S] - first[S]), ...);
+    fold(static_cast<const V&>(x[S])..., sums[A]...);
+  }
+  template <std::size_t... S>
+  POLYAK_INLINE static void close(const F& fold, const Pointers& from, std::size_t at,
+                                  typename F::Part& all, std::index_sequence<S...>) {
+    if constexpr (F::shifted) {
+      const double first[] = {widened<double>(std::get<S>(from), at)...};
+      fold.close(all, first);
+    } else {
+      const double zeros[streams] = {};
+      fold.close(all, zeros);
+    }
+  }
+  template <int Lanes>
+  POLYAK_INLINE static double joined_pack(const F& fold, Pack<double, Lanes, Level>& sum) {
+    if constexpr (several_registers<double, Lanes, Level>) {
+      fold.join(sum.low, static_cast<const typename Pack<double, Lanes, Level>::Half&>(sum.high));
+      return joined_pack(fold, sum.low);
+    } else {
+      alignas(cache_line) double lanes[static_cast<std::size_t>(Lanes)];
+      sum.store(lanes);
+      return joined(fold, lanes, Lanes);
+    }
+  }
+};
+
+/// Columns that are folded together: so many accumulators of a strip stay in the first cache.
+inline constexpr std::size_t fold_strip = 512;
+
+/// Elements begin..end of all tensors that have elements this time, counted through them. A block
+/// or strip belongs to the range in which it begins.
+template <class F, class... E>
+struct FoldPass {
+  const F& fold;
+  const FoldPlan& plan;
+  const std::tuple<FoldStream<E>...>& streams;
+  double* parts;
+  std::size_t begin, end;
+
+  template <class Level>
+  POLYAK_INLINE void run() const {
+    std::size_t start = 0;  // of the tensor, in the count
+    for (const FoldTensor& tensor : plan.tensors) {
+      if (start >= end) return;
+      const auto from = std::apply(
+          [&](const auto&... stream) { return std::tuple<const E*...>(stream[tensor.index]...); },
+          streams);
+      if (!has_all(from)) continue;
+      const std::size_t size = tensor.shape.size();
+      if (size == 0) continue;
+      if (begin < start + size) {
+        units<Level>(tensor, from, begin <= start ? 0 : begin - start,
+                     end - start < size ? end - start : size);
+      }
+      start += size;
+    }
+  }
+
+  [[nodiscard]] static bool has_all(const std::tuple<const E*...>& from) {
+    return std::apply([](const auto*... p) { return ((p != nullptr) && ...); }, from);
+  }
+
+ private:
+  /// The blocks of one tensor that begin in low..high.
+  template <class Level>
+  POLYAK_INLINE void units(const FoldTensor& tensor, const std::tuple<const E*...>& from,
+                           std::size_t low, std::size_t high) const {
+    using Loops = FoldLoops<F, Level, E...>;
+    const FoldShape& shape = tensor.shape;
+    const std::size_t block = shape.block(), blocks = shape.blocks(), inner = shape.inner;
+    const std::size_t strips = (inner + fold_strip - 1) / fold_strip;
+    const std::size_t slice = shape.reduced * inner;
+    const auto rows_of = [&](std::size_t b) {
+      const std::size_t rest = shape.reduced - b * block;
+      return rest < block ? rest : block;
+    };
+    std::size_t o = low / slice, rest = low % slice;
+    std::size_t b = rest / (block * inner);
+    rest -= b * block * inner;
+    const std::size_t each = fold_strip * rows_of(b);
+    std::size_t s = (rest + each - 1) / each;
+    for (;; ++s) {
+      if (s >= strips) s = 0, ++b;
+      if (b == blocks) b = 0, ++o;
+      const std::size_t rows = rows_of(b), column = s * fold_strip;
+      if (o * slice + b * block * inner + column * rows >= high) return;
+      const std::size_t at = o * slice + b * block * inner + column;
+      const auto here =
+          std::apply([&](const auto*... p) { return std::tuple<const E*...>((p + at)...); }, from);
+      double* const to =
+          parts + tensor.parts + (o * blocks + b) * Loops::accumulators * inner + column;
+      if (inner == 1) {
+        Loops::block(fold, here, rows, to);
+      } else {
+        const std::size_t width = inner - column < fold_strip ? inner - column : fold_strip;
+        Loops::strip(fold, here, rows, width, inner, to);
+      }
+    }
+  }
+};
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What a reduction folds: which tensors, along which dimensions, and where their elements are.
+/// Shared by the host's loops (core/reduce.hpp) and those of a device (cuda/reduce.hpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/fold_tree.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+namespace detail {
+template <class>
+struct ListScalar {};
+template <ParameterScalar P>
+struct ListScalar<Parameters<P>> {
+  using type = P;
+};
+template <ParameterScalar P>
+struct ListScalar<Gradients<P>> {
+  using type = P;
+};
+}  // namespace detail
+
+/// P of a list that is Parameters<P> or Gradients<P>.
+template <class List>
+using list_scalar_t = typename detail::ListScalar<List>::type;
+template <class List>
+concept TensorList = requires {
+  typename list_scalar_t<List>;
+};
+/// Such a list in the host's memory.
+template <class List>
+concept HostList = TensorList<List> && !detail::on_device<list_scalar_t<List>>;
+
+/// What gets a result of its own.
+enum class Per : std::uint8_t {
+  list,    ///< all tensors together
+  tensor,  ///< each tensor
+  row,     ///< each row of each tensor, seen as a matrix
+  column,  ///< each column
+};
+
+/// How a tensor of more than two dimensions is seen as a matrix. One of fewer than two dimensions
+/// is a single row.
+enum class MatrixView : std::uint8_t {
+  /// d0 rows; the dimensions after the first are flattened into the columns, in the tensor's order.
+  first_by_rest,
+  /// A stack of matrices of the last two dimensions, one for each index of those before. Results
+  /// are ordered as a tensor of the shape (d0, ..., rows) or (d0, ..., columns) of the same order.
+  last_two,
+};
+
+struct ReductionOptions {
+  Per per = Per::list;
+  MatrixView view = MatrixView::first_by_rest;
+};
+
+inline void validate(const ReductionOptions& o) {
+  require(o.per <= Per::column, "ReductionOptions.per must be one of Per", static_cast<int>(o.per));
+  require(o.view <= MatrixView::last_two, "ReductionOptions.view must be one of MatrixView",
+          static_cast<int>(o.view));
+}
+
+namespace detail {
+
+/// The loops that fold a tensor of `shape` as the options say.
+[[nodiscard]] inline FoldShape fold_shape(const Shape& shape, Order order,
+                                          const ReductionOptions& options, std::size_t size) {
+  if (options.per == Per::list || options.per == Per::tensor) return {1, size, 1};
+  if (shape.size() < 2) {
+    return options.per == Per::row ? FoldShape{1, size, 1} : FoldShape{1, 1, size};
+  }
+  std::size_t stack = 1, rows = 1, columns = 1;
+  for (std::size_t k = 0; k < shape.size(); ++k) {
+    const auto extent = static_cast<std::size_t>(shape[k]);
+    if (options.view == MatrixView::first_by_rest) {
+      (k == 0 ? rows : columns) *= extent;
+    } else {
+      (k + 2 < shape.size() ? stack : k + 2 == shape.size() ? rows : columns) *= extent;
+    }
+  }
+  // In memory [stack][rows][columns] or, column-major, [columns][rows][stack].
+  if (order == Order::row_major) {
+    return options.per == Per::row ? FoldShape{stack * rows, columns, 1}
+                                   : FoldShape{stack, rows, columns};
+  }
+  return options.per == Per::row ? FoldShape{1, columns, rows * stack}
+                                 : FoldShape{columns, rows, stack};
+}
+
+/// One tensor of a plan.
+struct FoldTensor {
+  std::size_t index;  ///< in the list
+  FoldShape shape;
+  std::size_t parts;    ///< where its parts begin, in doubles
+  std::size_t results;  ///< where its results begin
+};
+
+/// The tensors that a reduction takes, and the room that it needs.
+struct FoldPlan {
+  std::vector<FoldTensor> tensors;
+  std::vector<std::size_t> of_tensor;  ///< place in `tensors`, or `none`
+  std::size_t parts = 0;               ///< doubles
+  std::size_t results = 0;
+
+  void add(std::size_t index, const FoldShape& shape, std::size_t accumulators) {
+    of_tensor.resize(index + 1, none);
+    of_tensor[index] = tensors.size();
+    tensors.push_back({index, shape, parts, results});
+    parts += shape.outer * shape.blocks() * accumulators * shape.inner;
+    results += shape.results();
+  }
+  static constexpr std::size_t none = static_cast<std::size_t>(-1);
+};
+
+/// The tensors of `layout` that hold `dtype` and that `takes(index)` takes.
+template <class Takes>
+[[nodiscard]] FoldPlan fold_plan(const Layout& layout, DType dtype, const Takes& takes,
+                                 const ReductionOptions& options, std::size_t accumulators) {
+  validate(options);
+  FoldPlan plan;
+  for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+    const TensorInfo& tensor = layout.tensors[k];
+    if (tensor.dtype != dtype || !takes(k)) continue;
+    plan.add(k, fold_shape(tensor.shape, tensor.order, options, tensor.size), accumulators);
+  }
+  plan.of_tensor.resize(layout.tensors.size(), FoldPlan::none);
+  return plan;
+}
+
+/// What optimizers train: everything but buffers.
+struct Trained {
+  const Layout* layout;
+  bool operator()(std::size_t k) const { return layout->tensors[k].role != Role::copy; }
+};
+
+}  // namespace detail
+
+/// Where the elements of each tensor are, as one of the streams of a reduction. Parameters,
+/// gradients (a null one is left out) and spans turn into one by themselves; for the state of a
+/// method there is `stream_of(slots, slot)`. A view: what it is made from must outlive it.
+template <FloatingScalar E>
+class FoldStream {
+ public:
+  using Element = E;
+
+  FoldStream(const Layout* layout, const detail::TensorMemory* memory)
+      : layout_(layout), memory_(memory) {}
+  FoldStream(const Layout* layout, const E* const* pointers)
+      : layout_(layout), pointers_(pointers) {}
+  /// Tensor k begins at first + offsets[k].
+  FoldStream(const Layout* layout, const E* first, const std::size_t* offsets)
+      : layout_(layout), first_(first), offsets_(offsets) {}
+  /// One array.
+  explicit FoldStream(std::span<const E> array) : first_(array.data()), size_(array.size()) {}
+
+  /// The elements of tensor k, or null.
+  [[nodiscard]] const E* operator[](std::size_t k) const {
+    if (memory_ != nullptr) return static_cast<const E*>(memory_[k].data);
+    if (pointers_ != nullptr) return pointers_[k];
+    if (offsets_ == nullptr) return first_;
+    if (offsets_[k] == Slots<E>::absent) return nullptr;
+    // In bytes: nvcc knows Eigen's types by name alone.
+    return reinterpret_cast<const E*>(reinterpret_cast<const std::byte*>(first_) +
+                                      offsets_[k] * detail::scalar_bytes<E>);
+  }
+  /// Null for a single array, of size() elements.
+  [[nodiscard]] const Layout* layout() const { return layout_; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+
+ private:
+  const Layout* layout_ = nullptr;
+  const detail::TensorMemory* memory_ = nullptr;
+  const E* const* pointers_ = nullptr;
+  const E* first_ = nullptr;
+  const std::size_t* offsets_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+template <ParameterScalar P>
+[[nodiscard]] FoldStream<element_t<P>> stream_of(const Parameters<P>& params) {
+  return {params.layout().get(), ParameterAccess<P>::memory(params)};
+}
+template <ParameterScalar P>
+[[nodiscard]] FoldStream<element_t<P>> stream_of(const Gradients<P>& gradients) {
+  return {gradients.layout().get(), gradients.data()};
+}
+/// One slot of a method's state, which has no elements for tensors that it does not keep.
+template <StateScalar S>
+[[nodiscard]] FoldStream<S> stream_of(const Slots<S>& slots, std::size_t slot) {
+  return {slots.layout().get(), slots.data(slot), slots.offsets()};
+}
+template <class Array>
+requires(detail::FlatObject<const Array>&& FloatingScalar<typename Array::value_type>)
+    [[nodiscard]] FoldStream<typename Array::value_type> stream_of(const Array& array) {
+  return FoldStream<typename Array::value_type>({array.data(), array.size()});
+}
+template <FloatingScalar E>
+[[nodiscard]] FoldStream<E> stream_of(const FoldStream<E>& stream) {
+  return stream;
+}
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Reductions: norms, dot products, means and other folds (core/fold.hpp) over lists of tensors,
+/// single tensors, or the rows or columns of matrices.
+///
+///   const double length = polyak::norm(executor, gradients);
+///
+///   polyak::Reduction<polyak::Norm> norms(params, {.per = polyak::Per::tensor});  // once
+///   for (const double norm : norms(executor, gradients)) ...                     // no allocation
+///
+/// One call of the executor for the whole list, each element read once. Results are doubles, whose
+/// bits do not depend on the executor or the instruction set (see core/fold.hpp).
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/executors/executor.hpp>
+#include <polyak/core/fold.hpp>
+#include <polyak/core/fold_loops.hpp>
+#include <polyak/core/fold_plan.hpp>
+#include <polyak/core/fold_tree.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/simd/denormals.hpp>
+#include <polyak/core/simd/dispatch.hpp>
+#include <polyak/core/tensors/layout.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// A fold over the tensors of a list, with the memory that it needs: made once, called again and
+/// again, without an allocation. A value; for one thread at a time.
+template <class F>
+class Reduction {
+ public:
+  using Result = fold_result_t<F>;
+
+  /// Over all tensors of a list of P, its Parameters or Gradients, that hold P and are no buffers
+  /// (Role::copy). Throws std::invalid_argument for options
+  /// out of range.
+  template <TensorList List>
+  explicit Reduction(const List& list, const ReductionOptions& options = {}, const F& fold = {})
+      : Reduction(list, detail::Trained{list.layout().get()}, options, fold) {}
+
+  /// Over the tensors of type P for whose index `takes(index)` holds.
+  template <TensorList List, std::predicate<std::size_t> Takes>
+  Reduction(const List& list, const Takes& takes, const ReductionOptions& options = {},
+            const F& fold = {})
+      : Reduction(list.layout(),
+                  detail::fold_plan(*list.layout(), detail::dtype_of<list_scalar_t<List>>(), takes,
+                                    options, static_cast<std::size_t>(F::accumulators)),
+                  options.per, fold) {}
+
+  /// Over single arrays of this shape. Throws std::invalid_argument where a dimension is negative.
+  explicit Reduction(const Shape& shape, const ReductionOptions& options = {},
+                     Order order = Order::row_major, const F& fold = {})
+      : Reduction(nullptr, plan_of(shape, options, order), options.per, fold) {}
+
+  /// Folds the elements of as many streams as the fold reads (see stream_of()), all of them with
+  /// the tensors of the list. A tensor for which a stream has no elements is left out: its results
+  /// are those of no numbers. Returns results().
+  ///
+  /// Throws std::invalid_argument for streams of another layout or size.
+  template <Executor E, class... Streams>
+  std::span<const Result> operator()(E&& executor, const Streams&... streams) {
+    static_assert(sizeof...(Streams) == static_cast<std::size_t>(F::streams),
+                  "polyak: a reduction is given as many streams as its fold reads");
+    return run(executor, stream_of(streams)...);
+  }
+
+  /// Per::list: one. Per::tensor: one for each tensor taken, in their order. Rows and columns:
+  /// those of all tensors taken, one after the other.
+  [[nodiscard]] std::span<const Result> results() const { return {results_.get(), plan_.results}; }
+  /// Those of tensor `index` of the list; none where it is not taken, or with Per::list.
+  [[nodiscard]] std::span<const Result> results(std::size_t index) const {
+    const std::size_t k = plan_.of_tensor[index];
+    if (k == detail::FoldPlan::none || per_ == Per::list) return {};
+    return {results_.get() + plan_.tensors[k].results, plan_.tensors[k].shape.results()};
+  }
+
+  /// The fold; what it holds may change from call to call.
+  [[nodiscard]] F& fold() { return fold_; }
+
+  Reduction(const Reduction& other)
+      : Reduction(other.layout_, other.plan_, other.per_, other.fold_) {
+    std::copy_n(other.results_.get(), plan_.results, results_.get());
+  }
+  Reduction(Reduction&&) noexcept = default;
+  Reduction& operator=(const Reduction& other) { return *this = Reduction(other); }
+  Reduction& operator=(Reduction&&) noexcept = default;
+  ~Reduction() = default;
+
+ private:
+  using Part = typename F::Part;
+
+  Reduction(std::shared_ptr<const Layout> layout, detail::FoldPlan plan, Per per, const F& fold)
+      : layout_(std::move(layout)), plan_(std::move(plan)), per_(per), fold_(fold) {
+    if (per_ == Per::list) {
+      totals_.resize(plan_.tensors.size());
+      plan_.results = 1;
+    }
+    parts_.resize(plan_.parts);
+    results_ = std::make_unique<Result[]>(plan_.results);  // bools have addresses here
+  }
+
+  [[nodiscard]] static detail::FoldPlan plan_of(const Shape& shape, const ReductionOptions& options,
+                                                Order order) {
+    validate(options);
+    const std::size_t size = detail::elements_of(shape, "reduced");
+    detail::FoldPlan plan;
+    plan.add(0, detail::fold_shape(shape, order, options, size),
+             static_cast<std::size_t>(F::accumulators));
+    return plan;
+  }
+
+  template <class S>
+  void check(const FoldStream<S>& stream) const {
+    if (stream.layout() == nullptr) {
+      require(layout_ == nullptr && stream.size() == plan_.tensors[0].shape.size(),
+              "an array that is reduced must have the size of the reduction", stream.size());
+      return;
+    }
+    if (stream.layout() == layout_.get()) return;
+    if (layout_ == nullptr || stream.layout()->tensors != layout_->tensors) {
+      detail::refuse_value("polyak: what is reduced differs from the reduction: " +
+                           (layout_ == nullptr ? std::string("it is made for single arrays")
+                                               : detail::differences(*stream.layout(), *layout_)));
+    }
+  }
+
+  template <class E, class... S>
+  std::span<const Result> run(E& executor, const FoldStream<S>&... streams) {
+    using Pass = detail::FoldPass<F, S...>;
+    detail::check_executor(executor);
+    (check(streams), ...);
+    const int level = detail::level_in_use();
+    const std::tuple<FoldStream<S>...> all(streams...);
+    std::size_t elements = 0;
+    for (const detail::FoldTensor& tensor : plan_.tensors) {
+      if (((streams[tensor.index] != nullptr) && ...)) elements += tensor.shape.size();
+    }
+    const auto range = [&](std::size_t begin, std::size_t end) {
+      detail::run_at(level, Pass{fold_, plan_, all, parts_.data(), begin, end});
+    };
+    if constexpr (std::same_as<std::remove_const_t<E>, Serial>) {
+      executor(elements, range);
+    } else {
+      const detail::FloatMode::Word mode = detail::FloatMode::get();
+      const auto as_in_the_caller = [&](std::size_t begin, std::size_t end) {
+        const detail::WithFloatMode flushes_alike(mode);
+        range(begin, end);
+      };
+      executor(elements, as_in_the_caller);
+    }
+    for (std::size_t k = 0; k < plan_.tensors.size(); ++k) {
+      combine(k, ((streams[plan_.tensors[k].index] != nullptr) && ...));
+    }
+    if (per_ == Per::list) {
+      results_[0] =
+          detail::finished(fold_, detail::combined_all(fold_, totals_.data(), totals_.size()));
+    }
+    return results();
+  }
+
+  /// From the parts of the k-th tensor taken to its results.
+  void combine(std::size_t k, bool present) {
+    const detail::FoldTensor& tensor = plan_.tensors[k];
+    const detail::FoldShape& shape = tensor.shape;
+    const std::size_t blocks = shape.blocks();
+    for (std::size_t o = 0; o < shape.outer; ++o) {
+      double* const parts =
+          parts_.data() + tensor.parts + o * blocks * shape.inner * std::size_t{F::accumulators};
+      std::size_t nodes = present ? blocks : 0, span = shape.block();
+      while (nodes > 1) {
+        const std::size_t groups = (nodes + detail::fold_group - 1) / detail::fold_group;
+        for (std::size_t group = 0; group < groups; ++group) {
+          for (std::size_t column = 0; column < shape.inner; ++column) {
+            detail::put_part<F>(parts, group, column, shape.inner,
+                                detail::combined_group(fold_, parts, nodes, group, column,
+                                                       shape.inner, span, shape.reduced));
+          }
+        }
+        nodes = groups;
+        span *= detail::fold_group;
+      }
+      for (std::size_t column = 0; column < shape.inner; ++column) {
+        const Part all =
+            nodes == 0 ? Part{}
+                       : detail::part_of<F>(parts, 0, column, shape.inner, span, shape.reduced);
+        if (per_ == Per::list) {
+          totals_[k] = all;
+        } else {
+          results_[tensor.results + o * shape.inner + column] = detail::finished(fold_, all);
+        }
+      }
+    }
+  }
+
+  std::shared_ptr<const Layout> layout_;
+  detail::FoldPlan plan_;
+  Per per_;
+  F fold_;
+  std::vector<double> parts_;
+  std::vector<Part> totals_;  // of tensors
+  std::unique_ptr<Result[]> results_;
+};
+
+// ---- for a single call: these allocate what they need -------------------------------------------
+
+/// One fold over single arrays of equal size, in the calling thread: `reduce<Dot>(a, b)`. Throws
+/// std::invalid_argument where sizes differ.
+template <class F, class First, class... Rest>
+requires(detail::FlatObject<const First>)
+    [[nodiscard]] fold_result_t<F> reduce(const First& first, const Rest&... rest) {
+  Reduction<F> reduction(Shape{static_cast<std::int64_t>(first.size())});
+  return reduction(serial, first, rest...)[0];
+}
+
+/// One fold over all trained tensors of a list: `reduce<Dot>(executor, params, params, gradients)`.
+/// `list` says which tensors there are, `streams` (see stream_of()) what is folded.
+template <class F, Executor E, HostList List, class... Streams>
+[[nodiscard]] fold_result_t<F> reduce(E&& executor, const List& list, const Streams&... streams) {
+  Reduction<F> reduction(list);
+  return reduction(executor, streams...)[0];
+}
+
+/// The Euclidean norm of all weights (buffers, Role::copy, do not count), or of all gradients that
+/// are set. 0 for none.
+template <Executor E, HostList List>
+[[nodiscard]] double norm(E&& executor, const List& list) {
+  return reduce<Norm>(executor, list, list);
+}
+template <HostList List>
+[[nodiscard]] double norm(const List& list) {
+  return norm(serial, list);
+}
+
+/// Writes the norm of each tensor of a list, 0 for buffers and where no gradient is set. Throws
+/// std::invalid_argument unless `to` has one number for each tensor.
+template <Executor E, HostList List>
+void norms(E&& executor, const List& list, std::span<double> to) {
+  const std::size_t tensors = list.layout()->tensors.size();
+  require(to.size() == tensors, "norms() must be given one number for each tensor", to.size());
+  Reduction<Norm> reduction(list, {.per = Per::tensor});
+  reduction(executor, list);
+  for (std::size_t k = 0; k < tensors; ++k) {
+    const std::span<const double> one = reduction.results(k);
+    to[k] = one.empty() ? 0 : one[0];
+  }
+}
+
+}  // namespace v0
+}  // namespace polyak

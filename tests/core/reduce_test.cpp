@@ -1,0 +1,544 @@
+// SPDX-License-Identifier: Apache-2.0
+// polyak/core/reduce.hpp: folds against sums in long double, and to the bit against themselves.
+#include <polyak/core/reduce.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/executors/openmp.hpp>
+
+#include "../support/allocations.hpp"
+#include "../support/bits.hpp"
+#include "../support/catch.hpp"
+#include "../support/levels.hpp"
+#include "../support/numbers.hpp"
+#include "../support/refuses.hpp"
+#include "../support/splitter.hpp"
+
+using namespace polyak;
+
+namespace {
+
+using Wide = std::vector<long double>;
+
+template <class T>
+std::vector<T> numbers(std::size_t count, std::uint64_t seed) {
+  std::vector<T> values(count);
+  for (std::size_t k = 0; k < count; ++k) {
+    values[k] = static_cast<T>(bits::uniform(k, seed) + 0.25);
+  }
+  return values;
+}
+template <class T>
+Wide wide(const std::vector<T>& values) {
+  Wide all;
+  for (const T value : values) all.push_back(static_cast<long double>(static_cast<double>(value)));
+  return all;
+}
+
+/// A fold's result in long double, and the magnitude that its error is relative to.
+struct Exact {
+  long double value, magnitude;
+};
+Exact sum_of(const Wide& terms) {
+  Exact sum{0, 0};
+  for (const long double term : terms) {
+    sum.value += term;
+    sum.magnitude += std::abs(term);
+  }
+  return sum;
+}
+Wide products(const Wide& x, const Wide& y) {
+  Wide all;
+  for (std::size_t k = 0; k < x.size(); ++k) all.push_back(x[k] * y[k]);
+  return all;
+}
+Wide differences(const Wide& x, const Wide& y) {
+  Wide all;
+  for (std::size_t k = 0; k < x.size(); ++k) all.push_back(x[k] - y[k]);
+  return all;
+}
+
+Exact exact(Sum, const Wide& x) { return sum_of(x); }
+Exact exact(SquaredNorm, const Wide& x) { return sum_of(products(x, x)); }
+Exact exact(Norm, const Wide& x) {
+  const long double root = std::sqrt(sum_of(products(x, x)).value);
+  return {root, root};
+}
+Exact exact(Mean, const Wide& x) {
+  const Exact sum = sum_of(x);
+  const auto n = static_cast<long double>(x.size());
+  return {sum.value / n, sum.magnitude / n};
+}
+Exact exact(MeanSquare, const Wide& x) { return exact(Mean{}, products(x, x)); }
+Exact exact(L1Norm, const Wide& x) {
+  const long double sum = sum_of(x).magnitude;
+  return {sum, sum};
+}
+Exact exact(MaxAbs, const Wide& x) {
+  long double largest = 0;
+  for (const long double value : x) largest = std::max(largest, std::abs(value));
+  return {largest, 0};  // no rounding at all
+}
+Exact exact(Variance, const Wide& x) {
+  const long double mean = exact(Mean{}, x).value;
+  Wide around = x;
+  for (long double& value : around) value -= mean;
+  const Exact squares = exact(MeanSquare{}, around);
+  return {squares.value, squares.value};
+}
+Exact exact(Dot, const Wide& x, const Wide& y) { return sum_of(products(x, y)); }
+Exact exact(SquaredDistance, const Wide& x, const Wide& y) {
+  return exact(SquaredNorm{}, differences(x, y));
+}
+Exact exact(Distance, const Wide& x, const Wide& y) { return exact(Norm{}, differences(x, y)); }
+Exact exact(Cosine, const Wide& x, const Wide& y) {
+  const long double both = exact(Norm{}, x).value * exact(Norm{}, y).value;
+  return {exact(Dot{}, x, y).value / both, exact(Dot{}, x, y).magnitude / both + 1};
+}
+
+template <class F, class... T>
+bool close(double result, const std::vector<T>&... streams) {
+  const Exact expected = exact(F{}, wide(streams)...);
+  const long double allowed = 600 * 0x1p-53L * expected.magnitude;
+  return std::abs(static_cast<long double>(result) - expected.value) <= allowed;
+}
+template <class F, class... T>
+void check_close(double result, const std::vector<T>&... streams) {
+  INFO("got " << result << ", expected "
+              << static_cast<double>(exact(F{}, wide(streams)...).value));
+  CHECK(close<F>(result, streams...));
+}
+
+/// Around packs, blocks and groups of blocks.
+const std::vector<std::size_t> awkward{1,   7,    15,   16,   17,   31,   32,      33,
+                                       255, 1000, 4095, 4096, 4097, 8192, 262'144, 270'001};
+
+template <class T>
+void check_folds_of_one() {
+  for (const std::size_t size : awkward) {
+    INFO(size << " elements");
+    const auto x = numbers<T>(size, size);
+    check_close<Sum>(reduce<Sum>(x), x);
+    check_close<Mean>(reduce<Mean>(x), x);
+    check_close<SquaredNorm>(reduce<SquaredNorm>(x), x);
+    check_close<Norm>(reduce<Norm>(x), x);
+    check_close<MeanSquare>(reduce<MeanSquare>(x), x);
+    check_close<L1Norm>(reduce<L1Norm>(x), x);
+    check_close<MaxAbs>(reduce<MaxAbs>(x), x);
+    check_close<Variance>(reduce<Variance>(x), x);
+    CHECK(reduce<AllFinite>(x));
+  }
+}
+
+template <class T, class U>
+void check_folds_of_two() {
+  for (const std::size_t size : awkward) {
+    INFO(size << " elements");
+    const auto x = numbers<T>(size, 1);
+    const auto y = numbers<U>(size, 2);
+    check_close<Dot>(reduce<Dot>(x, y), x, y);
+    check_close<SquaredDistance>(reduce<SquaredDistance>(x, y), x, y);
+    check_close<Distance>(reduce<Distance>(x, y), x, y);
+    check_close<Cosine>(reduce<Cosine>(x, y), x, y);
+  }
+}
+
+/// Weights and gradients in memory that ends where they do.
+template <class P>
+struct List {
+  std::vector<std::vector<P>> weights, slopes;
+  Parameters<P> params;
+  std::vector<std::int64_t> counter{3};
+
+  explicit List(const std::vector<Shape>& shapes, Order order = Order::row_major) {
+    weights.reserve(shapes.size());
+    for (const Shape& shape : shapes) {
+      const std::string name(1, static_cast<char>('a' + weights.size()));
+      weights.push_back(numbers<P>(detail::elements_of(shape, name), weights.size()));
+      slopes.push_back(numbers<P>(weights.back().size(), weights.size() + 100));
+      params.add(name, weights.back().data(), shape, Role::average, order);
+    }
+  }
+  [[nodiscard]] Gradients<P> gradients() const {
+    Gradients<P> all(params);
+    for (std::size_t k = 0; k < slopes.size(); ++k) {
+      all.set(params[k].name(), slopes[k].data());
+    }
+    return all;
+  }
+};
+
+const std::vector<Shape>& shapes() {
+  static const std::vector<Shape> all{{5},      {0},      {70, 129}, {9'001}, {3, 5, 7},
+                                      {1, 600}, {600, 1}, {257, 3},  {4, 0},  {2, 3, 4, 1030}};
+  return all;
+}
+constexpr ReductionOptions all_options[] = {
+    {Per::list, MatrixView::first_by_rest}, {Per::tensor, MatrixView::first_by_rest},
+    {Per::row, MatrixView::first_by_rest},  {Per::column, MatrixView::first_by_rest},
+    {Per::row, MatrixView::last_two},       {Per::column, MatrixView::last_two}};
+
+/// The results of three folds with one, two and three accumulators, as bits.
+template <class P, class E>
+std::vector<std::uint64_t> everything(const List<P>& list, E&& executor) {
+  const Gradients<P> gradients = list.gradients();
+  std::vector<std::uint64_t> all;
+  const auto append = [&](std::span<const double> results) {
+    for (const double result : results) all.push_back(bits::of(result));
+  };
+  for (const ReductionOptions& options : all_options) {
+    Reduction<Norm> norms(list.params, options);
+    Reduction<Variance> variances(list.params, options);
+    Reduction<Cosine> cosines(list.params, options);
+    append(norms(executor, gradients));
+    append(variances(executor, list.params));
+    append(cosines(executor, list.params, gradients));
+  }
+  return all;
+}
+
+struct LevelCap {
+  explicit LevelCap(int level) {
+    cap_dispatch_level(level == 0   ? DispatchLevel::baseline
+                       : level == 3 ? DispatchLevel::x86_64_v3
+                                    : DispatchLevel::x86_64_v4);
+  }
+  LevelCap(const LevelCap&) = delete;
+  LevelCap& operator=(const LevelCap&) = delete;
+  ~LevelCap() { cap_dispatch_level(DispatchLevel::x86_64_v4); }
+};
+
+/// The index in memory of element `index` of a tensor.
+std::size_t place(const Shape& shape, Order order, const std::vector<std::size_t>& index) {
+  std::size_t at = 0;
+  for (std::size_t j = 0; j < shape.size(); ++j) {
+    const std::size_t k = order == Order::row_major ? j : shape.size() - 1 - j;
+    at = at * static_cast<std::size_t>(shape[k]) + index[k];
+  }
+  return at;
+}
+
+/// The elements of each row or column of a tensor, in the order of the results.
+std::vector<std::vector<double>> lines(const std::vector<double>& values, const Shape& shape,
+                                       Order order, const ReductionOptions& options) {
+  // The dimensions that are folded: of rows the columns, and the other way round.
+  const std::size_t rank = shape.size();
+  const bool of_rows = options.per == Per::row;
+  std::vector<bool> folded(rank);
+  for (std::size_t k = 0; k < rank; ++k) {
+    folded[k] = options.view == MatrixView::first_by_rest ? (k == 0) != of_rows
+                                                          : k + (of_rows ? 1 : 2) == rank;
+  }
+  std::vector<std::size_t> index(rank, 0);
+  std::vector<std::vector<double>> all;
+  Shape kept_shape;
+  std::size_t count = 1;
+  for (std::size_t k = 0; k < rank; ++k) {
+    if (!folded[k]) kept_shape.push_back(shape[k]);
+    if (!folded[k]) count *= static_cast<std::size_t>(shape[k]);
+  }
+  all.resize(count);
+  for (std::size_t n = 0; n < values.size(); ++n) {
+    std::vector<std::size_t> kept;
+    for (std::size_t k = 0; k < rank; ++k) {
+      if (!folded[k]) kept.push_back(index[k]);
+    }
+    all[place(kept_shape, order, kept)].push_back(values[place(shape, order, index)]);
+    for (std::size_t k = rank; k-- > 0;) {
+      if (++index[k] < static_cast<std::size_t>(shape[k])) break;
+      index[k] = 0;
+    }
+  }
+  return all;
+}
+
+/// A fold of a method's own, with a number that changes from call to call.
+struct CountAbove : Fold<1> {
+  double bound = 0;
+  template <class V>
+  POLYAK_LAW void operator()(const V& x, V& count) const {
+    // 1 where x > bound, and 0 for the zeros of the padding where bound >= 0.
+    count = count + if_zero(max(x, V(bound)) - V(bound), V(0), V(1));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("folds of one stream are those of long double: float") { check_folds_of_one<float>(); }
+TEST_CASE("folds of one stream are those of long double: double") { check_folds_of_one<double>(); }
+TEST_CASE("folds of one stream are those of long double: half") {
+  check_folds_of_one<Eigen::half>();
+}
+TEST_CASE("folds of one stream are those of long double: bfloat16") {
+  check_folds_of_one<Eigen::bfloat16>();
+}
+TEST_CASE("folds of two streams are those of long double, whatever their types") {
+  check_folds_of_two<float, float>();
+  check_folds_of_two<float, double>();
+  check_folds_of_two<Eigen::bfloat16, float>();
+  check_folds_of_two<double, Eigen::half>();
+}
+
+TEST_CASE("a long tensor, split anywhere") {
+  const auto x = numbers<float>(1'000'003, 5);
+  Reduction<Norm> norms(Shape{1'000'003});
+  const double expected = norms(serial, x)[0];
+  check_close<Norm>(expected, x);
+  for (const Split split : {Split::pieces, Split::threads}) {
+    Splitter splitter(split);
+    CHECK(norms(splitter, x)[0] == expected);
+  }
+}
+
+TEST_CASE("rows and columns of matrices, in both orders and views") {
+  const std::vector<Shape> matrices{{1, 1},    {3, 4},       {129, 70},   {4, 5000},     {700, 3},
+                                    {3, 5, 7}, {2, 3, 5000}, {300, 2, 2}, {5, 300, 2, 3}};
+  for (const Shape& shape : matrices) {
+    for (const Order order : {Order::row_major, Order::column_major}) {
+      const auto values = numbers<double>(detail::elements_of(shape, "w"), 9);
+      for (const ReductionOptions& options : std::span(all_options).subspan(2)) {
+        INFO(shape.size() << " dimensions, the first of " << shape[0] << ", order "
+                          << static_cast<int>(order) << ", per " << static_cast<int>(options.per)
+                          << ", view " << static_cast<int>(options.view));
+        const auto expected = lines(values, shape, order, options);
+        Reduction<Norm> norms(shape, options, order);
+        Reduction<Variance> variances(shape, options, order);
+        Reduction<MaxAbs> largest(shape, options, order);
+        norms(serial, values);
+        variances(serial, values);
+        largest(serial, values);
+        REQUIRE(norms.results().size() == expected.size());
+        REQUIRE(variances.results().size() == expected.size());
+        std::size_t wrong = 0;
+        for (std::size_t k = 0; k < expected.size(); ++k) {
+          wrong += close<Norm>(norms.results()[k], expected[k]) ? 0 : 1;
+          wrong += close<Variance>(variances.results()[k], expected[k]) ? 0 : 1;
+          wrong += close<MaxAbs>(largest.results()[k], expected[k]) ? 0 : 1;
+        }
+        CHECK(wrong == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("a vector and a number are single rows") {
+  const std::vector<float> values{3, 4};
+  for (const MatrixView view : {MatrixView::first_by_rest, MatrixView::last_two}) {
+    Reduction<Norm> row(Shape{2}, {Per::row, view}), columns(Shape{2}, {Per::column, view});
+    CHECK(row(serial, values).size() == 1);
+    CHECK(row.results()[0] == 5);
+    CHECK(columns(serial, values).size() == 2);
+    CHECK(columns.results()[1] == 4);
+    Reduction<Norm> number(Shape{}, {Per::row, view});
+    CHECK(number(serial, std::vector<float>{-2})[0] == 2);
+  }
+}
+
+TEMPLATE_TEST_CASE("any executor and split gives the bits of one thread", "", float, double,
+                   Eigen::bfloat16) {
+  for (const Order order : {Order::row_major, Order::column_major}) {
+    const List<TestType> list(shapes(), order);
+    const auto expected = everything(list, serial);
+    for (const unsigned seed : {1u, 2u}) {
+      CHECK(everything(list, Splitter(Split::pieces, seed)) == expected);
+    }
+    CHECK(everything(list, Splitter(Split::threads)) == expected);
+#if defined(_OPENMP)
+    CHECK(everything(list, OpenMp{3, 0}) == expected);
+#endif
+  }
+}
+
+TEMPLATE_TEST_CASE("all levels with a fused multiply-add give the same bits", "", float, double,
+                   Eigen::half, Eigen::bfloat16) {
+  const List<TestType> list(shapes());
+  std::vector<std::uint64_t> expected;
+  for (const int level : levels::supported()) {
+    if (!levels::rounds_once(level)) continue;
+    const LevelCap cap(level);
+    const auto results = everything(list, serial);
+    if (expected.empty()) expected = results;
+    INFO("level " << level);
+    CHECK(results == expected);
+  }
+}
+
+TEST_CASE("a baseline without a fused multiply-add is as accurate") {
+  const LevelCap cap(0);
+  const auto x = numbers<float>(10'001, 3), y = numbers<float>(10'001, 4);
+  check_close<Norm>(reduce<Norm>(x), x);
+  check_close<Variance>(reduce<Variance>(x), x);
+  check_close<Cosine>(reduce<Cosine>(x, y), x, y);
+}
+
+TEST_CASE("NaN and infinity, wherever they stand") {
+  const double inf = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto usual = bits::of(nan);
+  for (const std::size_t size : {std::size_t{1}, std::size_t{33}, std::size_t{9000}}) {
+    for (const std::size_t at : {std::size_t{0}, size / 2, size - 1}) {
+      INFO(size << " elements, number " << at);
+      std::vector<float> x(size, 2.0f);
+      for (const float sign : {1.0f, -1.0f}) {
+        x[at] = std::copysign(static_cast<float>(nan), sign);
+        CHECK(bits::of(reduce<MaxAbs>(x)) == usual);
+        CHECK(bits::of(reduce<Norm>(x)) == usual);
+        CHECK(bits::of(reduce<Variance>(x)) == usual);
+        CHECK(bits::of(reduce<L1Norm>(x)) == usual);
+        CHECK_FALSE(reduce<AllFinite>(x));
+        x[at] = sign * static_cast<float>(inf);
+        CHECK(reduce<MaxAbs>(x) == inf);
+        CHECK(reduce<Norm>(x) == inf);
+        CHECK(reduce<Sum>(x) == static_cast<double>(sign) * inf);
+        CHECK(bits::of(reduce<Variance>(x)) == usual);
+        CHECK_FALSE(reduce<AllFinite>(x));
+      }
+      x[at] = -3;
+      CHECK(reduce<MaxAbs>(x) == 3);
+      CHECK(reduce<AllFinite>(x));
+    }
+  }
+}
+
+TEST_CASE("squares of floats neither overflow nor underflow") {
+  const std::vector<float> large{3e38f, -3e38f}, small{1e-45f, 1e-45f};
+  CHECK(reduce<Norm>(large) == Approx(std::sqrt(2.0) * static_cast<double>(3e38f)));
+  CHECK(reduce<Norm>(small) == Approx(std::sqrt(2.0) * static_cast<double>(1e-45f)));
+}
+
+TEST_CASE("the variance of numbers far from 0") {
+  std::vector<double> x(100'000);
+  for (std::size_t k = 0; k < x.size(); ++k) x[k] = 1e9 + (k % 2 == 0 ? 1 : -1);
+  CHECK(reduce<Variance>(x) == Approx(1).epsilon(1e-12));
+  CHECK(reduce<Variance>(std::vector<double>(5000, 0.1)) == 0);
+  // One that is far from all others, in front.
+  x.assign(4096, 1.0);
+  x[0] = 1e8;
+  const double share = 1.0 / 4096;
+  CHECK(reduce<Variance>(x) == Approx((1e8 - 1) * (1e8 - 1) * share * (1 - share)).epsilon(1e-12));
+}
+
+TEST_CASE("no numbers") {
+  const std::vector<float> none;
+  CHECK(reduce<Norm>(none) == 0);
+  CHECK(reduce<Dot>(none, none) == 0);
+  CHECK(reduce<MaxAbs>(none) == 0);
+  CHECK(std::isnan(reduce<Mean>(none)));
+  CHECK(std::isnan(reduce<Variance>(none)));
+  CHECK(reduce<AllFinite>(none));
+  CHECK(norm(Parameters<float>{}) == 0);
+  Reduction<Norm> rows(Shape{3, 0}, {.per = Per::row});
+  CHECK(rows(serial, none).size() == 3);
+  CHECK(rows.results()[2] == 0);
+  Reduction<Norm> columns(Shape{3, 0}, {.per = Per::column});
+  CHECK(columns(serial, none).empty());
+}
+
+TEST_CASE("a list: weights, gradients that are set, tensors that are taken") {
+  std::vector<float> a{3}, b{4, 12}, buffer{100}, frozen{84};
+  std::vector<std::int64_t> counter{7};
+  Parameters params;
+  params.add("a", std::span(a)).add("b", std::span(b));
+  params.add("buffer", std::span(buffer), Role::copy);
+  params.add("counter", std::span(counter), Role::copy);
+  params.add("frozen", std::span(frozen), Role::ignore);
+  CHECK(norm(params) == 85);
+  Gradients gradients(params);
+  CHECK(norm(serial, gradients) == 0);
+  const std::vector<float> slope{6, 8};
+  gradients.set("b", slope);
+  CHECK(norm(gradients) == 10);
+  CHECK(reduce<Dot>(serial, params, params, gradients) == 4 * 6 + 12 * 8);
+
+  std::vector<double> each(5, -1);
+  norms(serial, params, each);
+  CHECK(each == std::vector<double>{3, std::sqrt(160.0), 0, 0, 84});
+  norms(serial, gradients, each);
+  CHECK(each == std::vector<double>{0, 10, 0, 0, 0});
+
+  Reduction<Norm> some(params, [](std::size_t k) { return k == 0 || k == 2; },
+                       {.per = Per::tensor});
+  CHECK(some(serial, params).size() == 2);
+  CHECK(some.results(0)[0] == 3);
+  CHECK(some.results(1).empty());
+  CHECK(some.results(2)[0] == 100);
+  CHECK(some.results(3).empty());
+}
+
+TEST_CASE("slots of a method, of another type than the weights") {
+  const List<Eigen::bfloat16> list({{40}, {3, 100}});
+  Slots<float> slots(list.params.layout(), DType::bfloat16, Kept::averaged, {"first", "second"});
+  std::vector<float> flat;
+  for (std::size_t k = 0; k < 2; ++k) {
+    for (float& value : slots.tensor(1, k))
+      flat.push_back(value = 0.5f + static_cast<float>(flat.size() % 7));
+  }
+  check_close<Norm>(reduce<Norm>(serial, list.params, stream_of(slots, 1)), flat);
+  std::vector<Eigen::bfloat16> weights = list.weights[0];
+  weights.insert(weights.end(), list.weights[1].begin(), list.weights[1].end());
+  check_close<Dot>(reduce<Dot>(serial, list.params, list.params, stream_of(slots, 1)), weights,
+                   flat);
+}
+
+TEST_CASE("a fold of one's own, whose numbers change") {
+  const std::vector<float> x{1, 2, 3, 4, 5, -6};
+  Reduction<CountAbove> count(Shape{6});
+  CHECK(count(serial, x)[0] == 5);
+  count.fold().bound = 3;
+  CHECK(count(serial, x)[0] == 2);
+}
+
+TEST_CASE("a copy of a reduction has results of its own") {
+  const std::vector<float> x{3, 4}, y{6, 8};
+  Reduction<Norm> first(Shape{2});
+  first(serial, x);
+  Reduction<Norm> second = first;
+  CHECK(second.results()[0] == 5);
+  second(serial, y);
+  CHECK(first.results()[0] == 5);
+  first = second;
+  CHECK(first.results()[0] == 10);
+}
+
+TEST_CASE("a reduction that is called again allocates nothing") {
+  const List<float> list(shapes());
+  const Gradients<float> gradients = list.gradients();
+  for (const ReductionOptions& options : all_options) {
+    Reduction<Norm> norms(list.params, options);
+    Reduction<Dot> dots(list.params, options);
+    const allocations::Counter counter;
+    norms(serial, list.params);
+    norms(serial, gradients);
+    dots(serial, list.params, gradients);
+    CHECK(counter.counts().number == 0);
+  }
+}
+
+TEST_CASE("what is reduced must be what the reduction is made for") {
+  const List<float> list({{2, 3}}), other({{3, 2}});
+  Reduction<Norm> norms(list.params), array(Shape{4});
+  const std::vector<float> five(5);
+  CHECK(refuses([&] { norms(serial, other.params); }, {"reduc", "[3, 2]", "[2, 3]"}));
+  CHECK(refuses([&] { norms(serial, five); }, {"size of the reduction", "5"}));
+  CHECK(refuses([&] { array(serial, five); }, {"size of the reduction", "5"}));
+  CHECK(refuses([&] { array(serial, list.params); }, {"single arrays"}));
+  CHECK(refuses([&] { Reduction<Norm>(list.params, {.per = static_cast<Per>(9)}); },
+                {"ReductionOptions.per", "9"}));
+  CHECK(refuses([&] { Reduction<Norm>(Shape{1}, {.view = static_cast<MatrixView>(9)}); },
+                {"ReductionOptions.view", "9"}));
+  CHECK(refuses([&] { Reduction<Norm>(Shape{-1}); }, {"-1"}));
+  std::vector<double> two(2);
+  CHECK(refuses([&] { polyak::norms(serial, list.params, two); }, {"norms()", "2"}));
+  CHECK(norms(serial, List<float>({{2, 3}}).params)[0] > 0);  // an equal layout will do
+}
