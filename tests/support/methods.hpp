@@ -24,6 +24,7 @@
 #include <polyak/average/window_average.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
+#include <polyak/optim/lion.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>
 #include <polyak/optim/schedule_free_sgd.hpp>
 #include <polyak/optim/sgd.hpp>
@@ -107,6 +108,9 @@ void for_each_optimizer(Use&& use) {
   use(variant(ademamix, "AdEMAMix beta1 = 0, epsilon = 0"), []<class P>(const Parameters<P>& p) {
     return AdEMAMix<P, S>(
         p, {.learning_rate = 0.1, .beta1 = 0, .epsilon = 0, .allow_zero_epsilon = true});
+  });
+  use({.name = "Lion", .header = "optim/lion.hpp"}, []<class P>(const Parameters<P>& p) {
+    return Lion<P, S>(p, {.learning_rate = 0.01, .weight_decay = 0.1});
   });
 }
 
