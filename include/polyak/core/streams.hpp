@@ -153,9 +153,9 @@ void require_apart(std::string_view who, const Stream<Out>& output, const Stream
     for (std::size_t i = 0; i < tensors; ++i) {
       const std::size_t other_bytes = size_of(i) * scalar_bytes<In>;
       if (other_bytes != 0 && overlap(to, bytes, input[i], other_bytes)) {
-        refuse_overlap(who, other(),
-                       output.layout() == nullptr ? std::string_view()
-                                                  : output.layout()->tensors[i].name);
+        refuse_overlap(
+            who, other(),
+            output.layout() == nullptr ? std::string_view() : output.layout()->tensors[i].name);
       }
     }
   }
@@ -179,8 +179,7 @@ void require_outputs_apart(std::string_view who, const std::tuple<Stream<Out>...
                                        std::size_t j) {
     const auto& one = std::get<I>(outputs);
     if (I >= j) return;
-    require_apart(who, one, stream_of(other), size_of, false,
-                  [&] { return "output " + text(j); });
+    require_apart(who, one, stream_of(other), size_of, false, [&] { return "output " + text(j); });
   };
   const auto all = [&]<std::size_t... I>(std::index_sequence<I...>) {
     const auto with = [&]<std::size_t J>(std::integral_constant<std::size_t, J>) {
@@ -247,7 +246,8 @@ void sweep_all(E& executor, const Law& law, const std::tuple<Stream<Out>...>& ou
         (decide(output), ...);
       },
       outputs);
-  const bool any_past = std::find(past_caches.begin(), past_caches.end(), true) != past_caches.end();
+  const bool any_past =
+      std::find(past_caches.begin(), past_caches.end(), true) != past_caches.end();
 
   const auto part = [&](std::size_t k, std::size_t low, std::size_t high) {
     Kernel kernel{law, {}, {}, high - low, 0, past_caches};
@@ -468,23 +468,22 @@ requires(Executor<E> && (std::same_as<Out, Outs> && ...)) void merge_streams(
           "merge_streams: inputs must be " + detail::text(inputs_each) +
               " for each of one or more terms; they are",
           streams.size());
-  require(weights.size() == streams.size() / inputs_each * weights_each,
-          "merge_streams: weights must be " + detail::text(weights_each) +
-              " for each term; they are",
-          weights.size());
+  require(
+      weights.size() == streams.size() / inputs_each * weights_each,
+      "merge_streams: weights must be " + detail::text(weights_each) + " for each term; they are",
+      weights.size());
   for (std::size_t k = 0; k < weights.size(); ++k) {
     using T = typename Law::Value;
     const bool fits = detail::is_finite(static_cast<T>(weights[k]));
     if (!fits) {
-      require(false, "merge_streams: weight " + detail::text(k) + " must be finite as " +
-                         std::string(detail::name_of(detail::dtype_of<T>())),
+      require(false,
+              "merge_streams: weight " + detail::text(k) + " must be finite as " +
+                  std::string(detail::name_of(detail::dtype_of<T>())),
               weights[k]);
     }
   }
   const auto all = std::apply(
-      [](const auto&... output) {
-        return std::array<Stream<Out>, 1 + sizeof...(Outs)>{output...};
-      },
+      [](const auto&... output) { return std::array<Stream<Out>, 1 + sizeof...(Outs)>{output...}; },
       outputs);
   for (const auto& output : all) detail::require_same_tensors(output, all[0]);
   for (std::size_t k = 0; k < streams.size(); ++k) {
