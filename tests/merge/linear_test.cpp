@@ -117,7 +117,7 @@ std::vector<Out> expected_sums(const std::vector<const In*>& inputs,
 
 template <class T>
 bool same(const T* a, const std::vector<T>& b, std::size_t size) {
-  return law_battery::difference(a, b.data(), 0, size) == size;
+  return bits::difference(a, b.data(), 0, size) == size;
 }
 
 template <class T>
