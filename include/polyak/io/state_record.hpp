@@ -270,7 +270,8 @@ class RecordReader {
       one.options = texts_of(method, "options");
       one.scalars = texts_of(method, "scalars");
       for (const Json& slot : array_of(method, "slots")) one.slots.push_back(text_of(slot));
-      if (method.contains("slot_shapes")) one.slot_shapes = shapes_of(member(method, "slot_shapes"));
+      if (method.contains("slot_shapes"))
+        one.slot_shapes = shapes_of(member(method, "slot_shapes"));
       all.methods.push_back(std::move(one));
     }
     return all;
@@ -372,7 +373,8 @@ inline void compare_shapes(const std::string& who, const SlotShapes& file, const
   for (const auto& [slot, shapes] : run) {
     const auto known = file.find(slot);
     if (known == file.end()) {
-      differences.push_back(who + ": slot \"" + slot + "\" is of the parameters' shapes in the file");
+      differences.push_back(who + ": slot \"" + slot +
+                            "\" is of the parameters' shapes in the file");
       continue;
     }
     for (std::size_t k = 0; k < shapes.size() && k < known->second.size(); ++k) {
