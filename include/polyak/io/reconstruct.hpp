@@ -424,8 +424,8 @@ class Reconstruction {
   return achieved_profile(profiles.averages, profiles.snapshots, fit.weights, fit.calls);
 }
 
-/// Makes averages of any profile from the snapshots of a store. Averaged tensors are summed as
-/// average_n() does, buffers are those of the newest snapshot up to the target's call. All outputs
+/// Makes averages of any profile from the snapshots of a store. Averaged tensors are weighted
+/// sums (core/sum.hpp), buffers are those of the newest snapshot up to the target's call. All outputs
 /// appear together, when all are complete.
 ///
 /// Throws std::invalid_argument without snapshots or outputs, for two outputs of one file,

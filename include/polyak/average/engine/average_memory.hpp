@@ -461,7 +461,7 @@ class AverageMemory : public MethodHooks<P> {
                           std::size_t place) {
     for (std::size_t slot = 0; slot < from.count(); ++slot) {
       detail::copy_bytes(from.space(), to.address(slot, place), from.address(slot, k),
-                         from.bytes(k));
+                         from.bytes(slot, k));
     }
   }
 
