@@ -37,38 +37,37 @@ using pointers_t = std::tuple<const B*...>;
 
 /// The loop of one law over lists of P, and of several laws that share a pass. EXTERN is `extern`
 /// in a declaration and empty in a definition.
-#define POLYAK_LOOP(EXTERN, USUAL, P, ...)                               \
-  EXTERN template ::polyak::detail::Loop<P>                              \
+#define POLYAK_LOOP(EXTERN, USUAL, P, ...)                                    \
+  EXTERN template ::polyak::detail::Loop<P>                                   \
   polyak::detail::loop_of<USUAL, P, ::polyak::detail::BoundLaw<__VA_ARGS__>>( \
       const ::polyak::detail::BoundLaw<__VA_ARGS__>&);
-#define POLYAK_SHARED_LOOP(EXTERN, P, ...)                                    \
-  EXTERN template ::polyak::detail::Loop<P>                                   \
-  polyak::detail::loop_of<P, __VA_ARGS__>(                                    \
+#define POLYAK_SHARED_LOOP(EXTERN, P, ...)                                           \
+  EXTERN template ::polyak::detail::Loop<P> polyak::detail::loop_of<P, __VA_ARGS__>( \
       const ::polyak::detail::pointers_t<__VA_ARGS__>&);
 /// A law that averages of float store in three ways, float64 among them.
-#define POLYAK_STORED_LOOPS(EXTERN, P, LAW)                                                \
-  POLYAK_LOOP(EXTERN, false, P, ::polyak::LAW<float>, float)                               \
-  POLYAK_LOOP(EXTERN, false, P, ::polyak::LAW<float>, float, ::polyak::detail::Kahan)      \
+#define POLYAK_STORED_LOOPS(EXTERN, P, LAW)                                           \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::LAW<float>, float)                          \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::LAW<float>, float, ::polyak::detail::Kahan) \
   POLYAK_LOOP(EXTERN, false, P, ::polyak::LAW<double>, double)
-#define POLYAK_LOOPS(EXTERN, P)                                                                \
-  POLYAK_LOOP(EXTERN, true, P, ::polyak::AdamWLaw<float>, float)                               \
-  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, true, false>, float)           \
-  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, true, true>, float)            \
-  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, false, false>, float)          \
-  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, false, true>, float)           \
-  POLYAK_LOOP(EXTERN, true, P, ::polyak::SgdLaw<float, false>, float)                          \
-  POLYAK_LOOP(EXTERN, false, P, ::polyak::SgdLaw<float, true>, float)                          \
-  POLYAK_LOOP(EXTERN, false, P, ::polyak::PlainSgdLaw<float>, float)                           \
-  POLYAK_LOOP(EXTERN, true, P, ::polyak::AverageLaw<float>, float)                             \
-  POLYAK_STORED_LOOPS(EXTERN, P, AverageOrCopyLaw)                                             \
-  POLYAK_STORED_LOOPS(EXTERN, P, CopyLaw)                                                      \
-  POLYAK_STORED_LOOPS(EXTERN, P, ReadLaw)                                                      \
-  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAdamW, ::polyak::detail::BoundAverage)  \
-  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAdamW, ::polyak::detail::BoundAverage,  \
-                     ::polyak::detail::BoundAverage)                                           \
-  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundSgd, ::polyak::detail::BoundAverage)    \
-  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundSgd, ::polyak::detail::BoundAverage,    \
-                     ::polyak::detail::BoundAverage)                                           \
+#define POLYAK_LOOPS(EXTERN, P)                                                                 \
+  POLYAK_LOOP(EXTERN, true, P, ::polyak::AdamWLaw<float>, float)                                \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, true, false>, float)            \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, true, true>, float)             \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, false, false>, float)           \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, false, true>, float)            \
+  POLYAK_LOOP(EXTERN, true, P, ::polyak::SgdLaw<float, false>, float)                           \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::SgdLaw<float, true>, float)                           \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::PlainSgdLaw<float>, float)                            \
+  POLYAK_LOOP(EXTERN, true, P, ::polyak::AverageLaw<float>, float)                              \
+  POLYAK_STORED_LOOPS(EXTERN, P, AverageOrCopyLaw)                                              \
+  POLYAK_STORED_LOOPS(EXTERN, P, CopyLaw)                                                       \
+  POLYAK_STORED_LOOPS(EXTERN, P, ReadLaw)                                                       \
+  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAdamW, ::polyak::detail::BoundAverage)   \
+  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAdamW, ::polyak::detail::BoundAverage,   \
+                     ::polyak::detail::BoundAverage)                                            \
+  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundSgd, ::polyak::detail::BoundAverage)     \
+  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundSgd, ::polyak::detail::BoundAverage,     \
+                     ::polyak::detail::BoundAverage)                                            \
   POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAverage, ::polyak::detail::BoundAverage) \
   EXTERN template bool polyak::detail::all_finite<P>(const P*, std::size_t);
 
