@@ -3,3 +3,4 @@
 #include <polyak/compiled.hpp>
 
 POLYAK_LOOPS(, float)
+POLYAK_CLASSES(, float)

@@ -11,12 +11,17 @@
 
 #include <tuple>
 
+#include <polyak/average/ema.hpp>
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/engine/averaged_weights.hpp>
+#include <polyak/average/power_ema.hpp>
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/compiled.hpp>
+#include <polyak/core/step.hpp>
 #include <polyak/core/storage.hpp>
 #include <polyak/core/sweep.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/parameters.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/sgd.hpp>
 
@@ -69,10 +74,32 @@ using pointers_t = std::tuple<const B*...>;
   POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundSgd, ::polyak::detail::BoundAverage,     \
                      ::polyak::detail::BoundAverage)                                            \
   POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAverage, ::polyak::detail::BoundAverage) \
-  EXTERN template bool polyak::detail::all_finite<P>(const P*, std::size_t);
+  EXTERN template bool polyak::detail::all_finite<P>(const P*, std::size_t);                    \
+  EXTERN template void polyak::detail::sweep_range<P>(                                          \
+      int, const ::polyak::detail::SweepPlan<::polyak::detail::Loop<P>>&,                       \
+      const ::polyak::detail::TensorMemory*, std::size_t, const P* const*,                      \
+      ::polyak::detail::carrier_t<P>, std::size_t, std::size_t);
+
+/// The classes of usual methods.
+#define POLYAK_AVERAGE(EXTERN, P, METHOD, WEIGHTING)                                          \
+  EXTERN template class polyak::AveragedWeights<::polyak::METHOD<P, float>, P, float>;        \
+  EXTERN template class polyak::AverageOf<::polyak::METHOD<P, float>, P, ::polyak::WEIGHTING, \
+                                          float>;
+#define POLYAK_OPTIMIZER(EXTERN, P, METHOD, RULE) \
+  EXTERN template class polyak::Elementwise<::polyak::METHOD<P, float>, ::polyak::RULE, P, float>;
+#define POLYAK_CLASSES(EXTERN, P)                          \
+  POLYAK_OPTIMIZER(EXTERN, P, AdamW, AdamFamilyRule<true>) \
+  POLYAK_OPTIMIZER(EXTERN, P, Sgd, SgdRule)                \
+  POLYAK_AVERAGE(EXTERN, P, Ema, ExponentialWeighting)     \
+  POLYAK_AVERAGE(EXTERN, P, PowerEma, PowerClock)          \
+  EXTERN template class polyak::Parameters<P>;             \
+  EXTERN template class polyak::Gradients<P>;              \
+  EXTERN template class polyak::detail::StepDriver<P>;     \
+  EXTERN template struct polyak::detail::Sweep<P>;
 
 #if defined(POLYAK_COMPILED) && !defined(POLYAK_NO_DISPATCH)
 POLYAK_LOOPS(extern, float)
 POLYAK_LOOPS(extern, Eigen::half)
 POLYAK_LOOPS(extern, Eigen::bfloat16)
+POLYAK_CLASSES(extern, float)
 #endif
