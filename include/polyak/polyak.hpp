@@ -28,6 +28,7 @@
 #include <polyak/average/tail.hpp>
 #include <polyak/average/window_average.hpp>
 #include <polyak/compiled.hpp>
+#include <polyak/core/clip.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/executors/openmp.hpp>
 #include <polyak/core/executors/thread_pool.hpp>
@@ -46,6 +47,7 @@
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/learning_rate.hpp>
+#include <polyak/optim/lion.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>
 #include <polyak/optim/schedule_free_sgd.hpp>
 #include <polyak/optim/sgd.hpp>

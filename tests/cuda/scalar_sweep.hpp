@@ -24,7 +24,7 @@ namespace detail {
 template <class P>
 struct ScalarLoop {
   void (*sweep)(const void* bound, const TensorMemory& memory, const P* gradient,
-                carrier_t<P> scale, std::size_t tensor) = nullptr;
+                const GradientReading& reading, std::size_t tensor) = nullptr;
   const void* bound = nullptr;
 };
 
@@ -45,36 +45,35 @@ struct Sweep<P> {
 
   template <bool, class B>
   [[nodiscard]] static Loop loop(const B& bound) {
-    return {[](const void* one, const TensorMemory& memory, const P* gradient, carrier_t<P> scale,
-               std::size_t k) {
-              elements(memory, gradient, scale, k,
+    return {[](const void* one, const TensorMemory& memory, const P* gradient,
+               const GradientReading& reading, std::size_t k) {
+              elements(memory, gradient, reading, k,
                        std::tuple<const B*>(static_cast<const B*>(one)));
             },
             &bound};
   }
   template <class... B>
   [[nodiscard]] static Loop shared_loop(const std::tuple<const B*...>& bound) {
-    return {[](const void* all, const TensorMemory& memory, const P* gradient, carrier_t<P> scale,
-               std::size_t k) {
-              elements(memory, gradient, scale, k,
+    return {[](const void* all, const TensorMemory& memory, const P* gradient,
+               const GradientReading& reading, std::size_t k) {
+              elements(memory, gradient, reading, k,
                        *static_cast<const std::tuple<const B*...>*>(all));
             },
             &bound};
   }
   static void over(const ExecutorRef&, const Parameters<P>& params, const P* const* gradients,
-                   double scale, const Plan& plan) {
+                   const GradientReading& reading, const Plan& plan) {
     for (std::size_t k = 0; k < params.size(); ++k) {
       const P* const gradient = gradients == nullptr ? nullptr : gradients[k];
       const auto methods = plan.methods_of(k, gradient != nullptr);
       const TensorMemory memory{params[k].raw(), params[k].size()};
-      const auto factor = static_cast<carrier_t<P>>(scale);
       if (const Loop* const all = plan.loop_of_all(methods); all != nullptr) {
-        all->sweep(all->bound, memory, gradient, factor, k);
+        all->sweep(all->bound, memory, gradient, reading, k);
         continue;
       }
       for (std::size_t i = 0; i < plan.single_count; ++i) {
         const Loop& loop = plan.singles[i].loop;
-        if ((methods >> i & 1) != 0) loop.sweep(loop.bound, memory, gradient, factor, k);
+        if ((methods >> i & 1) != 0) loop.sweep(loop.bound, memory, gradient, reading, k);
       }
     }
   }
@@ -83,7 +82,7 @@ struct Sweep<P> {
                   const std::size_t* offsets, const P* const* gradients = nullptr) {
     const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound),
                                        nullptr};
-    over(executor, params, gradients, 1, Plan{&single, 1, nullptr, 0});
+    over(executor, params, gradients, {}, Plan{&single, 1, nullptr, 0});
   }
   template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound) {
@@ -91,11 +90,11 @@ struct Sweep<P> {
   }
   template <class B>
   static void one(const TensorMemory* tensors, std::size_t tensor, const B& bound) {
-    elements(tensors[tensor], nullptr, 1, tensor, std::tuple<const B*>(&bound));
+    elements(tensors[tensor], nullptr, {}, tensor, std::tuple<const B*>(&bound));
   }
   template <class B>
   static void one(const Parameters<P>& params, std::size_t tensor, const B& bound) {
-    elements({params[tensor].raw(), params[tensor].size()}, nullptr, 1, tensor,
+    elements({params[tensor].raw(), params[tensor].size()}, nullptr, {}, tensor,
              std::tuple<const B*>(&bound));
   }
   [[nodiscard]] static bool weights_finite(const Parameters<P>& params) {
@@ -119,8 +118,9 @@ struct Sweep<P> {
 
  private:
   template <class... B>
-  static void elements(const TensorMemory& memory, const P* gradient, carrier_t<P> scale,
-                       std::size_t k, const std::tuple<const B*...>& bound) {
+  static void elements(const TensorMemory& memory, const P* gradient,
+                       const GradientReading& reading, std::size_t k,
+                       const std::tuple<const B*...>& bound) {
     using Grid = cuda::detail::GridSweep<P, B...>;
     typename Grid::RowType row{memory.data, memory.size, k, {}};
     std::size_t r = 0;
@@ -129,7 +129,9 @@ struct Sweep<P> {
           ((row.offsets[r++] = one->offsets == nullptr ? 0 : one->offsets[k]), ...);
         },
         bound);
-    const typename Grid::Arguments arguments{cuda::detail::chain_of<0>(bound, k), scale};
+    const typename Grid::Arguments arguments{cuda::detail::chain_of<0>(bound, k),
+                                             static_cast<carrier_t<P>>(reading.scale),
+                                             static_cast<carrier_t<P>>(reading.limit)};
     for (std::size_t begin = 0; begin < memory.size; begin += Grid::chunk) {
       Grid::thread(row, gradient, arguments, begin, 0, 1);
     }

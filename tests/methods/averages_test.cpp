@@ -11,7 +11,6 @@
 namespace {
 
 using method_battery::entry;
-using method_battery::EpochSwitchEma;
 
 template <class P, class S>
 std::vector<method_battery::Entry<P>> methods() {
@@ -35,7 +34,7 @@ std::vector<method_battery::Entry<P>> methods() {
                                               .start = 1,
                                               .warmup = SwitchWarmup::linear,
                                               .warmup_iterations = 4}),
-      entry<EpochSwitchEma<P, S>>("SwitchEma of epochs", SwitchEmaOptions{.decay = 0.75}),
+      entry<SwitchEma<P, S>>("SwitchEma of epochs", SwitchEmaOptions{.decay = 0.75}),
       entry<HareTortoise<P, S>>("HareTortoise",
                                 HareTortoiseOptions{.decay = 0.75, .switch_every = 2}),
       entry<HareTortoise<P, S>>("HareTortoise blending", HareTortoiseOptions{.decay = 0.75,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The battery over Sgd, AdamW, Adam and AdEMAMix.
+// The battery over Sgd, AdamW, Adam, Lion and AdEMAMix.
 #include <vector>
 
 #include <Eigen/Core>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
+#include <polyak/optim/lion.hpp>
 #include <polyak/optim/sgd.hpp>
 
 #include "../support/catch.hpp"
@@ -42,6 +43,7 @@ std::vector<method_battery::Entry<P>> methods() {
                                       .amsgrad = true,
                                       .allow_zero_epsilon = true}),
       entry<Adam<P, S>>("Adam", AdamOptions{.learning_rate = 0.1}),
+      entry<Lion<P, S>>("Lion", LionOptions{.learning_rate = 0.01, .weight_decay = 0.1}),
       entry<AdEMAMix<P, S>>("AdEMAMix", AdEMAMixOptions{.learning_rate = 0.1, .weight_decay = 0.1}),
       entry<AdEMAMix<P, S>>(
           "AdEMAMix with schedules",

@@ -69,7 +69,14 @@ class Holder final : public AnyMethod<typename M::Parameter> {
       return polyak::step(splitter, params, gradients, method_);
     } else {
       static_cast<void>(gradients);
-      return polyak::update(splitter, params, method_);
+      const bool complete = polyak::update(splitter, params, method_);
+      if constexpr (requires { method_.begin_epoch(params); }) {  // an epoch is three calls
+        if (method_.weighting().made_with.unit == polyak::SwitchUnit::epochs &&
+            method_.calls() % 3 == 0) {
+          method_.begin_epoch(params);
+        }
+      }
+      return complete;
     }
   }
   void vary() override {
@@ -120,19 +127,6 @@ class Holder final : public AnyMethod<typename M::Parameter> {
     all.insert(all.end(), more.begin(), more.end());
   }
   M method_;
-};
-
-/// SwitchEma in unit epochs, of three calls each.
-template <class P, class S>
-class EpochSwitchEma : public polyak::SwitchEma<P, S> {
-  using Base = polyak::SwitchEma<P, S>;
-
- public:
-  using Base::Base;
-  void finish(const polyak::Parameters<P>& params) {
-    Base::finish(params);
-    if (this->calls() % 3 == 0) this->begin_epoch(params);
-  }
 };
 
 /// A method with its options.

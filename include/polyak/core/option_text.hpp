@@ -24,22 +24,34 @@
 namespace polyak {
 inline namespace v0 {
 
-namespace detail {
-
-/// Enumerators are numbered from 0 without gaps, and name_of() gives what is beyond them the name
-/// of one of them: a value is an enumerator where it is the first of its name.
-template <class E>
-[[nodiscard]] std::optional<E> enumerator(std::string_view name) {
-  for (int k = 0; k <= std::numeric_limits<std::uint8_t>::max(); ++k) {
-    if (name_of(static_cast<E>(k)) == name) return static_cast<E>(k);
-  }
-  return std::nullopt;
-}
+/// Names of enumerators. Apart from `detail`, which has a name_of() of its own that would be found
+/// or not by the order of includes.
+namespace enum_names {
 
 template <class T>
 concept NamedEnum = std::is_enum_v<T> && requires(T value) {
   name_of(value);
 };
+
+template <NamedEnum E>
+[[nodiscard]] constexpr std::string_view name(E value) {
+  return name_of(value);
+}
+
+/// The enumerator of a name. Enumerators are numbered from 0 without gaps, and name_of() gives what
+/// is beyond them the name of one of them: a value is an enumerator where it is the first of its
+/// name.
+template <NamedEnum E>
+[[nodiscard]] std::optional<E> find(std::string_view wanted) {
+  for (int k = 0; k <= std::numeric_limits<std::uint8_t>::max(); ++k) {
+    if (name_of(static_cast<E>(k)) == wanted) return static_cast<E>(k);
+  }
+  return std::nullopt;
+}
+
+}  // namespace enum_names
+
+namespace detail {
 
 template <class T>
 inline constexpr bool is_optional = false;
@@ -50,8 +62,8 @@ inline constexpr bool is_optional<std::optional<T>> = true;
 /// Functions have no text.
 template <class T>
 [[nodiscard]] std::string option_text(const T& value) {
-  if constexpr (NamedEnum<T>) {
-    return std::string(name_of(value));
+  if constexpr (enum_names::NamedEnum<T>) {
+    return std::string(enum_names::name(value));
   } else if constexpr (std::is_enum_v<T>) {
     return text(static_cast<std::underlying_type_t<T>>(value));
   } else if constexpr (requires { text(value); }) {
@@ -74,8 +86,8 @@ template <class T>
   if constexpr (std::same_as<T, bool>) {
     value = words == "true";
     return value || words == "false";
-  } else if constexpr (NamedEnum<T>) {
-    const std::optional<T> found = enumerator<T>(words);
+  } else if constexpr (enum_names::NamedEnum<T>) {
+    const std::optional<T> found = enum_names::find<T>(words);
     if (found) value = *found;
     return found.has_value();
   } else {
@@ -181,12 +193,12 @@ namespace detail {
 
 template <class T>
 [[nodiscard]] std::string option_type() {
-  if constexpr (NamedEnum<T>) {
+  if constexpr (enum_names::NamedEnum<T>) {
     std::string names;
     for (int k = 0; k <= std::numeric_limits<std::uint8_t>::max(); ++k) {
       const auto value = static_cast<T>(k);
-      if (enumerator<T>(name_of(value)) != value) break;
-      names.append(names.empty() ? "" : ", ").append(name_of(value));
+      if (enum_names::find<T>(enum_names::name(value)) != value) break;
+      names.append(names.empty() ? "" : ", ").append(enum_names::name(value));
     }
     return names;
   } else if constexpr (is_optional<T>) {

@@ -197,9 +197,7 @@ class FieldChecker : public FieldVisitor<FieldChecker> {
     if (holds || !problem_.empty()) [[likely]] {
       return;
     }
-    problem_ = owner_;
-    problem_.append(words.starts_with(':') ? "" : ".").append(words).append(", got ");
-    problem_.append(refused_text(value));
+    fail(words, refused_text(value));
   }
   template <class T, class... Rules>
   void list(std::string_view name, std::vector<T>& values, std::size_t, const Rules&... rules) {
@@ -221,7 +219,16 @@ class FieldChecker : public FieldVisitor<FieldChecker> {
     if (!problem_.empty() || rule.holds(value)) [[likely]] {
       return;
     }
+    fail(name, value, rule);
+  }
+  template <class T>
+  POLYAK_COLD void fail(std::string_view name, T value, const Rule<T>& rule) {
     problem_ = refusal_of(std::string(owner_).append(".").append(name), value, rule);
+  }
+  POLYAK_COLD void fail(std::string_view words, const std::string& value) {
+    problem_ = owner_;
+    problem_.append(words.starts_with(':') ? "" : ".").append(words).append(", got ");
+    problem_.append(value);
   }
 
   std::string_view owner_;

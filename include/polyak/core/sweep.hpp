@@ -25,6 +25,7 @@
 #include <polyak/core/simd/pack.hpp>
 #include <polyak/core/storage.hpp>
 #include <polyak/core/sweep_plan.hpp>
+#include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slots.hpp>
 
@@ -49,6 +50,24 @@ struct TensorLaw {
       for (auto& slot : slots) slot += offset;
     }
     if constexpr (requires { key.tensor; }) key.tensor = tensor;
+  }
+};
+
+/// How gradients are read, in the type of the list.
+template <class V>
+struct GradientFactor {
+  V scale, limit, lower_limit;
+  bool clips;
+
+  template <class T>
+  POLYAK_INLINE GradientFactor(T factor, T most, bool clipped)
+      : scale(factor), limit(most), lower_limit(-most), clips(clipped) {}
+  POLYAK_INLINE void apply(V& gradient) const {
+    gradient = gradient * scale;
+    if (clips) {  // a NaN stays
+      gradient = select(limit < gradient, limit, gradient);
+      gradient = select(gradient < lower_limit, lower_limit, gradient);
+    }
   }
 };
 
@@ -135,22 +154,23 @@ struct Tile {
   }
 
   /// `count` elements, fewer than the lanes only at the end of a tensor; `at` is their place in it.
-  POLYAK_INLINE static void update(P* x, const P* gradient, const Value& scale, const Laws& laws,
-                                   std::size_t at, std::size_t count, Scratch& scratch) {
-    update(x, gradient, scale, laws, at, count, scratch, std::index_sequence_for<B...>{});
+  POLYAK_INLINE static void update(P* x, const P* gradient, const GradientFactor<Value>& factor,
+                                   const Laws& laws, std::size_t at, std::size_t count,
+                                   Scratch& scratch) {
+    update(x, gradient, factor, laws, at, count, scratch, std::index_sequence_for<B...>{});
   }
 
  private:
   template <std::size_t... I>
   POLYAK_INLINE static void update(P* x, [[maybe_unused]] const P* gradient,
-                                   [[maybe_unused]] const Value& scale, const Laws& laws,
-                                   std::size_t at, std::size_t count, Scratch& scratch,
-                                   std::index_sequence<I...>) {
+                                   [[maybe_unused]] const GradientFactor<Value>& factor,
+                                   const Laws& laws, std::size_t at, std::size_t count,
+                                   Scratch& scratch, std::index_sequence<I...>) {
     Values values;
     load_some(x + at, count, values.x);
     if constexpr (any_reads_gradient) {
       load_some(gradient + at, count, values.gradient);
-      values.gradient = values.gradient * scale;
+      factor.apply(values.gradient);
     }
     (load_slots(std::get<I>(laws), at, std::get<I>(values.slots), slots_of<B>), ...);
     (apply(std::get<I>(laws), values, std::get<I>(values.slots), slots_of<B>), ...);
@@ -181,7 +201,7 @@ struct Tile {
 /// Elements begin..end of one tensor. Two packs at a time (g++ -O2 does not unroll), at the end
 /// one, the last one in part.
 template <class P, class Level, class... B>
-POLYAK_INLINE void sweep_tensor(P* x, const P* gradient, carrier_t<P> scale,
+POLYAK_INLINE void sweep_tensor(P* x, const P* gradient, const GradientReading& reading,
                                 const std::tuple<TensorLaw<B>...>& laws, std::size_t begin,
                                 std::size_t end) {
   constexpr bool one_type = (std::same_as<P, typename B::State> && ...);
@@ -189,13 +209,16 @@ POLYAK_INLINE void sweep_tensor(P* x, const P* gradient, carrier_t<P> scale,
   using Two = Tile<P, Whole, 2, B...>;
   using One = Tile<P, Level, 1, B...>;
   constexpr auto two = static_cast<std::size_t>(Two::lanes), one = two / 2;
-  const typename Two::Value scale_two(scale);
-  const typename One::Value scale_one(scale);
+  const auto scale = static_cast<carrier_t<P>>(reading.scale);
+  const auto limit = static_cast<carrier_t<P>>(reading.limit);
+  const bool clips = is_finite(reading.limit);
+  const GradientFactor<typename Two::Value> factor_two(scale, limit, clips);
+  const GradientFactor<typename One::Value> factor_one(scale, limit, clips);
   typename Two::Scratch scratch;
   std::size_t i = begin;
-  for (; i + two <= end; i += two) Two::update(x, gradient, scale_two, laws, i, two, scratch);
+  for (; i + two <= end; i += two) Two::update(x, gradient, factor_two, laws, i, two, scratch);
   for (; i < end; i += one) {
-    One::update(x, gradient, scale_one, laws, i, end - i < one ? end - i : one, scratch);
+    One::update(x, gradient, factor_one, laws, i, end - i < one ? end - i : one, scratch);
   }
 }
 
@@ -206,7 +229,7 @@ template <class P>
 struct SweepRange {
   const TensorMemory* tensors;
   const P* const* gradients;  ///< null where no law reads them
-  carrier_t<P> scale;         ///< of the gradients
+  GradientReading reading;    ///< of the gradients
   std::size_t first, last;
   std::size_t begin, end;
 };
@@ -241,8 +264,8 @@ struct SweepKernel {
   POLYAK_INLINE void tensor(std::size_t k, const P* gradient, std::size_t low, std::size_t high,
                             std::index_sequence<I...>) const {
     const std::tuple<TensorLaw<B>...> laws(TensorLaw<B>(*std::get<I>(bound), k)...);
-    sweep_tensor<P, Level>(static_cast<P*>(range.tensors[k].data), gradient, range.scale, laws, low,
-                           high);
+    sweep_tensor<P, Level>(static_cast<P*>(range.tensors[k].data), gradient, range.reading, laws,
+                           low, high);
   }
 };
 
@@ -287,8 +310,8 @@ inline constexpr std::size_t swept_together = 8192;
 /// A range of elements, counted through the tensors that any method runs on.
 template <class P>
 void sweep_range(int level, const SweepPlan<Loop<P>>& plan, const TensorMemory* tensors,
-                 std::size_t tensor_count, const P* const* gradients, carrier_t<P> scale,
-                 std::size_t begin, std::size_t end) {
+                 std::size_t tensor_count, const P* const* gradients,
+                 const GradientReading& reading, std::size_t begin, std::size_t end) {
   using Mask = typename SweepPlan<Loop<P>>::Mask;
   const auto methods_of = [&](std::size_t k) {
     return plan.methods_of(k, gradients != nullptr && gradients[k] != nullptr);
@@ -305,7 +328,7 @@ void sweep_range(int level, const SweepPlan<Loop<P>>& plan, const TensorMemory* 
     const std::size_t low = begin <= start ? 0 : begin - start;
     const std::size_t high = end - start < size ? end - start : size;
     const auto* const all = plan.loop_of_all(methods);
-    SweepRange<P> range{tensors, gradients, scale, first, last, low, high};
+    SweepRange<P> range{tensors, gradients, reading, first, last, low, high};
     if (low < high && (all != nullptr || std::has_single_bit(methods))) {
       const auto& loop = all != nullptr ? *all : plan.singles[std::countr_zero(methods)].loop;
       loop.sweep(level, loop.bound, range);
@@ -397,10 +420,9 @@ struct Sweep<P> {
 
   /// One pass of the laws of a plan. The result does not depend on how the executor splits it.
   static void over(const ExecutorRef& executor, const Parameters<P>& params,
-                   const P* const* gradients, double scale, const Plan& plan) {
+                   const P* const* gradients, const GradientReading& reading, const Plan& plan) {
     const TensorMemory* const tensors = ParameterAccess<P>::memory(params);
     const std::size_t count = params.size();
-    const auto factor = static_cast<carrier_t<P>>(scale);
     const int level = level_in_use();
     std::size_t elements = 0;
     for (std::size_t k = 0; k < count; ++k) {
@@ -409,13 +431,13 @@ struct Sweep<P> {
       }
     }
     if (executor.is_serial()) {
-      sweep_range<P>(level, plan, tensors, count, gradients, factor, 0, elements);
+      sweep_range<P>(level, plan, tensors, count, gradients, reading, 0, elements);
       return;
     }
     const FloatMode::Word mode = FloatMode::get();
     executor(elements, [&](std::size_t begin, std::size_t end) {
       const WithFloatMode as_in_the_caller(mode);
-      sweep_range<P>(level, plan, tensors, count, gradients, factor, begin, end);
+      sweep_range<P>(level, plan, tensors, count, gradients, reading, begin, end);
     });
   }
 
@@ -425,7 +447,7 @@ struct Sweep<P> {
                   const std::size_t* offsets, const P* const* gradients = nullptr) {
     const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound),
                                        nullptr};
-    over(executor, params, gradients, 1, Plan{&single, 1, nullptr, 0});
+    over(executor, params, gradients, {}, Plan{&single, 1, nullptr, 0});
   }
   template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound) {
@@ -436,7 +458,7 @@ struct Sweep<P> {
   static void one(const TensorMemory* tensors, std::size_t tensor, const B& bound) {
     const Loop<P> loop = Sweep::loop<false>(bound);
     loop.sweep(level_in_use(), loop.bound,
-               {tensors, nullptr, 1, tensor, tensor + 1, 0, tensors[tensor].size});
+               {tensors, nullptr, {}, tensor, tensor + 1, 0, tensors[tensor].size});
   }
   template <class B>
   static void one(const Parameters<P>& params, std::size_t tensor, const B& bound) {

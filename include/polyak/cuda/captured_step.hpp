@@ -114,7 +114,7 @@ class CapturedStep {
           const std::array<polyak::detail::StepMethod<P>, sizeof...(M)> list{
               polyak::detail::StepMethod<P>{&methods, &polyak::detail::method_table<P, M>}...};
           const ExecutorRef any(executor_);
-          Driver(any, params_, gradients_.data(), polyak::detail::scale_of(&gradients_), list,
+          Driver(any, params_, gradients_.data(), polyak::detail::reading_of(&gradients_), list,
                  polyak::detail::binder_of(laws))
               .advance(~std::uint64_t{0} >> (64 - sizeof...(M)));
         },

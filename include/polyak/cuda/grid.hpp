@@ -279,7 +279,7 @@ struct EightRandoms {
                                 : words[2] | std::uint64_t{words[3]} << 32;
     }
   }
-  POLYAK_LAW std::uint32_t of(int k) const {
+  [[nodiscard]] POLYAK_LAW std::uint32_t of(int k) const {
     const std::uint64_t here = segments[k / 4] >> (16 * (k % 4));
     const std::uint64_t next = k % 4 == 3 ? segments[k / 4 + 1] << 8 : 0;
     const std::uint64_t bits = shifted ? (here >> 8 | next) : here;
@@ -331,10 +331,16 @@ struct GridSweep {
   static constexpr std::size_t tiles_at_once = words <= 24 ? 2 : 1;
 
   using Laws = Chain<R...>;
-  /// The laws of a step, and the factor of its gradients.
+  /// The laws of a step, and how its gradients are read.
   struct Arguments {
     Laws laws;
-    carrier_t<T> scale;
+    carrier_t<T> scale, limit;
+
+    [[nodiscard]] POLYAK_LAW carrier_t<T> read(carrier_t<T> gradient) const {
+      const carrier_t<T> scaled = gradient * scale;
+      const carrier_t<T> below = limit < scaled ? limit : scaled;  // a NaN stays
+      return below < -limit ? -limit : below;
+    }
   };
   using RowType = Row<sizeof...(R)>;
 
@@ -452,7 +458,7 @@ struct GridSweep {
     for (int k = 0; k < N; ++k) {
       x[k] = widened<T>(tile.x.raw[k]);
       gradient[k] =
-          any_reads_gradient ? widened<T>(tile.gradient.raw[k]) * arguments.scale : carrier_t<T>(0);
+          any_reads_gradient ? arguments.read(widened<T>(tile.gradient.raw[k])) : carrier_t<T>(0);
     }
     apply(arguments.laws, row, at, x, gradient, tile.slots);
     if constexpr (any_writes_parameter) {

@@ -166,7 +166,8 @@ struct TensorNumbers {
 template <class T>
 struct LaunchLoop {
   using List = polyak::Parameters<Device<T>>;
-  void (*launch)(const void* bound, const List& params, const T* const* gradients, double scale,
+  void (*launch)(const void* bound, const List& params, const T* const* gradients,
+                 const polyak::detail::GradientReading& reading,
                  const TensorNumbers& tensors) = nullptr;
   const void* bound = nullptr;
 };
@@ -174,7 +175,8 @@ struct LaunchLoop {
 /// One launch of laws on some tensors, which are alike to them.
 template <class T, class... B>
 void launch_laws(const std::tuple<const B*...>& bound, const polyak::Parameters<Device<T>>& params,
-                 const T* const* gradients, double scale, const TensorNumbers& tensors) {
+                 const T* const* gradients, const polyak::detail::GradientReading& reading,
+                 const TensorNumbers& tensors) {
   using P = Device<T>;
   using Kernel = SweepKernel<T, B...>;
   DeviceSpace& space = space_of(*params.layout());
@@ -204,7 +206,8 @@ void launch_laws(const std::tuple<const B*...>& bound, const polyak::Parameters<
   std::memset(static_cast<void*>(&kernel.arguments), 0, sizeof kernel.arguments);
   kernel.table = view_of<sizeof...(B)>(*table);
   kernel.arguments.laws = chain_of<0>(bound, tensors.numbers[0]);
-  kernel.arguments.scale = static_cast<carrier_t<T>>(scale);
+  kernel.arguments.scale = static_cast<carrier_t<T>>(reading.scale);
+  kernel.arguments.limit = static_cast<carrier_t<T>>(reading.limit);
   launch_sweep(space, table, kernel, scratch.gradients, Kernel::Sweep::any_reads_gradient);
 }
 
@@ -243,7 +246,7 @@ class DeviceDriver : public StepDriver {
     const Chosen all = this->all_of([](const auto&) { return true; });
     const Chosen checked = skips & this->all_of([](const auto& m) { return !m.table->trains; });
     const bool gradients = (skips & ~checked) != 0;
-    const Chosen waiting = this->waiting(), now = all & ~waiting;
+    const Chosen waiting = this->waiting(all) & checked, now = all & ~waiting;
     const auto has = [](Chosen chosen, std::size_t i) { return (chosen >> i & 1) != 0; };
     for (std::size_t i = 0; i < this->methods_.size(); ++i) {
       const auto& m = this->methods_[i];
@@ -322,18 +325,20 @@ struct Sweep<cuda::Device<T>> {
   template <bool, class B>
   [[nodiscard]] static Loop loop(const B& bound) {
     return {[](const void* one, const Parameters<P>& params, const T* const* gradients,
-               double scale, const cuda::detail::TensorNumbers& tensors) {
+               const polyak::detail::GradientReading& reading,
+               const cuda::detail::TensorNumbers& tensors) {
               cuda::detail::launch_laws<T>(std::tuple<const B*>(static_cast<const B*>(one)), params,
-                                           gradients, scale, tensors);
+                                           gradients, reading, tensors);
             },
             &bound};
   }
   template <class... B>
   [[nodiscard]] static Loop shared_loop(const std::tuple<const B*...>& bound) {
     return {[](const void* all, const Parameters<P>& params, const T* const* gradients,
-               double scale, const cuda::detail::TensorNumbers& tensors) {
+               const polyak::detail::GradientReading& reading,
+               const cuda::detail::TensorNumbers& tensors) {
               cuda::detail::launch_laws<T>(*static_cast<const std::tuple<const B*...>*>(all),
-                                           params, gradients, scale, tensors);
+                                           params, gradients, reading, tensors);
             },
             &bound};
   }
@@ -349,7 +354,7 @@ struct Sweep<cuda::Device<T>> {
 
   /// Launches for all tensors that any method runs on, by groups that the same laws run on.
   static void over(const ExecutorRef&, const Parameters<P>& params, const T* const* gradients,
-                   double scale, const Plan& plan) {
+                   const polyak::detail::GradientReading& reading, const Plan& plan) {
     using Mask = typename Plan::Mask;
     auto& scratch = space_of(params).scratch();
     const auto methods_of = [&](std::size_t k) {
@@ -375,13 +380,13 @@ struct Sweep<cuda::Device<T>> {
       }
       const cuda::detail::TensorNumbers tensors{scratch.order.data(), scratch.order.size()};
       if (const Loop* const all = plan.loop_of_all(methods); all != nullptr) {
-        all->launch(all->bound, params, gradients, scale, tensors);
+        all->launch(all->bound, params, gradients, reading, tensors);
         continue;
       }
       for (std::size_t i = 0; i < plan.single_count; ++i) {
         if ((methods >> i & 1) == 0) continue;
         const Loop& loop = plan.singles[i].loop;
-        loop.launch(loop.bound, params, gradients, scale, tensors);
+        loop.launch(loop.bound, params, gradients, reading, tensors);
       }
     }
   }
@@ -392,7 +397,7 @@ struct Sweep<cuda::Device<T>> {
                   const std::size_t* offsets, const T* const* gradients = nullptr) {
     const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound),
                                        nullptr};
-    over(executor, params, gradients, 1, Plan{&single, 1, nullptr, 0});
+    over(executor, params, gradients, {}, Plan{&single, 1, nullptr, 0});
   }
   template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound) {
@@ -411,7 +416,7 @@ struct Sweep<cuda::Device<T>> {
           "step before capturing");
     }
     auto* const recording = std::exchange(state.recording, nullptr);
-    cuda::detail::launch_laws<T>(std::tuple<const B*>(&bound), params, nullptr, 1, {&number, 1});
+    cuda::detail::launch_laws<T>(std::tuple<const B*>(&bound), params, nullptr, {}, {&number, 1});
     state.recording = recording;
   }
 

@@ -66,9 +66,9 @@ struct ReconstructReport {
 [[nodiscard]] std::vector<double> achieved_profile(const ReconstructReport& report,
                                                    std::size_t output);
 
-/// Makes averages of any profile from the snapshots of a store. Averaged tensors are summed as
-/// average_n() does, buffers are those of the newest snapshot up to the target's call. All outputs
-/// appear together, when all are complete.
+/// Makes averages of any profile from the snapshots of a store. Averaged tensors are weighted
+/// sums (core/sum.hpp), buffers are those of the newest snapshot up to the target's call. All
+/// outputs appear together, when all are complete.
 ///
 /// Throws std::invalid_argument without snapshots or outputs, for two outputs of one file,
 /// snapshots of several runs or of an unknown weighting, and as fit_profiles() for targets that are

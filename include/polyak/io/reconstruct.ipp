@@ -401,6 +401,7 @@ POLYAK_DEFINE ReconstructReport reconstruct(const SnapshotStore& store,
             std::string_view(one.run));
   }
   std::vector<ProfileTarget> targets;
+  targets.reserve(outputs.size());
   for (const ReconstructOutput& output : outputs) targets.push_back(output.target);
   if (detail::constant_pace(report.snapshots)) {
     const detail::SnapshotProfiles profiles(report.snapshots);

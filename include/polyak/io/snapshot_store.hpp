@@ -180,7 +180,7 @@ class SnapshotStore {
     }
     one.rms_error = error.rms();
     one.largest_error = error.worst();
-    write(one, std::move(sources));
+    write(one, sources);
     return one;
   }
 
@@ -221,7 +221,7 @@ class SnapshotStore {
   static void measure(const TensorInfo& info, DType dtype, const detail::NumberReader& read,
                       detail::StorageError& error);
   /// Puts a snapshot into the folder and the list.
-  void write(const StoredSnapshot& one, std::vector<detail::WeightSource> sources);
+  void write(const StoredSnapshot& one, const std::vector<detail::WeightSource>& sources);
 
   [[nodiscard]] static std::string json_of(const StoredSnapshot& one);
 

@@ -415,11 +415,11 @@ POLYAK_DEFINE void SnapshotStore::measure(const TensorInfo& info, DType dtype,
 }
 
 POLYAK_DEFINE void SnapshotStore::write(const StoredSnapshot& one,
-                                        std::vector<detail::WeightSource> sources) {
+                                        const std::vector<detail::WeightSource>& sources) {
   std::vector<SafetensorsSpec> specs;
   for (const detail::WeightSource& source : sources) specs.push_back(source.spec);
   check_tensors(specs, one.buffers);
-  detail::write_weights(one.file, std::move(sources),
+  detail::write_weights(one.file, sources,
                         {.metadata = {{std::string(detail::snapshot_key), json_of(one)}},
                          .durable = options_.durable});
   if (snapshots_.empty()) specs_ = std::move(specs);

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -64,6 +65,9 @@ struct RecordedTensor {
   MemorySpace* space;  ///< null for the host's memory
 };
 
+/// For each slot that has a shape of its own: its shape for each tensor of the list, if it has one.
+using SlotShapes = std::map<std::string, std::vector<std::optional<Shape>>>;
+
 /// A method: all that its state visitor lists but for the tensors.
 struct RecordedMethod {
   std::string type;       ///< "AdamW"
@@ -73,6 +77,7 @@ struct RecordedMethod {
   std::vector<std::pair<std::string, std::string>> options;
   std::vector<RecordedScalar> scalars;
   std::vector<std::string> slots;
+  SlotShapes slot_shapes;
 };
 
 [[nodiscard]] std::string label(std::size_t index, const RecordedMethod& method);
@@ -108,9 +113,12 @@ class StateRecorder {
     for (std::size_t slot = 0; slot < slots.count(); ++slot) {
       const std::string& name = slots.names()[slot];
       method_.slots.push_back(name);
+      auto* const shapes = slots.full(slot) ? nullptr : &method_.slot_shapes[name];
+      if (shapes != nullptr) shapes->resize(layout.tensors.size());
       for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
-        if (!slots.keeps(k)) continue;
-        const TensorInfo& info = layout.tensors[k];
+        if (!slots.keeps(slot, k)) continue;
+        const TensorInfo& info = slots.info(slot, k);
+        if (shapes != nullptr) (*shapes)[k] = info.shape;
         tensor(prefix_ + name + "/" + info.name, info, dtype_of<S>(), slots.address(slot, k),
                slots.space());
       }

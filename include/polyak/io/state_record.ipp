@@ -89,6 +89,10 @@ POLYAK_DEFINE void StateRecorder::tensor(std::string name, const TensorInfo& inf
                 {"slots", method.slots}};
     for (const auto& [name, value] : method.options) one["options"][name] = value;
     for (const RecordedScalar& scalar : method.scalars) one["scalars"][scalar.name] = scalar.value;
+    for (const auto& [slot, shapes] : method.slot_shapes) {
+      Json& list = one["slot_shapes"][slot] = Json::array();
+      for (const auto& shape : shapes) list.push_back(shape.has_value() ? Json(*shape) : Json());
+    }
     root["methods"].push_back(std::move(one));
   }
   return root.dump();
@@ -100,6 +104,7 @@ struct FiledMethod {
   std::size_t list = 0;
   std::map<std::string, std::string> options, scalars;
   std::vector<std::string> slots;
+  SlotShapes slot_shapes;
 };
 struct FiledRecord {
   std::vector<Layout> lists;
@@ -126,6 +131,8 @@ class RecordReader {
       one.options = texts_of(method, "options");
       one.scalars = texts_of(method, "scalars");
       for (const Json& slot : array_of(method, "slots")) one.slots.push_back(text_of(slot));
+      if (method.contains("slot_shapes"))
+        one.slot_shapes = shapes_of(member(method, "slot_shapes"));
       all.methods.push_back(std::move(one));
     }
     return all;
@@ -140,14 +147,14 @@ class RecordReader {
     check(object.is_object() && object.contains(name));
     return *object.find(name);
   }
-  std::string text_of(const Json& value) const {
+  [[nodiscard]] std::string text_of(const Json& value) const {
     check(value.is_string());
     return *value.get_ptr<const std::string*>();
   }
   std::string text_of(const Json& object, const char* name) const {
     return text_of(member(object, name));
   }
-  std::uint64_t number_of(const Json& value) const {
+  [[nodiscard]] std::uint64_t number_of(const Json& value) const {
     check(value.is_number_unsigned());
     return *value.get_ptr<const std::uint64_t*>();
   }
@@ -163,14 +170,32 @@ class RecordReader {
     for (const auto& [key, words] : value.items()) all.emplace(key, text_of(words));
     return all;
   }
-  Layout layout_of(const Json& list) const {
+  [[nodiscard]] Shape shape_of(const Json& extents) const {
+    check(extents.is_array());
+    Shape shape;
+    for (const Json& extent : extents) {
+      shape.push_back(static_cast<std::int64_t>(number_of(extent)));
+    }
+    return shape;
+  }
+  [[nodiscard]] SlotShapes shapes_of(const Json& slots) const {
+    check(slots.is_object());
+    SlotShapes all;
+    for (const auto& [slot, shapes] : slots.items()) {
+      check(shapes.is_array());
+      for (const Json& shape : shapes) {
+        auto& one = all[slot].emplace_back();
+        if (!shape.is_null()) one = shape_of(shape);
+      }
+    }
+    return all;
+  }
+  [[nodiscard]] Layout layout_of(const Json& list) const {
     Layout layout;
     for (const Json& one : array_of(list, "tensors")) {
       TensorInfo info;
       info.name = text_of(one, "name");
-      for (const Json& extent : array_of(one, "shape")) {
-        info.shape.push_back(static_cast<std::int64_t>(number_of(extent)));
-      }
+      info.shape = shape_of(array_of(one, "shape"));
       info.dtype = named<DType>(text_of(one, "dtype"), DType::float64);
       info.role = named<Role>(text_of(one, "role"), Role::ignore);
       layout.add(std::move(info));
@@ -178,7 +203,7 @@ class RecordReader {
     return layout;
   }
   template <class E>
-  E named(const std::string& name, E last) const {
+  [[nodiscard]] E named(const std::string& name, E last) const {
     for (int k = 0; k <= static_cast<int>(last); ++k) {
       if (name_of(static_cast<E>(k)) == name) return static_cast<E>(k);
     }
@@ -197,8 +222,38 @@ struct StateDifferences {
   std::vector<std::vector<std::string>> differing;
 };
 
+/// Compares the slots that have shapes of their own. Lists of another length differ elsewhere too.
+inline void compare_shapes(const std::string& who, const SlotShapes& file, const SlotShapes& run,
+                           const Layout& layout, std::vector<std::string>& differences) {
+  const auto words = [](const std::optional<Shape>& shape) {
+    if (!shape.has_value()) return std::string("absent");
+    std::string all = "[";
+    for (const std::int64_t extent : *shape) all += (all.size() > 1 ? ", " : "") + text(extent);
+    return all + "]";
+  };
+  for (const auto& [slot, shapes] : run) {
+    const auto known = file.find(slot);
+    if (known == file.end()) {
+      differences.push_back(who + ": slot \"" + slot +
+                            "\" is of the parameters' shapes in the file");
+      continue;
+    }
+    for (std::size_t k = 0; k < shapes.size() && k < known->second.size(); ++k) {
+      if (known->second[k] == shapes[k]) continue;
+      differences.push_back(who + ": slot \"" + slot + "\" of \"" + layout.tensors[k].name +
+                            "\" is " + words(known->second[k]) + " in the file, " +
+                            words(shapes[k]) + " here");
+    }
+  }
+  for (const auto& [slot, shapes] : file) {
+    if (!run.contains(slot)) {
+      differences.push_back(who + ": slot \"" + slot + "\" is of the parameters' shapes here");
+    }
+  }
+}
+
 inline void compare_methods(std::size_t index, const FiledMethod& file, const RecordedMethod& run,
-                            StateDifferences& result) {
+                            const Layout& layout, StateDifferences& result) {
   const std::string who = label(index, run);
   const auto other = [&](const char* what, const std::string& in_file, const std::string& here) {
     if (in_file != here) {
@@ -217,6 +272,9 @@ inline void compare_methods(std::size_t index, const FiledMethod& file, const Re
     return all;
   };
   other("the list of slots", joined(file.slots), joined(run.slots));
+  if (file.slots == run.slots) {
+    compare_shapes(who, file.slot_shapes, run.slot_shapes, layout, result.others);
+  }
   std::map<std::string, std::string> options(run.options.begin(), run.options.end());
   for (const auto& [name, value] : options) {
     const auto known = file.options.find(name);
@@ -270,7 +328,8 @@ inline void compare_methods(std::size_t index, const FiledMethod& file, const Re
     in_file += (in_file.empty() ? "" : ", ") + method.type;
   counted(("methods (" + in_file + ")").c_str(), file.methods.size(), run.methods.size());
   for (std::size_t k = 0; k < run.methods.size() && k < file.methods.size(); ++k) {
-    compare_methods(k, file.methods[k], run.methods[k], result);
+    const RecordedMethod& method = run.methods[k];
+    compare_methods(k, file.methods[k], method, *run.lists[method.list], result);
   }
   return result;
 }

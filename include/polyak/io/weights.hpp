@@ -110,7 +110,7 @@ struct WeightTarget {
 void load_targets(const std::filesystem::path& path, const std::vector<WeightTarget>& targets,
                   const LoadWeightsOptions& options);
 
-void write_weights(const std::filesystem::path& path, std::vector<WeightSource> sources,
+void write_weights(const std::filesystem::path& path, const std::vector<WeightSource>& sources,
                    const SaveWeightsOptions& options);
 
 }  // namespace detail
@@ -141,7 +141,7 @@ void save_weights(const std::filesystem::path& path, const Parameters<P>& params
   for (std::size_t k = 0; k < params.size(); ++k) {
     sources.push_back(detail::parameter_source(params[k].info(), params[k].raw(), options.dtype));
   }
-  detail::write_weights(path, std::move(sources), options);
+  detail::write_weights(path, sources, options);
 }
 
 /// Writes the model with the average in place of its weights, without a swap: averaged tensors from
@@ -175,7 +175,7 @@ void save_average(const std::filesystem::path& path, const Parameters<P>& params
       sources.push_back(detail::parameter_source(params[k].info(), params[k].raw(), options.dtype));
     }
   }
-  detail::write_weights(path, std::move(sources), options);
+  detail::write_weights(path, sources, options);
 }
 
 /// Reads a model's weights and buffers from a file, or from a folder with "model.safetensors" or an

@@ -138,7 +138,7 @@ POLYAK_DEFINE WeightSource parameter_source(const TensorInfo& info, const void* 
 }
 
 POLYAK_DEFINE void write_weights(const std::filesystem::path& path,
-                                 std::vector<WeightSource> sources,
+                                 const std::vector<WeightSource>& sources,
                                  const SaveWeightsOptions& options) {
   const SafetensorsWriteOptions how{.digests = options.digests, .durable = options.durable};
   std::vector<SafetensorsSpec> specs;

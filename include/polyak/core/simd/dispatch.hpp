@@ -34,6 +34,11 @@ template <class Kernel>
 __attribute__((flatten)) POLYAK_TARGET_V3 void enter_v3(const Kernel& kernel) {
   kernel.template run<X86V3>();
 }
+/// Cold: the compiler spends little on it.
+template <class Lowest, class Kernel>
+__attribute__((cold, noinline)) void enter_lowest(const Kernel& kernel) {
+  kernel.template run<Lowest>();
+}
 #endif
 
 /// The widest level that this processor and its system support: 4, 3, or 0 for the baseline.
@@ -89,10 +94,11 @@ void run_at(int level, const Kernel& kernel) {
 #if POLYAK_X86_LEVELS
   if (level == 4) return enter_v4(kernel);
   if (level == 3) return enter_v3(kernel);
+  enter_lowest<Lowest>(kernel);
 #else
   static_cast<void>(level);
-#endif
   kernel.template run<Lowest>();
+#endif
 }
 
 /// The same for loops that are used too rarely to be compiled for every level: v3 serves for v4
@@ -101,10 +107,11 @@ template <class Kernel>
 void run_rarely_at(int level, const Kernel& kernel) {
 #if POLYAK_X86_LEVELS
   if (level >= 3) return enter_v3(kernel);
+  enter_lowest<Baseline>(kernel);
 #else
   static_cast<void>(level);
-#endif
   kernel.template run<Baseline>();
+#endif
 }
 
 }  // namespace detail

@@ -555,8 +555,8 @@ POLYAK_TARGET_V3 inline void fill_bytes(X86V3, const RandomKey& key, std::size_t
   const auto lane = [](std::uint64_t word) { return static_cast<long long>(word); };
   const __m256i m0 = _mm256_set1_epi64x(0xd2511f53), m1 = _mm256_set1_epi64x(0xcd9e8d57);
   __m256i c0[2], c1[2], c2[2], c3[2];
-  for (int half = 0; half < 2; ++half) {
-    c0[half] = _mm256_add_epi64(_mm256_set1_epi64x(lane(start[0]) + 4 * half),
+  for (std::size_t half = 0; half < 2; ++half) {
+    c0[half] = _mm256_add_epi64(_mm256_set1_epi64x(lane(start[0] + 4 * half)),
                                 _mm256_set_epi64x(3, 2, 1, 0));
     c1[half] = _mm256_set1_epi64x(lane(start[1]));
     c2[half] = _mm256_set1_epi64x(lane(start[2]));
@@ -564,7 +564,7 @@ POLYAK_TARGET_V3 inline void fill_bytes(X86V3, const RandomKey& key, std::size_t
   }
   for (std::size_t round = 0; round < RandomKey::rounds; ++round) {
     const std::uint64_t* const k = to.keys.data() + 2 * round;
-    for (int half = 0; half < 2; ++half) {
+    for (std::size_t half = 0; half < 2; ++half) {
       const __m256i first = _mm256_mul_epu32(m0, c0[half]);
       const __m256i second = _mm256_mul_epu32(m1, c2[half]);
       c0[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(second, 32), c1[half]),
@@ -575,7 +575,7 @@ POLYAK_TARGET_V3 inline void fill_bytes(X86V3, const RandomKey& key, std::size_t
       c3[half] = first;
     }
   }
-  for (int half = 0; half < 2; ++half) {
+  for (std::size_t half = 0; half < 2; ++half) {
     const __m256i low = _mm256_blend_epi32(c0[half], _mm256_slli_epi64(c1[half], 32), 0xaa);
     const __m256i high = _mm256_blend_epi32(c2[half], _mm256_slli_epi64(c3[half], 32), 0xaa);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.bytes.data() + 32 * half), low);

@@ -24,6 +24,14 @@
 namespace polyak {
 inline namespace v0 {
 
+namespace detail {
+/// How an element of a gradient is read: times `scale`, then no further from 0 than `limit`.
+struct GradientReading {
+  double scale = 1;
+  double limit = std::numeric_limits<double>::infinity();
+};
+}  // namespace detail
+
 /// Stands for the gradient of a tensor that has none this step.
 struct NoGradient {};
 inline constexpr NoGradient no_gradient{};
@@ -144,10 +152,23 @@ class Gradients {
     require(factor >= 0 && factor <= static_cast<double>(std::numeric_limits<float>::max()),
             "the scale of gradients must be finite in float and >= 0", factor);
     scale_ = factor;
+    clip_ = 1;
     return *this;
   }
-  /// The factor by which each gradient is multiplied as it is read; 1 unless it has been set.
+  /// The factor that was set; 1 unless there was one.
   [[nodiscard]] double scale() const { return scale_; }
+  /// The coefficient that clip_norm() found for these gradients; it ends with the next scale().
+  [[nodiscard]] double clip_coefficient() const { return clip_; }
+
+  /// From now on optimizers read elements beyond +-limit as +-limit, after the scale; NaN stays.
+  /// Infinity, as at first, ends that. Throws std::invalid_argument unless limit >= 0.
+  Gradients& clip_value(double limit) {
+    require(limit >= 0, "clip_value: the limit must be >= 0", limit);
+    limit_ = limit;
+    return *this;
+  }
+  /// The limit of clip_value().
+  [[nodiscard]] double value_limit() const { return limit_; }
 
   /// The gradient of the i-th tensor, without the scale, or null.
   [[nodiscard]] const element_t<P>* operator[](std::size_t index) const { return data_[index]; }
@@ -255,6 +276,8 @@ class Gradients {
   std::vector<Trained> trained_;  // in order of registration
   detail::FreeMemory free_;
   double scale_ = 1;
+  double clip_ = 1;
+  double limit_ = std::numeric_limits<double>::infinity();
 };
 
 /// The door through which the sweep and what works on whole lists reach gradients.
@@ -264,8 +287,13 @@ struct GradientAccess {
   [[nodiscard]] static const element_t<P>* const* pointers(const Gradients<P>& gradients) {
     return gradients.data_.data();
   }
-  /// What each element is multiplied by as it is read.
-  [[nodiscard]] static double scale(const Gradients<P>& gradients) { return gradients.scale_; }
+  /// How each element is read.
+  [[nodiscard]] static detail::GradientReading reading(const Gradients<P>& gradients) {
+    return {gradients.scale_ * gradients.clip_, gradients.limit_};
+  }
+  static void set_clip(Gradients<P>& gradients, double coefficient) {
+    gradients.clip_ = coefficient;
+  }
   /// Index of the k-th trained tensor.
   [[nodiscard]] static std::size_t trained(const Gradients<P>& gradients, std::size_t k) {
     return gradients.trained_[k].tensor;

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// clip_norm: gradients whose norm is too large are read as multiples of themselves.
+///
+///   norm = |scale g|,  coefficient = min(1, max_norm / norm),  read as coefficient scale g
+///
+/// One extra read of the gradients in all: the coefficient is applied as optimizers read them. For
+/// single elements see Gradients::clip_value(), for norms of tensors norms() in reduce.hpp.
+/// "On the difficulty of training Recurrent Neural Networks" (arXiv 1211.5063).
+#pragma once
+
+#include <polyak/core/executors/executor.hpp>
+#include <polyak/core/fold.hpp>
+#include <polyak/core/reduce.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/selection.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// Sets the clip coefficient of gradients for the norm of all of them, or of those that the
+/// `workspace` takes, and returns that norm, the scale included. The coefficient replaces that of
+/// the last call. A norm that is NaN or infinite clips nothing: Nonfinite says what happens then.
+///
+/// Allocates nothing where it is given a workspace: `Reduction<Norm> workspace(gradients)`. Throws
+/// std::invalid_argument unless max_norm >= 0, and for a workspace of another list.
+template <Executor E, FloatingScalar P>
+double clip_norm(E&& executor, Gradients<P>& gradients, double max_norm,
+                 Reduction<Norm>& workspace) {
+  require(max_norm >= 0, "clip_norm: max_norm must be >= 0", max_norm);
+  const double norm = gradients.scale() * workspace(executor, gradients)[0];
+  const bool clips = norm > max_norm && detail::is_finite(norm);
+  GradientAccess<P>::set_clip(gradients, clips ? max_norm / norm : 1);
+  return norm;
+}
+
+/// The same with a workspace for this call.
+template <Executor E, FloatingScalar P>
+double clip_norm(E&& executor, Gradients<P>& gradients, double max_norm) {
+  Reduction<Norm> workspace(gradients);
+  return clip_norm(executor, gradients, max_norm, workspace);
+}
+
+/// The same in the calling thread.
+template <FloatingScalar P>
+double clip_norm(Gradients<P>& gradients, double max_norm) {
+  return clip_norm(serial, gradients, max_norm);
+}
+
+/// The norm of the selected gradients, the scale included.
+template <Executor E, FloatingScalar P>
+[[nodiscard]] double norm_of(E&& executor, const Gradients<P>& gradients,
+                             const Selection& selection) {
+  const Layout& layout = *gradients.layout();
+  Reduction<Norm> workspace(gradients, [&](std::size_t k) {
+    return layout.tensors[k].role != Role::copy && selection(layout.tensors[k]);
+  });
+  return gradients.scale() * workspace(executor, gradients)[0];
+}
+
+}  // namespace v0
+}  // namespace polyak
