@@ -74,11 +74,7 @@ using pointers_t = std::tuple<const B*...>;
   POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundSgd, ::polyak::detail::BoundAverage,     \
                      ::polyak::detail::BoundAverage)                                            \
   POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAverage, ::polyak::detail::BoundAverage) \
-  EXTERN template bool polyak::detail::all_finite<P>(const P*, std::size_t);                    \
-  EXTERN template void polyak::detail::sweep_range<P>(                                          \
-      int, const ::polyak::detail::SweepPlan<::polyak::detail::Loop<P>>&,                       \
-      const ::polyak::detail::TensorMemory*, std::size_t, const P* const*,                      \
-      ::polyak::detail::carrier_t<P>, std::size_t, std::size_t);
+  EXTERN template bool polyak::detail::all_finite<P>(const P*, std::size_t);
 
 /// The classes of usual methods.
 #define POLYAK_AVERAGE(EXTERN, P, METHOD, WEIGHTING)                                          \

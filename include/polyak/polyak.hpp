@@ -40,6 +40,7 @@
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/streams.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/selection.hpp>

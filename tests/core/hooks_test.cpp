@@ -316,6 +316,7 @@ TEST_CASE("an average that overrides the hooks of AverageOf does what they say, 
 TEST_CASE("an optimizer that overrides the hooks of Elementwise does what they say, alone") {
   Small model;
   OwnOptimizer optimizer(model.params, reading(false));
+  CHECK(OwnOptimizer::type_name == "Own");
   float mean = 0, expected = model.x[0];
   for (int t = 1; t <= 9; ++t) {
     model.gradient = {static_cast<float>(t), -1};

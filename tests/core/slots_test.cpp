@@ -30,8 +30,8 @@ using polyak::MatrixView;
 using polyak::Order;
 using polyak::Role;
 using polyak::Shape;
-using polyak::SlotShape;
 using polyak::Slots;
+using polyak::SlotShape;
 using polyak::SlotSpec;
 
 /// Tensors of every rank, one of them column-major, an empty one and a buffer.
@@ -83,12 +83,13 @@ Slots<float> made(const polyak::Parameters<float>& params, const std::vector<Slo
 TEST_CASE("slots have a number for each row, column or tensor", "[slots]") {
   const Tensors tensors;
   const auto& layout = *tensors.params.layout();
-  const Slots<float> slots = made(tensors.params, {{"full"},
-                                                   {"rows", SlotShape::rows},
-                                                   {"columns", SlotShape::columns},
-                                                   {"last", SlotShape::rows, MatrixView::last_two},
-                                                   {"low", SlotShape::columns, MatrixView::last_two},
-                                                   {"norm", SlotShape::scalar}});
+  const Slots<float> slots =
+      made(tensors.params, {{"full"},
+                            {"rows", SlotShape::rows},
+                            {"columns", SlotShape::columns},
+                            {"last", SlotShape::rows, MatrixView::last_two},
+                            {"low", SlotShape::columns, MatrixView::last_two},
+                            {"norm", SlotShape::scalar}});
   const auto shapes = [&](const char* name) {
     const std::size_t slot = slots.find(name);
     std::vector<Shape> all;
@@ -102,8 +103,7 @@ TEST_CASE("slots have a number for each row, column or tensor", "[slots]") {
     return all;
   };
   // The numbers of rows and columns are those of the reductions' results.
-  CHECK(shapes("full") ==
-        std::vector<Shape>{{}, {5}, {4, 6}, {2, 3, 4, 5}, {3, 2, 4}, {0, 3}});
+  CHECK(shapes("full") == std::vector<Shape>{{}, {5}, {4, 6}, {2, 3, 4, 5}, {3, 2, 4}, {0, 3}});
   CHECK(shapes("rows") == std::vector<Shape>{{1}, {1}, {4}, {2}, {3}, {0}});
   CHECK(shapes("columns") == std::vector<Shape>{{1}, {5}, {6}, {3, 4, 5}, {2, 4}, {3}});
   CHECK(shapes("last") == std::vector<Shape>{{1}, {1}, {4}, {2, 3, 4}, {3, 2}, {0}});
@@ -148,11 +148,10 @@ TEST_CASE("slots have a number for each row, column or tensor", "[slots]") {
 TEST_CASE("free slots hold what a function says", "[slots]") {
   const Tensors tensors;
   const Slots<float> slots =
-      made(tensors.params,
-           {{"left", [](const polyak::TensorInfo& tensor) -> std::optional<Shape> {
-               if (tensor.shape.size() < 2) return std::nullopt;
-               return Shape{tensor.shape[0], tensor.shape[0]};
-             }}});
+      made(tensors.params, {{"left", [](const polyak::TensorInfo& tensor) -> std::optional<Shape> {
+                               if (tensor.shape.size() < 2) return std::nullopt;
+                               return Shape{tensor.shape[0], tensor.shape[0]};
+                             }}});
   CHECK_FALSE(slots.keeps(0, 0));
   CHECK(slots.keeps(0));  // the method has state for it, this slot has none
   CHECK_FALSE(slots.keeps(0, 3));
@@ -167,16 +166,20 @@ TEST_CASE("free slots hold what a function says", "[slots]") {
   CHECK(view["matrix"].size() == 16);
   CHECK(refuses([&] { static_cast<void>(view["bias"]); },
                 {"slot \"left\" keeps nothing", "\"bias\""}));
-  CHECK(refuses([&] { made(tensors.params, {{"bad", [](const polyak::TensorInfo&) {
-                                               return std::optional(Shape{2, -1});
-                                             }}}); },
-                {"\"number\"", ">= 0", "-1"}));
+  CHECK(refuses(
+      [&] {
+        made(tensors.params, {{"bad", [](const polyak::TensorInfo&) {
+                                 return std::optional(Shape{2, -1});
+                               }}});
+      },
+      {"\"number\"", ">= 0", "-1"}));
   CHECK(refuses([] { SlotSpec("left", SlotShape::free); }, {"SlotSpec.shape", "\"left\"", "4"}));
 }
 
 TEST_CASE("slots of all shapes are counted and copied", "[slots]") {
   const Tensors tensors;
-  const std::vector<SlotSpec> specs{{"full"}, {"rows", SlotShape::rows}, {"norm", SlotShape::scalar}};
+  const std::vector<SlotSpec> specs{
+      {"full"}, {"rows", SlotShape::rows}, {"norm", SlotShape::scalar}};
   const Slots<float> slots = made(tensors.params, specs);
   const polyak::MemoryReport report = slots.memory_report();
   CHECK(report.slots.size() == 3);

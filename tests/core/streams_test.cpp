@@ -209,8 +209,8 @@ void check_merge() {
           mean = Array<Out>(used, 5, 1);
           total = Array<Out>(used, 5, 2);
           Splitter executor(streams_above == 0 ? Split::pieces : Split::threads, 3);
-          const std::array<polyak::Stream<Out>, 2> outputs{
-              polyak::detail::output_stream(mean), polyak::detail::output_stream(total)};
+          const std::array<polyak::Stream<Out>, 2> outputs{polyak::detail::output_stream(mean),
+                                                           polyak::detail::output_stream(total)};
           polyak::detail::merge_all("a merge", executor, Law{}, outputs,
                                     polyak::detail::InputsOf<std::vector<Array<In>>>{inputs},
                                     polyak::detail::GivenWeights{weights, 1},
@@ -276,10 +276,10 @@ TEST_CASE("parameters, gradients and slots are streams", "[streams]") {
   const auto slot = polyak::stream_of(average.slots(), 0);
   const TwoOfThree<float> law{0.5F};
   const allocations::Counter counter;
-  polyak::detail::sweep_all(
-      polyak::serial, law, std::tuple(polyak::detail::output_stream(target.params), slot),
-      polyak::reads(model.params, model.gradients, slot), polyak::detail::AnyTensor{},
-      StreamPlan{});
+  polyak::detail::sweep_all(polyak::serial, law,
+                            std::tuple(polyak::detail::output_stream(target.params), slot),
+                            polyak::reads(model.params, model.gradients, slot),
+                            polyak::detail::AnyTensor{}, StreamPlan{});
   CHECK(counter.counts().number == 0);
   CHECK(target.margins_intact());
   CHECK(target.bytes() != before);
@@ -322,29 +322,45 @@ TEST_CASE("streams that do not fit are rejected, and nothing is written", "[stre
   };
   const TwoOfThree<float> law{1};
   std::vector<float> d(4);
-  CHECK(refuses([&] { polyak::sweep_streams(polyak::serial, law, polyak::writes(c, d),
-                                            polyak::reads(a, b, shorter)); },
-                {"must have 4 elements", "got 3"}));
+  CHECK(refuses(
+      [&] {
+        polyak::sweep_streams(polyak::serial, law, polyak::writes(c, d),
+                              polyak::reads(a, b, shorter));
+      },
+      {"must have 4 elements", "got 3"}));
   polyak::Parameters<float> list, other;
   list.add("x", a);
   other.add("y", b);
-  CHECK(refuses([&] { polyak::sweep_streams(polyak::serial, law, polyak::writes(c, d),
-                                            polyak::reads(a, b, list)); },
-                {"lists or arrays, not both"}));
-  CHECK(refuses([&] { polyak::sweep_streams(polyak::serial, law, polyak::writes(list, list),
-                                            polyak::reads(other, other, other)); },
-                {"\"x\" is missing", "\"y\" is extra"}));
-  CHECK(refuses([&] { polyak::sweep_streams(polyak::serial, law, polyak::writes(c, c),
-                                            polyak::reads(a, b, a)); },
-                {"overlaps output 1"}));
+  CHECK(refuses(
+      [&] {
+        polyak::sweep_streams(polyak::serial, law, polyak::writes(c, d), polyak::reads(a, b, list));
+      },
+      {"lists or arrays, not both"}));
+  CHECK(refuses(
+      [&] {
+        polyak::sweep_streams(polyak::serial, law, polyak::writes(list, list),
+                              polyak::reads(other, other, other));
+      },
+      {"\"x\" is missing", "\"y\" is extra"}));
+  CHECK(refuses(
+      [&] {
+        polyak::sweep_streams(polyak::serial, law, polyak::writes(c, c), polyak::reads(a, b, a));
+      },
+      {"overlaps output 1"}));
   const std::span<float> part(a.data(), 3), shifted(a.data() + 1, 3);
   std::vector<float> e(3), f(3);
-  CHECK(refuses([&] { polyak::sweep_streams(polyak::serial, law, polyak::writes(part, e),
-                                            polyak::reads(f, shifted, f)); },
-                {"overlaps input 1"}));
-  CHECK(refuses([&] { polyak::sweep_streams(polyak::serial, Follow<float>{1},
-                                            polyak::writes(c, d), polyak::reads(d)); },
-                {"overlaps input 0"}));
+  CHECK(refuses(
+      [&] {
+        polyak::sweep_streams(polyak::serial, law, polyak::writes(part, e),
+                              polyak::reads(f, shifted, f));
+      },
+      {"overlaps input 1"}));
+  CHECK(refuses(
+      [&] {
+        polyak::sweep_streams(polyak::serial, Follow<float>{1}, polyak::writes(c, d),
+                              polyak::reads(d));
+      },
+      {"overlaps input 0"}));
 
   const polyak::WeightedSumLaw<float> sum;
   const auto merge = [&](const std::vector<std::vector<float>>& inputs,

@@ -23,6 +23,7 @@ namespace {
 
 using polyak::detail::BoundLaw;
 using polyak::detail::carrier_t;
+using polyak::detail::GradientReading;
 using polyak::detail::Kahan;
 using polyak::detail::Loop;
 using polyak::detail::Plain;
@@ -67,7 +68,7 @@ struct Methods {
   }
 
   /// One pass in pieces, by a loop of all methods where `shared` allows it.
-  void sweep(int level, bool shared, std::uint64_t chosen, carrier_t<P> scale,
+  void sweep(int level, bool shared, std::uint64_t chosen, const GradientReading& reading,
              const std::vector<std::pair<std::size_t, std::size_t>>& pieces) {
     const auto same = [](const void*, std::size_t, std::size_t) { return false; };
     const auto takes = [&](int i) { return (chosen >> i & 1) != 0; };
@@ -84,7 +85,7 @@ struct Methods {
     const Plan plan{singles.data(), singles.size(), together.data(), together.size()};
     for (const auto& [begin, end] : pieces) {
       polyak::detail::sweep_range<P>(level, plan, polyak::ParameterAccess<P>::memory(model.params),
-                                     model.params.size(), model.gradients.data(), scale, begin,
+                                     model.params.size(), model.gradients.data(), reading, begin,
                                      end);
     }
   }
@@ -97,14 +98,14 @@ struct Methods {
     return sum;
   }
 
-  void run_on_numbers(int level, std::uint64_t chosen, carrier_t<P> scale) {
+  void run_on_numbers(int level, std::uint64_t chosen, const GradientReading& reading) {
     for (std::size_t k = 0; k < model.params.size(); ++k) {
       if (!any(chosen, k)) continue;
       P* const x = model.params[k].data();
       const std::size_t size = model.params[k].size();
       const P* const gradient = model.gradients[k];
       const auto run = [&](const auto& bound) {
-        sweep_battery::run_on_numbers<P>(level, bound, k, x, gradient, scale, size);
+        sweep_battery::run_on_numbers<P>(level, bound, k, x, gradient, reading, size);
       };
       if (runs(chosen, 0, k)) run(trains);
       if (runs(chosen, 1, k)) run(follows);
@@ -172,16 +173,19 @@ void check() {
   constexpr std::uint64_t all = 7;
   for (const int level : levels::supported()) {
     for (const std::uint64_t chosen : {all, std::uint64_t{1}, std::uint64_t{5}, std::uint64_t{6}}) {
-      const carrier_t<P> scale = chosen == all ? carrier_t<P>(1) / 3 : 1;
+      // Scaled, scaled and clipped, or as they are.
+      GradientReading reading;
+      if (chosen == all) reading.scale = 1.0 / 3;
+      if (chosen == 5) reading = {.scale = 3, .limit = 0.5};
       Methods<P, S, StoredAs> expected;
       const auto before = expected.bytes();
-      expected.run_on_numbers(level, chosen, scale);
+      expected.run_on_numbers(level, chosen, reading);
       REQUIRE(expected.bytes() != before);
       for (const bool shared : {true, false}) {
         for (const unsigned pieces : {1U, 9U}) {
           Methods<P, S, StoredAs> methods;
           const Bytes gradients = methods.model.gradient_bytes();
-          methods.sweep(level, shared, chosen, scale, cut(methods.elements(chosen), pieces));
+          methods.sweep(level, shared, chosen, reading, cut(methods.elements(chosen), pieces));
           INFO("level " << level << ", methods " << chosen << ", shared " << shared << ", "
                         << pieces << " pieces");
           const bool equal = methods.bytes() == expected.bytes();

@@ -64,9 +64,7 @@ TEST_CASE("slots of all shapes are saved and loaded bit for bit") {
   polyak::save(path, run.params, run.method);
 
   const SafetensorsFile file(path);
-  const auto shape = [&](const std::string& name) {
-    return file.at("polyak/0/" + name).shape;
-  };
+  const auto shape = [&](const std::string& name) { return file.at("polyak/0/" + name).shape; };
   using Extents = std::vector<std::uint64_t>;
   CHECK(shape("momentum/stack") == Extents{2, 3, 5});
   CHECK(shape("rows/bias") == Extents{1});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// average_n: what it sums or averages is what the formula says of single numbers, to the last bit, wherever the
-// numbers lie and however the work is split; nothing else is written; what it cannot do it refuses.
+// average_n: what it sums or averages is what the formula says of single numbers, to the last bit,
+// wherever the numbers lie and however the work is split; nothing else is written; what it cannot
+// do it refuses.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -228,8 +229,8 @@ void check_means() {
   }
 }
 
-/// Numbers of every kind but NaN, which have many bits. Infinities have a weight in all inputs: times
-/// 0 they are NaN.
+/// Numbers of every kind but NaN, which have many bits. Infinities have a weight in all inputs:
+/// times 0 they are NaN.
 template <class T>
 void check_equal_inputs() {
   for (const bool finite : {false, true}) {
@@ -388,8 +389,8 @@ TEST_CASE("weights that are not those of a mean give the sum", "[average_n]") {
   const std::array inputs{x.data(), x.data(), x.data()};
   std::vector<float> out(3);
   using Factors = std::vector<double>;
-  for (const Factors& factors : {Factors{2, -0.5, -0.5}, Factors{0.3, 0.3, 0.3},
-                                 Factors{1, 1, 1}, Factors{0.25, 0.25, 0.5 + 1e-14}}) {
+  for (const Factors& factors : {Factors{2, -0.5, -0.5}, Factors{0.3, 0.3, 0.3}, Factors{1, 1, 1},
+                                 Factors{0.25, 0.25, 0.5 + 1e-14}}) {
     polyak::average_n(out, inputs, factors);
     CHECK(same(out.data(),
                expected_sums<float, float>(std::vector<const float*>(3, x.data()), factors, 3), 3));

@@ -27,6 +27,7 @@
 namespace sweep_battery {
 
 using polyak::detail::carrier_t;
+using polyak::detail::GradientReading;
 
 // ---- probes: each value depends on every argument, and no two arguments play the same part ------
 
@@ -84,8 +85,8 @@ struct ReadingProbe {
 
 /// One law over the numbers begin..end of a tensor, one by one.
 template <class Level, class P, class B>
-void run_on_numbers(const B& bound, std::size_t tensor, P* x, const P* gradient, carrier_t<P> scale,
-                    std::size_t size) {
+void run_on_numbers(const B& bound, std::size_t tensor, P* x, const P* gradient,
+                    const GradientReading& reading, std::size_t size) {
   using namespace polyak::detail;
   using Law = typename B::Law;
   using Storage = typename B::Storage;
@@ -107,7 +108,12 @@ void run_on_numbers(const B& bound, std::size_t tensor, P* x, const P* gradient,
     for (std::size_t n = 0; n < slot_count; ++n) Storage::load(&slots[n * arrays], k, slot[n]);
     [&]<std::size_t... N>(std::index_sequence<N...>) {
       if constexpr (polyak::reads_gradient<Law>) {
-        const V g(static_cast<T>(widened<carrier_t<P>>(gradient, k) * scale));
+        carrier_t<P> read = widened<carrier_t<P>>(gradient, k);
+        read *= static_cast<carrier_t<P>>(reading.scale);
+        const auto limit = static_cast<carrier_t<P>>(reading.limit);
+        if (read > limit) read = limit;
+        if (read < -limit) read = -limit;
+        const V g(static_cast<T>(read));
         law(value, g, slot[N]...);
       } else {
         law(value, slot[N]...);
@@ -125,14 +131,14 @@ void run_on_numbers(const B& bound, std::size_t tensor, P* x, const P* gradient,
 /// The same, rounding as a level does.
 template <class P, class B>
 void run_on_numbers(int level, const B& bound, std::size_t tensor, P* x, const P* gradient,
-                    carrier_t<P> scale, std::size_t size) {
+                    const GradientReading& reading, std::size_t size) {
   if constexpr (!levels::baseline_rounds_once) {
     if (!levels::rounds_once(level)) {
-      return run_on_numbers<polyak::detail::Scalars<false>>(bound, tensor, x, gradient, scale,
+      return run_on_numbers<polyak::detail::Scalars<false>>(bound, tensor, x, gradient, reading,
                                                             size);
     }
   }
-  run_on_numbers<polyak::detail::Scalars<true>>(bound, tensor, x, gradient, scale, size);
+  run_on_numbers<polyak::detail::Scalars<true>>(bound, tensor, x, gradient, reading, size);
 }
 
 // ---- one tensor ---------------------------------------------------------------------------------
@@ -183,17 +189,18 @@ void check(const std::string& name, const B& unbound) {
   using Law = typename B::Law;
   constexpr auto written =
       static_cast<std::size_t>(polyak::written_slots<Law> * B::Storage::arrays);
-  constexpr carrier_t<P> scale = 0.375;
   std::size_t failures = 0;
   constexpr std::size_t alignments = 64 / sizeof(P);  // every place within a cache line
   for (std::size_t offset = 0; offset < alignments; ++offset) {
     const std::size_t gradient_offset = (5 * offset + 3) % alignments;
+    GradientReading reading{.scale = 0.375};
+    if (offset % 2 == 1) reading.limit = 1e6;
     const Memory<P, B> before(static_cast<unsigned>(offset));
     std::mt19937_64 random(offset);
     for (const int level : levels::supported()) {
       Memory<P, B> expected = before;
       run_on_numbers(level, expected.bind(unbound), 0, expected.x.data() + offset,
-                     expected.gradient.data() + gradient_offset, scale, longest);
+                     expected.gradient.data() + gradient_offset, reading, longest);
       const auto expect = [&](std::size_t size, const std::vector<std::size_t>& cuts) {
         Memory<P, B> after = before;
         const B bound = after.bind(unbound);
@@ -201,7 +208,7 @@ void check(const std::string& name, const B& unbound) {
         const polyak::detail::TensorMemory tensor{after.x.data() + offset, size};
         const P* gradient = after.gradient.data() + gradient_offset;
         for (std::size_t k = 0; k + 1 < cuts.size(); ++k) {
-          loop.sweep(level, loop.bound, {&tensor, &gradient, scale, 0, 1, cuts[k], cuts[k + 1]});
+          loop.sweep(level, loop.bound, {&tensor, &gradient, reading, 0, 1, cuts[k], cuts[k + 1]});
         }
         const auto report = [&](const std::string& stream, std::size_t element) {
           if (++failures > 5) return;

@@ -132,7 +132,8 @@ struct StreamKernel<Law, std::tuple<Out...>, std::tuple<In...>> {
 
 /// Streams that one loop reads. More than this the hardware does not prefetch.
 inline constexpr std::size_t merged_at_once = 8;
-/// Streams that each loop adds to the accumulators so far, where there are more: the fastest number.
+/// Streams that each loop adds to the accumulators so far, where there are more: the fastest
+/// number.
 inline constexpr std::size_t added_at_once = 4;
 /// The accumulators of a block stay in the second-level cache, and on the stack, between the loops;
 /// long enough for the prefetchers, which start anew for each visit to a stream.
@@ -149,8 +150,7 @@ struct MergeKernel {
   template <class Level>
   static constexpr int lanes = stream_lanes<Level, Out, In>;
   /// More packs share the loads of weights and addresses; fewer fit the registers.
-  static constexpr bool wide =
-      accumulators * (sizeof(T) == 8 && scalar_bytes<In> < 8 ? 2 : 1) > 2;
+  static constexpr bool wide = accumulators * (sizeof(T) == 8 && scalar_bytes<In> < 8 ? 2 : 1) > 2;
   static constexpr int packs = wide ? 2 : 4;
 
   Law law;
@@ -171,47 +171,78 @@ struct MergeKernel {
 
   template <class Level, int Packs>
   POLYAK_INLINE void tile(std::size_t i, std::size_t number) const {
-    using V = Pack<T, Packs * lanes<Level>, Level>;
-    tile<V>(i, number, Packs > 1, std::make_index_sequence<accumulators>{},
-            std::make_index_sequence<outputs>{});
+    tile<Pack<T, lanes<Level>, Level>>(i, Packs > 1 ? number / Packs : number,
+                                       std::make_index_sequence<static_cast<std::size_t>(Packs)>{});
   }
 
  private:
-  template <class V, std::size_t... A, std::size_t... O>
-  POLYAK_INLINE void tile(std::size_t i, std::size_t number, bool whole, std::index_sequence<A...>,
-                          std::index_sequence<O...>) const {
-    constexpr auto all_weights = std::make_index_sequence<weights_each>{};
-    constexpr auto all_inputs = std::make_index_sequence<inputs_each>{};
-    V sum[accumulators];
+  static constexpr auto all_accumulators = std::make_index_sequence<accumulators>{};
+  static constexpr auto all_weights = std::make_index_sequence<weights_each>{};
+  static constexpr auto all_inputs = std::make_index_sequence<inputs_each>{};
+  static constexpr auto all_outputs = std::make_index_sequence<outputs>{};
+
+  /// `number` elements for each pack. The packs are values of their own: compilers keep larger ones
+  /// in memory from one term to the next.
+  template <class V, std::size_t... P>
+  POLYAK_INLINE void tile(std::size_t i, std::size_t number, std::index_sequence<P...>) const {
+    V sum[sizeof...(P)][accumulators];
     std::size_t k = 0;
     if (before[0] != nullptr) {
-      (load_stream(before[A] + i, number, sum[A]), ...);
+      (load(sum[P], i + P * number, number, all_accumulators), ...);
     } else {
-      term<true>(sum, i, number, k++, std::index_sequence<A...>{}, all_weights, all_inputs);
+      const TermWeights<V> weight(*this, k, all_weights);
+      (term<true>(sum[P], weight, i + P * number, number, k, all_accumulators, all_weights,
+                  all_inputs),
+       ...);
+      k = 1;
     }
     for (; k < terms; ++k) {
-      term<false>(sum, i, number, k, std::index_sequence<A...>{}, all_weights, all_inputs);
+      const TermWeights<V> weight(*this, k, all_weights);
+      (term<false>(sum[P], weight, i + P * number, number, k, all_accumulators, all_weights,
+                   all_inputs),
+       ...);
     }
-    if (after[0] != nullptr) {
-      (store_stream(after[A] + i, number, false, sum[A]), ...);
-    } else {
-      V y[outputs];
-      law.finish(y[O]..., static_cast<const V&>(sum[A])...);
-      (store_stream(out[O] + i, number, whole && past_caches[O], y[O]), ...);
-    }
+    (store(sum[P], i + P * number, number, sizeof...(P) > 1, all_accumulators, all_outputs), ...);
+  }
+
+  template <class V>
+  struct TermWeights {
+    V weight[weights_each];
+    template <std::size_t... W>
+    POLYAK_INLINE TermWeights(const MergeKernel& kernel, std::size_t k, std::index_sequence<W...>)
+        : weight{V(kernel.weights[k * weights_each + W])...} {}
+  };
+
+  template <class V, std::size_t... A>
+  POLYAK_INLINE void load(V (&sum)[accumulators], std::size_t i, std::size_t number,
+                          std::index_sequence<A...>) const {
+    (load_stream(before[A] + i, number, sum[A]), ...);
   }
 
   template <bool First, class V, std::size_t... A, std::size_t... W, std::size_t... G>
-  POLYAK_INLINE void term(V (&sum)[accumulators], std::size_t i, std::size_t number, std::size_t k,
+  POLYAK_INLINE void term(V (&sum)[accumulators], const TermWeights<V>& weights_of_term,
+                          std::size_t i, std::size_t number, std::size_t k,
                           std::index_sequence<A...>, std::index_sequence<W...>,
                           std::index_sequence<G...>) const {
     V x[inputs_each];
     (load_stream(inputs[k * inputs_each + G] + i, number, x[G]), ...);
     if constexpr (First) {
-      law.first(sum[A]..., V(weights[k * weights_each + W])..., static_cast<const V&>(x[G])...);
+      law.first(sum[A]..., weights_of_term.weight[W]..., static_cast<const V&>(x[G])...);
     } else {
-      law.next(sum[A]..., V(weights[k * weights_each + W])..., static_cast<const V&>(x[G])...);
+      law.next(sum[A]..., weights_of_term.weight[W]..., static_cast<const V&>(x[G])...);
     }
+  }
+
+  template <class V, std::size_t... A, std::size_t... O>
+  POLYAK_INLINE void store(const V (&sum)[accumulators], std::size_t i, std::size_t number,
+                           bool whole, std::index_sequence<A...>, std::index_sequence<O...>) const {
+    if (after[0] != nullptr) {
+      (store_stream(after[A] + i, number, false, sum[A]), ...);
+      return;
+    }
+    V y[outputs];
+    law.finish(y[O]..., sum[A]...);
+    (store_stream(out[O] + i, number, whole && past_caches[O], y[O]), ...);
   }
 };
 

@@ -9,12 +9,12 @@
 ///
 ///   out = x_0, then out = out + c_k (x_k - out), c_k = w_k / (w_0 + ... + w_k)
 ///
-/// from the first input with a weight on. All others, such as task vectors, as a sum: sum = w_0 x_0,
-/// then sum = fma(w_k, x_k, sum). Both in the order of the inputs and in the type of the accumulator,
-/// into which weights and gains are rounded first. The result is rounded once, to nearest even, when
-/// it is stored (one of doubles reaches 16 bits through float, as everywhere). Every input is read
-/// once, and the output written once, without being read: past the caches where it would not fit
-/// there. Nothing is allocated.
+/// from the first input with a weight on. All others, such as task vectors, as a sum: sum = w_0
+/// x_0, then sum = fma(w_k, x_k, sum). Both in the order of the inputs and in the type of the
+/// accumulator, into which weights and gains are rounded first. The result is rounded once, to
+/// nearest even, when it is stored (one of doubles reaches 16 bits through float, as everywhere).
+/// Every input is read once, and the output written once, without being read: past the caches where
+/// it would not fit there. Nothing is allocated.
 ///
 /// "Model soups: averaging weights of multiple fine-tuned models" (arXiv 2203.05482).
 #pragma once

@@ -54,7 +54,7 @@ template <class W>
 /// The weighting, whose fields are in order.
 template <class W>
 [[nodiscard]] W validated(W weighting) {
-  if constexpr (HasFields<W>) validate(weighting);
+  if constexpr (HasFields<W>) polyak::validate(weighting);
   return weighting;
 }
 }  // namespace detail

@@ -60,8 +60,7 @@ struct SlotSpec {
             static_cast<int>(view));
   }
   /// A free slot.
-  SlotSpec(std::string_view n, FreeShape f)
-      : name(n), shape(SlotShape::free), free(std::move(f)) {}
+  SlotSpec(std::string_view n, FreeShape f) : name(n), shape(SlotShape::free), free(std::move(f)) {}
 };
 
 namespace detail {

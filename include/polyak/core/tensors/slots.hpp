@@ -201,8 +201,8 @@ struct SlotParts {
 /// as the tensor has or as the slot's shape says.
 ///
 /// One allocation; tensors start at multiples of 64 bytes and are padded to whole packs (single
-/// numbers are not), slots are staggered. A value: a copy has memory of its own. A SwapGuard shares the block, so that it
-/// survives a moved or destroyed method.
+/// numbers are not), slots are staggered. A value: a copy has memory of its own. A SwapGuard shares
+/// the block, so that it survives a moved or destroyed method.
 template <StateScalar S>
 class Slots {
  public:
@@ -295,8 +295,8 @@ class Slots {
   /// by the manners of its interface.
   [[nodiscard]] S* data(std::size_t slot) const {
     std::byte* const first = block_->data();
-    return reinterpret_cast<S*>(
-        first == nullptr ? nullptr : first + starts_[slot] * detail::scalar_bytes<S>);
+    return reinterpret_cast<S*>(first == nullptr ? nullptr
+                                                 : first + starts_[slot] * detail::scalar_bytes<S>);
   }
 
   /// Where the elements of one tensor in one slot are, and their bytes; none where not kept.
@@ -370,10 +370,10 @@ class Slots {
 
   std::shared_ptr<const Layout> layout_;
   std::vector<std::string> names_;
-  std::vector<std::size_t> starts_;                             // of the slots in the block
+  std::vector<std::size_t> starts_;                              // of the slots in the block
   std::vector<std::shared_ptr<const detail::SlotParts>> parts_;  // null for full slots
   bool all_full_ = true;
-  std::vector<std::size_t> offsets_;  // in a full slot
+  std::vector<std::size_t> offsets_;       // in a full slot
   std::size_t elements_ = 0, extent_ = 0;  // of a full slot, without padding and with it
   std::shared_ptr<detail::Block> block_;
 };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Streams: where the elements of each tensor of a list are. Parameters, gradients, slots and single
-/// arrays are kinds of stream.
+/// Streams: where the elements of each tensor of a list are. Parameters, gradients, slots and
+/// single arrays are kinds of stream.
 #pragma once
 
 #include <concepts>
@@ -21,8 +21,8 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Elements of type E, const for what is only read, for each tensor of a list, or one array. A view:
-/// what it is made from must outlive it.
+/// Elements of type E, const for what is only read, for each tensor of a list, or one array. A
+/// view: what it is made from must outlive it.
 template <class E>
 requires FloatingScalar<std::remove_const_t<E>>
 class Stream {
@@ -118,8 +118,8 @@ template <FloatingScalar P>
   return {params.layout().get(), ParameterAccess<P>::memory(params)};
 }
 template <class Array>
-requires(FlatObject<Array>&& FloatingScalar<typename Array::value_type>) [[nodiscard]] Stream<
-    typename Array::value_type> output_stream(Array& array) {
+requires(FlatObject<Array>&& FloatingScalar<typename Array::value_type>)
+    [[nodiscard]] Stream<typename Array::value_type> output_stream(Array& array) {
   using E = typename Array::value_type;
   return Stream<E>(std::span<E>(array.data(), array.size()));
 }
