@@ -110,6 +110,8 @@ struct Additions {
 class OwnAverage final
     : public polyak::AverageOf<OwnAverage, float, polyak::PolynomialWeighting, float> {
  public:
+  static constexpr std::string_view type_name = "OwnAverage";
+
   OwnAverage(const Params& params, ScriptPointer script, Nonfinite nonfinite = Nonfinite::propagate)
       : AverageOf(params, {}, nonfinite), more_{std::move(script)} {}
 
@@ -156,6 +158,8 @@ struct TwoOfThree {
 /// A ring whose blocks move by half the gain, and which rests in every fifth call.
 class OwnRing final : public polyak::RingOfBlocks<OwnRing, float, TwoOfThree, float> {
  public:
+  static constexpr std::string_view type_name = "OwnRing";
+
   OwnRing(const Params& params, ScriptPointer script, Nonfinite nonfinite = Nonfinite::propagate)
       : RingOfBlocks(params, {}, {.ring = 3, .kept = 3, .width = 2}, nonfinite, {}),
         more_{std::move(script)} {}
@@ -230,7 +234,7 @@ class OwnOptimizer final : public polyak::Elementwise<OwnOptimizer, OwnRule, flo
  public:
   OwnOptimizer(const Params& params, ScriptPointer script,
                Nonfinite nonfinite = Nonfinite::propagate)
-      : Elementwise(params, {.nonfinite = nonfinite}), more_{std::move(script)} {}
+      : Elementwise(params, {.nonfinite = nonfinite}, {}), more_{std::move(script)} {}
 
   [[nodiscard]] const Additions& additions() const { return more_; }
 
@@ -269,7 +273,7 @@ class OwnOptimizer final : public polyak::Elementwise<OwnOptimizer, OwnRule, flo
 /// An optimizer whose learning rate depends on the tensor, by the hooks that make the laws.
 class PacedOptimizer final : public polyak::Elementwise<PacedOptimizer, OwnRule, float, float> {
  public:
-  explicit PacedOptimizer(const Params& params) : Elementwise(params, {}) {}
+  explicit PacedOptimizer(const Params& params) : Elementwise(params, {}, {}) {}
   [[nodiscard]] polyak::StepOf<float> step_of(std::size_t tensor) const {
     polyak::StepOf<float> step = Elementwise::step_of(tensor);
     if (tensor % 2 == 1) step.learning_rate /= 4;
