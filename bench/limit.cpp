@@ -14,6 +14,7 @@ namespace polyak_bench {
 namespace {
 
 constexpr double beta1 = 0.9, beta2 = 0.999, beta3 = 0.9999, alpha = 5, epsilon = 1e-8;
+constexpr double lion_beta1 = 0.9, lion_beta2 = 0.99;
 constexpr double schedule_free_beta = 0.9;
 
 POLYAK_LIMIT_INLINE Vector constant(double value) { return spread(static_cast<float>(value)); }
@@ -70,6 +71,23 @@ struct Adam {
     s[1] = fma(b2, s[1], one_minus_b2 * g * g);
     if constexpr (Amsgrad) s[2] = max(s[2], s[1]);
     x = fma(minus_step, s[0] / fma(sqrt(s[slots - 1]), scale, eps), shrink * x);
+  }
+};
+
+struct Lion {
+  static constexpr std::size_t slots = 1;
+  static constexpr bool optimizes = true;
+  Vector b1, one_minus_b1, b2, one_minus_b2, minus_step;
+  explicit Lion(const LimitState& state)
+      : b1(constant(lion_beta1)),
+        one_minus_b1(constant(1 - lion_beta1)),
+        b2(constant(lion_beta2)),
+        one_minus_b2(constant(1 - lion_beta2)),
+        minus_step(constant(-state.learning_rate)) {}
+  POLYAK_LIMIT_INLINE void operator()(Vector& x, Vector g, Vector* s) const {
+    const Vector u = fma(b1, s[0], one_minus_b1 * g);
+    x = fma(minus_step, sign(u), x);
+    s[0] = fma(b2, s[0], one_minus_b2 * g);
   }
 };
 
@@ -276,6 +294,8 @@ auto of_method(LimitMethod method, Use use) {
       return use(static_cast<Adam<false>*>(nullptr));
     case LimitMethod::adam_amsgrad:
       return use(static_cast<Adam<true>*>(nullptr));
+    case LimitMethod::lion:
+      return use(static_cast<Lion*>(nullptr));
     case LimitMethod::ademamix:
       return use(static_cast<AdEMAMix<true>*>(nullptr));
     case LimitMethod::ademamix_beta1_0:

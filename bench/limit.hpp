@@ -17,6 +17,7 @@ enum class LimitMethod {
   sgd,
   adamw,
   adam_amsgrad,
+  lion,
   ademamix,
   ademamix_beta1_0,
   schedule_free_sgd,

@@ -67,6 +67,9 @@ inline std::vector<Subject> all_subjects() {
       "adam_amsgrad", LimitMethod::adam_amsgrad, [](const List& list, double rate) {
         return polyak::Adam(list, {.learning_rate = rate, .amsgrad = true});
       }};
+  const Optimizes lion{"lion", LimitMethod::lion, [](const List& list, double rate) {
+                         return polyak::Lion(list, {.learning_rate = rate});
+                       }};
   const Optimizes ademamix{"ademamix", LimitMethod::ademamix, [](const List& list, double rate) {
                              return polyak::AdEMAMix(list, {.learning_rate = rate});
                            }};
@@ -102,6 +105,7 @@ inline std::vector<Subject> all_subjects() {
       subject(sgd),
       against_all(subject(adamw), PeerMethod::adamw, 0),
       subject(adam_amsgrad),
+      subject(lion),
       against_eigen(subject(ademamix), PeerMethod::ademamix, 0),
       subject(ademamix_beta1_0),
       subject(schedule_free_sgd),

@@ -23,16 +23,16 @@ REQUIRED = ("bytes_per_second", "of_limit")
 
 # Floating-point operations per element: an fma counts 2, a square root or division 1.
 OPTIMIZERS = {
-    "sgd_plain": 2, "sgd": 4, "adamw": 14, "adam_amsgrad": 15, "ademamix": 20,
-    "ademamix_beta1_0": 16, "schedule_free_sgd": 7, "schedule_free_adamw": 15,
+    "sgd_plain": 2, "sgd": 4, "adamw": 14, "adam_amsgrad": 15, "lion": 8,
+    "ademamix": 20, "ademamix_beta1_0": 16, "schedule_free_sgd": 7, "schedule_free_adamw": 15,
 }
 AVERAGES = ("swa", "ema", "power_ema", "switch_ema", "hare_tortoise")
 AVERAGE_OPERATIONS = 3
 STORAGE_BYTES = {"ema_kahan": 20, "ema_bf16": 10, "ema_bf16_bf16": 6, "ema_bf16_bf16_kahan": 10,
                  "ema_bf16_bf16_stochastic": 6}
 UPDATED_SLOTS = {
-    "sgd_plain": 0, "sgd": 1, "adamw": 2, "adam_amsgrad": 3, "ademamix": 3,
-    "ademamix_beta1_0": 2, "schedule_free_sgd": 1, "schedule_free_adamw": 2,
+    "sgd_plain": 0, "sgd": 1, "adamw": 2, "adam_amsgrad": 3, "lion": 1,
+    "ademamix": 3, "ademamix_beta1_0": 2, "schedule_free_sgd": 1, "schedule_free_adamw": 2,
 }
 
 

@@ -42,6 +42,15 @@ POLYAK_LIMIT_INLINE Vector sqrt(Vector a) { return {_mm512_maskz_sqrt_ps(0xffff,
 POLYAK_LIMIT_INLINE Vector max(Vector a, Vector b) {
   return {_mm512_maskz_max_ps(0xffff, a.v, b.v)};
 }
+/// 1 or -1; a itself where it is 0 or NaN.
+POLYAK_LIMIT_INLINE Vector sign(Vector a) {
+  const __m512i sign_bit = _mm512_set1_epi32(INT32_MIN);
+  const __m512i one = _mm512_castps_si512(_mm512_set1_ps(1));
+  const __m512i signed_one =
+      _mm512_or_epi32(_mm512_and_epi32(_mm512_castps_si512(a.v), sign_bit), one);
+  const __mmask16 nonzero = _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NEQ_OQ);
+  return {_mm512_mask_mov_ps(a.v, nonzero, _mm512_castsi512_ps(signed_one))};
+}
 POLYAK_LIMIT_INLINE Vector load_bfloat16(const std::uint16_t* p) {
   const __m256i bits = _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
   return {_mm512_castsi512_ps(
@@ -75,6 +84,13 @@ POLYAK_LIMIT_INLINE Vector fma(Vector a, Vector b, Vector c) {
 }
 POLYAK_LIMIT_INLINE Vector sqrt(Vector a) { return {_mm256_sqrt_ps(a.v)}; }
 POLYAK_LIMIT_INLINE Vector max(Vector a, Vector b) { return {_mm256_max_ps(a.v, b.v)}; }
+/// 1 or -1; a itself where it is 0 or NaN.
+POLYAK_LIMIT_INLINE Vector sign(Vector a) {
+  const __m256 signed_one =
+      _mm256_or_ps(_mm256_and_ps(a.v, _mm256_set1_ps(-0.0F)), _mm256_set1_ps(1));
+  const __m256 nonzero = _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_NEQ_OQ);
+  return {_mm256_blendv_ps(a.v, signed_one, nonzero)};
+}
 POLYAK_LIMIT_INLINE Vector load_bfloat16(const std::uint16_t* p) {
   const __m128i bits = _mm_load_si128(reinterpret_cast<const __m128i*>(p));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
@@ -134,6 +150,10 @@ POLYAK_LIMIT_INLINE Vector sqrt(Vector a) {
 }
 POLYAK_LIMIT_INLINE Vector max(Vector a, Vector b) {
   return each_lane([&](std::size_t k) { return a.v[k] > b.v[k] ? a.v[k] : b.v[k]; });
+}
+/// 1 or -1; a itself where it is 0 or NaN.
+POLYAK_LIMIT_INLINE Vector sign(Vector a) {
+  return each_lane([&](std::size_t k) { return a.v[k] > 0 ? 1.0F : a.v[k] < 0 ? -1.0F : a.v[k]; });
 }
 POLYAK_LIMIT_INLINE Vector load_bfloat16(const std::uint16_t* p) {
   return each_lane([&](std::size_t k) {

@@ -27,6 +27,7 @@
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/average/tail.hpp>
 #include <polyak/average/window_average.hpp>
+#include <polyak/compiled.hpp>
 #include <polyak/core/clip.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/executors/openmp.hpp>
@@ -39,6 +40,7 @@
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/streams.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/selection.hpp>
@@ -46,6 +48,7 @@
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/learning_rate.hpp>
+#include <polyak/optim/lion.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>
 #include <polyak/optim/schedule_free_sgd.hpp>
 #include <polyak/optim/sgd.hpp>

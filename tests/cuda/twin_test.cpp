@@ -1,52 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every method on a device against the same on the host, bit for bit.
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <tuple>
-
-#include <polyak/average/ema.hpp>
-#include <polyak/average/ema_bank.hpp>
-#include <polyak/average/hare_tortoise.hpp>
-#include <polyak/average/lawa.hpp>
-#include <polyak/average/power_ema.hpp>
-#include <polyak/average/swa.hpp>
-#include <polyak/average/switch_ema.hpp>
-#include <polyak/average/window_average.hpp>
-#include <polyak/optim/adamw.hpp>
-#include <polyak/optim/ademamix.hpp>
-#include <polyak/optim/schedule_free_adamw.hpp>
-#include <polyak/optim/schedule_free_sgd.hpp>
-#include <polyak/optim/sgd.hpp>
+#include <utility>
 
 #include "../support/catch.hpp"
 #include "../support/fused.hpp"
+#include "../support/methods.hpp"
 #include "twin.hpp"
 
 namespace device_tests {
 
 using namespace polyak;
 
+/// Makes one method for a list of the host, or for one on a device.
+template <class Here, class There>
+struct Twins {
+  std::function<Here(const Parameters<float>&)> here;
+  std::function<There(const cuda::Parameters<float>&)> there;
+  auto operator()(const Parameters<float>& p) const { return std::tuple(here(p)); }
+  auto operator()(const cuda::Parameters<float>& p) const { return std::tuple(there(p)); }
+};
+
+/// For each method of a list that runs on a device.
+struct CheckTwins {
+  template <class Make>
+  void operator()(const methods::Method& method, Make make) const {
+    using Here = methods::made_t<float, Make>;
+    if constexpr (!Here::host_only) {
+      using There = methods::made_t<twin::Device<float>, Make>;
+      twin::check<float>(std::string(method.name), Twins<Here, There>{make, make});
+    }
+  }
+};
+
 TEST_CASE("optimizers on a device: float") {
-  twin::check<float>("AdamW",
-                     []<class P>(const Parameters<P>& p) { return std::tuple(AdamW<P>(p)); });
-  twin::check<float>("AdamW with AMSGrad", []<class P>(const Parameters<P>& p) {
-    return std::tuple(AdamW<P>(p, {.coupled_weight_decay = 0.1, .amsgrad = true}));
-  });
-  twin::check<float>("AdamW without first moment", []<class P>(const Parameters<P>& p) {
-    return std::tuple(AdamW<P>(p, {.beta1 = 0}));
-  });
-  twin::check<float>("AdEMAMix", []<class P>(const Parameters<P>& p) {
-    return std::tuple(AdEMAMix<P>(p, {.alpha_warmup = 5, .beta3_warmup = 5}));
-  });
-  twin::check<float>("ScheduleFreeAdamW", []<class P>(const Parameters<P>& p) {
-    return std::tuple(ScheduleFreeAdamW<P>(p));
-  });
-  twin::check<float>("ScheduleFreeSgd", []<class P>(const Parameters<P>& p) {
-    return std::tuple(ScheduleFreeSgd<P>(p));
-  });
-  twin::check<float>("Sgd", []<class P>(const Parameters<P>& p) {
-    return std::tuple(Sgd<P>(p, {.learning_rate = 0.1, .momentum = 0.9, .nesterov = true}));
-  });
+  methods::for_each_optimizer<float>(CheckTwins{});
+  methods::for_each_schedule_free<float>(CheckTwins{});
 }
 
 TEST_CASE("averages on a device: float") {
@@ -58,31 +50,16 @@ TEST_CASE("averages on a device: float") {
       "all that an average does, blending",
       []<class P>(const Parameters<P>& p) { return std::tuple(fused::Scripted<P>(p, 1)); },
       fused::steps);
-  twin::check<float>("Ema with compensation", []<class P>(const Parameters<P>& p) {
-    return std::tuple(Ema<P>(p, {.decay = 0.75, .accumulate = Accumulate::kahan}));
-  });
-  twin::check<float>("Ema in double", []<class P>(const Parameters<P>& p) {
-    return std::tuple(Ema<P>(p, {.decay = 0.75, .accumulate = Accumulate::float64}));
-  });
-  twin::check<float>("Swa, PowerEma and SwitchEma", []<class P>(const Parameters<P>& p) {
-    return std::tuple(
-        Swa<P>(p, {.start = 3, .period = 2}), PowerEma<P>(p, {.gamma = 3}),
-        SwitchEma<P>(p, {.decay = 0.75, .unit = SwitchUnit::iterations, .interval = 3}));
-  });
-  twin::check<float>("HareTortoise", []<class P>(const Parameters<P>& p) {
-    return std::tuple(HareTortoise<P>(p, {.decay = 0.75, .switch_every = 4, .blend = 0.25}));
-  });
+  for (const Accumulate accumulate : {Accumulate::plain, Accumulate::kahan, Accumulate::float64}) {
+    methods::for_each_average<float>(CheckTwins{}, accumulate);
+    methods::for_each_window<float>(CheckTwins{}, accumulate);
+  }
 }
 
-TEST_CASE("banks and windows on a device") {
-  twin::check<float>("EmaBank, Lawa and WindowAverage", []<class P>(const Parameters<P>& p) {
-    return std::tuple(EmaBank<P, 3>(p, {0.75, 0.0, 0.9}), Lawa<P>(p, {.checkpoints = 5}),
-                      WindowAverage<P>(p, {.horizon = 4, .interval = 2, .blocks = 2}));
-  });
-  twin::check<float>("EmaBank and Lawa with compensation", []<class P>(const Parameters<P>& p) {
-    return std::tuple(
-        EmaBank<P, 2>(p, {0.75, 0.9}, {.accumulate = Accumulate::kahan}),
-        Lawa<P>(p, {.checkpoints = 3, .running_mean = true, .accumulate = Accumulate::kahan}));
+TEST_CASE("several averages on a device") {
+  twin::check<float>("Swa, EmaBank and Lawa", []<class P>(const Parameters<P>& p) {
+    return std::tuple(Swa<P>(p, {.start = 3, .period = 2}), EmaBank<P, 3>(p, {0.75, 0.0, 0.9}),
+                      Lawa<P>(p, {.checkpoints = 5}));
   });
 }
 

@@ -212,6 +212,29 @@ void replay_adamw(Case& run) {
   replay_any_adam<T, polyak::AdamW<At<T>>>(run, options);
 }
 
+template <class T>
+void replay_lion(Case& run) {
+  const Section& from = run.hyperparameters;
+  polyak::LionOptions options;
+  options.learning_rate = from.number("lr", 1e-4);
+  const auto betas = betas_of(from, {0.9, 0.99});
+  options.beta1 = betas[0];
+  options.beta2 = betas[1];
+  options.weight_decay = from.number("weight_decay", 0);
+
+  Model<T> model(run.layout, run.initial());
+  polyak::Lion<At<T>> optimizer(model.params(), options);
+  History params;
+  train(run, model, optimizer, [&](bool recorded) {
+    if (recorded) {
+      params.push_back(model.values());
+    }
+  });
+  run.compare(run.expected, "params", params);
+  compare_slot(run, run.expected.section("final_state"), "exp_avg",
+               slot_values(optimizer, "exp_avg"));
+}
+
 /// The run with these options against the weights, scalars and state recorded in `results`; its
 /// scalars lie in `scalars`.
 template <class T>
@@ -355,6 +378,7 @@ Replays optimizer_replays() {
       {"amsgrad", adam},
       {"adamw", by_dtype(replay_adamw<float>, replay_adamw<double>)},
       {"ademamix", by_dtype(replay_ademamix<float>, replay_ademamix<double>)},
+      {"lion", by_dtype(replay_lion<float>, replay_lion<double>)},
       {"schedule_free_sgd",
        by_dtype(replay_schedule_free_sgd<float>, replay_schedule_free_sgd<double>)},
       {"schedule_free_adamw", schedule_free_adamw},

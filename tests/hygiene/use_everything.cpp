@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every class at work on a small problem. Compiled in ways that users compile: without exceptions
-// and RTTI, without optimisation, with -ffast-math. Uses no exception itself.
+// Every method of the list and other classes at work on small problems. Compiled in ways that users
+// compile: without exceptions and RTTI, without optimisation, with -ffast-math. Uses no exception
+// itself.
 #include <Eigen/Core>
 #include <polyak/polyak.hpp>
 
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <span>
+#include <string>
+
+#include "../support/methods.hpp"
 
 namespace {
 
@@ -88,24 +94,46 @@ struct EveryOther {
   double complement(std::int64_t t) const { return 1 - gain(t); }
 };
 
+/// Runs one method of the list: an optimizer, or an average behind one. Their options are chosen
+/// for other tests, so that here the weights only have to come nearer to the target.
+template <class M>
+void use(const char* name, const std::function<M(const polyak::Parameters<float>&)>& make) {
+  std::array<float, 35> weights, gradient;
+  weights.fill(1.0F);
+  polyak::Parameters<float> params;
+  params.add("weights", weights);
+  const auto gradients = polyak::like(params, gradient);
+  M method = make(params);
+  polyak::Sgd sgd(params, {.learning_rate = 0.1});
+  for (int step = 0; step < steps; ++step) {
+    for (std::size_t k = 0; k < weights.size(); ++k) gradient[k] = weights[k] - 0.25F;
+    if constexpr (M::trains) {
+      check(method.step(params, gradients), name);
+    } else {
+      check(polyak::step(params, gradients, sgd, method), name);
+    }
+  }
+  check(std::abs(weights[34] - 0.25F) < 0.5F, name);
+  check(method.count() > 0 && method.memory_report().total >= method.slots().count(), name);
+  if constexpr (requires { method.swap_into(params, polyak::or_current); }) {
+    const float trained = weights[34];
+    {
+      const auto guard = method.swap_into(params, polyak::or_current);
+      check(std::abs(weights[34] - 0.25F) < 0.75F, name);
+    }
+    check(weights[34] == trained, name);
+  }
+}
+
+void use_methods() {
+  methods::for_each<float>([](const methods::Method& method, auto make) {
+    use<methods::made_t<float, decltype(make)>>(std::string(method.name).c_str(), make);
+  });
+}
+
 void use_optimizers() {
   optimise("Sgd", [](const auto& params) {
     return polyak::Sgd(params, {.learning_rate = 0.1, .momentum = 0.9, .nesterov = true});
-  });
-  optimise("AdamW", [](const auto& params) {
-    return polyak::AdamW(params, {.learning_rate = 0.05, .weight_decay = 1e-4});
-  });
-  optimise("Adam", [](const auto& params) {
-    return polyak::Adam(params, {.learning_rate = 0.05, .amsgrad = true});
-  });
-  optimise("AdEMAMix", [](const auto& params) {
-    return polyak::AdEMAMix(params, {.learning_rate = 0.05, .alpha = 1});
-  });
-  optimise("ScheduleFreeSgd", [](const auto& params) {
-    return polyak::ScheduleFreeSgd(params, {.learning_rate = 0.5});
-  });
-  optimise("ScheduleFreeAdamW", [](const auto& params) {
-    return polyak::ScheduleFreeAdamW(params, {.learning_rate = 0.05});
   });
   optimise<double>("AdamW of double", [](const auto& params) {
     return polyak::AdamW(params, {.learning_rate = 0.05});
@@ -120,17 +148,6 @@ void use_optimizers() {
 
 void use_averages() {
   average("Ema", [](const auto& params) { return polyak::Ema(params, {.decay = 0.9}); });
-  average("Swa",
-          [](const auto& params) { return polyak::Swa(params, {.start = 10, .period = 3}); });
-  average("PowerEma",
-          [](const auto& params) { return polyak::PowerEma(params, {.sigma_rel = 0.1}); });
-  average("SwitchEma", [](const auto& params) {
-    return polyak::SwitchEma(
-        params, {.decay = 0.9, .unit = polyak::SwitchUnit::iterations, .interval = 1000});
-  });
-  average("HareTortoise", [](const auto& params) {
-    return polyak::HareTortoise(params, {.decay = 0.9, .switch_every = 1000});
-  });
 #if !defined(__FAST_MATH__)
   average("Ema with compensation", [](const auto& params) {
     return polyak::Ema(params, {.decay = 0.9, .accumulate = polyak::Accumulate::kahan});
@@ -188,6 +205,7 @@ void use_functions() {
 }  // namespace
 
 int main() {
+  use_methods();
   use_optimizers();
   use_averages();
   use_posthoc();

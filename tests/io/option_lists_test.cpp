@@ -35,6 +35,7 @@ void for_each_struct(Use use) {
   use(std::vector<AdamWOptions>{{}, {.allow_zero_epsilon = true}},
       [&](const AdamWOptions& o) { AdamW<double> method(params, o); });
   use(std::vector<AdamOptions>{{}}, [&](const AdamOptions& o) { Adam<double> method(params, o); });
+  use(std::vector<LionOptions>{{}}, [&](const LionOptions& o) { Lion<double> method(params, o); });
   use(std::vector<AdEMAMixOptions>{{}, {.beta3_warmup = 10, .allow_zero_epsilon = true}},
       [&](const AdEMAMixOptions& o) { AdEMAMix<double> method(params, o); });
   use(std::vector<ScheduleFreeSgdOptions>{{}},

@@ -11,6 +11,7 @@
 #include <limits>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,9 +21,10 @@
 #include <polyak/average/ema.hpp>
 #include <polyak/average/posthoc.hpp>
 #include <polyak/average/power_ema.hpp>
+#include <polyak/core/streams.hpp>
+#include <polyak/core/sum.hpp>
 #include <polyak/io/reconstruct.hpp>
 #include <polyak/io/snapshot_store.hpp>
-#include <polyak/merge/linear.hpp>
 
 #include "bits.hpp"
 #include "catch.hpp"
@@ -95,6 +97,15 @@ std::vector<float> floats(const polyak::SafetensorsFile& file, const std::string
                             polyak::bits_of(tensor.dtype));
   file.copy_to(tensor, std::span(values));
   return values;
+}
+
+/// The weighted sum of as many numbers from each address as `out` has.
+void sum_of(std::vector<float>& out, const std::vector<const float*>& inputs,
+            const std::vector<double>& weights) {
+  std::vector<std::span<const float>> arrays;
+  for (const float* const input : inputs) arrays.emplace_back(input, out.size());
+  polyak::merge_streams(polyak::serial, polyak::WeightedSumLaw<float>{}, polyak::writes(out),
+                        arrays, weights);
 }
 
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
@@ -453,7 +464,7 @@ TEST_CASE("Sums of several outputs have the bits of each one alone") {
     sums(415, std::span<const float* const>(from), std::span<float* const>(to));
     for (std::size_t m = 0; m < 6; ++m) {
       std::vector<float> alone(416);
-      polyak::average_n(alone, from, weights[m]);
+      sum_of(alone, from, weights[m]);
       CHECK(bits::bytes(outputs[m]) == bits::bytes(alone));
     }
   }
@@ -522,7 +533,7 @@ TEST_CASE("Averages of other widths are made from a store") {
     CHECK(floats(polyak::SafetensorsFile(path("earlier.safetensors")), "mean") == mean_at_200);
     for (const auto& name : names_in(folder.path())) CHECK_FALSE(name.ends_with(".tmp"));
 
-    // Element by element, the sum that average_n makes of the snapshots.
+    // Element by element, the weighted sum of the snapshots.
     std::vector<std::vector<float>> snapshots;
     std::vector<const float*> inputs;
     for (const auto& one : report.snapshots) {
@@ -530,7 +541,7 @@ TEST_CASE("Averages of other widths are made from a store") {
     }
     for (const auto& one : snapshots) inputs.push_back(one.data());
     std::vector<float> sum(5000);
-    polyak::average_n(sum, inputs, report.fits[0].weights);
+    sum_of(sum, inputs, report.fits[0].weights);
     CHECK(bits::bytes(sum) == bits::bytes(floats(made, "w")));
 
     // The solution in memory, by its closed form in continuous time, is the same but for O(1/T).
@@ -563,7 +574,7 @@ TEST_CASE("Averages of other widths are made from a store") {
       }
       for (const auto& one : snapshots) inputs.push_back(one.data());
       std::vector<float> sum(7);
-      polyak::average_n(sum, inputs, report.fits[0].weights);
+      sum_of(sum, inputs, report.fits[0].weights);
       CHECK(bits::bytes(sum) ==
             bits::bytes(floats(polyak::SafetensorsFile(path("made.safetensors")), "b")));
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// average_n: what it sums is what the formula says of single numbers, to the last bit, wherever the
-// numbers lie and however the work is split; nothing else is written; what it cannot do it refuses.
+// average_n: what it sums or averages is what the formula says of single numbers, to the last bit,
+// wherever the numbers lie and however the work is split; nothing else is written; what it cannot
+// do it refuses.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -31,10 +32,11 @@
 
 namespace {
 
-using polyak::detail::SumPlan;
+using polyak::detail::StreamPlan;
 
+const float infinite_float = std::numeric_limits<float>::infinity();
 constexpr std::size_t never = std::numeric_limits<std::size_t>::max();
-constexpr std::size_t block = polyak::detail::sum_block_bytes / sizeof(float);
+constexpr std::size_t block = polyak::detail::merge_block_bytes / sizeof(float);
 
 /// `size` numbers that begin `offset` elements after the start of a line, between others.
 template <class T>
@@ -115,7 +117,7 @@ std::vector<Out> expected_sums(const std::vector<const In*>& inputs,
 
 template <class T>
 bool same(const T* a, const std::vector<T>& b, std::size_t size) {
-  return law_battery::difference(a, b.data(), 0, size) == size;
+  return bits::difference(a, b.data(), 0, size) == size;
 }
 
 template <class T>
@@ -143,7 +145,7 @@ bool sums_well(int level, std::size_t streams_above, std::size_t offset,
   Placed<Out> out(size, offset, 1);
   const auto around = out.around();
   polyak::detail::average_memory<Accumulator>(polyak::serial, out, inputs, weights,
-                                              SumPlan{level, streams_above});
+                                              StreamPlan{level, streams_above});
   return same(out.data(), expected, size) && out.around() == around;
 }
 
@@ -168,6 +170,87 @@ void check_types() {
                              << (streams_above == 0 ? ", past the caches" : ""));
           }
         }
+      }
+    }
+  }
+}
+
+/// Weights that sum to 1, none of them negative; the first ones 0 where `empty` are.
+std::vector<double> shares(std::size_t count, std::size_t empty) {
+  std::vector<double> list(count);
+  double sum = 0;
+  for (std::size_t k = empty; k < count; ++k) sum += list[k] = static_cast<double>(1 + k % 5);
+  for (double& one : list) one /= sum;
+  return list;
+}
+
+template <class Out, class Accumulator, class Value, class In>
+std::vector<Out> means_in(std::vector<const In*> inputs, std::vector<double> weights,
+                          std::size_t size) {
+  const auto leader = std::find_if(weights.begin(), weights.end(), [](double w) { return w != 0; });
+  std::swap(inputs[0], inputs[static_cast<std::size_t>(leader - weights.begin())]);
+  std::swap(weights[0], *leader);
+  std::vector<Out> out(size);
+  for (std::size_t i = 0; i < size; ++i) {
+    const auto term = [&](std::size_t k) {
+      return Value(polyak::detail::widened<Accumulator>(inputs[k], i));
+    };
+    Value mean = term(0);
+    double total = weights[0];
+    for (std::size_t k = 1; k < inputs.size(); ++k) {
+      total += weights[k];
+      mean = fma(Value(static_cast<Accumulator>(weights[k] / total)), term(k) - mean, mean);
+    }
+    polyak::detail::narrow_into(out.data(), i, mean.value);
+  }
+  return out;
+}
+
+template <class Out, class In, class Accumulator>
+void check_means() {
+  using polyak::detail::Number;
+  for (const std::size_t count : {1U, 2U, 3U, 5U, 8U, 9U, 13U, 17U}) {
+    const auto inputs = several<In>(count, 301, count);
+    const auto list = pointers(inputs);
+    const auto factors = shares(count, count / 3);
+    for (const int level : levels::supported()) {
+      const auto expected =
+          levels::rounds_once(level)
+              ? means_in<Out, Accumulator, Number<Accumulator>>(list, factors, 301)
+              : means_in<Out, Accumulator, levels::TwoRoundings<Accumulator>>(list, factors, 301);
+      for (const std::size_t size : {std::size_t{33}, std::size_t{301}}) {
+        for (const std::size_t streams_above : {std::size_t{0}, never}) {
+          INFO(count << " inputs of " << size << " elements, level " << level);
+          CHECK(sums_well<Out, Accumulator>(level, streams_above, count % 7, list, factors, size,
+                                            expected));
+        }
+      }
+    }
+  }
+}
+
+/// Numbers of every kind but NaN, which have many bits. Infinities have a weight in all inputs:
+/// times 0 they are NaN.
+template <class T>
+void check_equal_inputs() {
+  for (const bool finite : {false, true}) {
+    Placed<T> input(2 * block + 77, 3, 5, true);
+    for (std::size_t i = 0; i < input.size(); ++i) {
+      const T x = input.data()[i];
+      if (bits::is_nan(x) || (finite && bits::is_nan(x - x))) {
+        input.data()[i] = static_cast<T>(-0.0F);
+      }
+    }
+    for (const std::size_t count : {1U, 2U, 3U, 7U, 11U, 40U}) {
+      std::vector<std::vector<double>> all{shares(count, finite ? count / 2 : 0)};
+      all.emplace_back(count, 1 / static_cast<double>(count));
+      for (const auto& factors : all) {
+        const std::vector<const T*> list(count, input.data());
+        std::vector<T> out(input.size());
+        polyak::average_n(out, list, factors);
+        INFO(count << " inputs");
+        CHECK((bits::bytes(out) ==
+               bits::bytes(std::vector<T>(input.data(), input.data() + input.size()))));
       }
     }
   }
@@ -212,7 +295,7 @@ void check_in_place() {
         std::vector<std::vector<T>> before;
         for (const auto& input : inputs) before.emplace_back(input.data(), input.data() + size);
         polyak::detail::average_memory<void>(polyak::serial, inputs[place], list, weights(count),
-                                             SumPlan{.streams_above = 0});
+                                             StreamPlan{.streams_above = 0});
         INFO(count << " inputs of " << size << " elements, to number " << place);
         CHECK(same(inputs[place].data(), expected, size));
         CHECK((inputs[place].around() == around));
@@ -267,6 +350,53 @@ TEST_CASE("more inputs than registers are summed block by block", "[average_n]")
   }
 }
 
+TEST_CASE("weights of a mean give the running mean of single numbers", "[average_n]") {
+  check_means<float, float, float>();
+  check_means<double, double, double>();
+  check_means<Eigen::bfloat16, Eigen::half, float>();
+  check_means<float, Eigen::bfloat16, double>();
+}
+
+TEST_CASE("a mean of equal inputs is that input, bit for bit", "[average_n]") {
+  check_equal_inputs<float>();
+  check_equal_inputs<double>();
+  check_equal_inputs<Eigen::half>();
+  check_equal_inputs<Eigen::bfloat16>();
+}
+
+TEST_CASE("a mean neither overflows nor gains from inputs without a weight", "[average_n]") {
+  const float most = std::numeric_limits<float>::max();
+  std::vector<float> out(1);
+  const auto mean = [&](const std::vector<float>& values, const std::vector<double>& factors) {
+    std::vector<std::vector<float>> inputs;
+    for (const float value : values) inputs.push_back({value});
+    polyak::average_n(out, inputs, factors);
+    return out[0];
+  };
+  CHECK(mean({most, -most}, {0.5, 0.5}) == 0);
+  CHECK(mean({-most, most}, {0.25, 0.75}) == most / 2);
+  CHECK(mean({most, most, most}, {0.3, 0.3, 0.4}) == most);
+  CHECK(mean({most, 7}, {0, 1}) == 7);  // though most + (7 - most) is 0
+  CHECK(mean({most, 1, 7, 7}, {0, 0, 0.25, 0.75}) == 7);
+  CHECK(mean({3, most, 3}, {0.5, 0, 0.5}) == 3);
+  CHECK(bits::is_nan(mean({infinite_float, 7}, {0, 1})));
+  CHECK(mean({1, infinite_float}, {0.5, 0.5}) == infinite_float);
+  CHECK(bits::is_nan(mean({infinite_float, -infinite_float}, {0.5, 0.5})));
+}
+
+TEST_CASE("weights that are not those of a mean give the sum", "[average_n]") {
+  const std::vector<float> x{0.1F, -3.3F, 7e-3F};
+  const std::array inputs{x.data(), x.data(), x.data()};
+  std::vector<float> out(3);
+  using Factors = std::vector<double>;
+  for (const Factors& factors : {Factors{2, -0.5, -0.5}, Factors{0.3, 0.3, 0.3}, Factors{1, 1, 1},
+                                 Factors{0.25, 0.25, 0.5 + 1e-14}}) {
+    polyak::average_n(out, inputs, factors);
+    CHECK(same(out.data(),
+               expected_sums<float, float>(std::vector<const float*>(3, x.data()), factors, 3), 3));
+  }
+}
+
 TEST_CASE("the output's bytes decide whether it is written past the caches", "[average_n]") {
   // One element above the limit and at it; the real limit is out of a test's reach.
   const auto inputs = several<float>(3, 5000, 1);
@@ -277,7 +407,7 @@ TEST_CASE("the output's bytes decide whether it is written past the caches", "[a
     CHECK(sums_well<float, float>(level, limit, 3, list, weights(3), 5000, expected));
   }
   STATIC_REQUIRE(polyak::detail::stream_above >= (std::size_t{1} << 20));
-  CHECK(SumPlan{}.level == levels::supported().back());
+  CHECK(StreamPlan{}.level == levels::supported().back());
 }
 
 TEST_CASE("the output may be one of the inputs", "[average_n]") {
@@ -300,7 +430,7 @@ TEST_CASE("sums do not depend on how the work is split", "[average_n]") {
             Placed<Eigen::bfloat16> out(size, seed, 2);
             const auto around = out.around();
             polyak::detail::average_memory<void>(executor, out, list, weights(count),
-                                                 SumPlan{.streams_above = streams_above});
+                                                 StreamPlan{.streams_above = streams_above});
             INFO(count << " inputs of " << size << " elements, seed " << seed);
             CHECK(same(out.data(), expected, size));
             CHECK((out.around() == around));
@@ -426,7 +556,7 @@ TEST_CASE("models are summed tensor by tensor", "[average_n]") {
         target.differentiate(3);
         Splitter executor(split, 5);
         polyak::detail::average_lists<void>(executor, target.params, lists, weights(count),
-                                            SumPlan{.streams_above = streams_above});
+                                            StreamPlan{.streams_above = streams_above});
         check(target, before);
       }
     }

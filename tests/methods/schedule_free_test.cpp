@@ -1,66 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 // The battery over the Schedule-Free optimizers.
 #include <cmath>
-#include <set>
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include <Eigen/Core>
-#include <polyak/polyak.hpp>
 
 #include "../support/catch.hpp"
 #include "../support/method_battery.hpp"
 
 namespace {
 
-using method_battery::entry;
-
-template <class P, class S>
-std::vector<method_battery::Entry<P>> methods() {
-  using namespace polyak;
-  using Sgd = ScheduleFreeSgd<P, S>;
-  using AdamW = ScheduleFreeAdamW<P, S>;
-  return {
-      entry<Sgd>("ScheduleFreeSgd", ScheduleFreeSgdOptions{.learning_rate = 0.5}),
-      entry<Sgd>("ScheduleFreeSgd with warmup",
-                 ScheduleFreeSgdOptions{.learning_rate = 0.5,
-                                        .warmup_steps = 5,
-                                        .weight_decay = 0.1,
-                                        .r = 1,
-                                        .average_weight = AverageWeight::learning_rate}),
-      entry<AdamW>("ScheduleFreeAdamW", ScheduleFreeAdamWOptions{.learning_rate = 0.1}),
-      entry<AdamW>("ScheduleFreeAdamW decay at z",
-                   ScheduleFreeAdamWOptions{.learning_rate = 0.1,
-                                            .warmup_steps = 4,
-                                            .weight_decay = 0.1,
-                                            .decay_at_z = true,
-                                            .bias_correction_in_lr = true}),
-      entry<AdamW>("ScheduleFreeAdamW momentum",
-                   ScheduleFreeAdamWOptions{
-                       .learning_rate = 0.1, .inner_momentum = 0.7, .weight_decay = 0.1}),
-      entry<AdamW>("ScheduleFreeAdamW momentum, decay at z",
-                   ScheduleFreeAdamWOptions{.learning_rate = 0.1,
-                                            .inner_momentum = 0.7,
-                                            .weight_decay = 0.1,
-                                            .decay_at_z = true,
-                                            .r = 2}),
-  };
-}
-
-constexpr bool one_clock = true;  // the averaging weights count the steps of the optimizer
+template <class S>
+constexpr auto optimizers = [](auto use) { methods::for_each_schedule_free<S>(use); };
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("battery of Schedule-Free: parameters and state of one type", "", float,
-                   double) {
-  method_battery::check(methods<TestType, TestType>(), one_clock);
+TEST_CASE("battery of Schedule-Free: float") { method_battery::check<float>(optimizers<float>); }
+
+TEST_CASE("battery of Schedule-Free: double") {
+  method_battery::check_types<double>(optimizers<double>);
 }
 
 TEST_CASE("battery of Schedule-Free: 16-bit parameters") {
-  method_battery::check(methods<Eigen::bfloat16, float>(), one_clock);
+  method_battery::check_types<Eigen::bfloat16>(optimizers<float>);
 }
 
 TEST_CASE("battery of Schedule-Free: state wider than parameters") {
-  method_battery::check(methods<float, double>(), one_clock);
+  method_battery::check_types<float>(optimizers<double>);
 }
 
 TEST_CASE("a tensor that joins ScheduleFreeAdamW late has its own z and bias correction") {

@@ -45,6 +45,13 @@ template <class T>
   return of(a) == of(b) || (is_nan(a) && is_nan(b));
 }
 
+/// Where two arrays differ among begin..end, or end.
+template <class T>
+[[nodiscard]] std::size_t difference(const T* a, const T* b, std::size_t begin, std::size_t end) {
+  while (begin < end && same(a[begin], b[begin])) ++begin;
+  return begin;
+}
+
 /// The bytes of an array.
 template <class T>
 [[nodiscard]] std::vector<std::byte> bytes(const T* data, std::size_t count) {

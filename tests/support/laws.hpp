@@ -54,6 +54,7 @@ void for_each_optimizer(Use use) {
                                          c(0.0001), c(1.3), c(5),    c(1.1),  c(Guarded ? 0 : 1e-8),
                                          step,      shrink};
   };
+  use("LionLaw", LionLaw<T>{c(0.9), c(0.1), c(0.99), c(0.01), step, shrink});
   use("AdEMAMixLaw", ademamix(AdEMAMixLaw<T, true, false>{}));
   use("AdEMAMixLaw beta1 = 0", ademamix(AdEMAMixLaw<T, false, false>{}));
   use("AdEMAMixLaw guarded", ademamix(AdEMAMixLaw<T, true, true>{}));

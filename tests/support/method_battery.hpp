@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <set>
@@ -18,11 +19,13 @@
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/tensors/selection.hpp>
 #include <polyak/io/save.hpp>
 
 #include "allocations.hpp"
 #include "bits.hpp"
 #include "catch.hpp"
+#include "methods.hpp"
 #include "model.hpp"
 #include "splitter.hpp"
 #include "temporary_folder.hpp"
@@ -38,6 +41,8 @@ class AnyMethod {
   virtual ~AnyMethod() = default;
   virtual bool run(Splitter& splitter, const polyak::Parameters<P>& params,
                    const polyak::Gradients<P>& gradients) = 0;
+  /// Puts the second tensor of an optimizer into a group of its own, and freezes the third.
+  virtual void regroup() = 0;
   /// Changes learning rate or pace as a user would between two steps.
   virtual void vary() = 0;
   [[nodiscard]] virtual Bytes state() = 0;
@@ -56,7 +61,8 @@ class AnyMethod {
   [[nodiscard]] virtual Bytes tensor(std::size_t index) const = 0;
 };
 
-template <class M>
+/// With `Files` it can be saved and loaded, which takes long to compile.
+template <class M, bool Files>
 class Holder final : public AnyMethod<typename M::Parameter> {
   using P = typename M::Parameter;
 
@@ -69,7 +75,22 @@ class Holder final : public AnyMethod<typename M::Parameter> {
       return polyak::step(splitter, params, gradients, method_);
     } else {
       static_cast<void>(gradients);
-      return polyak::update(splitter, params, method_);
+      const bool complete = polyak::update(splitter, params, method_);
+      if constexpr (requires { method_.begin_epoch(params); }) {  // an epoch is three calls
+        if (method_.weighting().made_with.unit == polyak::SwitchUnit::epochs &&
+            method_.calls() % 3 == 0) {
+          method_.begin_epoch(params);
+        }
+      }
+      return complete;
+    }
+  }
+  void regroup() override {
+    if constexpr (M::trains) {
+      method_
+          .group(polyak::named("tensor 1", "ignored"),
+                 {.learning_rate_factor = 0.75, .weight_decay_factor = 0.5})
+          .group(polyak::named("tensor 2"), {.frozen = true});
     }
   }
   void vary() override {
@@ -82,10 +103,18 @@ class Holder final : public AnyMethod<typename M::Parameter> {
   Bytes state() override { return polyak::state_bytes(method_); }
   void restore(const Bytes& bytes) override { polyak::restore_state(method_, bytes); }
   void save(const std::string& path, const polyak::Parameters<P>& params) override {
-    polyak::save(path, {.metadata = {}, .durable = false}, params, method_);
+    if constexpr (Files) {
+      polyak::save(path, {.metadata = {}, .durable = false}, params, method_);
+    } else {
+      FAIL("the battery of types does not save: " << path << ", " << params.size());
+    }
   }
   void load(const std::string& path, const polyak::Parameters<P>& params) override {
-    polyak::load(path, params, method_);
+    if constexpr (Files) {
+      polyak::load(path, params, method_);
+    } else {
+      FAIL("the battery of types does not load: " << path << ", " << params.size());
+    }
   }
   std::unique_ptr<AnyMethod<P>> copied() const override {
     return std::make_unique<Holder>(method_);
@@ -122,35 +151,42 @@ class Holder final : public AnyMethod<typename M::Parameter> {
   M method_;
 };
 
-/// SwitchEma in unit epochs, of three calls each.
-template <class P, class S>
-class EpochSwitchEma : public polyak::SwitchEma<P, S> {
-  using Base = polyak::SwitchEma<P, S>;
-
- public:
-  using Base::Base;
-  void finish(const polyak::Parameters<P>& params) {
-    Base::finish(params);
-    if (this->calls() % 3 == 0) this->begin_epoch(params);
-  }
-};
-
 /// A method with its options.
 template <class P>
 struct Entry {
+  methods::Method method;
   std::string name;
   std::function<std::unique_ptr<AnyMethod<P>>(const polyak::Parameters<P>&)> make;
   bool trains;
+  double scale = 1, limit = std::numeric_limits<double>::infinity();  ///< of the gradients
 };
 
-template <class M, class Options>
-[[nodiscard]] Entry<typename M::Parameter> entry(std::string name, Options options) {
-  using P = typename M::Parameter;
-  return {std::move(name),
-          [options](const polyak::Parameters<P>& params) {
-            return std::make_unique<Holder<M>>(M(params, options));
-          },
-          M::trains};
+/// The same in groups, with gradients that are scaled and clipped.
+template <class P>
+[[nodiscard]] Entry<P> grouped(const Entry<P>& entry) {
+  Entry<P> other = entry;
+  other.name += ", in groups";
+  other.make = [make = entry.make](const polyak::Parameters<P>& params) {
+    auto method = make(params);
+    method->regroup();
+    return method;
+  };
+  other.scale = 1.0 / 3;
+  other.limit = 0.1;
+  return other;
+}
+
+/// Collects the entries of a list of methods.
+template <class P, bool Files>
+[[nodiscard]] auto collect(std::vector<Entry<P>>& entries) {
+  return [&entries](const methods::Method& method, auto make) {
+    using M = methods::made_t<P, decltype(make)>;
+    entries.push_back({method, std::string(method.name),
+                       [make](const polyak::Parameters<P>& params) {
+                         return std::make_unique<Holder<M, Files>>(make(params));
+                       },
+                       M::trains});
+  };
 }
 
 /// One method at work on one model.
@@ -166,7 +202,9 @@ struct Training {
       : model(sizes, extras),
         method(entry.make(model.params)),
         splitter(split),
-        trains(entry.trains) {}
+        trains(entry.trains) {
+    model.gradients.scale(entry.scale).clip_value(entry.limit);
+  }
 
   /// Everything a step needs but the step.
   void prepare(std::uint64_t step, const std::set<std::size_t>& without = {}) {
@@ -312,6 +350,43 @@ void check_late_start(const Entry<P>& entry) {
   }
 }
 
+/// Gradients that are scaled as they are read, by a power of two, against gradients that were
+/// multiplied in memory.
+template <class P>
+void check_scale(const Entry<P>& entry) {
+  const std::vector<std::size_t> sizes{5, 0, 203, 64};
+  Training<P> scaled(entry, sizes, true, Split::pieces), multiplied(entry, sizes, true);
+  Training<P> plain(entry, sizes, true);
+  scaled.model.gradients.scale(0.25);
+  for (std::uint64_t step = 0; step < 5; ++step) {
+    scaled.step(step);
+    plain.step(step);
+    multiplied.prepare(step);
+    for (std::size_t k = 0; k < sizes.size() + 1; ++k) {
+      auto* const gradient = const_cast<P*>(multiplied.model.gradients[k]);
+      for (std::size_t i = 0; i < multiplied.model.params[k].size(); ++i) {
+        gradient[i] = static_cast<P>(static_cast<double>(gradient[i]) * 0.25);
+      }
+    }
+    multiplied.run();
+    multiplied.method->vary();
+    if (!scaled.equals(multiplied)) FAIL_CHECK(entry.name << ": scaled gradients, step " << step);
+  }
+  if (scaled.equals(plain)) FAIL_CHECK(entry.name << ": the scale of gradients has no effect");
+}
+
+/// A frozen tensor among others.
+template <class P>
+void check_frozen(const Entry<P>& entry) {
+  Training<P> run(grouped(entry), {5, 70, 33}, true);
+  const Bytes frozen = run.model.tensor_bytes(2), other = run.model.tensor_bytes(1);
+  for (std::uint64_t step = 0; step < 3; ++step) run.step(step);
+  if (run.model.tensor_bytes(2) != frozen || !run.method->tensor(2).empty()) {
+    FAIL_CHECK(entry.name << ": a frozen tensor has changed, or has state");
+  }
+  if (run.model.tensor_bytes(1) == other) FAIL_CHECK(entry.name << ": a group was not trained");
+}
+
 template <class P>
 void check_empty(const Entry<P>& entry) {
   for (const auto& sizes : {std::vector<std::size_t>{}, std::vector<std::size_t>{0},
@@ -370,12 +445,14 @@ void check_allocations(const Entry<P>& entry) {
   }
 }
 
-/// Everything, for a list of methods.
-template <class P>
-void check(const std::vector<Entry<P>>& entries, bool one_clock = false,
-           bool tensors_matter = false) {
+/// Everything, for a list of methods: `list(use)` calls use(method, make) for each.
+template <class P, class List>
+void check(List list) {
+  std::vector<Entry<P>> entries;
+  list(collect<P, true>(entries));
+  CHECK(!entries.empty());
   for (const Entry<P>& entry : entries) {
-    if (!tensors_matter) check_tensors(entry);
+    if (!entry.method.by_tensor) check_tensors(entry);
     check_executors(entry);
     check_resume(entry);
     check_empty(entry);
@@ -383,9 +460,27 @@ void check(const std::vector<Entry<P>>& entries, bool one_clock = false,
     check_allocations(entry);
     if (!entry.trains) continue;
     check_gaps(entry);
-    if (!one_clock) check_late_start(entry);
+    if (!entry.method.one_clock) check_late_start(entry);
+    check_scale(entry);
+    check_frozen(entry);
+    check_executors(grouped(entry));
+    check_resume(grouped(entry));
+    check_allocations(grouped(entry));
   }
-  SUCCEED();
+}
+
+/// The part of it that depends on the types of parameters and state.
+template <class P, class List>
+void check_types(List list) {
+  std::vector<Entry<P>> entries;
+  list(collect<P, false>(entries));
+  CHECK(!entries.empty());
+  for (const Entry<P>& entry : entries) {
+    if (!entry.method.by_tensor) check_tensors(entry);
+    check_executors(entry);
+    check_memory(entry);
+    if (entry.trains) check_scale(entry);
+  }
 }
 
 }  // namespace method_battery

@@ -27,10 +27,12 @@
 #include <polyak/average/schedules/conversions.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/options.hpp>
+#include <polyak/core/streams.hpp>
 #include <polyak/core/sum.hpp>
 #include <polyak/core/sweep.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slots.hpp>
+#include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -63,27 +65,6 @@ struct PosthocSolution {
                             ///< beyond 1e12 (snapshots that hardly differ) are not to be trusted
   double absolute_sum = 0;  ///< sum of |weights|: multiplies the rounding of the snapshots
 };
-
-namespace detail {
-
-/// The snapshots of a combination, for sum_all.
-template <class P, class S>
-struct SnapshotSource {
-  using Out = P;
-  using In = S;
-  const Parameters<P>& target;
-  const std::vector<const Slots<S>*>& snapshots;
-  [[nodiscard]] std::size_t tensors() const { return target.size(); }
-  [[nodiscard]] std::size_t size(std::size_t tensor) const {
-    return snapshots.front()->keeps(tensor) ? target[tensor].size() : 0;
-  }
-  [[nodiscard]] P* out(std::size_t tensor) const { return target[tensor].data(); }
-  [[nodiscard]] const S* input(std::size_t tensor, std::size_t k) const {
-    return snapshots[k]->data(0) + snapshots[k]->offset(tensor);
-  }
-};
-
-}  // namespace detail
 
 /// <i, j> of two power profiles: the integral of the product of their densities. Exponents >= 0,
 /// times > 0.
@@ -228,9 +209,9 @@ class PosthocEma {
   }
 
   /// Writes the combination into `target`, a list of the snapshots' layout, in one pass over the
-  /// snapshots: in their order and type, rounded once, as average_n() does. Buffers (Role::copy)
-  /// and what the averages leave out stay as they are. Throws std::logic_error while an average is
-  /// swapped in, std::invalid_argument for other parameters or other snapshots.
+  /// snapshots: the sum of core/sum.hpp, in their order and type, rounded once. Buffers
+  /// (Role::copy) and what the averages leave out stay as they are. Throws std::logic_error while
+  /// an average is swapped in, std::invalid_argument for other parameters or other snapshots.
   void reconstruct(const PosthocSolution& solution, const Parameters<P>& target) const {
     require(solution.weights.size() == snapshots_.size() && !snapshots_.empty(),
             "a solution must have one weight per snapshot", solution.weights.size());
@@ -238,18 +219,18 @@ class PosthocEma {
       detail::refuse_order("polyak: reconstruct() while an average is swapped in");
     const Slots<S>& first = snapshots_.front().average;
     detail::require_same(target.layout(), first.layout(), "the target and the snapshots");
-    std::vector<const Slots<S>*> terms;
+    std::vector<Stream<S>> terms;
     std::vector<double> weights;
     for (std::size_t i = 0; i < snapshots_.size(); ++i) {
       if (solution.weights[i] == 0) continue;
-      terms.push_back(&snapshots_[i].average);
+      terms.push_back(stream_of(snapshots_[i].average, 0));
       weights.push_back(solution.weights[i]);
     }
     if (terms.empty()) {
-      terms.push_back(&first);
+      terms.push_back(stream_of(first, 0));
       weights.push_back(0);
     }
-    detail::sum_all<S>(serial, detail::SnapshotSource<P, S>{target, terms}, weights);
+    merge_streams(serial, WeightedSumLaw<S>{}, writes(target), terms, weights);
   }
 
  private:

@@ -9,10 +9,8 @@
 /// 3 words per parameter.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <memory>
-#include <tuple>
 #include <vector>
 
 #include <polyak/core/bound_law.hpp>
@@ -22,13 +20,18 @@
 #include <polyak/core/step.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#if !defined(__CUDACC__)
+#include <polyak/core/streams.hpp>  // of the host's memory
+#endif
 
 namespace polyak {
 inline namespace v0 {
 
-/// target + tau (online - target); the online weights come as the gradient does.
+/// target + tau (online - target); on a device the online weights come as the gradient does.
 template <class T>
 struct SoftUpdateLaw {
+  using Value = T;
+  static constexpr LawStreams streams{.updates = true, .rare = true};
   static constexpr LawSlots slots{};
   T tau;
   template <class V>
@@ -58,26 +61,31 @@ requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Paramete
                            "\", whose target is the online tensor itself");
     }
   }
+  using S = default_state_t<P>;
+  const SoftUpdateLaw<S> law{.tau = static_cast<S>(tau)};
+  const bool moves = tau > 0 && tau < 1;
   detail::Sweep<P>::check(executor, target);
-  if constexpr (detail::on_device<P>) {
-    if (executor.space().get() != target.layout()->space.get()) {
-      detail::refuse_value("polyak: the parameters and the executor are of different memory");
-    }
-  }
-  std::vector<const element_t<P>*> weights(target.size(), nullptr);
   std::vector<detail::CopyPiece> copies;
   for (std::size_t k = 0; k < target.size(); ++k) {
     const Role role = target[k].info().role;
-    if (role == Role::average && tau < 1) weights[k] = online[k].data();
     if (role == Role::copy || (role == Role::average && tau == 1)) {
       copies.push_back({target[k].raw(), online[k].raw(), target[k].bytes()});
     }
   }
-  using S = default_state_t<P>;
-  const detail::BoundLaw<SoftUpdateLaw<S>, S> bound{.law = {static_cast<S>(tau)}};
-  const std::vector<std::size_t> none(target.size(), 0);  // slots
-  if (tau > 0 && tau < 1) {
-    detail::Sweep<P>::all(executor, target, bound, none.data(), weights.data());
+  if constexpr (detail::on_device<P>) {
+    if (executor.space().get() != target.layout()->space.get()) {
+      detail::refuse_value("polyak: the parameters and the executor are of different memory");
+    }
+    std::vector<const element_t<P>*> weights(target.size(), nullptr);
+    for (std::size_t k = 0; k < target.size(); ++k) {
+      if (target[k].info().role == Role::average) weights[k] = online[k].data();
+    }
+    const detail::BoundLaw<SoftUpdateLaw<S>, S> bound{.law = law};
+    const std::vector<std::size_t> none(target.size(), 0);  // slots
+    if (moves) detail::Sweep<P>::all(executor, target, bound, none.data(), weights.data());
+  } else if (moves) {
+    const auto averaged = [](const TensorInfo& tensor) { return tensor.role == Role::average; };
+    sweep_streams(executor, law, writes(target), reads(online), averaged);
   }
   detail::Sweep<P>::copy(target, copies);
 }

@@ -13,6 +13,7 @@
 #include <variant>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/require.hpp>
 #include <polyak/core/storage.hpp>
 #include <polyak/core/tensors/slots.hpp>
 
@@ -52,6 +53,19 @@ struct BoundLaw {
   }
 };
 
+/// Refuses slots that have a shape of their own: a law goes over elements of the parameters.
+template <class S, std::size_t N>
+POLYAK_COLD void require_full(const Slots<S>& slots, const std::array<std::size_t, N>& values,
+                              std::size_t each) {
+  for (const std::size_t value : values) {
+    for (std::size_t slot = value * each; slot < (value + 1) * each; ++slot) {
+      if (slots.full(slot)) continue;
+      refuse_order("polyak: a law is bound to slot \"" + slots.names()[slot] +
+                   "\", which does not have the shape of the parameters");
+    }
+  }
+}
+
 /// Binds a law to slots. `values` says which values of the slots the arguments of the law are;
 /// unless given, the first ones in order. A value has as many arrays as its storage.
 template <template <class> class StoredAs = Plain, class Law, class S>
@@ -59,6 +73,9 @@ template <template <class> class StoredAs = Plain, class Law, class S>
     const Law& law, const Slots<S>& slots, const typename StoredAs<S>::Key& key,
     const std::array<std::size_t, static_cast<std::size_t>(slot_count<Law>)>& values) {
   constexpr auto each = static_cast<std::size_t>(StoredAs<S>::arrays);
+  if (!slots.all_full()) [[unlikely]] {
+    require_full(slots, values, each);
+  }
   BoundLaw<Law, S, StoredAs> bound{.law = law, .offsets = slots.offsets(), .key = key};
   for (std::size_t k = 0; k < values.size(); ++k) {
     for (std::size_t j = 0; j < each; ++j) {

@@ -17,8 +17,9 @@
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/matrix_view.hpp>
 #include <polyak/core/tensors/parameters.hpp>
-#include <polyak/core/tensors/slots.hpp>
+#include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -53,16 +54,6 @@ enum class Per : std::uint8_t {
   tensor,  ///< each tensor
   row,     ///< each row of each tensor, seen as a matrix
   column,  ///< each column
-};
-
-/// How a tensor of more than two dimensions is seen as a matrix. One of fewer than two dimensions
-/// is a single row.
-enum class MatrixView : std::uint8_t {
-  /// d0 rows; the dimensions after the first are flattened into the columns, in the tensor's order.
-  first_by_rest,
-  /// A stack of matrices of the last two dimensions, one for each index of those before. Results
-  /// are ordered as a tensor of the shape (d0, ..., rows) or (d0, ..., columns) of the same order.
-  last_two,
 };
 
 struct ReductionOptions {
@@ -151,69 +142,9 @@ struct Trained {
 
 }  // namespace detail
 
-/// Where the elements of each tensor are, as one of the streams of a reduction. Parameters,
-/// gradients (a null one is left out) and spans turn into one by themselves; for the state of a
-/// method there is `stream_of(slots, slot)`. A view: what it is made from must outlive it.
+/// One of the streams of a reduction; stream_of() makes it.
 template <FloatingScalar E>
-class FoldStream {
- public:
-  using Element = E;
-
-  FoldStream(const Layout* layout, const detail::TensorMemory* memory)
-      : layout_(layout), memory_(memory) {}
-  FoldStream(const Layout* layout, const E* const* pointers)
-      : layout_(layout), pointers_(pointers) {}
-  /// Tensor k begins at first + offsets[k].
-  FoldStream(const Layout* layout, const E* first, const std::size_t* offsets)
-      : layout_(layout), first_(first), offsets_(offsets) {}
-  /// One array.
-  explicit FoldStream(std::span<const E> array) : first_(array.data()), size_(array.size()) {}
-
-  /// The elements of tensor k, or null.
-  [[nodiscard]] const E* operator[](std::size_t k) const {
-    if (memory_ != nullptr) return static_cast<const E*>(memory_[k].data);
-    if (pointers_ != nullptr) return pointers_[k];
-    if (offsets_ == nullptr) return first_;
-    if (offsets_[k] == Slots<E>::absent) return nullptr;
-    // In bytes: nvcc knows Eigen's types by name alone.
-    return reinterpret_cast<const E*>(reinterpret_cast<const std::byte*>(first_) +
-                                      offsets_[k] * detail::scalar_bytes<E>);
-  }
-  /// Null for a single array, of size() elements.
-  [[nodiscard]] const Layout* layout() const { return layout_; }
-  [[nodiscard]] std::size_t size() const { return size_; }
-
- private:
-  const Layout* layout_ = nullptr;
-  const detail::TensorMemory* memory_ = nullptr;
-  const E* const* pointers_ = nullptr;
-  const E* first_ = nullptr;
-  const std::size_t* offsets_ = nullptr;
-  std::size_t size_ = 0;
-};
-
-template <ParameterScalar P>
-[[nodiscard]] FoldStream<element_t<P>> stream_of(const Parameters<P>& params) {
-  return {params.layout().get(), ParameterAccess<P>::memory(params)};
-}
-template <ParameterScalar P>
-[[nodiscard]] FoldStream<element_t<P>> stream_of(const Gradients<P>& gradients) {
-  return {gradients.layout().get(), gradients.data()};
-}
-/// One slot of a method's state, which has no elements for tensors that it does not keep.
-template <StateScalar S>
-[[nodiscard]] FoldStream<S> stream_of(const Slots<S>& slots, std::size_t slot) {
-  return {slots.layout().get(), slots.data(slot), slots.offsets()};
-}
-template <class Array>
-requires(detail::FlatObject<const Array>&& FloatingScalar<typename Array::value_type>)
-    [[nodiscard]] FoldStream<typename Array::value_type> stream_of(const Array& array) {
-  return FoldStream<typename Array::value_type>({array.data(), array.size()});
-}
-template <FloatingScalar E>
-[[nodiscard]] FoldStream<E> stream_of(const FoldStream<E>& stream) {
-  return stream;
-}
+using FoldStream = Stream<const E>;
 
 }  // namespace v0
 }  // namespace polyak

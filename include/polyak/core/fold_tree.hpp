@@ -119,8 +119,8 @@ template <class F>
 [[nodiscard]] POLYAK_LAW fold_result_t<F> finished(const F& fold, const typename F::Part& all) {
   const fold_result_t<F> result = fold.result(all);
   if constexpr (std::is_same_v<fold_result_t<F>, double>) {
-    constexpr std::uint64_t infinite_bits = std::uint64_t{0x7ff} << 53;
-    if (__builtin_bit_cast(std::uint64_t, result) << 1 > infinite_bits) {
+    constexpr std::uint64_t infinity_shifted = std::uint64_t{0x7ff} << 53;
+    if (__builtin_bit_cast(std::uint64_t, result) << 1 > infinity_shifted) {
       return __builtin_bit_cast(double, std::uint64_t{0x7ff8} << 48);
     }
   }

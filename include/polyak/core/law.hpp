@@ -88,7 +88,26 @@ struct LawSlots {
   }
 };
 
-/// The same as constants that a device may use.
+/// The streams of a law `operator()(V& output..., const V& input...)`.
+struct LawStreams {
+  int outputs = 1;
+  int inputs = 1;
+  bool updates = false;  ///< the outputs are read too, and moved on
+  bool rare = false;     ///< used too rarely to be compiled for every level
+};
+
+/// The streams of a law that merges: `first` and `next` as
+/// `(V& accumulator..., const V& weight..., const V& input...)`, and
+/// `finish(V& output..., const V& accumulator...)`.
+struct LawMerge {
+  int inputs = 1;   ///< of each term
+  int weights = 1;  ///< of each term
+  int accumulators = 1;
+  int outputs = 1;
+  bool rare = false;
+};
+
+/// The same of LawSlots as constants that a device may use.
 template <class Law>
 inline constexpr int slot_count = Law::slots.count;
 template <class Law>

@@ -60,9 +60,12 @@ struct MethodHooks {
   static constexpr bool host_only = false;
   /// Whether `prepare` reads the weights, so that it waits for methods before it that write them.
   [[nodiscard]] bool reads_weights() const { return false; }
-  /// Runs before any clock moves: passes over whole tensors, and refusals. Changes no state.
+  /// Runs before any clock moves: passes over whole tensors, and refusals. Changes no state. Where
+  /// it throws, nothing of the step has changed; but a method that reads the weights after others
+  /// wrote them is prepared after these, whose updates stand.
   void prepare(const ExecutorRef&, const Parameters<P>&, const element_t<P>* const*) {}
-  /// Runs after the pass.
+  /// Runs after the pass, and after every law of the step. A method that changes weights here is
+  /// named last in a step.
   void finish(const ExecutorRef&, const Parameters<P>&) {}
 };
 

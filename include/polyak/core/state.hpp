@@ -56,7 +56,7 @@ struct StateBytes {
     require_readable(slots);
     for (std::size_t slot = 0; slot < slots.count(); ++slot) {
       for (std::size_t k = 0; k < slots.layout()->tensors.size(); ++k) {
-        derived().bytes(slots.address(slot, k), slots.bytes(k), slots.space());
+        derived().bytes(slots.address(slot, k), slots.bytes(slot, k), slots.space());
       }
     }
   }

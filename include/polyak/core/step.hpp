@@ -258,7 +258,7 @@ class StepDriver {
   /// False where Nonfinite::skip_step skipped a method.
   bool run() {
     const Chosen all = all_of([](const auto&) { return true; });
-    if (all_of([](const auto& m) { return m.checks(); }) == 0 && waiting() == 0) [[likely]] {
+    if (all_of([](const auto& m) { return m.checks(); }) == 0 && waiting(all) == 0) [[likely]] {
       advance(all);
       return true;
     }
@@ -267,8 +267,14 @@ class StepDriver {
 
   /// One step of the chosen methods.
   void advance(Chosen chosen) {
+    prepare(chosen);
+    advance_prepared(chosen);
+  }
+  void prepare(Chosen chosen) {
     each(chosen,
          [&](const auto& m) { m.table->prepare(m.object, executor_, params_, gradients_); });
+  }
+  void advance_prepared(Chosen chosen) {
     each(chosen, [&](const auto& m) { m.table->advance(m.object, params_, gradients_); });
     Sweep<P>::over(executor_, params_, gradients_, reading_, binder_.bind(binder_.laws, chosen));
     each(chosen, [&](const auto& m) { m.table->finish(m.object, executor_, params_); });
@@ -288,19 +294,24 @@ class StepDriver {
         [&](const auto& m) { return m.table->trains == train && m.nonfinite() == policy; });
   }
 
-  /// Averages that must see the weights as methods before them leave them: those that check for NaN
-  /// and follow an optimizer, and those that read the weights ahead of the pass and follow anything
-  /// that writes them.
-  [[nodiscard]] Chosen waiting() const {
+  /// The methods, of those given, that must see the weights as methods before them leave them:
+  /// averages that check for NaN and follow an optimizer, and methods that read the weights ahead
+  /// of the pass and follow anything that writes them. What writes the weights after one of these
+  /// waits too, and so does everything that follows it then.
+  [[nodiscard]] Chosen waiting(Chosen among) const {
     Chosen found = 0;
-    bool trained = false, written = false;
+    bool trained = false, written = false, written_late = false;
     for (std::size_t i = 0; i < methods_.size(); ++i) {
+      if ((among >> i & 1) == 0) continue;
       const StepMethod<P>& m = methods_[i];
-      const bool waits = (written && m.table->reads_weights(m.object)) ||
+      const bool writes = m.table->writes_weights;
+      const bool waits = written_late || (found != 0 && writes) ||
+                         (written && m.table->reads_weights(m.object)) ||
                          (trained && !m.table->trains && m.checks());
       found |= Chosen{waits} << i;
       trained = trained || m.table->trains;
-      written = written || m.table->writes_weights;
+      written = written || writes;
+      written_late = written_late || (waits && writes);
     }
     return found;
   }
@@ -347,32 +358,41 @@ class StepDriver {
       skip(skips | those_that(Nonfinite::skip_step, false));
       return false;
     }
-    const Chosen later = waiting();
     const Chosen checked = all_of([](const auto& m) { return !m.table->trains && m.checks(); });
-    Chosen now = all & ~later;
-    bool complete = true;
+    const Chosen refusing = those_that(Nonfinite::error, false);
+    Chosen later = waiting(all), now = all & ~later, skipped = 0;
     if (checked != 0 && !Sweep<P>::weights_finite(params_, averaged())) {
-      if (those_that(Nonfinite::error, false) != 0) {
+      if (refusing != 0) {
         refuse_nonfinite("polyak: a weight holds a NaN or an infinity; nothing was changed");
       }
-      skip(checked & now);
-      complete = (checked & now) == 0;
-      now &= ~checked;
+      skipped = checked & now;
     }
-    advance(now);
-    if (later == 0) return complete;
-    if ((checked & later) != 0 && !Sweep<P>::weights_finite(params_, averaged())) {
-      if ((those_that(Nonfinite::error, false) & later) != 0) {
-        refuse_nonfinite(
-            "polyak: the optimizer's update made a weight NaN or infinite; the update stands, "
-            "the averages that check for it were not updated");
+    // A method may refuse the step in prepare(). All are asked before anything changes, but for
+    // those that must see the weights as the others leave them.
+    const Chosen reading =
+        later & all_of([](const auto& m) { return m.table->reads_weights(m.object); });
+    prepare(all & ~reading & ~skipped);
+    skip(skipped);
+    advance_prepared(now & ~skipped);
+    bool complete = skipped == 0;
+    while (later != 0) {
+      const Chosen rest = waiting(later);
+      now = later & ~rest;
+      later = rest;
+      skipped = 0;
+      if ((checked & now) != 0 && !Sweep<P>::weights_finite(params_, averaged())) {
+        if ((refusing & now) != 0) {
+          refuse_nonfinite(
+              "polyak: the optimizer's update made a weight NaN or infinite; the update stands, "
+              "the averages that check for it were not updated");
+        }
+        skipped = checked & now;
       }
-      skip(checked & later);
-      complete = false;
-      advance(later & ~checked);
-      return complete;
+      prepare(reading & now & ~skipped);
+      skip(skipped);
+      advance_prepared(now & ~skipped);
+      complete = complete && skipped == 0;
     }
-    advance(later);
     return complete;
   }
 

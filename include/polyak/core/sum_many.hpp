@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Several weighted sums of the same inputs at once: what average_n() computes, for blocks of
-/// memory that are in the cache.
+/// Several weighted sums of the same inputs at once, for blocks of memory that are in the cache.
 ///
 ///   out_m = w_(m,0) x_0 + w_(m,1) x_1 + ... + w_(m,N-1) x_(N-1)
 ///
 /// Each input is read once for four sums, which stay in registers. Every sum has the bits that
-/// average_n() gives it: the same operations in the same order.
+/// WeightedSumLaw (core/sum.hpp) gives it: the same operations in the same order.
 #pragma once
 
 #include <algorithm>

@@ -216,7 +216,9 @@ POLYAK_INLINE void sweep_tensor(P* x, const P* gradient, const GradientReading& 
   const GradientFactor<typename One::Value> factor_one(scale, limit, clips);
   typename Two::Scratch scratch;
   std::size_t i = begin;
-  for (; i + two <= end; i += two) Two::update(x, gradient, factor_two, laws, i, two, scratch);
+  if constexpr (native_lanes<carrier_t<P>, Level> != 1) {  // single numbers need no second loop
+    for (; i + two <= end; i += two) Two::update(x, gradient, factor_two, laws, i, two, scratch);
+  }
   for (; i < end; i += one) {
     One::update(x, gradient, factor_one, laws, i, end - i < one ? end - i : one, scratch);
   }

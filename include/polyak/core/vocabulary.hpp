@@ -15,10 +15,6 @@
 /// all words. No word ends in a product that a compiler could contract with the caller's sum.
 #pragma once
 
-#include <cstdint>
-#include <limits>
-#include <utility>
-
 #include <polyak/core/law.hpp>
 
 namespace polyak {
@@ -65,14 +61,15 @@ struct ReducedExp {
   V n, s;
 };
 
-/// 1/2! + r/3! + ... by Horner's rule.
-template <class V, int... K>
-[[nodiscard]] POLYAK_LAW V exp_series(const V& r, std::integer_sequence<int, K...>) {
+/// 1/K! + r/(K+1)! + r^2/(K+2)! + ... to the degree of the type, by Horner's rule.
+template <int K, class V>
+[[nodiscard]] POLYAK_LAW V exp_series(const V& r) {
   using T = typename V::Scalar;
-  constexpr int degree = ExpConstants<T>::degree;
-  V sum(inverse_factorial<T, degree>);
-  ((sum = fma(sum, r, V(inverse_factorial<T, degree - 1 - K>))), ...);
-  return sum;
+  if constexpr (K == ExpConstants<T>::degree) {
+    return V(inverse_factorial<T, K>);
+  } else {
+    return fma(exp_series<K + 1>(r), r, V(inverse_factorial<T, K>));
+  }
 }
 
 template <class V>
@@ -81,8 +78,7 @@ template <class V>
   using C = ExpConstants<T>;
   const V n = nearest(x * C::log2_e);
   const V r = fma(n, -C::ln2_low, fma(n, -C::ln2_high, x));
-  const V series = exp_series(r, std::make_integer_sequence<int, C::degree - 2>{});
-  return {n, fma(r * r, series, r)};
+  return {n, fma(r * r, exp_series<2>(r), r)};
 }
 
 /// (a + a_low) / (b + b_low), as good as exact but for its last rounding, where the low parts are

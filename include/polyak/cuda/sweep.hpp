@@ -331,7 +331,7 @@ class DeviceDriver : public StepDriver {
     const Chosen all = this->all_of([](const auto&) { return true; });
     const Chosen checked = skips & this->all_of([](const auto& m) { return !m.table->trains; });
     const bool gradients = (skips & ~checked) != 0;
-    const Chosen waiting = this->waiting(), now = all & ~waiting;
+    const Chosen waiting = this->waiting(all) & checked, now = all & ~waiting;
     const auto has = [](Chosen chosen, std::size_t i) { return (chosen >> i & 1) != 0; };
     for (std::size_t i = 0; i < this->methods_.size(); ++i) {
       const auto& m = this->methods_[i];

@@ -1,28 +1,178 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// average_n: the weighted sum of any number of models, in one pass over memory.
+/// average_n: the weighted average or sum of any number of models, in one pass over memory.
 ///
 ///   out = w_0 x_0 + w_1 x_1 + ... + w_(N-1) x_(N-1)
 ///
-/// Computed as sum = w_0 x_0, then sum = fma(w_k, x_k, sum) in the order of the inputs, in the type
-/// of the accumulator, into which the weights are rounded first. The sum is rounded once, to
+/// Weights of a mean, that is none negative and their sum 1 but for the rounding of N doubles
+/// (N 2^-52), are taken as a running mean, which returns equal inputs bit for bit:
+///
+///   out = x_0, then out = out + c_k (x_k - out), c_k = w_k / (w_0 + ... + w_k)
+///
+/// from the first input with a weight on. All others, such as task vectors, as a sum: sum = w_0
+/// x_0, then sum = fma(w_k, x_k, sum). Both in the order of the inputs and in the type of the
+/// accumulator, into which weights and gains are rounded first. The result is rounded once, to
 /// nearest even, when it is stored (one of doubles reaches 16 bits through float, as everywhere).
 /// Every input is read once, and the output written once, without being read: past the caches where
 /// it would not fit there. Nothing is allocated.
+///
+/// "Model soups: averaging weights of multiple fine-tuned models" (arXiv 2203.05482).
 #pragma once
 
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
 #include <initializer_list>
+#include <limits>
 #include <span>
+#include <string>
+#include <string_view>
 #include <type_traits>
+#include <utility>
 
 #include <polyak/core/executors/executor.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/streams.hpp>
 #include <polyak/core/sum.hpp>
+#include <polyak/core/tensors/layout.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/stream.hpp>
+#include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
 inline namespace v0 {
+namespace detail {
 
-/// out = the sum of weights[k] * inputs[k], in one pass: see the head of this file.
+template <class Wanted, class Out, class In>
+struct AccumulatorOf {
+  static constexpr bool doubles = std::same_as<Out, double> || std::same_as<In, double>;
+  using type = std::conditional_t<std::same_as<Wanted, void>,
+                                  std::conditional_t<doubles, double, float>, Wanted>;
+  static_assert(ComputeScalar<type>, "polyak: the accumulator of average_n is float or double");
+  static_assert(!doubles || std::same_as<type, double>,
+                "polyak: average_n accumulates doubles in double");
+};
+template <class Wanted, class Out, class In>
+using accumulator_t = typename AccumulatorOf<Wanted, Out, In>::type;
+
+/// The type of a container's elements.
+template <class Container>
+using contained_t = std::remove_pointer_t<decltype(std::declval<Container&>().data())>;
+
+template <class T>
+[[nodiscard]] const T* memory_of(const T* input) {
+  return input;
+}
+template <FlatObject T>
+[[nodiscard]] const auto* memory_of(const T& input) {
+  return std::as_const(input).data();
+}
+
+/// Pointers to numbers, or spans, vectors and the like of them.
+template <class T>
+concept SummedMemory = FlatObject<T> && requires(const T& inputs) {
+  requires ParameterScalar<std::remove_cvref_t<decltype(*memory_of(*inputs.data()))>>;
+};
+
+/// Memory that can be written: a span, std::vector, std::array of numbers.
+template <class T>
+concept SumTarget = FlatObject<std::remove_reference_t<T>> &&
+    ParameterScalar<contained_t<std::remove_reference_t<T>>>;
+
+template <class T, class P>
+concept SummedLists = FlatObject<T> && requires(const T& lists) {
+  { list_of(*lists.data()) } -> std::same_as<const Parameters<P>&>;
+};
+
+/// Plain memory, as many elements from each address.
+template <class Inputs>
+struct MemoryInputs {
+  using In = std::remove_cvref_t<decltype(*memory_of(*std::declval<const Inputs&>().data()))>;
+  const Inputs& inputs;
+  std::size_t elements;
+  [[nodiscard]] std::size_t size() const { return inputs.size(); }
+  [[nodiscard]] Stream<const In> operator[](std::size_t k) const {
+    return Stream<const In>(std::span<const In>(memory_of(inputs.data()[k]), elements));
+  }
+};
+
+template <class Accumulator>
+void require_weights(std::size_t inputs, std::span<const double> weights) {
+  require(inputs >= 1, "average_n must have at least one input", inputs);
+  require(weights.size() == inputs, "average_n must have one weight per input", weights.size());
+  for (std::size_t k = 0; k < inputs; ++k) {
+    const bool holds =
+        is_finite(weights[k]) &&
+        std::fabs(weights[k]) <= static_cast<double>(std::numeric_limits<Accumulator>::max());
+    if (!holds) {
+      require(false,
+              "average_n: weight " + text(k) + " must be finite as " +
+                  std::string(name_of(dtype_of<Accumulator>())),
+              weights[k]);
+    }
+  }
+}
+
+/// The mean or the sum, as the weights say.
+template <class Accumulator, class Executor, class Out, class Inputs>
+void average_streams(Executor& executor, const Stream<Out>& out, const Inputs& inputs,
+                     std::span<const double> weights, const StreamPlan& plan) {
+  const std::array<Stream<Out>, 1> outputs{out};
+  if (are_of_a_mean(weights)) {
+    const MeanOrder order(weights);
+    merge_all("average_n", executor, WeightedMeanLaw<Accumulator>{}, outputs,
+              OrderedInputs<Inputs>{inputs, order}, MeanWeights{weights, order}, AnyTensor{}, plan);
+  } else {
+    merge_all("average_n", executor, WeightedSumLaw<Accumulator>{}, outputs, inputs,
+              GivenWeights{weights}, AnyTensor{}, plan);
+  }
+}
+
+template <class Wanted, class Executor, class Out, class Inputs>
+void average_memory(Executor& executor, Out& out, const Inputs& inputs,
+                    std::span<const double> weights, const StreamPlan& plan = {}) {
+  using To = contained_t<Out>;
+  using Accumulator = accumulator_t<Wanted, To, typename MemoryInputs<Inputs>::In>;
+  check_executor(executor);
+  require_weights<Accumulator>(inputs.size(), weights);
+  for (std::size_t k = 0; k < inputs.size(); ++k) {
+    if constexpr (FlatObject<std::remove_cvref_t<decltype(*inputs.data())>>) {
+      if (inputs.data()[k].size() != out.size()) {
+        require(false,
+                "average_n: input " + text(k) + " must have " + text(out.size()) +
+                    " elements, as the output has",
+                inputs.data()[k].size());
+      }
+    } else if (inputs.data()[k] == nullptr && out.size() != 0) {
+      require(false, "average_n: input " + text(k) + " must have memory; its address",
+              std::string_view("null"));
+    }
+  }
+  average_streams<Accumulator>(executor, Stream<To>(std::span<To>(out.data(), out.size())),
+                               MemoryInputs<Inputs>{inputs, out.size()}, weights, plan);
+}
+
+template <class Wanted, class Executor, class P, class Lists>
+void average_lists(Executor& executor, const Parameters<P>& target, const Lists& lists,
+                   std::span<const double> weights, const StreamPlan& plan = {}) {
+  using Accumulator = accumulator_t<Wanted, P, P>;
+  check_executor(executor);
+  require_weights<Accumulator>(lists.size(), weights);
+  for (std::size_t k = 0; k < lists.size(); ++k) {
+    require_same(list_of(lists.data()[k]).layout(), target.layout(),
+                 "an input of average_n and its target");
+  }
+  if (target.swapped()) refuse_order("polyak: average_n() while an average is swapped in");
+  const Stream<P> out(target.layout().get(), ParameterAccess<P>::memory(target));
+  average_streams<Accumulator>(executor, out, InputsOf<Lists>{lists}, weights, plan);
+}
+
+}  // namespace detail
+
+/// out = the sum of weights[k] * inputs[k], in one pass; where the weights are those of a mean, the
+/// running mean: see the head of this file.
 ///
 /// `out` is a span, std::vector or std::array; `inputs` one of spans and the like, or of pointers
 /// to as many elements as `out` has. Numbers are float, double, Eigen::half or Eigen::bfloat16, and

@@ -166,7 +166,7 @@ class AdamW final : public Elementwise<AdamW<P, S>, AdamFamilyRule<true>, P, S> 
  public:
   explicit AdamW(const Parameters<P>& params, AdamWOptions options = {},
                  const Selection& selection = {})
-      : Elementwise<AdamW<P, S>, AdamFamilyRule<true>, P, S>(params, options, selection) {}
+      : AdamW::Elementwise(params, options, selection) {}
 };
 
 /// Adam: AdamW without decoupled decay. Its type in files is "AdamW".
@@ -175,7 +175,7 @@ class Adam final : public Elementwise<Adam<P, S>, AdamFamilyRule<false>, P, S> {
  public:
   explicit Adam(const Parameters<P>& params, AdamOptions options = {},
                 const Selection& selection = {})
-      : Elementwise<Adam<P, S>, AdamFamilyRule<false>, P, S>(params, options, selection) {}
+      : Adam::Elementwise(params, options, selection) {}
 };
 
 }  // namespace v0

@@ -184,7 +184,7 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
     const std::size_t slow = this->slots().find("exp_avg_slow");
     for (std::size_t k = 0; k < slow_start_.size(); ++k) {
       detail::clear_bytes(this->slots().space(), this->slots().address(slow, k),
-                          this->slots().bytes(k));
+                          this->slots().bytes(slow, k));
       slow_start_[k] = this->tensor_steps(k);
     }
   }

@@ -96,14 +96,14 @@ struct BoundLaws<std::variant<Law...>, S> {
   using type = std::variant<BoundLaw<Law, S>...>;
 };
 
-/// The names of the slots of the law that a rule chose.
+/// The slots of the law that a rule chose.
 template <class Law>
-[[nodiscard]] std::vector<std::string> slot_names_of(const Law&) {
+[[nodiscard]] std::vector<SlotSpec> slots_of(const Law&) {
   return {Law::slots.names, Law::slots.names + Law::slots.count};
 }
 template <class... Law>
-[[nodiscard]] std::vector<std::string> slot_names_of(const std::variant<Law...>& law) {
-  return std::visit([](const auto& one) { return slot_names_of(one); }, law);
+[[nodiscard]] std::vector<SlotSpec> slots_of(const std::variant<Law...>& law) {
+  return std::visit([](const auto& one) { return slots_of(one); }, law);
 }
 
 }  // namespace detail
@@ -118,7 +118,10 @@ template <class... Law>
 /// where LAWS is a law, or a std::variant of laws with the usual one first. Each law names its
 /// slots. The options choose the alternative, the same for all groups: those of a group differ from
 /// the optimizer's in the decays, and where a rule asks for a coupled decay of 0 it asks
-/// StepOf::coupled too.
+/// StepOf::coupled too. A rule whose optimizer keeps more slots than the law's, such as sums of
+/// rows, lists them in
+///   static std::vector<SlotSpec> more_slots(const Options&)
+/// These slots come after those of the law, and the optimizer moves them in `prepare` or `finish`.
 ///
 /// A tensor without a gradient in a step is left alone: no decay, no change of state. Bias
 /// corrections count the steps of each tensor, schedules those of the optimizer.
@@ -170,7 +173,7 @@ class Elementwise : public MethodHooks<P> {
       if (!slots.keeps(k) || !slots_.keeps(k)) continue;
       for (std::size_t slot = 0; slot < slots.count(); ++slot) {
         detail::copy_bytes(slots_.space(), slots.address(slot, k), slots_.address(slot, k),
-                           slots.bytes(k));
+                           slots.bytes(slot, k));
       }
     }
     for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
@@ -333,8 +336,11 @@ class Elementwise : public MethodHooks<P> {
   /// Memory for the tensors that are trained.
   [[nodiscard]] Slots<S> slots_for(const std::shared_ptr<const Layout>& layout,
                                    const detail::TensorGroups& groups) const {
-    return Slots<S>(layout, detail::dtype_of<P>(), Kept::trained,
-                    detail::slot_names_of(Rule::template law<S>(options_, Step{})),
+    std::vector<SlotSpec> all = detail::slots_of(Rule::template law<S>(options_, Step{}));
+    if constexpr (requires { Rule::more_slots(options_); }) {
+      for (SlotSpec& slot : Rule::more_slots(options_)) all.push_back(std::move(slot));
+    }
+    return Slots<S>(layout, detail::dtype_of<P>(), Kept::trained, all,
                     [&](std::size_t tensor) { return groups.trains(tensor); });
   }
   [[nodiscard]] static bool is_coupled(const Options& options) {

@@ -138,7 +138,7 @@ class ScheduleFreeAdamW final
  public:
   explicit ScheduleFreeAdamW(const Parameters<P>& params, ScheduleFreeAdamWOptions options = {},
                              const Selection& selection = {})
-      : ScheduleFree<ScheduleFreeAdamW<P, S>, ScheduleFreeAdamWRule, P, S>(
+      : ScheduleFreeAdamW::ScheduleFree(
             params, options, selection,
             {.beta = options.beta,
              .warmup_steps = options.warmup_steps,

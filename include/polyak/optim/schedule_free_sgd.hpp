@@ -78,13 +78,12 @@ class ScheduleFreeSgd final
  public:
   explicit ScheduleFreeSgd(const Parameters<P>& params, ScheduleFreeSgdOptions options = {},
                            const Selection& selection = {})
-      : ScheduleFree<ScheduleFreeSgd<P, S>, ScheduleFreeSgdRule, P, S>(
-            params, options, selection,
-            {.beta = options.beta,
-             .warmup_steps = options.warmup_steps,
-             .r = options.r,
-             .weight_lr_power = options.weight_lr_power,
-             .average_weight = options.average_weight}) {}
+      : ScheduleFreeSgd::ScheduleFree(params, options, selection,
+                                      {.beta = options.beta,
+                                       .warmup_steps = options.warmup_steps,
+                                       .r = options.r,
+                                       .weight_lr_power = options.weight_lr_power,
+                                       .average_weight = options.average_weight}) {}
 };
 
 }  // namespace v0

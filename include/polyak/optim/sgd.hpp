@@ -118,7 +118,7 @@ template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class Sgd final : public Elementwise<Sgd<P, S>, SgdRule, P, S> {
  public:
   Sgd(const Parameters<P>& params, SgdOptions options, const Selection& selection = {})
-      : Elementwise<Sgd<P, S>, SgdRule, P, S>(params, options, selection) {}
+      : Sgd::Elementwise(params, options, selection) {}
 };
 
 }  // namespace v0

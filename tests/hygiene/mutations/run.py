@@ -72,9 +72,10 @@ class Tree:
     def find(self, header, text):
         """The header that has the text, once."""
         for one in (header, FORMER.get(header, header)):
-            named = self.headers / one
-            if named.exists() and named.read_text().count(text) == 1:
-                return named
+            same_name = sorted(self.headers.rglob(pathlib.Path(one).name))
+            for path in [self.headers / one, *same_name]:
+                if path.exists() and path.read_text().count(text) == 1:
+                    return path
         found = [path for path in self.headers.rglob("*.hpp") if text in path.read_text()]
         if len(found) != 1 or found[0].read_text().count(text) != 1:
             places = sum(path.read_text().count(text) for path in found)

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Slots: the state of a method, one aligned block with the layout of the parameters.
+/// Slots: the state of a method in one aligned block. Most have the layout of the parameters;
+/// slot_shape.hpp has the others.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +12,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,6 +26,7 @@
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/slot_shape.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -32,7 +36,7 @@ struct MemoryReport {
   struct Slot {
     std::string name;
     DType dtype;
-    std::size_t elements;  ///< of the parameters, without padding
+    std::size_t elements;  ///< without padding
     std::size_t bytes;     ///< allocated, with padding; its share of the block
   };
   std::vector<Slot> slots;
@@ -178,52 +182,84 @@ namespace detail {
          (tensor.role == Role::average || (tensor.role == Role::ignore && kept == Kept::trained));
 }
 
+/// The elements of a tensor with their padding.
+[[nodiscard]] constexpr std::size_t padded(std::size_t elements) {
+  return (elements + slot_granule - 1) / slot_granule * slot_granule;
+}
+
+/// The parts of the tensors in a slot that has a shape of its own.
+struct SlotParts {
+  std::vector<std::optional<TensorInfo>> tensors;  ///< none where nothing is kept
+  std::vector<std::size_t> offsets;                ///< in the slot
+  std::size_t elements = 0;
+  std::size_t extent = 0;  ///< with padding
+};
+
 }  // namespace detail
 
-/// The state slots of one method: for each slot name, elements of type S for each kept tensor.
+/// The state slots of one method: for each slot, elements of type S for each kept tensor, as many
+/// as the tensor has or as the slot's shape says.
 ///
-/// One allocation; tensors start at multiples of 64 bytes and are padded to whole packs, slots are
-/// staggered. A value: a copy has memory of its own. A SwapGuard shares the block, so that it
-/// survives a moved or destroyed method.
+/// One allocation; tensors start at multiples of 64 bytes and are padded to whole packs (single
+/// numbers are not), slots are staggered. A value: a copy has memory of its own. A SwapGuard shares
+/// the block, so that it survives a moved or destroyed method.
 template <StateScalar S>
 class Slots {
  public:
   static constexpr std::size_t absent = std::numeric_limits<std::size_t>::max();
 
   /// State for the tensors of type `parameters` that `kept` says and `takes(index)` does not leave
-  /// out.
+  /// out. Slots are named, or described by a SlotSpec. Throws std::invalid_argument for a shape
+  /// with a dimension < 0.
   template <class Takes>
   Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
-        std::vector<std::string> names, const Takes& takes)
-      : layout_(std::move(layout)), names_(std::move(names)) {
-    std::size_t elements = 0;
+        const std::vector<SlotSpec>& slots, const Takes& takes)
+      : layout_(std::move(layout)) {
     for (std::size_t k = 0; k < layout_->tensors.size(); ++k) {
       const TensorInfo& tensor = layout_->tensors[k];
       const bool keep = detail::may_keep(tensor, parameters, kept) && takes(k);
-      offsets_.push_back(keep ? elements : absent);
+      offsets_.push_back(keep ? extent_ : absent);
       if (!keep) continue;
       elements_ += tensor.size;
-      elements +=
-          (tensor.size + detail::slot_granule - 1) / detail::slot_granule * detail::slot_granule;
+      extent_ += detail::padded(tensor.size);
     }
-    stride_ =
-        elements + detail::stagger(elements * detail::scalar_bytes<S>) / detail::scalar_bytes<S>;
-    block_ = std::make_shared<detail::Block>(
-        elements == 0 ? 0 : names_.size() * stride_ * detail::scalar_bytes<S>, layout_->space);
+    std::size_t total = 0, largest = 0;
+    for (const SlotSpec& slot : slots) {
+      names_.push_back(slot.name);
+      starts_.push_back(total);
+      parts_.push_back(slot.shape == SlotShape::full ? nullptr : parts_of(slot));
+      all_full_ = all_full_ && parts_.back() == nullptr;
+      largest = std::max(largest, extent_of(names_.size() - 1));
+      total += staggered(extent_of(names_.size() - 1));
+    }
+    block_ = std::make_shared<detail::Block>(largest == 0 ? 0 : total * detail::scalar_bytes<S>,
+                                             layout_->space);
   }
+  template <std::same_as<std::string> Name, class Takes>
+  Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
+        const std::vector<Name>& names, const Takes& takes)
+      : Slots(std::move(layout), parameters, kept,
+              std::vector<SlotSpec>(names.begin(), names.end()), takes) {}
 
   /// State for all of them.
   Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
-        std::vector<std::string> names)
-      : Slots(std::move(layout), parameters, kept, std::move(names),
-              [](std::size_t) { return true; }) {}
+        const std::vector<SlotSpec>& slots)
+      : Slots(std::move(layout), parameters, kept, slots, [](std::size_t) { return true; }) {}
+  template <std::same_as<std::string> Name>
+  Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
+        const std::vector<Name>& names)
+      : Slots(std::move(layout), parameters, kept,
+              std::vector<SlotSpec>(names.begin(), names.end())) {}
 
   Slots(const Slots& other)
       : layout_(other.layout_),
         names_(other.names_),
+        starts_(other.starts_),
+        parts_(other.parts_),
+        all_full_(other.all_full_),
         offsets_(other.offsets_),
         elements_(other.elements_),
-        stride_(other.stride_) {
+        extent_(other.extent_) {
     if (other.lent())
       detail::refuse_order("polyak: copying a method while its average is swapped in");
     if (other.space() != nullptr) other.space()->require_settled(other.block_.get());
@@ -238,34 +274,47 @@ class Slots {
   [[nodiscard]] const std::vector<std::string>& names() const { return names_; }
   [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return layout_; }
 
-  /// Whether there is state for the tensor, and where it begins in a slot.
+  /// Whether there is state for the tensor, and where it begins in a full slot.
   [[nodiscard]] bool keeps(std::size_t tensor) const { return offsets_[tensor] != absent; }
   [[nodiscard]] std::size_t offset(std::size_t tensor) const { return offsets_[tensor]; }
   [[nodiscard]] const std::size_t* offsets() const { return offsets_.data(); }
+
+  /// Whether a slot has the layout of the parameters, so that a law can be bound to it.
+  [[nodiscard]] bool full(std::size_t slot) const { return parts_[slot] == nullptr; }
+  [[nodiscard]] bool all_full() const { return all_full_; }
+  /// Whether a slot has a part for the tensor: all kept tensors have one, except in free slots.
+  [[nodiscard]] bool keeps(std::size_t slot, std::size_t tensor) const {
+    return keeps(tensor) && (full(slot) || parts_[slot]->tensors[tensor].has_value());
+  }
+  /// Name, shape, order and size of the part of a tensor that the slot keeps.
+  [[nodiscard]] const TensorInfo& info(std::size_t slot, std::size_t tensor) const {
+    return full(slot) ? layout_->tensors[tensor] : *parts_[slot]->tensors[tensor];
+  }
 
   /// First element of a slot. State belongs to the method, so a const method has const state only
   /// by the manners of its interface.
   [[nodiscard]] S* data(std::size_t slot) const {
     std::byte* const first = block_->data();
-    return reinterpret_cast<S*>(
-        first == nullptr ? nullptr : first + slot * stride_ * detail::scalar_bytes<S>);
+    return reinterpret_cast<S*>(first == nullptr ? nullptr
+                                                 : first + starts_[slot] * detail::scalar_bytes<S>);
   }
 
   /// Where the elements of one tensor in one slot are, and their bytes; none where not kept.
   [[nodiscard]] std::byte* address(std::size_t slot, std::size_t index) const {
-    if (!keeps(index) || block_->data() == nullptr) return nullptr;
-    return block_->data() + (slot * stride_ + offsets_[index]) * detail::scalar_bytes<S>;
+    if (!keeps(slot, index) || block_->data() == nullptr) return nullptr;
+    const std::size_t offset = full(slot) ? offsets_[index] : parts_[slot]->offsets[index];
+    return block_->data() + (starts_[slot] + offset) * detail::scalar_bytes<S>;
   }
-  [[nodiscard]] std::size_t bytes(std::size_t index) const {
-    return keeps(index) ? layout_->tensors[index].size * detail::scalar_bytes<S> : 0;
+  [[nodiscard]] std::size_t bytes(std::size_t slot, std::size_t index) const {
+    return keeps(slot, index) ? info(slot, index).size * detail::scalar_bytes<S> : 0;
   }
   /// Null for the host's memory.
   [[nodiscard]] MemorySpace* space() const { return layout_->space.get(); }
 
   /// The elements of one tensor in one slot, wherever the memory is.
   [[nodiscard]] std::span<S> tensor(std::size_t slot, std::size_t index) const {
-    if (!keeps(index)) return {};
-    return {data(slot) + offsets_[index], layout_->tensors[index].size};
+    if (!keeps(slot, index)) return {};
+    return {reinterpret_cast<S*>(address(slot, index)), info(slot, index).size};
   }
 
   /// Index of a slot. Throws std::invalid_argument where there is none of that name.
@@ -281,9 +330,13 @@ class Slots {
 
   [[nodiscard]] MemoryReport memory_report() const {
     MemoryReport report;
-    const std::size_t each = names_.empty() ? 0 : block_->allocated() / names_.size();
-    for (const std::string& name : names_) {
-      report.slots.push_back({name, detail::dtype_of<S>(), elements_, each});
+    const std::size_t beside = block_->allocated() - block_->bytes();
+    for (std::size_t slot = 0; slot < names_.size(); ++slot) {
+      const std::size_t elements = full(slot) ? elements_ : parts_[slot]->elements;
+      const std::size_t own =
+          block_->bytes() == 0 ? 0 : staggered(extent_of(slot)) * detail::scalar_bytes<S>;
+      report.slots.push_back(
+          {names_[slot], detail::dtype_of<S>(), elements, own + beside / names_.size()});
     }
     report.total = block_->allocated();
     return report;
@@ -293,11 +346,35 @@ class Slots {
   [[nodiscard]] const std::shared_ptr<detail::Block>& block() const { return block_; }
 
  private:
+  [[nodiscard]] std::shared_ptr<const detail::SlotParts> parts_of(const SlotSpec& slot) const {
+    auto parts = std::make_shared<detail::SlotParts>();
+    for (std::size_t k = 0; k < offsets_.size(); ++k) {
+      auto& part = parts->tensors.emplace_back();
+      parts->offsets.push_back(absent);
+      if (!keeps(k)) continue;
+      part = detail::slot_part(slot, layout_->tensors[k]);
+      if (!part.has_value()) continue;
+      parts->offsets.back() = parts->extent;
+      parts->elements += part->size;
+      parts->extent += slot.shape == SlotShape::scalar ? 1 : detail::padded(part->size);
+    }
+    parts->extent = detail::padded(parts->extent);
+    return parts;
+  }
+  [[nodiscard]] std::size_t extent_of(std::size_t slot) const {
+    return full(slot) ? extent_ : parts_[slot]->extent;
+  }
+  [[nodiscard]] static std::size_t staggered(std::size_t extent) {
+    return extent + detail::stagger(extent * detail::scalar_bytes<S>) / detail::scalar_bytes<S>;
+  }
+
   std::shared_ptr<const Layout> layout_;
   std::vector<std::string> names_;
-  std::vector<std::size_t> offsets_;
-  std::size_t elements_ = 0;
-  std::size_t stride_ = 0;
+  std::vector<std::size_t> starts_;                              // of the slots in the block
+  std::vector<std::shared_ptr<const detail::SlotParts>> parts_;  // null for full slots
+  bool all_full_ = true;
+  std::vector<std::size_t> offsets_;       // in a full slot
+  std::size_t elements_ = 0, extent_ = 0;  // of a full slot, without padding and with it
   std::shared_ptr<detail::Block> block_;
 };
 
@@ -313,16 +390,18 @@ class SlotView {
 
   /// The elements of the i-th tensor. Throws std::invalid_argument where no state is kept for it.
   [[nodiscard]] TensorView<S> operator[](std::size_t index) const {
-    const TensorInfo& info = slots_->layout()->tensors[index];
-    if (!slots_->keeps(index)) {
-      detail::refuse_value("polyak: slot \"" +
-                           (wide_ != nullptr ? wide_->names() : slots_->names())[slot_] +
-                           "\" keeps nothing for tensor \"" + info.name + "\"");
+    const bool wide = wide_ != nullptr;
+    if (!(wide ? wide_->keeps(slot_, index) : slots_->keeps(slot_, index))) {
+      detail::refuse_value("polyak: slot \"" + (wide ? wide_->names() : slots_->names())[slot_] +
+                           "\" keeps nothing for tensor \"" +
+                           slots_->layout()->tensors[index].name + "\"");
     }
-    if (wide_ != nullptr) {
-      return {info, nullptr, wide_->tensor(slot_, index).data(), slots_->space()};
+    if (wide) {
+      return {wide_->info(slot_, index), nullptr, wide_->tensor(slot_, index).data(),
+              slots_->space()};
     }
-    return {info, slots_->tensor(slot_, index).data(), nullptr, slots_->space()};
+    return {slots_->info(slot_, index), slots_->tensor(slot_, index).data(), nullptr,
+            slots_->space()};
   }
 
   /// The elements of the tensor of that name or alias.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The library's averages, other types and other lists of methods: one call equals one for each.
+// Other types and other lists of methods: one call equals one for each.
 #include <tuple>
 
 #include <Eigen/Core>
@@ -11,29 +11,16 @@
 using fused::check;
 using fused::Scripted;
 
-TEST_CASE("fused equals separate: the averages of the library") {
+TEST_CASE("fused equals separate: averages that feed back among others") {
   using namespace polyak;
-  check<float>("AdamW, Swa, PowerEma", [](const Parameters<float>& params) {
-    return std::tuple(AdamW(params, {.learning_rate = 0.1}),
-                      Swa(params, SwaOptions{.start = 3, .period = 2}),
-                      PowerEma(params, {.gamma = 3}));
-  });
-  check<float>("AdamW, Ema, Ema, SwitchEma", [](const Parameters<float>& params) {
-    return std::tuple(
-        AdamW(params, {.learning_rate = 0.1}),
-        Ema(params, EmaOptions{.decay = 0.75, .start = Start::first_update}),
-        Ema(params, EmaOptions{.decay = 0.5, .update_every = 2}),
-        SwitchEma(params, SwitchEmaOptions{.unit = SwitchUnit::iterations, .interval = 4}));
-  });
-}
-
-TEST_CASE("fused equals separate: HareTortoise between others") {
-  using namespace polyak;
-  check<float>("Ema, AdamW, HareTortoise, Ema", [](const Parameters<float>& params) {
-    return std::tuple(Ema(params, EmaOptions{.decay = 0.75}), AdamW(params, {.learning_rate = 0.1}),
-                      HareTortoise(params, HareTortoiseOptions{.switch_every = 5}),
-                      Ema(params, EmaOptions{.decay = 0.5}));
-  });
+  check<float>(
+      "Ema, AdamW, HareTortoise, SwitchEma, PowerEma", [](const Parameters<float>& params) {
+        return std::tuple(
+            Ema(params, EmaOptions{.decay = 0.75}), AdamW(params, {.learning_rate = 0.1}),
+            HareTortoise(params, HareTortoiseOptions{.switch_every = 5}),
+            SwitchEma(params, SwitchEmaOptions{.unit = SwitchUnit::iterations, .interval = 4}),
+            PowerEma(params, {.gamma = 3}));
+      });
 }
 
 TEST_CASE("fused equals separate: averages alone") {

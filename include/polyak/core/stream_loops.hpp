@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The loops of core/streams.hpp over one tensor in the host's memory.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+#include <utility>
+
+#include <polyak/core/law.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/simd/dispatch.hpp>
+#include <polyak/core/simd/pack.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+/// Lanes of the packs of streams of E: as many as a register has of the narrowest.
+template <class Level, class... E>
+inline constexpr int stream_lanes = (std::same_as<E, double> && ...) ? native_lanes<double, Level>
+                                                                     : native_lanes<float, Level>;
+
+/// `count` elements, fewer than the lanes only at the ends of a tensor.
+template <class E, class T, int Lanes, class Level>
+POLYAK_INLINE void load_stream(const E* from, std::size_t count, Pack<T, Lanes, Level>& to) {
+  Pack<carrier_t<E>, Lanes, Level> x;
+  if (count == static_cast<std::size_t>(Lanes)) {
+    load_pack(from, x);
+  } else {
+    load_part(from, count, x);
+  }
+  convert(x, to);
+}
+template <class E, class T, int Lanes, class Level>
+POLYAK_INLINE void store_stream(E* to, std::size_t count, bool past_caches,
+                                const Pack<T, Lanes, Level>& from) {
+  Pack<carrier_t<E>, Lanes, Level> x;
+  convert(from, x);
+  if (past_caches) {
+    stream_pack(to, x);
+  } else if (count == static_cast<std::size_t>(Lanes)) {
+    store_pack(to, x);
+  } else {
+    store_part(to, count, x);
+  }
+}
+
+/// Elements to go over before a line of `out` begins, where it pays: many follow, or stores go past
+/// the caches, which need it.
+template <class Out>
+[[nodiscard]] std::size_t elements_before_line(const Out* out, std::size_t count, bool needed) {
+  constexpr std::size_t many = 64 * cache_line / scalar_bytes<Out>;
+  if (!needed && count < many) return 0;
+  const auto misalignment = reinterpret_cast<std::uintptr_t>(out) % cache_line;
+  return std::min(count, (cache_line - misalignment) % cache_line / scalar_bytes<Out>);
+}
+template <class Out>
+[[nodiscard]] bool begins_line(const Out* out) {
+  return reinterpret_cast<std::uintptr_t>(out) % cache_line == 0;
+}
+
+/// Elements 0..count: single packs up to `head`, then tiles of several packs, then single packs.
+template <class Level, class Loop>
+POLYAK_INLINE void run_tiles(const Loop& loop, std::size_t head, std::size_t count) {
+  constexpr auto one = static_cast<std::size_t>(Loop::template lanes<Level>);
+  constexpr int packs = Loop::packs;
+  constexpr std::size_t tile = packs * one;
+  std::size_t i = 0;
+  while (i < count) {
+    if (i >= head) {
+      for (; i + tile <= count; i += tile) loop.template tile<Level, packs>(i, tile);
+      if (i == count) return;
+    }
+    const std::size_t number = std::min(one, (i < head ? head : count) - i);
+    loop.template tile<Level, 1>(i, number);
+    i += number;
+  }
+}
+
+// ---- laws with a fixed number of streams ------------------------------------------------------
+
+template <class Law, class Outputs, class Inputs>
+struct StreamKernel;
+template <class Law, class... Out, class... In>
+struct StreamKernel<Law, std::tuple<Out...>, std::tuple<In...>> {
+  using T = typename Law::Value;
+  static constexpr int packs = 2;
+  template <class Level>
+  static constexpr int lanes = stream_lanes<Level, Out..., In...>;
+  static constexpr auto all_out = std::index_sequence_for<Out...>{};
+  static constexpr auto all_in = std::index_sequence_for<In...>{};
+
+  Law law;
+  std::tuple<Out*...> out;
+  std::tuple<const In*...> in;
+  std::size_t count;
+  std::size_t head;
+  std::array<bool, sizeof...(Out)> past_caches;
+
+  template <class Level>
+  POLYAK_INLINE void run() const {
+    const StreamKernel here(*this);  // a copy, which no store to the outputs can change
+    run_tiles<Level>(here, here.head, here.count);
+  }
+
+  template <class Level, int Packs>
+  POLYAK_INLINE void tile(std::size_t i, std::size_t number) const {
+    tile<Level, Packs>(i, number, all_out, all_in);
+  }
+
+ private:
+  /// All loads come before the first store: an output may be an input.
+  template <class Level, int Packs, std::size_t... O, std::size_t... I>
+  POLYAK_INLINE void tile(std::size_t i, std::size_t number, std::index_sequence<O...>,
+                          std::index_sequence<I...>) const {
+    using V = Pack<T, Packs * lanes<Level>, Level>;
+    V y[sizeof...(Out)];
+    V x[sizeof...(In) + 1];
+    if constexpr (Law::streams.updates) (load_stream(std::get<O>(out) + i, number, y[O]), ...);
+    (load_stream(std::get<I>(in) + i, number, x[I]), ...);
+    law(y[O]..., static_cast<const V&>(x[I])...);
+    (store_stream(std::get<O>(out) + i, number, Packs > 1 && past_caches[O], y[O]), ...);
+  }
+};
+
+// ---- laws that merge any number of streams ----------------------------------------------------
+
+/// Streams that one loop reads. More than this the hardware does not prefetch.
+inline constexpr std::size_t merged_at_once = 8;
+/// Streams that each loop adds to the accumulators so far, where there are more: the fastest
+/// number.
+inline constexpr std::size_t added_at_once = 4;
+/// The accumulators of a block stay in the second-level cache, and on the stack, between the loops;
+/// long enough for the prefetchers, which start anew for each visit to a stream.
+inline constexpr std::size_t merge_block_bytes = std::size_t{64} * 1024;
+
+template <class Law, class Out, class In>
+struct MergeKernel {
+  using T = typename Law::Value;
+  static constexpr auto inputs_each = static_cast<std::size_t>(Law::merges.inputs);
+  static constexpr auto accumulators = static_cast<std::size_t>(Law::merges.accumulators);
+  static constexpr auto outputs = static_cast<std::size_t>(Law::merges.outputs);
+  static constexpr auto weights_each = static_cast<std::size_t>(Law::merges.weights);
+  static constexpr std::size_t most_terms = std::max<std::size_t>(1, merged_at_once / inputs_each);
+  template <class Level>
+  static constexpr int lanes = stream_lanes<Level, Out, In>;
+  /// More packs share the loads of weights and addresses; fewer fit the registers.
+  static constexpr bool wide = accumulators * (sizeof(T) == 8 && scalar_bytes<In> < 8 ? 2 : 1) > 2;
+  static constexpr int packs = wide ? 2 : 4;
+
+  Law law;
+  std::size_t count, head = 0;
+  std::size_t terms;
+  std::array<const In*, most_terms * inputs_each> inputs;
+  std::array<T, most_terms * weights_each> weights;
+  std::array<const T*, accumulators> before = {};  ///< null where the merge begins
+  std::array<T*, accumulators> after = {};         ///< null where it ends in the outputs
+  std::array<Out*, outputs> out = {};
+  std::array<bool, outputs> past_caches = {};
+
+  template <class Level>
+  POLYAK_INLINE void run() const {
+    const MergeKernel here(*this);
+    run_tiles<Level>(here, here.head, here.count);
+  }
+
+  template <class Level, int Packs>
+  POLYAK_INLINE void tile(std::size_t i, std::size_t number) const {
+    tile<Pack<T, lanes<Level>, Level>>(i, Packs > 1 ? number / Packs : number,
+                                       std::make_index_sequence<static_cast<std::size_t>(Packs)>{});
+  }
+
+ private:
+  static constexpr auto all_accumulators = std::make_index_sequence<accumulators>{};
+  static constexpr auto all_weights = std::make_index_sequence<weights_each>{};
+  static constexpr auto all_inputs = std::make_index_sequence<inputs_each>{};
+  static constexpr auto all_outputs = std::make_index_sequence<outputs>{};
+
+  /// `number` elements for each pack. The packs are values of their own: compilers keep larger ones
+  /// in memory from one term to the next.
+  template <class V, std::size_t... P>
+  POLYAK_INLINE void tile(std::size_t i, std::size_t number, std::index_sequence<P...>) const {
+    V sum[sizeof...(P)][accumulators];
+    std::size_t k = 0;
+    if (before[0] != nullptr) {
+      (load(sum[P], i + P * number, number, all_accumulators), ...);
+    } else {
+      const TermWeights<V> weight(*this, k, all_weights);
+      (term<true>(sum[P], weight, i + P * number, number, k, all_accumulators, all_weights,
+                  all_inputs),
+       ...);
+      k = 1;
+    }
+    for (; k < terms; ++k) {
+      const TermWeights<V> weight(*this, k, all_weights);
+      (term<false>(sum[P], weight, i + P * number, number, k, all_accumulators, all_weights,
+                   all_inputs),
+       ...);
+    }
+    (store(sum[P], i + P * number, number, sizeof...(P) > 1, all_accumulators, all_outputs), ...);
+  }
+
+  template <class V>
+  struct TermWeights {
+    V weight[weights_each];
+    template <std::size_t... W>
+    POLYAK_INLINE TermWeights(const MergeKernel& kernel, std::size_t k, std::index_sequence<W...>)
+        : weight{V(kernel.weights[k * weights_each + W])...} {}
+  };
+
+  template <class V, std::size_t... A>
+  POLYAK_INLINE void load(V (&sum)[accumulators], std::size_t i, std::size_t number,
+                          std::index_sequence<A...>) const {
+    (load_stream(before[A] + i, number, sum[A]), ...);
+  }
+
+  template <bool First, class V, std::size_t... A, std::size_t... W, std::size_t... G>
+  POLYAK_INLINE void term(V (&sum)[accumulators], const TermWeights<V>& weights_of_term,
+                          std::size_t i, std::size_t number, std::size_t k,
+                          std::index_sequence<A...>, std::index_sequence<W...>,
+                          std::index_sequence<G...>) const {
+    V x[inputs_each];
+    (load_stream(inputs[k * inputs_each + G] + i, number, x[G]), ...);
+    if constexpr (First) {
+      law.first(sum[A]..., weights_of_term.weight[W]..., static_cast<const V&>(x[G])...);
+    } else {
+      law.next(sum[A]..., weights_of_term.weight[W]..., static_cast<const V&>(x[G])...);
+    }
+  }
+
+  template <class V, std::size_t... A, std::size_t... O>
+  POLYAK_INLINE void store(const V (&sum)[accumulators], std::size_t i, std::size_t number,
+                           bool whole, std::index_sequence<A...>, std::index_sequence<O...>) const {
+    if (after[0] != nullptr) {
+      (store_stream(after[A] + i, number, false, sum[A]), ...);
+      return;
+    }
+    V y[outputs];
+    law.finish(y[O]..., sum[A]...);
+    (store_stream(out[O] + i, number, whole && past_caches[O], y[O]), ...);
+  }
+};
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Merges of any number of streams, block by block where there are more than one loop reads.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/simd/dispatch.hpp>
+#include <polyak/core/simd/pack.hpp>
+#include <polyak/core/stream_loops.hpp>
+#include <polyak/core/stream_plan.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/stream.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+/// The weights of terms as they are given.
+struct GivenWeights {
+  std::span<const double> weights;
+  std::size_t each = 1;
+  template <class T>
+  void operator()(std::size_t term, T* to) const {
+    for (std::size_t w = 0; w < each; ++w) to[w] = static_cast<T>(weights[term * each + w]);
+  }
+};
+
+/// A merge over parts of tensors. `inputs[k]` is a Stream<const In>, `inputs.size()` says how many
+/// there are; `weights(term, to)` gives the weights of a term, called for one after the other.
+template <class Law, class Out, class Inputs, class Weights>
+struct MergeSweep {
+  using In = typename std::remove_cvref_t<decltype(std::declval<const Inputs&>()[0])>::Element;
+  using Kernel = MergeKernel<Law, Out, In>;
+  using T = typename Law::Value;
+  static constexpr std::size_t each = Kernel::inputs_each;
+  static constexpr std::size_t most = Kernel::most_terms;
+  static constexpr std::size_t added = std::max<std::size_t>(1, added_at_once / each);
+  static constexpr std::size_t longest = merge_block_bytes / sizeof(T) / Kernel::accumulators;
+
+  const Law& law;
+  const std::array<Stream<Out>, Kernel::outputs>& outputs;
+  const Inputs& inputs;
+  const Weights& weights;
+  std::array<bool, Kernel::outputs> past_caches;
+  int level;
+
+  void operator()(std::size_t tensor, std::size_t low, std::size_t high) const {
+    const std::size_t terms = inputs.size() / each;
+    if (terms <= most) {
+      Weights own = weights;
+      Kernel kernel = terms_of(tensor, low, high - low, 0, terms, own);
+      end(kernel, tensor, low);
+    } else {
+      blocks(tensor, low, high, terms);
+    }
+  }
+
+ private:
+  Kernel terms_of(std::size_t tensor, std::size_t at, std::size_t count, std::size_t first,
+                  std::size_t terms, Weights& own) const {
+    Kernel kernel{.law = law, .count = count, .terms = terms, .inputs = {}, .weights = {}};
+    for (std::size_t k = 0; k < terms; ++k) {
+      for (std::size_t g = 0; g < each; ++g) {
+        kernel.inputs[k * each + g] = inputs[(first + k) * each + g][tensor] + at;
+      }
+      own(first + k, kernel.weights.data() + k * Kernel::weights_each);
+    }
+    return kernel;
+  }
+  /// The last terms, which end in the outputs.
+  void end(Kernel& kernel, std::size_t tensor, std::size_t at) const {
+    for (std::size_t o = 0; o < Kernel::outputs; ++o) kernel.out[o] = outputs[o][tensor] + at;
+    const bool any_past =
+        std::find(past_caches.begin(), past_caches.end(), true) != past_caches.end();
+    kernel.head = elements_before_line(kernel.out[0], kernel.count, any_past);
+    for (std::size_t o = 0; o < Kernel::outputs; ++o) {
+      kernel.past_caches[o] = past_caches[o] && begins_line(kernel.out[o] + kernel.head);
+    }
+    run(kernel);
+  }
+  void run(const Kernel& kernel) const {
+    if constexpr (Law::merges.rare) {
+      run_rarely_at(level, kernel);
+    } else {
+      run_at(level, kernel);
+    }
+  }
+
+  /// More terms than one loop takes. The first loop takes so many that equal numbers remain.
+  void blocks(std::size_t tensor, std::size_t low, std::size_t high, std::size_t terms) const {
+    alignas(cache_line) T sums[Kernel::accumulators][longest];
+    std::array<T*, Kernel::accumulators> after;
+    std::array<const T*, Kernel::accumulators> before;
+    for (std::size_t a = 0; a < Kernel::accumulators; ++a) before[a] = after[a] = sums[a];
+    const std::size_t begun = added + terms % added;
+    const std::size_t last = terms - added;
+    // The first block ends where a line of the output does, and so the others do.
+    const auto place = reinterpret_cast<std::uintptr_t>(outputs[0][tensor] + low);
+    std::size_t end_of_block = low + longest - place % cache_line / scalar_bytes<Out>;
+    for (std::size_t at = low; at < high; at = end_of_block, end_of_block += longest) {
+      const std::size_t count = std::min(end_of_block, high) - at;
+      Weights own = weights;
+      Kernel kernel = terms_of(tensor, at, count, 0, begun, own);
+      kernel.after = after;
+      run(kernel);
+      for (std::size_t k = begun; k < last; k += added) {
+        kernel = terms_of(tensor, at, count, k, added, own);
+        kernel.before = before;
+        kernel.after = after;
+        run(kernel);
+      }
+      kernel = terms_of(tensor, at, count, last, added, own);
+      kernel.before = before;
+      end(kernel, tensor, at);
+    }
+  }
+};
+
+/// Merges all tensors that every stream has. Arguments have been checked, but for overlaps.
+template <class E, class Law, class Out, std::size_t N, class Inputs, class Weights, class Takes>
+void merge_all(std::string_view who, E& executor, const Law& law,
+               const std::array<Stream<Out>, N>& outputs, const Inputs& inputs,
+               const Weights& weights, const Takes& takes, const StreamPlan& plan) {
+  static_assert(N == static_cast<std::size_t>(Law::merges.outputs),
+                "polyak: a law is given as many outputs as it says");
+  const Stream<Out>& first = outputs[0];
+  const std::size_t tensors = tensors_of(first);
+  const auto size_of = [&](std::size_t k) {
+    bool taken = first.layout() == nullptr || takes(first.layout()->tensors[k]);
+    for (const auto& output : outputs) taken = taken && output.has(k);
+    for (std::size_t i = 0; taken && i < inputs.size(); ++i) taken = inputs[i].has(k);
+    return taken ? size_in(first, k) : 0;
+  };
+  std::size_t elements = 0;
+  for (std::size_t k = 0; k < tensors; ++k) elements += size_of(k);
+  std::array<bool, N> past_caches{};
+  for (std::size_t o = 0; o < N; ++o) {
+    bool in_place = false;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      require_apart(who, outputs[o], inputs[i], size_of, true, [&] { return "input " + text(i); });
+      in_place = in_place || writes_in_place(outputs[o], inputs[i], size_of);
+    }
+    for (std::size_t other = 0; other < o; ++other) {
+      require_apart(who, outputs[o], stream_of(outputs[other]), size_of, false,
+                    [&] { return "output " + text(other); });
+    }
+    past_caches[o] = !in_place && elements > plan.streams_above / scalar_bytes<Out>;
+  }
+  if (elements == 0) return;
+  const MergeSweep<Law, Out, Inputs, Weights> sweep{law,     outputs,     inputs,
+                                                    weights, past_caches, plan.level};
+  run_ranges(executor, elements, [&](std::size_t begin, std::size_t end) {
+    each_part(tensors, size_of, begin, end, sweep);
+    fence_streams();
+  });
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak

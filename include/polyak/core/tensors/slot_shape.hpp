@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The shapes of slots: as the parameters, or fewer numbers for each tensor.
+///
+///   Slots<float> slots(params.layout(), dtype, Kept::trained,
+///                      {"exp_avg",                                    // as the parameters
+///                       {"row_mean", SlotShape::rows},                // a number for each row
+///                       {"norm", SlotShape::scalar},                  // one for each tensor
+///                       {"left", [](const TensorInfo& tensor) -> std::optional<Shape> {
+///                          if (tensor.shape.size() != 2) return std::nullopt;  // nothing
+///                          return Shape{tensor.shape[0], tensor.shape[0]};
+///                        }}});
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <polyak/core/require.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/matrix_view.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// What a slot holds of each tensor. Laws are bound to full slots alone.
+enum class SlotShape : std::uint8_t {
+  full,     ///< an element for each of the tensor's
+  rows,     ///< a number for each row, as MatrixView and the reductions say
+  columns,  ///< a number for each column
+  scalar,   ///< one number; those of all tensors lie one after the other
+  free,     ///< what a function of the tensor says
+};
+
+/// The shape of a free slot for a tensor; std::nullopt where the slot has nothing for it.
+using FreeShape = std::function<std::optional<Shape>(const TensorInfo&)>;
+
+/// A slot: its name and its shape. A name alone is a full one.
+struct SlotSpec {
+  std::string name;
+  SlotShape shape = SlotShape::full;
+  MatrixView view = MatrixView::first_by_rest;  ///< of rows and columns
+  FreeShape free = {};
+
+  template <std::convertible_to<std::string_view> Name>
+  SlotSpec(const Name& n) : name(std::string_view(n)) {}
+  /// Throws std::invalid_argument for SlotShape::free, which needs a function.
+  SlotSpec(std::string_view n, SlotShape s, MatrixView v = MatrixView::first_by_rest)
+      : name(n), shape(s), view(v) {
+    require(shape < SlotShape::free,
+            "SlotSpec.shape must be full, rows, columns or scalar, or a function; of slot \"" +
+                name + "\" it is",
+            static_cast<int>(shape));
+    require(view <= MatrixView::last_two, "SlotSpec.view must be one of MatrixView",
+            static_cast<int>(view));
+  }
+  /// A free slot.
+  SlotSpec(std::string_view n, FreeShape f) : name(n), shape(SlotShape::free), free(std::move(f)) {}
+};
+
+namespace detail {
+
+/// The part of a tensor in a slot: name, role and type are the tensor's. Nothing where a free slot
+/// has nothing for it.
+[[nodiscard]] inline std::optional<TensorInfo> slot_part(const SlotSpec& slot,
+                                                         const TensorInfo& tensor) {
+  std::optional<TensorInfo> part = tensor;
+  switch (slot.shape) {
+    case SlotShape::rows:
+      part->shape = shape_of_rows(tensor.shape, slot.view);
+      break;
+    case SlotShape::columns:
+      part->shape = shape_of_columns(tensor.shape, slot.view);
+      break;
+    case SlotShape::scalar:
+      part->shape = {};
+      break;
+    case SlotShape::free: {
+      std::optional<Shape> shape = slot.free(tensor);
+      if (!shape.has_value()) return std::nullopt;
+      part->shape = *std::move(shape);
+      break;
+    }
+    default:
+      return part;
+  }
+  part->size = elements_of(part->shape, tensor.name);
+  part->order = canonical(tensor.order, part->shape);
+  return part;
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Streams: where the elements of each tensor of a list are. Parameters, gradients, slots and
+/// single arrays are kinds of stream.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <span>
+#include <tuple>
+#include <type_traits>
+
+#include <polyak/core/require.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slots.hpp>
+#include <polyak/core/tensors/views.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+/// Elements of type E, const for what is only read, for each tensor of a list, or one array. A
+/// view: what it is made from must outlive it.
+template <class E>
+requires FloatingScalar<std::remove_const_t<E>>
+class Stream {
+ public:
+  using Element = std::remove_const_t<E>;
+
+  Stream(const Layout* layout, const detail::TensorMemory* memory)
+      : layout_(layout), memory_(memory) {}
+  Stream(const Layout* layout, E* const* pointers) : layout_(layout), pointers_(pointers) {}
+  /// Tensor k begins at first + offsets[k].
+  Stream(const Layout* layout, E* first, const std::size_t* offsets)
+      : layout_(layout), first_(first), offsets_(offsets) {}
+  /// One array.
+  explicit Stream(std::span<E> array) : first_(array.data()), size_(array.size()) {}
+  /// Of what may be written, as what is read.
+  template <class Other>
+  requires(std::is_const_v<E>&& std::same_as<Other, Element>) Stream(const Stream<Other>& other)
+      : layout_(other.layout_),
+        memory_(other.memory_),
+        pointers_(other.pointers_),
+        first_(other.first_),
+        offsets_(other.offsets_),
+        size_(other.size_) {}
+
+  /// The elements of tensor k, or null.
+  [[nodiscard]] E* operator[](std::size_t k) const {
+    if (memory_ != nullptr) return static_cast<E*>(memory_[k].data);
+    if (pointers_ != nullptr) return pointers_[k];
+    if (offsets_ == nullptr) return first_;
+    return offsets_[k] == Slots<Element>::absent ? nullptr : first_ + offsets_[k];
+  }
+  /// Whether there are elements of tensor k: not where it is of another type or a buffer
+  /// (Role::copy), has no gradient, or is not kept by a slot.
+  [[nodiscard]] bool has(std::size_t k) const {
+    if (memory_ == nullptr) return (*this)[k] != nullptr;
+    const TensorInfo& info = layout_->tensors[k];
+    return info.dtype == detail::dtype_of<Element>() && info.role != Role::copy;
+  }
+  /// Null for a single array, of size() elements.
+  [[nodiscard]] const Layout* layout() const { return layout_; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+
+ private:
+  template <class Other>
+  requires FloatingScalar<std::remove_const_t<Other>>
+  friend class Stream;
+
+  const Layout* layout_ = nullptr;
+  const detail::TensorMemory* memory_ = nullptr;
+  E* const* pointers_ = nullptr;
+  E* first_ = nullptr;
+  const std::size_t* offsets_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// What is read: Parameters, Gradients, spans, vectors or arrays of numbers, or a Stream.
+template <ParameterScalar P>
+[[nodiscard]] Stream<const element_t<P>> stream_of(const Parameters<P>& params) {
+  return {params.layout().get(), ParameterAccess<P>::memory(params)};
+}
+template <ParameterScalar P>
+[[nodiscard]] Stream<const element_t<P>> stream_of(const Gradients<P>& gradients) {
+  return {gradients.layout().get(), gradients.data()};
+}
+template <class Array>
+requires(detail::FlatObject<const Array>&& FloatingScalar<typename Array::value_type>)
+    [[nodiscard]] Stream<const typename Array::value_type> stream_of(const Array& array) {
+  using E = typename Array::value_type;
+  return Stream<const E>(std::span<const E>(array.data(), array.size()));
+}
+template <class E>
+[[nodiscard]] Stream<const std::remove_const_t<E>> stream_of(const Stream<E>& stream) {
+  return stream;
+}
+/// One slot of a method's state, which has no elements for tensors that it does not keep. Throws
+/// std::logic_error for a slot that has a shape of its own.
+template <StateScalar S>
+[[nodiscard]] Stream<S> stream_of(const Slots<S>& slots, std::size_t slot) {
+  if (!slots.full(slot)) {
+    detail::refuse_order("polyak: slot \"" + slots.names()[slot] +
+                         "\" does not have the shape of the parameters");
+  }
+  return {slots.layout().get(), slots.data(slot), slots.offsets()};
+}
+
+namespace detail {
+
+template <FloatingScalar P>
+[[nodiscard]] Stream<P> output_stream(const Parameters<P>& params) {
+  if (params.swapped()) {
+    refuse_order("polyak: writing to parameters while an average is swapped in");
+  }
+  return {params.layout().get(), ParameterAccess<P>::memory(params)};
+}
+template <class Array>
+requires(FlatObject<Array>&& FloatingScalar<typename Array::value_type>)
+    [[nodiscard]] Stream<typename Array::value_type> output_stream(Array& array) {
+  using E = typename Array::value_type;
+  return Stream<E>(std::span<E>(array.data(), array.size()));
+}
+template <class E>
+requires(!std::is_const_v<E>) [[nodiscard]] Stream<E> output_stream(const Stream<E>& stream) {
+  return stream;
+}
+
+}  // namespace detail
+
+/// The streams that a sweep reads, in the order of the law's inputs; see stream_of().
+template <class... Sources>
+[[nodiscard]] auto reads(const Sources&... sources) {
+  return std::tuple(stream_of(sources)...);
+}
+
+/// The streams that it writes, in the order of the law's outputs: all kinds but Gradients. Throws
+/// std::logic_error while an average is swapped into the parameters.
+template <class... Targets>
+[[nodiscard]] auto writes(Targets&&... targets) {
+  return std::tuple(detail::output_stream(targets)...);
+}
+
+}  // namespace v0
+}  // namespace polyak
