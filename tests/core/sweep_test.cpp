@@ -70,13 +70,12 @@ struct Methods {
   /// One pass in pieces, by a loop of all methods where `shared` allows it.
   void sweep(int level, bool shared, std::uint64_t chosen, const GradientReading& reading,
              const std::vector<std::pair<std::size_t, std::size_t>>& pieces) {
-    const auto same = [](const void*, std::size_t, std::size_t) { return false; };
     const auto takes = [&](int i) { return (chosen >> i & 1) != 0; };
     using polyak::detail::loop_of;
     const std::array<typename Plan::Single, 3> singles{
-        {{moments.offsets(), takes(0), true, loop_of<true, P>(trains), same},
-         {averages.offsets(), takes(1), false, loop_of<false, P>(follows), same},
-         {third.offsets(), takes(2), false, loop_of<false, P>(exchanges), same}}};
+        {{moments.offsets(), takes(0), true, loop_of<true, P>(trains)},
+         {averages.offsets(), takes(1), false, loop_of<false, P>(follows)},
+         {third.offsets(), takes(2), false, loop_of<false, P>(exchanges)}}};
     const std::tuple<const Trains*, const Averages*, const Third*> three(&trains, &follows,
                                                                          &exchanges);
     const std::tuple<const Averages*, const Third*> two(&follows, &exchanges);

@@ -174,7 +174,7 @@ template <class Method>
   for (std::size_t i = 0; i < all.size(); ++i) {
     std::vector<S> numbers(slots.keeps(i) ? slots.layout()->tensors[i].size : 0);
     polyak::detail::read_bytes(slots.space(), numbers.data(), slots.address(slot, i),
-                               slots.bytes(i));
+                               slots.bytes(slot, i));
     for (const S value : numbers) all[i].push_back(static_cast<double>(value));
   }
   return all;

@@ -129,7 +129,7 @@ struct FoldThreads {
     const std::size_t begin = number / blocks * row.shape.reduced + b * size;
     const std::size_t count = rest < size ? rest : size;
     const std::size_t own = thread * static_cast<std::size_t>(N);
-    double sums[static_cast<std::size_t>(N)][accumulators] = {};
+    double sums[static_cast<std::size_t>(N)][static_cast<std::size_t>(accumulators)] = {};
     double filler[sizeof...(E)] = {};
     Elements first, elements;
     if constexpr (F::shifted) {
@@ -155,7 +155,7 @@ struct FoldThreads {
     const std::size_t b = number % blocks, rest = shape.reduced - b * size;
     const std::size_t begin = (number / blocks * shape.reduced + b * size) * shape.inner + column;
     const std::size_t rows = rest < size ? rest : size, width = shape.inner - column;
-    double sums[static_cast<std::size_t>(N)][accumulators] = {};
+    double sums[static_cast<std::size_t>(N)][static_cast<std::size_t>(accumulators)] = {};
     const double zeros[sizeof...(E)] = {};
     Elements first, elements;
     if constexpr (F::shifted) load(row, begin, width, zeros, first, Streams{});

@@ -48,12 +48,16 @@ POLYAK_TARGET_V4 inline __m512d larger(__m512d a, __m512d b) {
 
 POLYAK_TARGET_V3 inline __m256 to_nearest(__m256 a) { return _mm256_round_ps(a, 8); }
 POLYAK_TARGET_V3 inline __m256d to_nearest(__m256d a) { return _mm256_round_pd(a, 8); }
+// Macros of g++ without optimisation, which pass the mask as a signed number.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 POLYAK_TARGET_V4 inline __m512 to_nearest(__m512 a) {
   return _mm512_maskz_roundscale_ps(all16, a, 8);
 }
 POLYAK_TARGET_V4 inline __m512d to_nearest(__m512d a) {
   return _mm512_maskz_roundscale_pd(all8, a, 8);
 }
+#pragma GCC diagnostic pop
 POLYAK_TARGET_V3 inline __m256 shifted(__m256 a) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23));
 }
