@@ -26,12 +26,13 @@ void check_optimizer(const std::string& name, const std::function<O(const List&)
     return std::tuple(Scripted<float>(params, 3), make(params), Scripted<float>(params, 0));
   });
 }
-/// The method after an optimizer and before an average.
+/// The method after an optimizer and an average: the last one, as those that change the weights
+/// after the pass ask for.
 template <class A>
 void check_average(const std::string& name, const std::function<A(const List&)>& make) {
-  check<float>("Sgd, " + name + ", average", [&](const List& params) {
-    return std::tuple(polyak::Sgd(params, {.learning_rate = 0.1, .momentum = 0.9}), make(params),
-                      Scripted<float>(params, 1));
+  check<float>("Sgd, average, " + name, [&](const List& params) {
+    return std::tuple(polyak::Sgd(params, {.learning_rate = 0.1, .momentum = 0.9}),
+                      Scripted<float>(params, 1), make(params));
   });
 }
 
