@@ -6,21 +6,31 @@ include(CMakePackageConfigHelpers)
 
 target_include_directories(polyak INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 
-# Headers only: both files are the same on every architecture, hence share/ and not lib/.
+# Of headers alone the package is the same on every architecture, hence share/ and not lib/.
 set(polyak_config_dir ${CMAKE_INSTALL_DATADIR}/cmake/polyak)
 set(polyak_pkgconfig_dir ${CMAKE_INSTALL_DATADIR}/pkgconfig)
 
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/polyak
-  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp")
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp" PATTERN "*.ipp")
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 install(TARGETS polyak EXPORT polyak)
 install(EXPORT polyak
   NAMESPACE polyak:: FILE polyakTargets.cmake DESTINATION ${polyak_config_dir})
+set(polyak_compiled_has_files FALSE)
+if(TARGET polyak_compiled AND TARGET polyak::io)
+  set(polyak_compiled_has_files TRUE)
+endif()
 configure_package_config_file(
   ${CMAKE_CURRENT_LIST_DIR}/polyakConfig.cmake.in ${PROJECT_BINARY_DIR}/polyakConfig.cmake
   INSTALL_DESTINATION ${polyak_config_dir}
   NO_SET_AND_CHECK_MACRO)
+if(TARGET polyak_compiled)
+  install(TARGETS polyak_compiled EXPORT polyak_compiled
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(EXPORT polyak_compiled
+    NAMESPACE polyak:: FILE polyakCompiledTargets.cmake DESTINATION ${polyak_config_dir})
+endif()
 # Before 1.0 a minor version may break what the one before it promised.
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/polyakConfigVersion.cmake
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)

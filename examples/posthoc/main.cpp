@@ -4,7 +4,7 @@
 ///
 ///   posthoc snapshots --out averages --sigma-rel 0.05 0.1 0.15 --decay 0.999 --window 1000
 ///   posthoc snapshots --demo          first makes snapshots of a small training run
-#include <CLI/CLI.hpp>
+#include <charconv>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -16,27 +16,21 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
-#include <polyak/io.hpp>
+#include <polyak/io/reconstruct.hpp>
+#include <polyak/io/snapshot_store.hpp>
 #include <polyak/polyak.hpp>
 
 #include "profiles.hpp"
+#include "settings.hpp"
 
 #include <unistd.h>
 
 namespace {
 
-struct Settings {
-  std::filesystem::path folder, out = "averages";
-  std::vector<double> sigma_rel, decay, eta;
-  std::vector<std::int64_t> window;
-  std::vector<std::string> cooldown;
-  bool uniform = false, list = false, force = false, demo = false, updates = false;
-  std::int64_t at = 0;
-  std::string dtype;
-  double ridge = 0;
-};
+using posthoc::Settings;
 
 /// "cosine:1000"
 polyak::ProfileTarget cooldown(const std::string& words) {
@@ -48,8 +42,10 @@ polyak::ProfileTarget cooldown(const std::string& words) {
   const auto colon = words.find(':');
   const auto curve = curves.find(words.substr(0, colon));
   std::int64_t calls = 0;
-  const bool number =
-      colon != std::string::npos && CLI::detail::lexical_cast(words.substr(colon + 1), calls);
+  const char* const end = words.data() + words.size();
+  const char* const digits = colon == std::string::npos ? end : words.data() + colon + 1;
+  const auto read = std::from_chars(digits, end, calls);
+  const bool number = read.ec == std::errc() && read.ptr == end;
   if (curve == curves.end() || !number) {
     throw std::invalid_argument("--cooldown " + words +
                                 ": not linear, cosine, 1-sqrt or square, a colon and a number");
@@ -184,39 +180,9 @@ void run(const Settings& settings) {
 
 int main(int count, char** arguments) {
   Settings settings;
-  CLI::App app(
-      "Makes averages of any profile from a folder of snapshots (polyak::SnapshotStore), after "
-      "training, in one pass over the snapshots. Each becomes a safetensors file.",
-      "posthoc");
-  app.add_option("folder", settings.folder, "Folder of snapshots")->required();
-  app.add_option("--out", settings.out, "Folder for averages, profiles.csv and profiles.svg")
-      ->capture_default_str();
-  app.add_option("--sigma-rel", settings.sigma_rel, "Power averages of these relative widths");
-  app.add_option("--decay", settings.decay, "Exponential averages of these decays, debiased");
-  app.add_option("--window", settings.window, "Means of this many last calls");
-  app.add_option("--polynomial", settings.eta, "Polynomial-decay averages of these eta");
-  app.add_option("--cooldown", settings.cooldown,
-                 "As a learning rate that falls over the last calls: linear, cosine, 1-sqrt or "
-                 "square, a colon, and their number");
-  app.add_flag("--uniform", settings.uniform, "The mean of all calls");
-  app.add_option("--at", settings.at, "Call that the averages belong to [the last snapshot's]")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--dtype", settings.dtype, "Type of the averages")
-      ->check(CLI::IsMember({"float16", "bfloat16", "float32", "float64"}));
-  app.add_option("--ridge", settings.ridge, "Keeps weights small; see ProfileFitOptions")
-      ->check(CLI::NonNegativeNumber);
-  app.add_flag("--updates", settings.updates, "Fit in the update metric, as cooldowns need");
-  app.add_flag("--force", settings.force, "Also averages that the snapshots cannot reach");
-  app.add_flag("--list", settings.list, "List the snapshots");
-  app.add_flag("--demo", settings.demo, "First make snapshots of a small training run there");
+  if (const auto code = posthoc::parse(settings, count, arguments)) return *code;
   try {
-    app.parse(count, arguments);
     run(settings);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::ParseError& error) {
-    std::cerr << "posthoc: " << error.what() << '\n';
-    return 2;
   } catch (const std::exception& error) {
     std::cerr << "posthoc: " << error.what() << '\n';
     return 1;

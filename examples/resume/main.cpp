@@ -15,22 +15,18 @@
 #include <string>
 #include <utility>
 
-#include <CLI/CLI.hpp>
-#include <polyak/io.hpp>
+#include <polyak/io/safetensors.hpp>
+#include <polyak/io/save.hpp>
 #include <polyak/polyak.hpp>
+
+#include "settings.hpp"
 
 #include <sys/wait.h>
 #include <unistd.h>
 
 namespace {
 
-struct Settings {
-  std::filesystem::path file = "resume.safetensors";
-  std::int64_t steps = 2000;
-  std::int64_t save_every = 20;
-  unsigned seed = 1;
-  int kills = 0;
-};
+using resume::Settings;
 
 /// A network of one hidden layer that learns the values of another one, and all that a resumed run
 /// needs: weights, optimizer, averages, and the generator that draws the batches.
@@ -184,33 +180,10 @@ bool prove(Settings settings) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  CLI::App app(
-      "Trains a small network. Kill it at any time and start it again: it goes on from its last "
-      "save, and ends with the digest of a run that was never disturbed.");
   Settings settings;
-  app.add_option("--file", settings.file,
-                 "State of the run; with --prove a folder [resume.safetensors]");
-  app.add_option("--steps", settings.steps, "Training steps")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1'000'000'000}))
-      ->capture_default_str();
-  app.add_option("--save-every", settings.save_every, "Steps from one save to the next")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  app.add_option("--seed", settings.seed, "Seed of weights and batches")->capture_default_str();
-  app.add_option("--prove", settings.kills,
-                 "Kill the run this often at random moments and compare it with one left alone")
-      ->check(CLI::PositiveNumber);
+  if (const auto code = resume::parse(settings, count, arguments)) return *code;
   try {
-    app.parse(count, arguments);
-  } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : 2;
-  }
-  try {
-    if (settings.kills > 0) {
-      if (app.count("--file") == 0) settings.file = "resume-proof";
-      return prove(settings) ? 0 : 1;
-    }
+    if (settings.kills > 0) return prove(settings) ? 0 : 1;
     train(settings, false);
   } catch (const std::exception& error) {
     std::cerr << "resume: " << error.what() << '\n';

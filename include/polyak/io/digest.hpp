@@ -9,10 +9,8 @@
 #include <span>
 #include <string>
 
-#if POLYAK_HAS_XXHASH_DISPATCH
-#include <xxh_x86dispatch.h>  // the same functions, for the processor at hand
-#elif POLYAK_HAS_XXHASH
-#include <xxhash.h>
+#if POLYAK_HAS_XXHASH
+struct XXH3_state_s;  // of <xxhash.h>
 #endif
 
 namespace polyak {
@@ -27,28 +25,16 @@ inline constexpr bool has_digest = true;
 /// The digest of bytes that come in pieces.
 class Digest {
  public:
-  Digest() : state_(::XXH3_createState()) { ::XXH3_128bits_reset(state_.get()); }
-  void add(std::span<const std::byte> bytes) {
-    if (!bytes.empty()) ::XXH3_128bits_update(state_.get(), bytes.data(), bytes.size());
-  }
+  Digest();
+  void add(std::span<const std::byte> bytes);
   /// 32 hexadecimal digits, and ready for other bytes.
-  [[nodiscard]] std::string finish() {
-    ::XXH128_canonical_t canonical;
-    ::XXH128_canonicalFromHash(&canonical, ::XXH3_128bits_digest(state_.get()));
-    ::XXH3_128bits_reset(state_.get());
-    std::string digits;
-    for (const unsigned char byte : canonical.digest) {
-      digits += "0123456789abcdef"[byte >> 4];
-      digits += "0123456789abcdef"[byte & 15];
-    }
-    return digits;
-  }
+  [[nodiscard]] std::string finish();
 
  private:
   struct Free {
-    void operator()(::XXH3_state_t* state) const { ::XXH3_freeState(state); }
+    void operator()(::XXH3_state_s* state) const;
   };
-  std::unique_ptr<::XXH3_state_t, Free> state_;
+  std::unique_ptr<::XXH3_state_s, Free> state_;
 };
 #else
 inline constexpr bool has_digest = false;
@@ -63,3 +49,7 @@ class Digest {
 }  // namespace detail
 }  // namespace v0
 }  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/io/digest.ipp>
+#endif

@@ -8,26 +8,16 @@
 #pragma once
 
 #include <algorithm>
-#include <cerrno>
-#include <charconv>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
-
-#include <nlohmann/json.hpp>
-
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <polyak/average/analysis/profile_target.hpp>
 #include <polyak/average/power_ema.hpp>
@@ -36,9 +26,7 @@
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/io/atomic_file.hpp>
-#include <polyak/io/error.hpp>
 #include <polyak/io/safetensors.hpp>
-#include <polyak/io/state_record.hpp>
 #include <polyak/io/weights.hpp>
 
 namespace polyak {
@@ -91,89 +79,6 @@ inline constexpr std::string_view snapshot_key = "polyak.snapshot";
 inline constexpr std::string_view snapshot_format = "polyak-snapshot-1";
 inline constexpr std::string_view snapshot_suffix = ".safetensors";
 
-[[nodiscard]] inline std::optional<double> number_in(std::string_view words) {
-  double value = 0;
-  const char* const end = words.data() + words.size();
-  const auto result = std::from_chars(words.data(), end, value);
-  if (result.ec != std::errc() || result.ptr != end) return std::nullopt;
-  return value;
-}
-
-/// What a snapshot's metadata say, or why they say nothing.
-struct SnapshotRecord {
-  StoredSnapshot snapshot;
-  std::string fault;
-};
-[[nodiscard]] inline SnapshotRecord read_snapshot_record(
-    const std::map<std::string, std::string>& metadata) {
-  using Json = nlohmann::json;
-  SnapshotRecord record;
-  StoredSnapshot& one = record.snapshot;
-  const auto words = metadata.find(std::string(snapshot_key));
-  if (words == metadata.end()) {
-    record.fault = "is no snapshot";
-    return record;
-  }
-  const Json root = Json::parse(words->second, nullptr, false);
-  std::map<std::string, std::string> texts;
-  bool holds = root.is_object();
-  if (holds) {
-    for (const auto& [key, value] : root.items()) {
-      if (key == "options" && value.is_object()) {
-        for (const auto& [name, option] : value.items()) {
-          holds = holds && option.is_string();
-          if (holds) one.options.emplace(name, *option.get_ptr<const std::string*>());
-        }
-      } else if (key == "buffers" && value.is_array()) {
-        for (const auto& name : value) {
-          holds = holds && name.is_string();
-          if (holds) one.buffers.push_back(*name.template get_ptr<const std::string*>());
-        }
-      } else if (value.is_string()) {
-        texts.emplace(key, *value.get_ptr<const std::string*>());
-      } else {
-        holds = false;
-      }
-    }
-  }
-  const auto text_of = [&](const char* key) {
-    const auto known = texts.find(key);
-    holds = holds && known != texts.end();
-    return known == texts.end() ? std::string() : known->second;
-  };
-  const auto number_of = [&](const char* key) {
-    const auto number = number_in(text_of(key));
-    holds = holds && number && is_finite(*number);
-    return number.value_or(0);
-  };
-  holds = holds && text_of("format") == snapshot_format;
-  one.average = text_of("average");
-  one.type = text_of("type");
-  one.run = text_of("run");
-  one.weighting = text_of("weighting");
-  const double calls = number_of("calls");
-  holds = holds && calls >= 1 && calls <= 0x1p53 && calls == std::floor(calls);
-  if (holds) one.calls = static_cast<std::int64_t>(calls);
-  one.time = number_of("time");
-  const double begun_after = number_of("begun_after");
-  holds =
-      holds && begun_after >= 0 && begun_after <= 0x1p52 && begun_after == std::floor(begun_after);
-  if (holds) one.begun_after = static_cast<std::int64_t>(begun_after);
-  one.rms_error = number_of("rms_error");
-  one.largest_error = number_of("largest_error");
-  const std::string dtype = text_of("dtype");
-  bool known = false;
-  for (int k = static_cast<int>(DType::float16); k <= static_cast<int>(DType::float64); ++k) {
-    if (name_of(static_cast<DType>(k)) != dtype) continue;
-    one.dtype = static_cast<DType>(k);
-    known = true;
-  }
-  if (!holds || !known || !(one.time > 0)) {
-    record.fault = "is a snapshot whose record is damaged, or of a later version";
-  }
-  return record;
-}
-
 /// Rounding errors, gathered number by number.
 struct StorageError {
   double square = 0, error_square = 0, largest = 0, largest_error = 0;
@@ -203,21 +108,10 @@ class SnapshotStore {
   /// Throws std::invalid_argument for a dtype that is not floating-point, for `most` = 1 and for a
   /// run that is not UTF-8; io_error where the system refuses or another object, of this process or
   /// another, has the folder open for writing.
-  explicit SnapshotStore(std::filesystem::path folder, SnapshotStoreOptions options = {})
-      : folder_(std::move(folder)), options_(std::move(options)), writable_(true) {
-    validate(options_);
-    std::error_code error;
-    std::filesystem::create_directories(folder_, error);
-    if (error) detail::refuse_io(folder_, {}, {}, "is no folder: " + error.message());
-    lock();
-    scan();
-    if (options_.most > 0) thin(options_.most);
-  }
+  explicit SnapshotStore(std::filesystem::path folder, SnapshotStoreOptions options = {});
 
   /// Opens a folder that exists for reading. What it holds is read once: here.
-  [[nodiscard]] static SnapshotStore read_only(std::filesystem::path folder) {
-    return SnapshotStore(std::move(folder), ForReading{});
-  }
+  [[nodiscard]] static SnapshotStore read_only(std::filesystem::path folder);
 
   SnapshotStore(SnapshotStore&&) noexcept = default;
   SnapshotStore& operator=(SnapshotStore&&) noexcept = default;
@@ -253,10 +147,7 @@ class SnapshotStore {
                                    !requires(W & w) { w.advance(std::int64_t{1}); }),
                   "polyak: snapshots are of averages whose gains are functions of the call, and of "
                   "PowerEma: no profile of another one can be told from its calls");
-    require(begun_after >= 0, "a snapshot's begun_after must be >= 0", begun_after);
-    if (!writable_) detail::refuse_order("polyak: append() to a SnapshotStore opened for reading");
-    require(is_name(name), "a snapshot's name must consist of letters, digits, '.', '-', '_'",
-            std::string_view(name));
+    check_name(name, begun_after);
     const auto view = average.view();  // refuses what must not be handed out
     StoredSnapshot one;
     one.average = name;
@@ -269,19 +160,8 @@ class SnapshotStore {
     const bool wide = average.accumulate() == Accumulate::float64;
     one.dtype = options_.dtype.value_or(wide ? DType::float32 : detail::dtype_of<S>());
     describe(average.weighting(), one);
-    const std::string digits = detail::text(one.calls);
-    one.file =
-        folder_ / (name + "-" + std::string(12 - std::min<std::size_t>(12, digits.size()), '0') +
-                   digits + std::string(detail::snapshot_suffix));
-    for (const StoredSnapshot& other : snapshots_) {
-      require(other.average != name || other.calls != one.calls,
-              "the snapshots of \"" + name + "\" must be of different calls", one.calls);
-      require(other.run == one.run,
-              "a store's snapshots must be of one run, \"" + other.run + "\"; this is of",
-              std::string_view(one.run));
-    }
+    check_new(one);
     std::vector<detail::WeightSource> sources;
-    std::vector<SafetensorsSpec> specs;
     detail::StorageError error;
     const Layout& layout = *average.slots().layout();
     const std::byte* buffer = average.buffers();
@@ -289,66 +169,35 @@ class SnapshotStore {
       const TensorInfo& info = layout.tensors[k];
       if (average.slots().keeps(k)) {
         sources.push_back(detail::average_source(info, one.dtype, view[k], wide));
-        if (wide || one.dtype != detail::dtype_of<S>()) measure(info, one.dtype, view[k], error);
+        if (wide || one.dtype != detail::dtype_of<S>()) {
+          measure(info, one.dtype, detail::reader_of(view[k]), error);
+        }
       } else if (info.role == Role::copy) {
         sources.push_back(detail::raw_source(info, info.dtype, buffer));
         buffer += info.size * detail::bytes_of(info.dtype);
         one.buffers.push_back(info.name);
-      } else {
-        continue;
       }
-      specs.push_back(sources.back().spec);
     }
-    check_tensors(specs, one.buffers);
     one.rms_error = error.rms();
     one.largest_error = error.worst();
-    detail::write_weights(one.file, sources,
-                          {.metadata = {{std::string(detail::snapshot_key), json_of(one)}},
-                           .durable = options_.durable});
-    if (snapshots_.empty()) specs_ = std::move(specs);
-    snapshots_.push_back(one);
-    sort();
-    if (options_.most > 0) thin(options_.most, name);
+    write(one, sources);
     return one;
   }
 
   /// Removes snapshots until each average has at most `most` (>= 2). The first and the last stay;
   /// the next to go is always the one whose neighbours are closest, relative to the later of them:
   /// what is left is spaced by about equal ratios, as power averages need. Throws as append().
-  void thin(std::size_t most) {
-    std::vector<std::string> names;
-    for (const StoredSnapshot& snapshot : snapshots_) names.push_back(snapshot.average);
-    std::sort(names.begin(), names.end());
-    names.erase(std::unique(names.begin(), names.end()), names.end());
-    for (const std::string& name : names) thin(most, name);
-  }
+  void thin(std::size_t most);
 
   /// Removes the snapshot of an average at a number of calls. Throws std::invalid_argument where
   /// there is none, and as append().
-  void remove(const std::string& average, std::int64_t calls) {
-    if (!writable_)
-      detail::refuse_order("polyak: remove() from a SnapshotStore opened for reading");
-    const auto place =
-        std::find_if(snapshots_.begin(), snapshots_.end(), [&](const StoredSnapshot& snapshot) {
-          return snapshot.average == average && snapshot.calls == calls;
-        });
-    require(place != snapshots_.end(), "there is no snapshot of \"" + average + "\" at call",
-            calls);
-    if (::unlink(place->file.c_str()) != 0) detail::refuse_errno(place->file, "removing", errno);
-    snapshots_.erase(place);
-  }
+  void remove(const std::string& average, std::int64_t calls);
 
  private:
   struct ForReading {};
   SnapshotStore(std::filesystem::path folder, ForReading) : folder_(std::move(folder)) { scan(); }
 
-  [[nodiscard]] static bool is_name(const std::string& name) {
-    return !name.empty() && name[0] != '.' && name.size() <= 200 &&
-           std::all_of(name.begin(), name.end(), [](char c) {
-             return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                    c == '.' || c == '-' || c == '_';
-           });
-  }
+  [[nodiscard]] static bool is_name(const std::string& name);
 
   template <class A>
   [[nodiscard]] static double time_of(const A& average) {
@@ -364,226 +213,41 @@ class SnapshotStore {
     for (auto& [name, value] : detail::option_texts(weighting)) one.options[name] = value;
   }
 
+  /// What can be refused before the average is looked at.
+  void check_name(const std::string& name, std::int64_t begun_after) const;
+  /// Names the file of a snapshot, which must fit those that are there.
+  void check_new(StoredSnapshot& one) const;
   /// What storing the elements costs; refuses what the type cannot hold.
-  template <class View>
-  static void measure(const TensorInfo& info, DType dtype, const View& view,
-                      detail::StorageError& error) {
-    detail::with_floating(dtype, [&]<class To>(To*) {
-      for (std::size_t k = 0; k < info.size; ++k) {
-        const auto element = view(k);
-        const auto value = detail::widened<double>(&element, 0);
-        std::byte stored[sizeof(double)];
-        detail::narrow_into(reinterpret_cast<To*>(stored), 0, value);
-        const auto back = static_cast<double>(detail::element_at<To>(stored, 0));
-        if (!detail::is_finite(back) && detail::is_finite(value)) {
-          require(false,
-                  "tensor \"" + info.name + "\" must fit into " +
-                      std::string(detail::name_of(dtype)) + " to be stored; an element",
-                  value);
-        }
-        if (detail::is_finite(value)) error.add(value, back);
-      }
-    });
-  }
+  static void measure(const TensorInfo& info, DType dtype, const detail::NumberReader& read,
+                      detail::StorageError& error);
+  /// Puts a snapshot into the folder and the list.
+  void write(const StoredSnapshot& one, const std::vector<detail::WeightSource>& sources);
 
-  [[nodiscard]] static std::string json_of(const StoredSnapshot& one) {
-    nlohmann::ordered_json root = {{"format", detail::snapshot_format},
-                                   {"average", one.average},
-                                   {"type", one.type},
-                                   {"calls", detail::text(one.calls)},
-                                   {"begun_after", detail::text(one.begun_after)},
-                                   {"time", detail::text(one.time)},
-                                   {"run", one.run},
-                                   {"dtype", detail::name_of(one.dtype)},
-                                   {"rms_error", detail::text(one.rms_error)},
-                                   {"largest_error", detail::text(one.largest_error)},
-                                   {"buffers", one.buffers},
-                                   {"weighting", one.weighting},
-                                   {"options", nlohmann::ordered_json::object()}};
-    for (const auto& [name, value] : one.options) root["options"][name] = value;
-    return root.dump();
-  }
+  [[nodiscard]] static std::string json_of(const StoredSnapshot& one);
 
-  [[nodiscard]] static bool holds(const std::vector<std::string>& names, std::string_view name) {
-    return std::find(names.begin(), names.end(), name) != names.end();
-  }
+  [[nodiscard]] static bool holds(const std::vector<std::string>& names, std::string_view name);
   /// Names, shapes and roles must be those of the snapshots there, and the types of buffers.
   void check_tensors(const std::vector<SafetensorsSpec>& specs,
-                     const std::vector<std::string>& buffers) const {
-    if (snapshots_.empty()) return;
-    std::map<std::string, const SafetensorsSpec*> known;
-    for (const SafetensorsSpec& spec : specs_) known[spec.name] = &spec;
-    std::string list;
-    const auto add = [&](const std::string& line) { list += (list.empty() ? "" : "; ") + line; };
-    for (const SafetensorsSpec& spec : specs) {
-      const auto place = known.find(spec.name);
-      if (place == known.end()) {
-        add("\"" + spec.name + "\" is new");
-        continue;
-      }
-      const bool copied = holds(buffers, spec.name);
-      if (place->second->shape != spec.shape) add("\"" + spec.name + "\" has another shape");
-      if (copied != holds(snapshots_.front().buffers, spec.name)) {
-        add("\"" + spec.name + "\" is " + (copied ? "copied here" : "averaged here"));
-      } else if (copied && place->second->dtype != spec.dtype) {
-        add("\"" + spec.name + "\" has another type");
-      }
-      known.erase(place);
-    }
-    for (const auto& [name, spec] : known) add("\"" + name + "\" is missing");
-    if (!list.empty()) {
-      detail::refuse_value("polyak: the tensors of the average and of the snapshots in " +
-                           folder_.string() + " differ: " + list);
-    }
-  }
+                     const std::vector<std::string>& buffers) const;
 
-  void thin(std::size_t most, const std::string& name) {
-    require(most >= 2, "a store must keep at least 2 snapshots of each average, most", most);
-    for (;;) {
-      std::vector<const StoredSnapshot*> own;
-      for (const StoredSnapshot& snapshot : snapshots_) {
-        if (snapshot.average == name) own.push_back(&snapshot);
-      }
-      if (own.size() <= most) return;
-      std::size_t dispensable = 1;
-      double closest = 2;
-      for (std::size_t k = 1; k + 1 < own.size(); ++k) {
-        const double distance = (own[k + 1]->time - own[k - 1]->time) / own[k + 1]->time;
-        if (distance < closest) {
-          closest = distance;
-          dispensable = k;
-        }
-      }
-      remove(name, own[dispensable]->calls);
-    }
-  }
+  void thin(std::size_t most, const std::string& name);
 
-  void lock() {
-    const auto path = folder_ / ".lock";
-    detail::FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
-    if (!file) detail::refuse_errno(path, "opening the lock", errno);
-    if (::flock(file.number(), LOCK_EX | LOCK_NB) != 0) {
-      if (errno != EWOULDBLOCK) detail::refuse_errno(path, "locking", errno);
-      char holder[32] = {};
-      const auto size = ::pread(file.number(), holder, sizeof holder - 1, 0);
-      detail::refuse_io(folder_, {}, {},
-                        "is open for writing already, by process " +
-                            (size > 0 ? std::string(holder) : std::string("unknown")));
-    }
-    const std::string process = detail::text(static_cast<std::int64_t>(::getpid()));
-    if (::ftruncate(file.number(), 0) != 0 ||
-        ::pwrite(file.number(), process.data(), process.size(), 0) < 0) {
-      detail::refuse_errno(path, "writing the lock", errno);
-    }
-    lock_ = std::move(file);
-  }
+  void lock();
 
   /// Reads what is in the folder.
-  void scan() {
-    std::error_code error;
-    std::filesystem::directory_iterator entries(folder_, error);
-    if (error) detail::refuse_io(folder_, {}, {}, "cannot be read: " + error.message());
-    std::vector<std::filesystem::path> files;
-    for (; entries != std::filesystem::directory_iterator(); entries.increment(error)) {
-      if (error) detail::refuse_io(folder_, {}, {}, "cannot be read: " + error.message());
-      files.push_back(entries->path());
-    }
-    std::sort(files.begin(), files.end());
-    for (const auto& file : files) {
-      const std::string name = file.filename().string();
-      if (name == ".lock") continue;
-      if (name.starts_with('.') && name.ends_with(std::string(detail::snapshot_suffix) + ".tmp")) {
-        if (!writable_) continue;
-        if (::unlink(file.c_str()) == 0) {
-          recovered_.push_back(file);
-        } else {
-          problems_.push_back(file.string() + " is half written, and cannot be removed: " +
-                              std::generic_category().message(errno));
-        }
-      } else if (name.ends_with(detail::snapshot_suffix)) {
-        read(file);
-      } else {
-        problems_.push_back(file.string() + " is no snapshot");
-      }
-    }
-    sort();
-  }
+  void scan();
 
   /// Takes a file for a snapshot, or for a problem. (Without exceptions a damaged one ends the
   /// program.)
-  void read(const std::filesystem::path& file) {
-#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
-    try {
-      take(file);
-    } catch (const io_error& error) {
-      problems_.emplace_back(error.what());
-    }
-#else
-    take(file);
-#endif
-  }
-  void take(const std::filesystem::path& file) {
-    const SafetensorsFile content(file);
-    auto [one, fault] = detail::read_snapshot_record(content.metadata());
-    std::vector<SafetensorsSpec> specs;
-    for (const SafetensorsTensor& tensor : content.tensors()) {
-      specs.push_back({tensor.name, tensor.dtype, tensor.shape});
-    }
-    if (fault.empty() && !can_be_averaged(specs, one.buffers)) {
-      fault = "is a snapshot whose record does not fit its tensors";
-    }
-    if (fault.empty() && !snapshots_.empty() && !same_tensors(specs, one.buffers)) {
-      fault = "is a snapshot of other tensors than " + snapshots_.front().file.filename().string();
-    }
-    for (const StoredSnapshot& other : snapshots_) {
-      if (fault.empty() && other.average == one.average && other.calls == one.calls) {
-        fault = "is the same snapshot as " + other.file.filename().string();
-      }
-    }
-    if (!fault.empty()) {
-      problems_.push_back(file.string() + " " + fault);
-      return;
-    }
-    one.file = file;
-    if (snapshots_.empty()) specs_ = std::move(specs);
-    snapshots_.push_back(std::move(one));
-  }
+  void read(const std::filesystem::path& file);
+  void take(const std::filesystem::path& file);
   /// Buffers are tensors of the file, all others floating-point.
   [[nodiscard]] static bool can_be_averaged(const std::vector<SafetensorsSpec>& specs,
-                                            const std::vector<std::string>& buffers) {
-    std::size_t copied = 0;
-    for (const SafetensorsSpec& spec : specs) {
-      const auto type = parameter_type(spec.dtype);
-      if (holds(buffers, spec.name)) {
-        ++copied;
-      } else if (!type || !detail::is_floating(*type)) {
-        return false;
-      }
-    }
-    return copied == buffers.size();
-  }
+                                            const std::vector<std::string>& buffers);
   [[nodiscard]] bool same_tensors(const std::vector<SafetensorsSpec>& specs,
-                                  const std::vector<std::string>& buffers) const {
-    std::map<std::string_view, const SafetensorsSpec*> known;
-    for (const SafetensorsSpec& spec : specs_) known[spec.name] = &spec;
-    return specs.size() == known.size() &&
-           std::all_of(specs.begin(), specs.end(), [&](const SafetensorsSpec& spec) {
-             const auto place = known.find(spec.name);
-             const bool copied = holds(buffers, spec.name);
-             return place != known.end() && place->second->shape == spec.shape &&
-                    copied == holds(snapshots_.front().buffers, spec.name) &&
-                    (!copied || place->second->dtype == spec.dtype);
-           });
-  }
+                                  const std::vector<std::string>& buffers) const;
 
-  void sort() {
-    std::sort(snapshots_.begin(), snapshots_.end(),
-              [](const StoredSnapshot& a, const StoredSnapshot& b) {
-                return a.time != b.time         ? a.time < b.time
-                       : a.average != b.average ? a.average < b.average
-                                                : a.calls < b.calls;
-              });
-  }
+  void sort();
 
   std::filesystem::path folder_;
   SnapshotStoreOptions options_;
@@ -597,3 +261,7 @@ class SnapshotStore {
 
 }  // namespace v0
 }  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/io/snapshot_store.ipp>
+#endif

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
@@ -19,8 +18,6 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <polyak/core/option_text.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
@@ -29,7 +26,6 @@
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slots.hpp>
-#include <polyak/io/error.hpp>
 #include <polyak/io/safetensors.hpp>
 
 namespace polyak {
@@ -84,9 +80,7 @@ struct RecordedMethod {
   SlotShapes slot_shapes;
 };
 
-[[nodiscard]] inline std::string label(std::size_t index, const RecordedMethod& method) {
-  return "method " + text(index) + " (" + method.type + ")";
-}
+[[nodiscard]] std::string label(std::size_t index, const RecordedMethod& method);
 
 struct StateRecord {
   std::vector<std::shared_ptr<const Layout>> lists;
@@ -109,20 +103,8 @@ class StateRecorder {
     method_.scalars.push_back(
         {std::string(name), text(value), &value, sizeof value, &parse_scalar<T>});
   }
-  void counters(std::string_view name, std::vector<std::int64_t>& values) {
-    TensorInfo info;
-    info.shape = {static_cast<std::int64_t>(values.size())};
-    info.dtype = DType::int64;
-    info.size = values.size();
-    tensor(prefix_ + std::string(name), info, info.dtype, values.data(), nullptr);
-  }
-  void buffers(const Layout& layout, std::byte* data) {
-    for (const TensorInfo& info : layout.tensors) {
-      if (info.role != Role::copy) continue;
-      tensor(prefix_ + "buffer/" + info.name, info, info.dtype, data, layout.space.get());
-      data += info.size * bytes_of(info.dtype);
-    }
-  }
+  void counters(std::string_view name, std::vector<std::int64_t>& values);
+  void buffers(const Layout& layout, std::byte* data);
   template <class S>
   void slots(Slots<S>& slots) {
     require_readable(slots);
@@ -145,18 +127,7 @@ class StateRecorder {
 
   /// Lists a tensor of the shape and order of `info`, in the host's memory or a space.
   void tensor(std::string name, const TensorInfo& info, DType dtype, void* data,
-              MemorySpace* space) {
-    RecordedTensor one;
-    one.spec.name = std::move(name);
-    one.spec.dtype = safetensors_type(dtype);
-    one.spec.shape.assign(info.shape.begin(), info.shape.end());
-    one.data = static_cast<std::byte*>(data);
-    one.space = space;
-    one.element_bytes = bytes_of(dtype);
-    one.bytes = info.size * one.element_bytes;
-    one.order = info.order;
-    record_.tensors.push_back(std::move(one));
-  }
+              MemorySpace* space);
 
  private:
   StateRecord& record_;
@@ -200,279 +171,10 @@ void record_method(StateRecord& all, M& method) {
   all.methods.push_back(std::move(one));
 }
 
-// The record as JSON.
-
-[[nodiscard]] constexpr std::string_view name_of(Role role) {
-  return role == Role::average ? "average" : role == Role::copy ? "copy" : "ignore";
-}
-
-/// Everything but the tensors' elements. Numbers are text: JSON's would not keep every bit.
-[[nodiscard]] inline std::string json_of(const StateRecord& all) {
-  using Json = nlohmann::ordered_json;
-  Json root = {{"format", state_format}, {"parameters", Json::array()}, {"methods", Json::array()}};
-  for (const auto& layout : all.lists) {
-    Json list = {{"tensors", Json::array()}, {"aliases", Json::object()}};
-    for (const TensorInfo& info : layout->tensors) {
-      list["tensors"].push_back({{"name", info.name},
-                                 {"dtype", name_of(info.dtype)},
-                                 {"shape", info.shape},
-                                 {"role", name_of(info.role)}});
-    }
-    for (const auto& [alias, target] : layout->aliases) list["aliases"][alias] = target;
-    root["parameters"].push_back(std::move(list));
-  }
-  for (const RecordedMethod& method : all.methods) {
-    Json one = {{"type", method.type},       {"parameter", method.parameter},
-                {"state", method.state},     {"list", method.list},
-                {"options", Json::object()}, {"scalars", Json::object()},
-                {"slots", method.slots}};
-    for (const auto& [name, value] : method.options) one["options"][name] = value;
-    for (const RecordedScalar& scalar : method.scalars) one["scalars"][scalar.name] = scalar.value;
-    for (const auto& [slot, shapes] : method.slot_shapes) {
-      Json& list = one["slot_shapes"][slot] = Json::array();
-      for (const auto& shape : shapes) list.push_back(shape.has_value() ? Json(*shape) : Json());
-    }
-    root["methods"].push_back(std::move(one));
-  }
-  return root.dump();
-}
-
-/// The record of a file. No tensors: they are in the file's header.
-struct FiledMethod {
-  std::string type, parameter, state;
-  std::size_t list = 0;
-  std::map<std::string, std::string> options, scalars;
-  std::vector<std::string> slots;
-  SlotShapes slot_shapes;
-};
-struct FiledRecord {
-  std::vector<Layout> lists;
-  std::vector<FiledMethod> methods;
-};
-
-/// Reads what json_of() wrote. Every access checks the type, so nothing is thrown but io_error.
-class RecordReader {
- public:
-  using Json = nlohmann::json;
-  explicit RecordReader(const std::filesystem::path& path) : path_(path) {}
-
-  [[nodiscard]] FiledRecord read(const std::string& words) const {
-    const Json root = Json::parse(words, nullptr, false);
-    check(root.is_object() && text_of(root, "format") == state_format);
-    FiledRecord all;
-    for (const Json& list : array_of(root, "parameters")) all.lists.push_back(layout_of(list));
-    for (const Json& method : array_of(root, "methods")) {
-      FiledMethod one;
-      one.type = text_of(method, "type");
-      one.parameter = text_of(method, "parameter");
-      one.state = text_of(method, "state");
-      one.list = static_cast<std::size_t>(number_of(member(method, "list")));
-      one.options = texts_of(method, "options");
-      one.scalars = texts_of(method, "scalars");
-      for (const Json& slot : array_of(method, "slots")) one.slots.push_back(text_of(slot));
-      if (method.contains("slot_shapes"))
-        one.slot_shapes = shapes_of(member(method, "slot_shapes"));
-      all.methods.push_back(std::move(one));
-    }
-    return all;
-  }
-
- private:
-  void check(bool holds) const {
-    if (!holds)
-      refuse_io(path_, {}, {}, "the record of the state is damaged, or of a later version");
-  }
-  const Json& member(const Json& object, const char* name) const {
-    check(object.is_object() && object.contains(name));
-    return *object.find(name);
-  }
-  [[nodiscard]] std::string text_of(const Json& value) const {
-    check(value.is_string());
-    return *value.get_ptr<const std::string*>();
-  }
-  std::string text_of(const Json& object, const char* name) const {
-    return text_of(member(object, name));
-  }
-  [[nodiscard]] std::uint64_t number_of(const Json& value) const {
-    check(value.is_number_unsigned());
-    return *value.get_ptr<const std::uint64_t*>();
-  }
-  const Json& array_of(const Json& object, const char* name) const {
-    const Json& value = member(object, name);
-    check(value.is_array());
-    return value;
-  }
-  std::map<std::string, std::string> texts_of(const Json& object, const char* name) const {
-    const Json& value = member(object, name);
-    check(value.is_object());
-    std::map<std::string, std::string> all;
-    for (const auto& [key, words] : value.items()) all.emplace(key, text_of(words));
-    return all;
-  }
-  [[nodiscard]] Shape shape_of(const Json& extents) const {
-    check(extents.is_array());
-    Shape shape;
-    for (const Json& extent : extents) {
-      shape.push_back(static_cast<std::int64_t>(number_of(extent)));
-    }
-    return shape;
-  }
-  [[nodiscard]] SlotShapes shapes_of(const Json& slots) const {
-    check(slots.is_object());
-    SlotShapes all;
-    for (const auto& [slot, shapes] : slots.items()) {
-      check(shapes.is_array());
-      for (const Json& shape : shapes) {
-        auto& one = all[slot].emplace_back();
-        if (!shape.is_null()) one = shape_of(shape);
-      }
-    }
-    return all;
-  }
-  [[nodiscard]] Layout layout_of(const Json& list) const {
-    Layout layout;
-    for (const Json& one : array_of(list, "tensors")) {
-      TensorInfo info;
-      info.name = text_of(one, "name");
-      info.shape = shape_of(array_of(one, "shape"));
-      info.dtype = named<DType>(text_of(one, "dtype"), DType::float64);
-      info.role = named<Role>(text_of(one, "role"), Role::ignore);
-      layout.add(std::move(info));
-    }
-    return layout;
-  }
-  template <class E>
-  [[nodiscard]] E named(const std::string& name, E last) const {
-    for (int k = 0; k <= static_cast<int>(last); ++k) {
-      if (name_of(static_cast<E>(k)) == name) return static_cast<E>(k);
-    }
-    check(false);
-    return last;
-  }
-
-  std::filesystem::path path_;
-};
-
-/// Differences between a run and a file, as lines.
-struct StateDifferences {
-  std::vector<std::string> options;  ///< those that may be overridden
-  std::vector<std::string> others;
-  /// Names of the options of each method that differ.
-  std::vector<std::vector<std::string>> differing;
-};
-
-/// Compares the slots that have shapes of their own. Lists of another length differ elsewhere too.
-inline void compare_shapes(const std::string& who, const SlotShapes& file, const SlotShapes& run,
-                           const Layout& layout, std::vector<std::string>& differences) {
-  const auto words = [](const std::optional<Shape>& shape) {
-    if (!shape.has_value()) return std::string("absent");
-    std::string all = "[";
-    for (const std::int64_t extent : *shape) all += (all.size() > 1 ? ", " : "") + text(extent);
-    return all + "]";
-  };
-  for (const auto& [slot, shapes] : run) {
-    const auto known = file.find(slot);
-    if (known == file.end()) {
-      differences.push_back(who + ": slot \"" + slot +
-                            "\" is of the parameters' shapes in the file");
-      continue;
-    }
-    for (std::size_t k = 0; k < shapes.size() && k < known->second.size(); ++k) {
-      if (known->second[k] == shapes[k]) continue;
-      differences.push_back(who + ": slot \"" + slot + "\" of \"" + layout.tensors[k].name +
-                            "\" is " + words(known->second[k]) + " in the file, " +
-                            words(shapes[k]) + " here");
-    }
-  }
-  for (const auto& [slot, shapes] : file) {
-    if (!run.contains(slot)) {
-      differences.push_back(who + ": slot \"" + slot + "\" is of the parameters' shapes here");
-    }
-  }
-}
-
-inline void compare_methods(std::size_t index, const FiledMethod& file, const RecordedMethod& run,
-                            const Layout& layout, StateDifferences& result) {
-  const std::string who = label(index, run);
-  const auto other = [&](const char* what, const std::string& in_file, const std::string& here) {
-    if (in_file != here) {
-      result.others.push_back(who + ": " + what + " is " + text(in_file) + " in the file, " +
-                              text(here) + " here");
-    }
-  };
-  other("the type", file.type, run.type);
-  if (file.type != run.type) return;  // all else would differ too
-  other("the type of parameters", file.parameter, run.parameter);
-  other("the type of state", file.state, run.state);
-  other("the list of parameters", text(file.list), text(run.list));
-  const auto joined = [](const std::vector<std::string>& names) {
-    std::string all;
-    for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
-    return all;
-  };
-  other("the list of slots", joined(file.slots), joined(run.slots));
-  if (file.slots == run.slots) {
-    compare_shapes(who, file.slot_shapes, run.slot_shapes, layout, result.others);
-  }
-  std::map<std::string, std::string> options(run.options.begin(), run.options.end());
-  for (const auto& [name, value] : options) {
-    const auto known = file.options.find(name);
-    const std::string in_file = known == file.options.end() ? "absent" : known->second;
-    if (in_file == value) continue;
-    result.options.push_back(who + ": option \"" + name + "\" is " + in_file + " in the file, " +
-                             value + " here");
-    result.differing[index].push_back(name);
-  }
-  for (const auto& [name, value] : file.options) {
-    if (!options.contains(name)) {
-      result.options.push_back(who + ": option \"" + name + "\" is " + value +
-                               " in the file, absent here");
-    }
-  }
-  for (const RecordedScalar& scalar : run.scalars) {
-    if (!file.scalars.contains(scalar.name)) {
-      result.others.push_back(who + ": \"" + scalar.name + "\" is not in the file");
-    }
-  }
-  for (const auto& [name, value] : file.scalars) {
-    bool known = false;
-    for (const RecordedScalar& scalar : run.scalars) known = known || scalar.name == name;
-    if (!known) result.others.push_back(who + ": \"" + name + "\" of the file is unknown here");
-  }
-}
-
-/// Everything in which a run and a file differ.
-[[nodiscard]] inline StateDifferences compare(const FiledRecord& file, const StateRecord& run) {
-  StateDifferences result;
-  result.differing.resize(run.methods.size());
-  const auto counted = [&](const char* what, std::size_t in_file, std::size_t here) {
-    if (in_file != here) {
-      result.others.push_back("the file has " + text(in_file) + " " + what + ", here are " +
-                              text(here));
-    }
-  };
-  counted("lists of parameters", file.lists.size(), run.lists.size());
-  for (std::size_t k = 0; k < run.lists.size() && k < file.lists.size(); ++k) {
-    Layout given;
-    for (TensorInfo info : file.lists[k].tensors) {  // a file has no order in memory
-      const std::size_t here = run.lists[k]->find(info.name);
-      if (here < run.lists[k]->tensors.size()) info.order = run.lists[k]->tensors[here].order;
-      given.add(std::move(info));
-    }
-    const std::string list = differences(given, *run.lists[k]);
-    if (!list.empty()) result.others.push_back("parameters of the file: " + list);
-  }
-  std::string in_file;
-  for (const FiledMethod& method : file.methods)
-    in_file += (in_file.empty() ? "" : ", ") + method.type;
-  counted(("methods (" + in_file + ")").c_str(), file.methods.size(), run.methods.size());
-  for (std::size_t k = 0; k < run.methods.size() && k < file.methods.size(); ++k) {
-    const RecordedMethod& method = run.methods[k];
-    compare_methods(k, file.methods[k], method, *run.lists[method.list], result);
-  }
-  return result;
-}
-
 }  // namespace detail
 }  // namespace v0
 }  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/io/state_record.ipp>
+#endif

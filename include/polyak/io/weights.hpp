@@ -13,19 +13,14 @@
 /// which keep everything.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
-#include <string_view>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <polyak/core/options.hpp>
@@ -34,10 +29,7 @@
 #include <polyak/core/storage.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slots.hpp>
-#include <polyak/io/error.hpp>
-#include <polyak/io/row_major.hpp>
 #include <polyak/io/safetensors.hpp>
-#include <polyak/io/safetensors_index.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -71,73 +63,8 @@ void check_floating(Fields& field, const std::optional<DType>& dtype) {
               name_of(dtype.value_or(DType::float32)));
 }
 
-/// Calls `act` with an object of the floating-point type.
-template <class Act>
-void with_floating(DType dtype, Act act) {
-  switch (dtype) {
-    case DType::float16:
-      return act(static_cast<Eigen::half*>(nullptr));
-    case DType::bfloat16:
-      return act(static_cast<Eigen::bfloat16*>(nullptr));
-    case DType::float32:
-      return act(static_cast<float*>(nullptr));
-    default:
-      return act(static_cast<double*>(nullptr));
-  }
-}
-
-/// Where the elements of a tensor are in memory, in row-major order.
-class RowMajorOrder {
- public:
-  RowMajorOrder(const Shape& shape, Order order) {
-    if (order == Order::row_major) return;
-    std::size_t stride = 1;
-    for (const std::int64_t extent : shape) {
-      dimensions_.push_back({static_cast<std::size_t>(extent), stride, 0});
-      stride *= static_cast<std::size_t>(extent);
-    }
-  }
-  /// The place of the next element.
-  std::size_t next() {
-    if (dimensions_.empty()) return place_++;
-    const std::size_t place = place_;
-    for (std::size_t k = dimensions_.size(); k-- > 0;) {
-      Dimension& d = dimensions_[k];
-      place_ += d.stride;
-      if (++d.index < d.extent) break;
-      place_ -= d.extent * d.stride;
-      d.index = 0;
-    }
-    return place;
-  }
-
- private:
-  struct Dimension {
-    std::size_t extent, stride, index;
-  };
-  std::vector<Dimension> dimensions_;  // none: memory is row-major
-  std::size_t place_ = 0;
-};
-
-/// Numbers that a function gives, rounded to `dtype` and handed to `take` in pieces, row-major.
-template <class Element, class Take>
-void each_piece(const TensorInfo& info, DType dtype, Element element, Take take) {
-  with_floating(dtype, [&]<class To>(To*) {
-    constexpr std::size_t most = std::size_t{1} << 14;
-    std::vector<std::byte> piece(std::min(most, info.size) * scalar_bytes<To>);
-    RowMajorOrder order(info.shape, info.order);
-    for (std::size_t done = 0; done < info.size;) {
-      const std::size_t count = std::min(most, info.size - done);
-      for (std::size_t k = 0; k < count; ++k) {
-        const auto value = element(order.next());
-        using V = std::remove_cv_t<decltype(value)>;
-        narrow_into(reinterpret_cast<To*>(piece.data()), k, widened<carrier_t<V>>(&value, 0));
-      }
-      take(std::span<const std::byte>(piece.data(), count * scalar_bytes<To>));
-      done += count;
-    }
-  });
-}
+/// Reads the numbers of a tensor at some places in memory, widened.
+using NumberReader = std::function<void(std::span<const std::size_t> places, double* numbers)>;
 
 /// A tensor that is to be written: its type in the file, and who writes it.
 struct WeightSource {
@@ -145,27 +72,22 @@ struct WeightSource {
   std::function<void(SafetensorsWriter&)> append;
 };
 
-[[nodiscard]] inline SafetensorsSpec spec_of(const TensorInfo& info, DType dtype) {
-  return {info.name, safetensors_type(dtype),
-          std::vector<std::uint64_t>(info.shape.begin(), info.shape.end())};
-}
+[[nodiscard]] SafetensorsSpec spec_of(const TensorInfo& info, DType dtype);
 
 /// The bytes of a tensor in memory, of whatever type.
-[[nodiscard]] inline WeightSource raw_source(const TensorInfo& info, DType dtype,
-                                             const void* data) {
-  const auto* bytes = static_cast<const std::byte*>(data);
-  return {spec_of(info, dtype), [&info, dtype, bytes](SafetensorsWriter& writer) {
-            append_row_major(writer, bytes, spec_of(info, dtype).shape, bytes_of(dtype),
-                             info.order);
-          }};
-}
+[[nodiscard]] WeightSource raw_source(const TensorInfo& info, DType dtype, const void* data);
 
-/// A floating-point tensor of a view, rounded to `dtype`.
-template <class View>
-[[nodiscard]] WeightSource view_source(const TensorInfo& info, DType dtype, View view) {
-  return {spec_of(info, dtype), [&info, dtype, view](SafetensorsWriter& writer) {
-            each_piece(info, dtype, view, [&](auto piece) { writer.append(piece); });
-          }};
+/// A tensor of floating-point numbers, rounded to `dtype`.
+[[nodiscard]] WeightSource rounded_source(const TensorInfo& info, DType dtype, NumberReader read);
+
+template <class S>
+[[nodiscard]] NumberReader reader_of(const TensorView<S>& view) {
+  return [view](std::span<const std::size_t> places, double* numbers) {
+    for (std::size_t k = 0; k < places.size(); ++k) {
+      const S number = view(places[k]);
+      numbers[k] = widened<double>(&number, 0);
+    }
+  };
 }
 
 /// A tensor of an average, which may be kept in double.
@@ -173,64 +95,23 @@ template <class S>
 [[nodiscard]] WeightSource average_source(const TensorInfo& info, DType dtype,
                                           const TensorView<S>& view, bool wide) {
   if (!wide && dtype == dtype_of<S>()) return raw_source(info, dtype, view.data());
-  return view_source(info, dtype, view);
+  return rounded_source(info, dtype, reader_of(view));
 }
 
 /// A tensor of a list of parameters.
-template <ParameterScalar P>
-[[nodiscard]] WeightSource parameter_source(const Parameters<P>& params, std::size_t k,
-                                            std::optional<DType> wanted) {
-  const TensorInfo& info = params[k].info();
-  if (!wanted || !is_floating(info.dtype) || info.dtype == *wanted) {
-    return raw_source(info, info.dtype, params[k].raw());
-  }
-  WeightSource source;
-  with_floating(info.dtype, [&]<class From>(From*) {
-    const auto* data = static_cast<const From*>(params[k].raw());
-    source = view_source(info, *wanted,
-                         [data](std::size_t i) { return widened<carrier_t<From>>(data, i); });
-  });
-  return source;
-}
+[[nodiscard]] WeightSource parameter_source(const TensorInfo& info, const void* data,
+                                            std::optional<DType> wanted);
 
-inline void write_weights(const std::filesystem::path& path,
-                          const std::vector<WeightSource>& sources,
-                          const SaveWeightsOptions& options) {
-  const SafetensorsWriteOptions how{.digests = options.digests, .durable = options.durable};
-  std::vector<SafetensorsSpec> specs;
-  std::map<std::string_view, const WeightSource*> by_name;
-  for (const WeightSource& source : sources) {
-    specs.push_back(source.spec);
-    by_name[source.spec.name] = &source;
-  }
-  const auto fill = [&](SafetensorsWriter& writer) {
-    for (const SafetensorsTensor& tensor : writer.tensors())
-      by_name.at(tensor.name)->append(writer);
-  };
-  if (options.shard_bytes > 0) {
-    write_sharded(path, std::move(specs), options.metadata, fill,
-                  {.shard_bytes = options.shard_bytes, .file = how});
-    return;
-  }
-  SafetensorsWriter writer(path, std::move(specs), options.metadata, how);
-  fill(writer);
-  writer.finish();
-}
+/// A tensor of a model that is read, and its memory.
+struct WeightTarget {
+  const TensorInfo* info;
+  void* data;
+};
+void load_targets(const std::filesystem::path& path, const std::vector<WeightTarget>& targets,
+                  const LoadWeightsOptions& options);
 
-/// Takes a floating-point tensor of the file into memory of type P.
-template <ParameterScalar P>
-void take_weights(const SafetensorsFile& file, const SafetensorsTensor& tensor,
-                  const TensorInfo& info, P* data) {
-  if (info.size == 0) return;
-  if (info.order == Order::row_major) {
-    file.copy_to(tensor, std::span<P>(data, info.size));
-    return;
-  }
-  std::vector<std::byte> rows(info.size * scalar_bytes<P>);
-  file.copy_to(tensor, std::span<P>(reinterpret_cast<P*>(rows.data()), info.size));
-  take_row_major(reinterpret_cast<std::byte*>(data), tensor.shape, scalar_bytes<P>, info.order,
-                 rows);
-}
+void write_weights(const std::filesystem::path& path, const std::vector<WeightSource>& sources,
+                   const SaveWeightsOptions& options);
 
 }  // namespace detail
 
@@ -258,14 +139,15 @@ void save_weights(const std::filesystem::path& path, const Parameters<P>& params
   }
   std::vector<detail::WeightSource> sources;
   for (std::size_t k = 0; k < params.size(); ++k) {
-    sources.push_back(detail::parameter_source(params, k, options.dtype));
+    sources.push_back(detail::parameter_source(params[k].info(), params[k].raw(), options.dtype));
   }
   detail::write_weights(path, sources, options);
 }
 
 /// Writes the model with the average in place of its weights, without a swap: averaged tensors from
 /// the average and in its type unless `options.dtype` says otherwise, buffers as the average has
-/// them, and what averages ignore from `params`.
+/// them, and what the average leaves out (Role::ignore, tensors that it does not select) from
+/// `params`.
 ///
 /// Throws std::logic_error before the first update and while an average is swapped in,
 /// std::invalid_argument for other parameters, and as save_weights().
@@ -291,7 +173,7 @@ void save_average(const std::filesystem::path& path, const Parameters<P>& params
       sources.push_back(detail::raw_source(info, info.dtype, buffer));
       buffer += info.size * detail::bytes_of(info.dtype);
     } else {
-      sources.push_back(detail::parameter_source(params, k, options.dtype));
+      sources.push_back(detail::parameter_source(params[k].info(), params[k].raw(), options.dtype));
     }
   }
   detail::write_weights(path, sources, options);
@@ -310,66 +192,16 @@ void load_weights(const std::filesystem::path& path, const Parameters<P>& params
   if (params.swapped()) {
     detail::refuse_order("polyak: load_weights() while an average is swapped in");
   }
-  const SafetensorsModel model(path);
-  struct Found {
-    const SafetensorsFile* file;
-    const SafetensorsTensor* tensor;
-  };
-  std::vector<Found> found;
-  std::set<std::string> names;
-  std::string list;
-  const auto add = [&](const std::string& line) { list += (list.empty() ? "" : "; ") + line; };
+  std::vector<detail::WeightTarget> targets;
   for (std::size_t k = 0; k < params.size(); ++k) {
-    const TensorInfo& info = params[k].info();
-    const std::string name = options.name_in_file ? options.name_in_file(info.name) : info.name;
-    names.insert(name);
-    const SafetensorsFile* const file = model.file_of(name);
-    if (file == nullptr) {
-      add("\"" + name + "\" is missing");
-      continue;
-    }
-    const SafetensorsTensor& tensor = file->at(name);
-    const auto type = parameter_type(tensor.dtype);
-    const bool converts = type && detail::is_floating(*type) && detail::is_floating(info.dtype);
-    const auto wanted = detail::spec_of(info, info.dtype);
-    if (tensor.shape != wanted.shape || (tensor.dtype != wanted.dtype && !converts)) {
-      TensorInfo here;
-      here.dtype = info.dtype;
-      here.shape = info.shape;
-      std::string shape;
-      for (const auto extent : tensor.shape) {
-        shape += (shape.empty() ? "" : ", ") + detail::text(extent);
-      }
-      add("\"" + name + "\" is " + std::string(name_of(tensor.dtype)) + " [" + shape +
-          "], expected " + detail::describe(here));
-    }
-    found.push_back({file, &tensor});
+    targets.push_back({&params[k].info(), params[k].raw()});
   }
-  if (!options.allow_extra) {
-    for (const std::string& name : model.names()) {
-      if (!names.contains(name)) add("\"" + name + "\" is extra");
-    }
-  }
-  if (!list.empty()) {
-    detail::refuse_value("polyak: the weights in " + path.string() +
-                         " are of another model: " + list);
-  }
-  if (options.verify) {
-    for (const Found& one : found) one.file->verify(*one.tensor);
-  }
-  for (std::size_t k = 0; k < params.size(); ++k) {
-    const TensorInfo& info = params[k].info();
-    const auto [file, tensor] = found[k];
-    if (!detail::is_floating(info.dtype)) {
-      detail::take_row_major(static_cast<std::byte*>(params[k].raw()), tensor->shape,
-                             detail::bytes_of(info.dtype), info.order, file->bytes(*tensor));
-      continue;
-    }
-    detail::with_floating(info.dtype, [&, file = file, tensor = tensor]<class T>(T*) {
-      detail::take_weights(*file, *tensor, info, static_cast<T*>(params[k].raw()));
-    });
-  }
+  detail::load_targets(path, targets, options);
 }
 
 }  // namespace v0
 }  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/io/weights.ipp>
+#endif

@@ -4,7 +4,6 @@
 /// factors of their own.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -44,30 +43,12 @@ class TensorGroups {
  public:
   /// All that are selected, in group 0. Throws std::invalid_argument where there is none.
   TensorGroups(const Layout& layout, DType parameters, const Selection& selection,
-               std::string_view owner)
-      : selected_(!selection.is_everything()), group_of_(layout.tensors.size(), 0) {
-    for (const TensorInfo& tensor : layout.tensors) {
-      owned_.push_back(may_keep(tensor, parameters, Kept::trained) && selection(tensor));
-    }
-    if (selected_) require_some(owned_, selection, layout, owner);
-  }
+               std::string_view owner);
 
   /// The same with a new group of the owned tensors that are selected. Throws std::invalid_argument
   /// for factors out of range, and where no owned tensor is selected.
   [[nodiscard]] TensorGroups with(const Layout& layout, const Selection& selection,
-                                  const GroupOptions& group, std::string_view owner) const {
-    validate(group);
-    std::vector<bool> taken = selected(selection, layout);
-    for (std::size_t k = 0; k < taken.size(); ++k) taken[k] = taken[k] && owned_[k];
-    require_some(taken, selection, layout, owner);
-    TensorGroups changed = *this;
-    const auto place = std::find(groups_.begin(), groups_.end(), group) - groups_.begin();
-    if (place == std::ssize(groups_)) changed.groups_.push_back(group);
-    for (std::size_t k = 0; k < taken.size(); ++k) {
-      if (taken[k]) changed.group_of_[k] = static_cast<std::uint32_t>(place);
-    }
-    return changed;
-  }
+                                  const GroupOptions& group, std::string_view owner) const;
 
   [[nodiscard]] std::size_t number_of(std::size_t tensor) const { return group_of_[tensor]; }
   [[nodiscard]] const std::vector<GroupOptions>& all() const { return groups_; }
@@ -104,3 +85,7 @@ class TensorGroups {
 }  // namespace detail
 }  // namespace v0
 }  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/optim/tensor_groups.ipp>
+#endif

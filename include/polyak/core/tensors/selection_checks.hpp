@@ -8,7 +8,6 @@
 #include <string_view>
 #include <vector>
 
-#include <polyak/core/require.hpp>
 #include <polyak/core/tensors/layout.hpp>
 #include <polyak/core/tensors/selection.hpp>
 
@@ -17,68 +16,29 @@ inline namespace v0 {
 namespace detail {
 
 /// Index of the first tensor in both sets, bits.size() where there is none.
-[[nodiscard]] inline std::size_t first_common(const std::vector<bool>& a,
-                                              const std::vector<bool>& b) {
-  std::size_t k = 0;
-  while (k < a.size() && !(a[k] && b[k])) ++k;
-  return k;
-}
+[[nodiscard]] std::size_t first_common(const std::vector<bool>& a, const std::vector<bool>& b);
 
 /// Names for a message, at most eight of them.
-[[nodiscard]] POLYAK_COLD inline std::string some_names(const Layout& layout) {
-  std::string list;
-  std::size_t k = 0;
-  for (; k < layout.tensors.size() && k < 8; ++k) {
-    list.append(k == 0 ? "" : ", ").append(text(layout.tensors[k].name));
-  }
-  return k < layout.tensors.size() ? list + ", ..." : list;
-}
+[[nodiscard]] std::string some_names(const Layout& layout);
 
-[[noreturn]] POLYAK_COLD inline void refuse_empty_selection(const Selection& selection,
-                                                            const Layout& layout,
-                                                            std::string_view owner) {
-  std::string message = std::string("polyak: the selection of ").append(owner);
-  message.append(", ")
-      .append(selection.describe())
-      .append(", selects none of its tensors; the list has ");
-  message.append(some_names(layout)).append("; leave it out for all of them");
-  // A selection may name a tied tensor by the name that does not count.
-  for (const auto& [alias, target] : layout.aliases) {
-    TensorInfo renamed = layout.tensors[layout.find(target)];
-    renamed.name = alias;
-    if (selection(renamed)) {
-      message.append("; \"").append(alias).append("\" is an alias: select \"");
-      message.append(target).append("\"");
-      break;
-    }
-  }
-  refuse_value(message);
-}
+[[noreturn]] void refuse_empty_selection(const Selection& selection, const Layout& layout,
+                                         std::string_view owner);
 
 /// Refuses a set without any tensor. `bits` is the selection, narrowed to the tensors that `owner`
 /// (as a message calls it: "AdamW") can have. Throws std::invalid_argument that says what there is
 /// to select.
-inline void require_some(const std::vector<bool>& bits, const Selection& selection,
-                         const Layout& layout, std::string_view owner) {
-  for (const bool bit : bits) {
-    if (bit) return;
-  }
-  refuse_empty_selection(selection, layout, owner);
-}
+void require_some(const std::vector<bool>& bits, const Selection& selection, const Layout& layout,
+                  std::string_view owner);
 
 /// Refuses two sets with a common tensor. Throws std::invalid_argument that names the first one and
 /// both owners.
-inline void require_disjoint(const std::vector<bool>& a, const std::vector<bool>& b,
-                             const Layout& layout, std::string_view owner_of_a,
-                             std::string_view owner_of_b) {
-  const std::size_t k = first_common(a, b);
-  if (k == a.size()) return;
-  refuse_value("polyak: tensor \"" + layout.tensors[k].name + "\" is selected by " +
-               std::string(owner_of_a) + " and by " + std::string(owner_of_b) +
-               ": exclude it from one of the selections, by && !named(\"" + layout.tensors[k].name +
-               "\")");
-}
+void require_disjoint(const std::vector<bool>& a, const std::vector<bool>& b, const Layout& layout,
+                      std::string_view owner_of_a, std::string_view owner_of_b);
 
 }  // namespace detail
 }  // namespace v0
 }  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/core/tensors/selection_checks.ipp>
+#endif

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The loops that the compiled library polyak::compiled holds: those of Sgd, AdamW and of all
+/// methods that are an Average, alone and together, for parameters of float, Eigen::half and
+/// Eigen::bfloat16 with state of float. <polyak/polyak.hpp> includes this file; include it after
+/// the headers of single methods.
+///
+/// Where POLYAK_COMPILED is defined, programs link those loops instead of compiling them. Programs
+/// that are compiled for one machine (POLYAK_NO_DISPATCH) compile their own.
+#pragma once
+
+#include <tuple>
+
+#include <polyak/average/ema.hpp>
+#include <polyak/average/engine/average.hpp>
+#include <polyak/average/engine/averaged_weights.hpp>
+#include <polyak/average/power_ema.hpp>
+#include <polyak/core/bound_law.hpp>
+#include <polyak/core/compiled.hpp>
+#include <polyak/core/step.hpp>
+#include <polyak/core/storage.hpp>
+#include <polyak/core/sweep.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/parameters.hpp>
+#include <polyak/optim/adamw.hpp>
+#include <polyak/optim/sgd.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+/// The usual laws, as their methods bind them.
+using BoundAdamW = BoundLaw<AdamWLaw<float>, float>;
+using BoundSgd = BoundLaw<SgdLaw<float, false>, float>;
+using BoundAverage = BoundLaw<AverageLaw<float>, float>;
+template <class... B>
+using pointers_t = std::tuple<const B*...>;
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
+
+/// The loop of one law over lists of P, and of several laws that share a pass. EXTERN is `extern`
+/// in a declaration and empty in a definition.
+#define POLYAK_LOOP(EXTERN, USUAL, P, ...)                                    \
+  EXTERN template ::polyak::detail::Loop<P>                                   \
+  polyak::detail::loop_of<USUAL, P, ::polyak::detail::BoundLaw<__VA_ARGS__>>( \
+      const ::polyak::detail::BoundLaw<__VA_ARGS__>&);
+#define POLYAK_SHARED_LOOP(EXTERN, P, ...)                                           \
+  EXTERN template ::polyak::detail::Loop<P> polyak::detail::loop_of<P, __VA_ARGS__>( \
+      const ::polyak::detail::pointers_t<__VA_ARGS__>&);
+/// A law that averages of float store in three ways, float64 among them.
+#define POLYAK_STORED_LOOPS(EXTERN, P, LAW)                                           \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::LAW<float>, float)                          \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::LAW<float>, float, ::polyak::detail::Kahan) \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::LAW<double>, double)
+#define POLYAK_LOOPS(EXTERN, P)                                                                 \
+  POLYAK_LOOP(EXTERN, true, P, ::polyak::AdamWLaw<float>, float)                                \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, true, false>, float)            \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, true, true>, float)             \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, false, false>, float)           \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::AdamVariantLaw<float, false, true>, float)            \
+  POLYAK_LOOP(EXTERN, true, P, ::polyak::SgdLaw<float, false>, float)                           \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::SgdLaw<float, true>, float)                           \
+  POLYAK_LOOP(EXTERN, false, P, ::polyak::PlainSgdLaw<float>, float)                            \
+  POLYAK_LOOP(EXTERN, true, P, ::polyak::AverageLaw<float>, float)                              \
+  POLYAK_STORED_LOOPS(EXTERN, P, AverageOrCopyLaw)                                              \
+  POLYAK_STORED_LOOPS(EXTERN, P, CopyLaw)                                                       \
+  POLYAK_STORED_LOOPS(EXTERN, P, ReadLaw)                                                       \
+  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAdamW, ::polyak::detail::BoundAverage)   \
+  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAdamW, ::polyak::detail::BoundAverage,   \
+                     ::polyak::detail::BoundAverage)                                            \
+  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundSgd, ::polyak::detail::BoundAverage)     \
+  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundSgd, ::polyak::detail::BoundAverage,     \
+                     ::polyak::detail::BoundAverage)                                            \
+  POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAverage, ::polyak::detail::BoundAverage) \
+  EXTERN template bool polyak::detail::all_finite<P>(const P*, std::size_t);
+
+/// The classes of usual methods.
+#define POLYAK_AVERAGE(EXTERN, P, METHOD, WEIGHTING)                                          \
+  EXTERN template class polyak::AveragedWeights<::polyak::METHOD<P, float>, P, float>;        \
+  EXTERN template class polyak::AverageOf<::polyak::METHOD<P, float>, P, ::polyak::WEIGHTING, \
+                                          float>;
+#define POLYAK_OPTIMIZER(EXTERN, P, METHOD, RULE) \
+  EXTERN template class polyak::Elementwise<::polyak::METHOD<P, float>, ::polyak::RULE, P, float>;
+#define POLYAK_CLASSES(EXTERN, P)                          \
+  POLYAK_OPTIMIZER(EXTERN, P, AdamW, AdamFamilyRule<true>) \
+  POLYAK_OPTIMIZER(EXTERN, P, Sgd, SgdRule)                \
+  POLYAK_AVERAGE(EXTERN, P, Ema, ExponentialWeighting)     \
+  POLYAK_AVERAGE(EXTERN, P, PowerEma, PowerClock)          \
+  EXTERN template class polyak::Parameters<P>;             \
+  EXTERN template class polyak::Gradients<P>;              \
+  EXTERN template class polyak::detail::StepDriver<P>;     \
+  EXTERN template struct polyak::detail::Sweep<P>;
+
+#if defined(POLYAK_COMPILED) && !defined(POLYAK_NO_DISPATCH)
+POLYAK_LOOPS(extern, float)
+POLYAK_LOOPS(extern, Eigen::half)
+POLYAK_LOOPS(extern, Eigen::bfloat16)
+POLYAK_CLASSES(extern, float)
+#endif

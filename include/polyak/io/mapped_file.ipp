@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Definitions of io/mapped_file.hpp.
+#pragma once
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <filesystem>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <polyak/core/compiled.hpp>
+#include <polyak/io/atomic_file.hpp>
+#include <polyak/io/error.hpp>
+#include <polyak/io/mapped_file.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+POLYAK_DEFINE MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
+  const detail::FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!file) detail::refuse_errno(path, "opening", errno);
+  struct ::stat status {};
+  if (::fstat(file.number(), &status) != 0) detail::refuse_errno(path, "fstat", errno);
+  if (!S_ISREG(status.st_mode)) detail::refuse_io(path, {}, {}, "is not a regular file");
+  size_ = static_cast<std::size_t>(status.st_size);
+  if (size_ == 0) return;
+  void* const data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.number(), 0);
+  if (data == MAP_FAILED) detail::refuse_errno(path, "mmap", errno);
+  data_ = static_cast<const std::byte*>(data);
+}
+
+POLYAK_DEFINE MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+POLYAK_DEFINE MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+POLYAK_DEFINE MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+POLYAK_DEFINE void MappedFile::will_read(std::size_t offset, std::size_t count) const {
+  advise(offset, count, MADV_WILLNEED);
+}
+
+POLYAK_DEFINE void MappedFile::drop(std::size_t offset, std::size_t count) const {
+  advise(offset, count, MADV_DONTNEED);
+}
+
+POLYAK_DEFINE void MappedFile::advise(std::size_t offset, std::size_t count, int advice) const {
+  static const std::size_t page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  if (data_ == nullptr || offset >= size_) return;
+  const std::size_t end = offset + std::min(count, size_ - offset);
+  const std::size_t first = offset / page * page;
+  if (end > first) ::madvise(const_cast<std::byte*>(data_) + first, end - first, advice);
+}
+
+}  // namespace v0
+}  // namespace polyak

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Definitions of io/safetensors.hpp.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <polyak/core/compiled.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/io/digest.hpp>
+#include <polyak/io/error.hpp>
+#include <polyak/io/safetensors.hpp>
+#include <polyak/io/safetensors_header.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+namespace detail {
+
+POLYAK_DEFINE std::string tensor_digest_key(std::string_view tensor) {
+  return std::string(digest_key).append(":").append(tensor);
+}
+
+/// Where the header's own digest stands in its text: quotes within a name would be escaped.
+POLYAK_DEFINE std::size_t header_digest_place(std::string_view header) {
+  constexpr std::string_view key = "\"xxh3_128\":\"";
+  const std::size_t place = header.find(key);
+  return place == std::string_view::npos ? place : place + key.size();
+}
+/// The digest of a length and a header whose own digest counts as zeros.
+POLYAK_DEFINE std::string header_digest(std::string_view length_and_header) {
+  std::string text(length_and_header);
+  const std::size_t place = header_digest_place(text);
+  if (place != std::string::npos && place + digest_digits <= text.size()) {
+    text.replace(place, digest_digits, digest_digits, '0');
+  }
+  Digest digest;
+  digest.add(std::as_bytes(std::span(text)));
+  return digest.finish();
+}
+
+}  // namespace detail
+
+POLYAK_DEFINE SafetensorsFile::SafetensorsFile(const std::filesystem::path& path,
+                                               bool verify_header)
+    : file_(path), header_(parse_safetensors(file_.bytes(), path)) {
+  places_.reserve(header_.tensors.size());
+  for (std::size_t k = 0; k < header_.tensors.size(); ++k) {
+    places_.emplace(header_.tensors[k].name, k);
+  }
+  if (!detail::has_digest || !verify_header || !has_digests()) return;
+  const auto known = header_.metadata.find(std::string(detail::digest_key));
+  if (known == header_.metadata.end()) {
+    detail::refuse_io(path, {}, {}, "has digests of tensors but none of its header: damaged");
+  }
+  const auto start = file_.bytes().first(static_cast<std::size_t>(header_.data_start));
+  const std::string_view text(reinterpret_cast<const char*>(start.data()), start.size());
+  if (detail::header_digest(text) != known->second) {
+    detail::refuse_io(path, {}, {}, "the header has changed since it was written: damaged");
+  }
+}
+
+POLYAK_DEFINE const SafetensorsTensor* SafetensorsFile::find(std::string_view name) const {
+  const auto place = places_.find(name);
+  return place == places_.end() ? nullptr : &header_.tensors[place->second];
+}
+
+POLYAK_DEFINE const SafetensorsTensor& SafetensorsFile::at(std::string_view name) const {
+  const SafetensorsTensor* const tensor = find(name);
+  if (tensor == nullptr) detail::refuse_io(path(), std::string(name), {}, "is not in the file");
+  return *tensor;
+}
+
+POLYAK_DEFINE std::span<const std::byte> SafetensorsFile::bytes(
+    const SafetensorsTensor& tensor) const {
+  return file_.bytes().subspan(static_cast<std::size_t>(header_.data_start + tensor.begin),
+                               static_cast<std::size_t>(tensor.end - tensor.begin));
+}
+
+POLYAK_DEFINE bool SafetensorsFile::has_digests() const {
+  // Any of the keys: one alone may be damaged.
+  const auto first = header_.metadata.lower_bound(std::string(detail::digest_key));
+  return detail::has_digest && first != header_.metadata.end() &&
+         first->first.starts_with(detail::digest_key);
+}
+
+POLYAK_DEFINE void SafetensorsFile::verify(const SafetensorsTensor& tensor) const {
+  if (!has_digests()) return;
+  const auto known = header_.metadata.find(detail::tensor_digest_key(tensor.name));
+  if (known == header_.metadata.end()) {
+    detail::refuse_io(path(), tensor.name, {}, "has no digest, others have");
+  }
+  detail::Digest digest;
+  digest.add(bytes(tensor));
+  if (digest.finish() != known->second) {
+    detail::refuse_io(path(), tensor.name, {}, "has changed since it was written: damaged");
+  }
+}
+
+POLYAK_DEFINE void SafetensorsFile::verify() const {
+  for (const SafetensorsTensor& tensor : header_.tensors) verify(tensor);
+}
+
+POLYAK_DEFINE SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
+                                                   std::vector<SafetensorsSpec> specs,
+                                                   std::map<std::string, std::string> metadata,
+                                                   SafetensorsWriteOptions options)
+    : metadata_(std::move(metadata)), digests_(options.digests && detail::has_digest) {
+  lay_out(std::move(specs));
+  const std::string header = header_text();
+  file_.emplace(path, options.durable);
+  file_->append(header);
+}
+
+POLYAK_DEFINE void SafetensorsWriter::append(std::span<const std::byte> bytes) {
+  if (bytes.size() > data_size() - written_) {
+    detail::refuse_order("polyak: SafetensorsWriter::append of more bytes than its tensors have");
+  }
+  if (!digests_) {
+    file_->append(bytes);
+    written_ += bytes.size();
+    return;
+  }
+  while (!bytes.empty()) {
+    while (tensors_[tensor_].end <= written_) next_tensor();
+    const std::uint64_t rest = tensors_[tensor_].end - written_;
+    // In pieces that are still in the cache when they are written.
+    const auto part = bytes.first(static_cast<std::size_t>(
+        std::min<std::uint64_t>({bytes.size(), rest, std::uint64_t{1} << 18})));
+    digest_.add(part);
+    file_->append(part);
+    written_ += part.size();
+    bytes = bytes.subspan(part.size());
+  }
+}
+
+POLYAK_DEFINE void SafetensorsWriter::stage() {
+  if (written_ != data_size()) {
+    detail::refuse_order("polyak: SafetensorsWriter::finish after " + detail::text(written_) +
+                         " of " + detail::text(data_size()) + " bytes");
+  }
+  if (staged_) return;
+  if (digests_) {
+    while (tensor_ < tensors_.size()) next_tensor();
+    const std::string header = header_text();
+    file_->write_at(0, std::as_bytes(std::span(header)));
+  }
+  file_->stage();
+  staged_ = true;
+}
+
+POLYAK_DEFINE void SafetensorsWriter::finish() {
+  stage();
+  file_->commit();
+}
+
+POLYAK_DEFINE void SafetensorsWriter::lay_out(std::vector<SafetensorsSpec> specs) {
+  std::sort(specs.begin(), specs.end(), [](const auto& a, const auto& b) {
+    return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
+  });
+  std::unordered_set<std::string> names{std::string(detail::safetensors_metadata_name)};
+  std::uint64_t end = 0;
+  for (SafetensorsSpec& spec : specs) {
+    const std::string quoted = "tensor \"" + spec.name + "\" ";
+    require(detail::is_utf8(spec.name), quoted + "must have a name in UTF-8; its name",
+            std::string_view(spec.name));
+    require(names.insert(spec.name).second, "a tensor's name must be new, and not \"__metadata__\"",
+            std::string_view(spec.name));
+    const detail::TensorBytes size = detail::tensor_bytes(spec.shape, spec.dtype);
+    if (size.rule != nullptr || size.bytes > std::numeric_limits<std::int64_t>::max() - end) {
+      detail::refuse_value("polyak: " + quoted +
+                           (size.what != nullptr ? size.what : "does not fit into a file"));
+    }
+    tensors_.push_back(
+        {std::move(spec.name), spec.dtype, std::move(spec.shape), end, end + size.bytes});
+    end += size.bytes;
+  }
+  for (const auto& [key, value] : metadata_) {
+    require(detail::is_utf8(key) && detail::is_utf8(value), "metadata must be UTF-8; its key",
+            std::string_view(key));
+    require(!key.starts_with(detail::digest_key),
+            "metadata must not begin with \"xxh3_128\", which digests do; the key",
+            std::string_view(key));
+  }
+  if (!digests_) return;
+  const std::string zeros(detail::digest_digits, '0');
+  metadata_.emplace(detail::digest_key, zeros);
+  for (const SafetensorsTensor& tensor : tensors_) {
+    metadata_.emplace(detail::tensor_digest_key(tensor.name), zeros);
+  }
+}
+
+POLYAK_DEFINE std::string SafetensorsWriter::header_text() const {
+  const auto quoted = [](const std::string& text) { return nlohmann::json(text).dump(); };
+  const auto listed = [](const auto& numbers) {
+    std::string list = "[";
+    for (const std::uint64_t number : numbers) {
+      list += (list.size() == 1 ? "" : ",") + detail::text(number);
+    }
+    return list + "]";
+  };
+  std::string text(8, '\0');
+  text += '{';
+  if (!metadata_.empty()) {
+    text += "\"__metadata__\":{";
+    for (const auto& [key, value] : metadata_) {
+      text += quoted(key) + ":" + quoted(value) + ",";
+    }
+    text.back() = '}';
+    text += ',';
+  }
+  for (const SafetensorsTensor& tensor : tensors_) {
+    text += quoted(tensor.name) + ":{\"dtype\":\"";
+    text.append(name_of(tensor.dtype)).append("\",\"shape\":").append(listed(tensor.shape));
+    text += ",\"data_offsets\":" + listed(std::array{tensor.begin, tensor.end}) + "},";
+  }
+  if (text.back() == ',') text.pop_back();
+  text += '}';
+  text.append((64 - text.size() % 64) % 64, ' ');
+  const std::uint64_t length = text.size() - 8;
+  require(length <= detail::safetensors_header_limit,
+          "the header of a safetensors file must have at most 100000000 bytes", length);
+  std::memcpy(text.data(), &length, 8);
+  if (digests_) {
+    text.replace(detail::header_digest_place(text), detail::digest_digits,
+                 detail::header_digest(text));
+  }
+  return text;
+}
+
+POLYAK_DEFINE void SafetensorsWriter::next_tensor() {
+  metadata_[detail::tensor_digest_key(tensors_[tensor_].name)] = digest_.finish();
+  ++tensor_;
+}
+
+}  // namespace v0
+}  // namespace polyak

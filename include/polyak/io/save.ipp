@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Definitions of io/save.hpp.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/compiled.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
+#include <polyak/io/error.hpp>
+#include <polyak/io/row_major.hpp>
+#include <polyak/io/safetensors.hpp>
+#include <polyak/io/save.hpp>
+#include <polyak/io/state_record.ipp>
+
+namespace polyak {
+inline namespace v0 {
+
+namespace detail {
+
+/// Writes a tensor to the file. What is in a space comes to the host part by part, unless it has to
+/// be turned.
+inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& one) {
+  if (one.space == nullptr) {
+    append_row_major([&](std::span<const std::byte> piece) { writer.append(piece); }, one.data,
+                     one.spec.shape, one.element_bytes, one.order);
+    return;
+  }
+  const bool turned = one.order == Order::column_major;
+  const std::size_t part = turned ? one.bytes : std::min(one.bytes, std::size_t{1} << 26);
+  std::vector<std::byte> host(part);
+  if (turned) {
+    read_bytes(one.space, host.data(), one.data, one.bytes);
+    append_row_major([&](std::span<const std::byte> piece) { writer.append(piece); }, host.data(),
+                     one.spec.shape, one.element_bytes, one.order);
+    return;
+  }
+  for (std::size_t done = 0; done < one.bytes; done += part) {
+    const std::size_t bytes = std::min(part, one.bytes - done);
+    read_bytes(one.space, host.data(), one.data + done, bytes);
+    writer.append(std::span<const std::byte>(host.data(), bytes));
+  }
+}
+
+/// Takes a tensor from the file into memory.
+inline void take_tensor(const RecordedTensor& one, std::span<const std::byte> rows) {
+  if (one.space == nullptr) {
+    take_row_major(one.data, one.spec.shape, one.element_bytes, one.order, rows);
+  } else if (one.order == Order::row_major) {
+    write_bytes(one.space, one.data, rows.data(), rows.size());
+  } else {
+    std::vector<std::byte> host(one.bytes);
+    take_row_major(host.data(), one.spec.shape, one.element_bytes, one.order, rows);
+    write_bytes(one.space, one.data, host.data(), one.bytes);
+  }
+}
+
+POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRecord& all,
+                               const SaveOptions& options) {
+  std::map<std::string, std::string> metadata = options.metadata;
+  require(!metadata.contains(std::string(state_key)),
+          "SaveOptions.metadata must not have the key of the state's record", state_key);
+  metadata[std::string(state_key)] = json_of(all);
+  std::vector<SafetensorsSpec> specs;
+  std::map<std::string_view, const RecordedTensor*> tensors;
+  for (const RecordedTensor& tensor : all.tensors) {
+    specs.push_back(tensor.spec);
+    tensors[tensor.spec.name] = &tensor;
+  }
+  SafetensorsWriter writer(path, std::move(specs), std::move(metadata),
+                           {.digests = options.digests, .durable = options.durable});
+  for (const SafetensorsTensor& tensor : writer.tensors()) {
+    const RecordedTensor& one = *tensors.at(tensor.name);
+    append_tensor(writer, one);
+  }
+  writer.finish();
+}
+
+/// Refuses every difference between a run and a file at once, but for the options where they are
+/// overridden, and returns what it found.
+[[nodiscard]] inline StateDifferences check_record(const std::filesystem::path& path,
+                                                   const FiledRecord& file, const StateRecord& run,
+                                                   const LoadOptions& options) {
+  StateDifferences found = compare(file, run);
+  std::vector<std::string> refused = found.others;
+  if (!options.override_options) {
+    refused.insert(refused.end(), found.options.begin(), found.options.end());
+  }
+  if (refused.empty()) return found;
+  std::string list;
+  for (const std::string& line : refused) list += (list.empty() ? "" : "; ") + line;
+  if (found.others.empty()) list += "; LoadOptions.override_options goes on with the options here";
+  refuse_value("polyak: the state in " + path.string() + " is of another run: " + list);
+}
+
+/// Refuses state that this run has and the file lacks, where options may differ: of tensors that
+/// were frozen, or not selected, when it was saved.
+inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
+  std::string list;
+  for (const RecordedTensor& tensor : run.tensors) {
+    if (file.find(tensor.spec.name) != nullptr) continue;
+    list += (list.empty() ? "\"" : ", \"") + tensor.spec.name + "\"";
+  }
+  if (list.empty()) return;
+  refuse_value("polyak: the state in " + file.path().string() + " lacks " + list +
+               ", which this run keeps");
+}
+
+/// The tensors of the file, in the order of the record's.
+[[nodiscard]] inline std::vector<std::span<const std::byte>> find_tensors(
+    const SafetensorsFile& file, const StateRecord& run) {
+  std::vector<std::span<const std::byte>> found;
+  for (const RecordedTensor& tensor : run.tensors) {
+    const SafetensorsTensor& in_file = file.at(tensor.spec.name);
+    if (in_file.dtype != tensor.spec.dtype || in_file.shape != tensor.spec.shape) {
+      refuse_io(file.path(), tensor.spec.name, {}, "is not what the record of the state says");
+    }
+    found.push_back(file.bytes(in_file));
+  }
+  return found;
+}
+
+/// The numbers of the file, checked, method after method.
+[[nodiscard]] inline std::vector<std::array<std::byte, 8>> parse_scalars(
+    const std::filesystem::path& path, const FiledRecord& file, const StateRecord& run) {
+  std::vector<std::array<std::byte, 8>> parsed;
+  for (std::size_t k = 0; k < run.methods.size(); ++k) {
+    for (const RecordedScalar& scalar : run.methods[k].scalars) {
+      const std::string& words = file.methods[k].scalars.at(scalar.name);
+      parsed.emplace_back();
+      if (!scalar.parse(words, parsed.back().data())) {
+        refuse_io(path, {}, {},
+                  label(k, run.methods[k]) + ": \"" + scalar.name + "\" is " + text(words) +
+                      ", which is no such number");
+      }
+    }
+  }
+  return parsed;
+}
+
+POLYAK_DEFINE LoadReport load_record(const std::filesystem::path& path, const StateRecord& run,
+                                     const LoadOptions& options) {
+  const SafetensorsFile file(path);
+  const auto words = file.metadata().find(std::string(state_key));
+  if (words == file.metadata().end()) {
+    refuse_io(path, {}, {}, "holds no state of a run; load_weights() reads weights alone");
+  }
+  const FiledRecord record = RecordReader(path).read(words->second);
+  const StateDifferences found = check_record(path, record, run, options);
+  if (!found.options.empty()) require_state(file, run);
+  const auto tensors = find_tensors(file, run);
+  const auto scalars = parse_scalars(path, record, run);
+  LoadReport report;
+  for (const auto& [key, value] : file.metadata()) {
+    if (key != state_key && !key.starts_with(digest_key)) report.metadata.emplace(key, value);
+  }
+  report.overridden = found.options;
+  report.verified = options.verify && file.has_digests();
+  if (report.verified) file.verify();
+  // From here on nothing fails, unless a device does.
+  for (std::size_t k = 0; k < tensors.size(); ++k) {
+    const RecordedTensor& one = run.tensors[k];
+    take_tensor(one, tensors[k]);
+  }
+  auto parsed = scalars.begin();
+  for (std::size_t k = 0; k < run.methods.size(); ++k) {
+    const auto& kept = found.differing[k];
+    for (const RecordedScalar& scalar : run.methods[k].scalars) {
+      const std::array<std::byte, 8>& value = *parsed++;
+      if (std::find(kept.begin(), kept.end(), scalar.name) != kept.end()) continue;
+      std::memcpy(scalar.memory, value.data(), scalar.bytes);
+    }
+  }
+  return report;
+}
+
+}  // namespace detail
+
+}  // namespace v0
+}  // namespace polyak

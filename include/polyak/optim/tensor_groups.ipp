@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Definitions of optim/tensor_groups.hpp.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include <polyak/core/compiled.hpp>
+#include <polyak/core/options.hpp>
+#include <polyak/core/tensors/selection_checks.hpp>
+#include <polyak/optim/tensor_groups.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+namespace detail {
+
+POLYAK_DEFINE TensorGroups::TensorGroups(const Layout& layout, DType parameters,
+                                         const Selection& selection, std::string_view owner)
+    : selected_(!selection.is_everything()), group_of_(layout.tensors.size(), 0) {
+  for (const TensorInfo& tensor : layout.tensors) {
+    owned_.push_back(may_keep(tensor, parameters, Kept::trained) && selection(tensor));
+  }
+  if (selected_) require_some(owned_, selection, layout, owner);
+}
+
+POLYAK_DEFINE TensorGroups TensorGroups::with(const Layout& layout, const Selection& selection,
+                                              const GroupOptions& group,
+                                              std::string_view owner) const {
+  validate(group);
+  std::vector<bool> taken = selected(selection, layout);
+  for (std::size_t k = 0; k < taken.size(); ++k) taken[k] = taken[k] && owned_[k];
+  require_some(taken, selection, layout, owner);
+  TensorGroups changed = *this;
+  const auto place = std::find(groups_.begin(), groups_.end(), group) - groups_.begin();
+  if (place == std::ssize(groups_)) changed.groups_.push_back(group);
+  for (std::size_t k = 0; k < taken.size(); ++k) {
+    if (taken[k]) changed.group_of_[k] = static_cast<std::uint32_t>(place);
+  }
+  return changed;
+}
+
+}  // namespace detail
+
+}  // namespace v0
+}  // namespace polyak
