@@ -199,7 +199,7 @@ std::vector<Out> means_in(std::vector<const In*> inputs, std::vector<double> wei
     double total = weights[0];
     for (std::size_t k = 1; k < inputs.size(); ++k) {
       total += weights[k];
-      mean = fma(Value(static_cast<Accumulator>(weights[k] / total)), term(k) - mean, mean);
+      mean = fma(Value(static_cast<Accumulator>(-weights[k] / total)), mean - term(k), mean);
     }
     polyak::detail::narrow_into(out.data(), i, mean.value);
   }

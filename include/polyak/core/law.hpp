@@ -98,7 +98,9 @@ struct LawStreams {
 
 /// The streams of a law that merges: `first` and `next` as
 /// `(V& accumulator..., const V& weight..., const V& input...)`, and
-/// `finish(V& output..., const V& accumulator...)`.
+/// `finish(V& output..., const V& accumulator...)`. A law may name a more careful one of the same
+/// streams, `using Careful = Law`, which runs instead where it gives a NaN or an infinity, and
+/// where an output is an input.
 struct LawMerge {
   int inputs = 1;   ///< of each term
   int weights = 1;  ///< of each term

@@ -65,19 +65,21 @@ template <class Out>
 }
 
 /// Elements 0..count: single packs up to `head`, then tiles of several packs, then single packs.
-template <class Level, class Loop>
-POLYAK_INLINE void run_tiles(const Loop& loop, std::size_t head, std::size_t count) {
+/// `scratch` is kept from one tile to the next.
+template <class Level, class Loop, class Scratch>
+POLYAK_INLINE void run_tiles(const Loop& loop, std::size_t head, std::size_t count,
+                             Scratch& scratch) {
   constexpr auto one = static_cast<std::size_t>(Loop::template lanes<Level>);
   constexpr int packs = Loop::packs;
   constexpr std::size_t tile = packs * one;
   std::size_t i = 0;
   while (i < count) {
     if (i >= head) {
-      for (; i + tile <= count; i += tile) loop.template tile<Level, packs>(i, tile);
+      for (; i + tile <= count; i += tile) loop.template tile<Level, packs>(i, tile, scratch);
       if (i == count) return;
     }
     const std::size_t number = std::min(one, (i < head ? head : count) - i);
-    loop.template tile<Level, 1>(i, number);
+    loop.template tile<Level, 1>(i, number, scratch);
     i += number;
   }
 }
@@ -105,11 +107,13 @@ struct StreamKernel<Law, std::tuple<Out...>, std::tuple<In...>> {
   template <class Level>
   POLYAK_INLINE void run() const {
     const StreamKernel here(*this);  // a copy, which no store to the outputs can change
-    run_tiles<Level>(here, here.head, here.count);
+    struct None {
+    } none;
+    run_tiles<Level>(here, here.head, here.count, none);
   }
 
-  template <class Level, int Packs>
-  POLYAK_INLINE void tile(std::size_t i, std::size_t number) const {
+  template <class Level, int Packs, class Scratch>
+  POLYAK_INLINE void tile(std::size_t i, std::size_t number, Scratch&) const {
     tile<Level, Packs>(i, number, all_out, all_in);
   }
 
@@ -139,6 +143,12 @@ inline constexpr std::size_t added_at_once = 4;
 /// long enough for the prefetchers, which start anew for each visit to a stream.
 inline constexpr std::size_t merge_block_bytes = std::size_t{64} * 1024;
 
+/// Whether a law that merges has a more careful one, for where it gives a NaN or an infinity.
+template <class Law>
+concept may_fail = requires {
+  typename Law::Careful;
+};
+
 template <class Law, class Out, class In>
 struct MergeKernel {
   using T = typename Law::Value;
@@ -162,17 +172,26 @@ struct MergeKernel {
   std::array<T*, accumulators> after = {};         ///< null where it ends in the outputs
   std::array<Out*, outputs> out = {};
   std::array<bool, outputs> past_caches = {};
+  bool* fails = nullptr;  ///< set where a law that may fail gave a NaN or an infinity
 
   template <class Level>
   POLYAK_INLINE void run() const {
+    using V = Pack<T, lanes<Level>, Level>;
     const MergeKernel here(*this);
-    run_tiles<Level>(here, here.head, here.count);
+    V doubt(T(0));  // x * 0 is NaN where x is not finite, and NaN stays
+    run_tiles<Level>(here, here.head, here.count, doubt);
+    if constexpr (may_fail<Law>) {
+      alignas(cache_line) T last[static_cast<std::size_t>(lanes<Level>)];
+      doubt.store(last);
+      for (const T one : last) *here.fails = *here.fails || one != 0;
+    }
   }
 
   template <class Level, int Packs>
-  POLYAK_INLINE void tile(std::size_t i, std::size_t number) const {
-    tile<Pack<T, lanes<Level>, Level>>(i, Packs > 1 ? number / Packs : number,
-                                       std::make_index_sequence<static_cast<std::size_t>(Packs)>{});
+  POLYAK_INLINE void tile(std::size_t i, std::size_t number,
+                          Pack<T, lanes<Level>, Level>& doubt) const {
+    tile(i, Packs > 1 ? number / Packs : number, doubt,
+         std::make_index_sequence<static_cast<std::size_t>(Packs)>{});
   }
 
  private:
@@ -184,7 +203,8 @@ struct MergeKernel {
   /// `number` elements for each pack. The packs are values of their own: compilers keep larger ones
   /// in memory from one term to the next.
   template <class V, std::size_t... P>
-  POLYAK_INLINE void tile(std::size_t i, std::size_t number, std::index_sequence<P...>) const {
+  POLYAK_INLINE void tile(std::size_t i, std::size_t number, V& doubt,
+                          std::index_sequence<P...>) const {
     V sum[sizeof...(P)][accumulators];
     std::size_t k = 0;
     if (before[0] != nullptr) {
@@ -202,7 +222,8 @@ struct MergeKernel {
                    all_inputs),
        ...);
     }
-    (store(sum[P], i + P * number, number, sizeof...(P) > 1, all_accumulators, all_outputs), ...);
+    (store(sum[P], i + P * number, number, sizeof...(P) > 1, doubt, all_accumulators, all_outputs),
+     ...);
   }
 
   template <class V>
@@ -235,13 +256,15 @@ struct MergeKernel {
 
   template <class V, std::size_t... A, std::size_t... O>
   POLYAK_INLINE void store(const V (&sum)[accumulators], std::size_t i, std::size_t number,
-                           bool whole, std::index_sequence<A...>, std::index_sequence<O...>) const {
+                           bool whole, [[maybe_unused]] V& doubt, std::index_sequence<A...>,
+                           std::index_sequence<O...>) const {
     if (after[0] != nullptr) {
       (store_stream(after[A] + i, number, false, sum[A]), ...);
       return;
     }
     V y[outputs];
     law.finish(y[O]..., sum[A]...);
+    if constexpr (may_fail<Law>) ((doubt = fma(y[O], V(0), doubt)), ...);
     (store_stream(out[O] + i, number, whole && past_caches[O], y[O]), ...);
   }
 };

@@ -53,14 +53,15 @@ struct MergeSweep {
   std::array<bool, Kernel::outputs> past_caches;
   int level;
 
-  void operator()(std::size_t tensor, std::size_t low, std::size_t high) const {
+  /// Sets `fails` where a law that may fail did.
+  void operator()(std::size_t tensor, std::size_t low, std::size_t high, bool& fails) const {
     const std::size_t terms = inputs.size() / each;
     if (terms <= most) {
       Weights own = weights;
       Kernel kernel = terms_of(tensor, low, high - low, 0, terms, own);
-      end(kernel, tensor, low);
+      end(kernel, tensor, low, fails);
     } else {
-      blocks(tensor, low, high, terms);
+      blocks(tensor, low, high, terms, fails);
     }
   }
 
@@ -77,7 +78,8 @@ struct MergeSweep {
     return kernel;
   }
   /// The last terms, which end in the outputs.
-  void end(Kernel& kernel, std::size_t tensor, std::size_t at) const {
+  void end(Kernel& kernel, std::size_t tensor, std::size_t at, bool& fails) const {
+    kernel.fails = &fails;
     for (std::size_t o = 0; o < Kernel::outputs; ++o) kernel.out[o] = outputs[o][tensor] + at;
     const bool any_past =
         std::find(past_caches.begin(), past_caches.end(), true) != past_caches.end();
@@ -96,7 +98,8 @@ struct MergeSweep {
   }
 
   /// More terms than one loop takes. The first loop takes so many that equal numbers remain.
-  void blocks(std::size_t tensor, std::size_t low, std::size_t high, std::size_t terms) const {
+  void blocks(std::size_t tensor, std::size_t low, std::size_t high, std::size_t terms,
+              bool& fails) const {
     alignas(cache_line) T sums[Kernel::accumulators][longest];
     std::array<T*, Kernel::accumulators> after;
     std::array<const T*, Kernel::accumulators> before;
@@ -120,7 +123,7 @@ struct MergeSweep {
       }
       kernel = terms_of(tensor, at, count, last, added, own);
       kernel.before = before;
-      end(kernel, tensor, at);
+      end(kernel, tensor, at, fails);
     }
   }
 };
@@ -143,6 +146,7 @@ void merge_all(std::string_view who, E& executor, const Law& law,
   std::size_t elements = 0;
   for (std::size_t k = 0; k < tensors; ++k) elements += size_of(k);
   std::array<bool, N> past_caches{};
+  bool any_in_place = false;
   for (std::size_t o = 0; o < N; ++o) {
     bool in_place = false;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -154,12 +158,26 @@ void merge_all(std::string_view who, E& executor, const Law& law,
                     [&] { return "output " + text(other); });
     }
     past_caches[o] = !in_place && elements > plan.streams_above / scalar_bytes<Out>;
+    any_in_place = any_in_place || in_place;
   }
   if (elements == 0) return;
-  const MergeSweep<Law, Out, Inputs, Weights> sweep{law,     outputs,     inputs,
-                                                    weights, past_caches, plan.level};
+  const auto merge = [&]<class Some>(const Some& one, std::size_t k, std::size_t low,
+                                     std::size_t high, bool& fails) {
+    MergeSweep<Some, Out, Inputs, Weights>{one, outputs, inputs, weights, past_caches, plan.level}(
+        k, low, high, fails);
+  };
+  const auto part = [&](std::size_t k, std::size_t low, std::size_t high) {
+    bool fails = false;
+    if constexpr (may_fail<Law>) {
+      // What is written over an input cannot be done again.
+      if (!any_in_place) merge(law, k, low, high, fails);
+      if (any_in_place || fails) merge(typename Law::Careful{}, k, low, high, fails);
+    } else {
+      merge(law, k, low, high, fails);
+    }
+  };
   run_ranges(executor, elements, [&](std::size_t begin, std::size_t end) {
-    each_part(tensors, size_of, begin, end, sweep);
+    each_part(tensors, size_of, begin, end, part);
     fence_streams();
   });
 }

@@ -43,25 +43,45 @@ struct WeightedSumLaw {
   }
 };
 
-/// Weights of a term: gain, weight. Where the mean is infinite or NaN the sum decides: infinite
-/// inputs, and differences that overflow. So it does for zeros, whose sign the differences lose.
+/// The mean with the sum beside it, which decides where the mean is infinite or NaN: infinite
+/// inputs, and differences that overflow. Weights of a term: -gain, weight.
 template <ComputeScalar T>
-struct WeightedMeanLaw {
+struct CarefulMeanLaw {
   using Value = T;
-  static constexpr LawMerge merges{.weights = 2, .accumulators = 2};
+  static constexpr LawMerge merges{.weights = 2, .accumulators = 2, .rare = true};
   template <class V>
   POLYAK_LAW void first(V& mean, V& sum, const V&, const V& weight, const V& x) const {
     mean = x;
     sum = weight * x;
   }
   template <class V>
-  POLYAK_LAW void next(V& mean, V& sum, const V& gain, const V& weight, const V& x) const {
-    mean = fma(gain, x - mean, mean);
+  POLYAK_LAW void next(V& mean, V& sum, const V& minus_gain, const V& weight, const V& x) const {
+    mean = fma(minus_gain, mean - x, mean);
     sum = fma(weight, x, sum);
   }
   template <class V>
   POLYAK_LAW void finish(V& out, const V& mean, const V& sum) const {
-    out = select((mean - mean == V(0)) & (mean != V(0)), mean, sum);
+    out = if_zero(mean - mean, mean, sum);
+  }
+};
+
+/// The mean alone. The difference is turned around so that zeros keep their sign.
+template <ComputeScalar T>
+struct WeightedMeanLaw {
+  using Value = T;
+  using Careful = CarefulMeanLaw<T>;
+  static constexpr LawMerge merges{.weights = 2};
+  template <class V>
+  POLYAK_LAW void first(V& mean, const V&, const V&, const V& x) const {
+    mean = x;
+  }
+  template <class V>
+  POLYAK_LAW void next(V& mean, const V& minus_gain, const V&, const V& x) const {
+    mean = fma(minus_gain, mean - x, mean);
+  }
+  template <class V>
+  POLYAK_LAW void finish(V& out, const V& mean) const {
+    out = mean;
   }
 };
 
@@ -91,7 +111,7 @@ struct MeanOrder {
   }
 };
 
-/// Gain and weight of each term, for terms that are asked for in order.
+/// Negative gain and weight of each term, for terms that are asked for in order.
 struct MeanWeights {
   std::span<const double> weights;
   MeanOrder order;
@@ -100,7 +120,7 @@ struct MeanWeights {
   void operator()(std::size_t term, T* to) {
     const double weight = weights[order(term)];
     total += weight;
-    to[0] = static_cast<T>(weight / total);
+    to[0] = static_cast<T>(-weight / total);
     to[1] = static_cast<T>(weight);
   }
 };
