@@ -67,12 +67,14 @@ struct SoftSignRule {
   }
 };
 
-/// SoftSign. Throws std::invalid_argument for options out of range.
+/// SoftSign of the tensors that `selection` holds for, all of them without one. Throws
+/// std::invalid_argument for options out of range.
 template <polyak::ParameterScalar P, polyak::ComputeScalar S = polyak::default_state_t<P>>
 class SoftSign final : public polyak::Elementwise<SoftSign<P, S>, SoftSignRule, P, S> {
  public:
-  explicit SoftSign(const polyak::Parameters<P>& params, SoftSignOptions options = {})
-      : SoftSign::Elementwise(params, options) {}
+  explicit SoftSign(const polyak::Parameters<P>& params, SoftSignOptions options = {},
+                    const polyak::Selection& selection = {})
+      : SoftSign::Elementwise(params, options, selection) {}
 };
 
 }  // namespace mine

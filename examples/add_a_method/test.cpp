@@ -96,6 +96,20 @@ TEST_CASE("SoftSign steps by the sign at a low temperature, by the momentum at a
   }
 }
 
+TEST_CASE("methods with a selection leave the other tensors alone") {
+  Model model;
+  const Model start;
+  mine::SoftSign<float> optimizer(model.params, {}, polyak::named("weights"));
+  mine::TriangularAverage<float> average(model.params, {}, polyak::Nonfinite::propagate,
+                                         polyak::named("bias"));
+  model.differentiate(1);
+  polyak::step(model.params, model.gradients, optimizer, average);
+  CHECK(model.weights != start.weights);
+  CHECK(model.bias == start.bias);
+  CHECK(optimizer.memory_report().slots.at(0).elements == model.weights.size());
+  CHECK(average.view()["bias"](0) == 1);
+}
+
 TEST_CASE("SoftSign refuses what its list of fields says") {
   Model model;
   const auto make = [&](const mine::SoftSignOptions& o) {

@@ -54,8 +54,8 @@ void fields(TriangularWeighting& w, Fields& field) {
   field("fall", w.fall, polyak::at_least_1);
 }
 
-/// The triangular average of a model's weights. Throws std::invalid_argument for a weighting out of
-/// range; everything else is polyak::AverageOf.
+/// The triangular average of the tensors that `selection` holds for, all of them without one.
+/// Throws std::invalid_argument for a weighting out of range; everything else is polyak::AverageOf.
 template <polyak::ParameterScalar P, polyak::StateScalar S = polyak::default_state_t<P>>
 class TriangularAverage final
     : public polyak::AverageOf<TriangularAverage<P, S>, P, TriangularWeighting, S> {
@@ -64,8 +64,9 @@ class TriangularAverage final
 
   explicit TriangularAverage(const polyak::Parameters<P>& params,
                              TriangularWeighting weighting = {},
-                             polyak::Nonfinite nonfinite = polyak::Nonfinite::propagate)
-      : TriangularAverage::AverageOf(params, weighting, nonfinite) {}
+                             polyak::Nonfinite nonfinite = polyak::Nonfinite::propagate,
+                             const polyak::Selection& selection = {})
+      : TriangularAverage::AverageOf(params, weighting, nonfinite, {.tensors = selection}) {}
 };
 
 }  // namespace mine

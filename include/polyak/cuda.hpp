@@ -5,6 +5,7 @@
 #pragma once
 
 #include <polyak/cuda/captured_step.hpp>
+#include <polyak/cuda/clip.hpp>
 #include <polyak/cuda/error.hpp>
 #include <polyak/cuda/executor.hpp>
 #include <polyak/cuda/grid.hpp>

@@ -322,7 +322,7 @@ TEST_CASE("a scale belongs to the list of gradients") {
   CHECK(gradients.scale() == 1);
   CHECK(&gradients.scale(0.125) == &gradients);
   CHECK(gradients.scale() == 0.125);
-  CHECK(polyak::GradientAccess<float>::scale(gradients) == 0.125);
+  CHECK(polyak::GradientAccess<float>::reading(gradients).scale == 0.125);
   // It stays, and goes with copies.
   gradients.set("w", lists.gw);
   gradients.set_all(std::array<const float*, 4>{});

@@ -12,6 +12,7 @@
 
 #include "captured_test.cpp"
 #include "executor_test.cpp"
+#include "groups_test.cpp"
 
 int main(int count, char** arguments) {
   int devices = 0;

@@ -18,6 +18,7 @@
 #include <polyak/optim/schedule_free_adamw.hpp>
 
 #include "../support/catch.hpp"
+#include "graph.hpp"
 #include "twin.hpp"
 
 namespace device_tests {
@@ -26,22 +27,6 @@ using namespace polyak;
 using twin::refuses;
 
 namespace {
-
-struct Both {
-  cuda::Executor executor;
-  Model<float> model{{5, 70, 0, 33, 4200}, true};
-  twin::OnDevice<float> device{executor, model.params};
-
-  void differentiate(std::uint64_t step) {
-    model.differentiate(step);
-    device.take_gradients(model.params, model.gradients);
-  }
-  void check_weights() {
-    for (std::size_t k = 0; k < 6; ++k) {
-      CHECK(twin::differing<float>(model.tensor_bytes(k), device.tensor_bytes(k), twin::ulps) == 0);
-    }
-  }
-};
 
 struct WholeTensors {
   static constexpr bool needs_whole_tensors = true;

@@ -80,8 +80,7 @@ struct Sweep<P> {
   template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound,
                   const std::size_t* offsets, const P* const* gradients = nullptr) {
-    const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound),
-                                       nullptr};
+    const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound)};
     over(executor, params, gradients, {}, Plan{&single, 1, nullptr, 0});
   }
   template <class B>
@@ -97,18 +96,20 @@ struct Sweep<P> {
     elements({params[tensor].raw(), params[tensor].size()}, nullptr, {}, tensor,
              std::tuple<const B*>(&bound));
   }
-  [[nodiscard]] static bool weights_finite(const Parameters<P>& params) {
+  template <class Takes>
+  [[nodiscard]] static bool weights_finite(const Parameters<P>& params, const Takes& takes) {
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (params[k].info().role == Role::average && !finite(params[k].data(), params[k].size())) {
-        return false;
-      }
+      if (takes(k) && !finite(params[k].data(), params[k].size())) return false;
     }
     return true;
   }
-  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params,
-                                             const P* const* gradients) {
+  template <class Takes>
+  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params, const P* const* gradients,
+                                             const Takes& takes) {
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (gradients[k] != nullptr && !finite(gradients[k], params[k].size())) return false;
+      if (gradients[k] != nullptr && takes(k) && !finite(gradients[k], params[k].size())) {
+        return false;
+      }
     }
     return true;
   }
@@ -131,7 +132,10 @@ struct Sweep<P> {
         bound);
     const typename Grid::Arguments arguments{cuda::detail::chain_of<0>(bound, k),
                                              static_cast<carrier_t<P>>(reading.scale),
-                                             static_cast<carrier_t<P>>(reading.limit)};
+                                             static_cast<carrier_t<P>>(reading.limit),
+                                             reading.scale,
+                                             nullptr,
+                                             false};
     for (std::size_t begin = 0; begin < memory.size; begin += Grid::chunk) {
       Grid::thread(row, gradient, arguments, begin, 0, 1);
     }

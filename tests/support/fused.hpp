@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <set>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -40,6 +41,7 @@ struct ScriptedSwitch {
 template <class P, class S = polyak::default_state_t<P>>
 class Scripted : public polyak::FedBackAverage<Scripted<P, S>, P, ScriptedGain, ScriptedSwitch, S> {
  public:
+  static constexpr std::string_view type_name = "Scripted";
   Scripted(const polyak::Parameters<P>& params, int phase)
       : polyak::FedBackAverage<Scripted<P, S>, P, ScriptedGain, ScriptedSwitch, S>(
             params, {phase}, {phase}, phase % 2 == 0 ? 0 : 0.25, polyak::Nonfinite::propagate) {}

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <set>
@@ -18,6 +19,7 @@
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/tensors/selection.hpp>
 #include <polyak/io/save.hpp>
 
 #include "allocations.hpp"
@@ -39,6 +41,8 @@ class AnyMethod {
   virtual ~AnyMethod() = default;
   virtual bool run(Splitter& splitter, const polyak::Parameters<P>& params,
                    const polyak::Gradients<P>& gradients) = 0;
+  /// Puts the second tensor of an optimizer into a group of its own, and freezes the third.
+  virtual void regroup() = 0;
   /// Changes learning rate or pace as a user would between two steps.
   virtual void vary() = 0;
   [[nodiscard]] virtual Bytes state() = 0;
@@ -79,6 +83,14 @@ class Holder final : public AnyMethod<typename M::Parameter> {
         }
       }
       return complete;
+    }
+  }
+  void regroup() override {
+    if constexpr (M::trains) {
+      method_
+          .group(polyak::named("tensor 1", "ignored"),
+                 {.learning_rate_factor = 0.75, .weight_decay_factor = 0.5})
+          .group(polyak::named("tensor 2"), {.frozen = true});
     }
   }
   void vary() override {
@@ -146,7 +158,23 @@ struct Entry {
   std::string name;
   std::function<std::unique_ptr<AnyMethod<P>>(const polyak::Parameters<P>&)> make;
   bool trains;
+  double scale = 1, limit = std::numeric_limits<double>::infinity();  ///< of the gradients
 };
+
+/// The same in groups, with gradients that are scaled and clipped.
+template <class P>
+[[nodiscard]] Entry<P> grouped(const Entry<P>& entry) {
+  Entry<P> other = entry;
+  other.name += ", in groups";
+  other.make = [make = entry.make](const polyak::Parameters<P>& params) {
+    auto method = make(params);
+    method->regroup();
+    return method;
+  };
+  other.scale = 1.0 / 3;
+  other.limit = 0.1;
+  return other;
+}
 
 /// Collects the entries of a list of methods.
 template <class P, bool Files>
@@ -174,7 +202,9 @@ struct Training {
       : model(sizes, extras),
         method(entry.make(model.params)),
         splitter(split),
-        trains(entry.trains) {}
+        trains(entry.trains) {
+    model.gradients.scale(entry.scale).clip_value(entry.limit);
+  }
 
   /// Everything a step needs but the step.
   void prepare(std::uint64_t step, const std::set<std::size_t>& without = {}) {
@@ -320,6 +350,43 @@ void check_late_start(const Entry<P>& entry) {
   }
 }
 
+/// Gradients that are scaled as they are read, by a power of two, against gradients that were
+/// multiplied in memory.
+template <class P>
+void check_scale(const Entry<P>& entry) {
+  const std::vector<std::size_t> sizes{5, 0, 203, 64};
+  Training<P> scaled(entry, sizes, true, Split::pieces), multiplied(entry, sizes, true);
+  Training<P> plain(entry, sizes, true);
+  scaled.model.gradients.scale(0.25);
+  for (std::uint64_t step = 0; step < 5; ++step) {
+    scaled.step(step);
+    plain.step(step);
+    multiplied.prepare(step);
+    for (std::size_t k = 0; k < sizes.size() + 1; ++k) {
+      auto* const gradient = const_cast<P*>(multiplied.model.gradients[k]);
+      for (std::size_t i = 0; i < multiplied.model.params[k].size(); ++i) {
+        gradient[i] = static_cast<P>(static_cast<double>(gradient[i]) * 0.25);
+      }
+    }
+    multiplied.run();
+    multiplied.method->vary();
+    if (!scaled.equals(multiplied)) FAIL_CHECK(entry.name << ": scaled gradients, step " << step);
+  }
+  if (scaled.equals(plain)) FAIL_CHECK(entry.name << ": the scale of gradients has no effect");
+}
+
+/// A frozen tensor among others.
+template <class P>
+void check_frozen(const Entry<P>& entry) {
+  Training<P> run(grouped(entry), {5, 70, 33}, true);
+  const Bytes frozen = run.model.tensor_bytes(2), other = run.model.tensor_bytes(1);
+  for (std::uint64_t step = 0; step < 3; ++step) run.step(step);
+  if (run.model.tensor_bytes(2) != frozen || !run.method->tensor(2).empty()) {
+    FAIL_CHECK(entry.name << ": a frozen tensor has changed, or has state");
+  }
+  if (run.model.tensor_bytes(1) == other) FAIL_CHECK(entry.name << ": a group was not trained");
+}
+
 template <class P>
 void check_empty(const Entry<P>& entry) {
   for (const auto& sizes : {std::vector<std::size_t>{}, std::vector<std::size_t>{0},
@@ -394,6 +461,11 @@ void check(List list) {
     if (!entry.trains) continue;
     check_gaps(entry);
     if (!entry.method.one_clock) check_late_start(entry);
+    check_scale(entry);
+    check_frozen(entry);
+    check_executors(grouped(entry));
+    check_resume(grouped(entry));
+    check_allocations(grouped(entry));
   }
 }
 
@@ -407,6 +479,7 @@ void check_types(List list) {
     if (!entry.method.by_tensor) check_tensors(entry);
     check_executors(entry);
     check_memory(entry);
+    if (entry.trains) check_scale(entry);
   }
 }
 

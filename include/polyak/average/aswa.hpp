@@ -184,7 +184,8 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
     next_ = {.accepts = call >= start_ && (call - start_) % period_ == 0, .norm = 0};
     if (!next_.accepts || filter_ == AswaFilter::all) return;
     if (averaged() == 0) {
-      next_.accepts = detail::Sweep<P>::weights_finite(params);
+      next_.accepts = detail::Sweep<P>::weights_finite(
+          params, [this](std::size_t k) { return this->slots().keeps(k); });
       return;
     }
     next_.norm = distance(executor, params);

@@ -195,7 +195,8 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
                         const Selection& selection = {})
       : Base(params, weighting_of(options), options.nonfinite,
              {options.accumulate, options.seed, selection}),
-        source_(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"source"}),
+        source_(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"source"},
+                [this](std::size_t k) { return this->slots().keeps(k); }),
         probability_(options.restore_probability),
         seed_(options.restore_seed) {
     for (std::size_t k = 0; k < params.size(); ++k) {

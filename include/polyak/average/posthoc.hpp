@@ -210,8 +210,8 @@ class PosthocEma {
 
   /// Writes the combination into `target`, a list of the snapshots' layout, in one pass over the
   /// snapshots: the sum of core/sum.hpp, in their order and type, rounded once. Buffers
-  /// (Role::copy) and what averages ignore are left alone. Throws std::logic_error while an average
-  /// is swapped in, std::invalid_argument for other parameters or other snapshots.
+  /// (Role::copy) and what the averages leave out stay as they are. Throws std::logic_error while
+  /// an average is swapped in, std::invalid_argument for other parameters or other snapshots.
   void reconstruct(const PosthocSolution& solution, const Parameters<P>& target) const {
     require(solution.weights.size() == snapshots_.size() && !snapshots_.empty(),
             "a solution must have one weight per snapshot", solution.weights.size());
@@ -238,8 +238,10 @@ class PosthocEma {
     const auto view = average.view();  // refuses what must not be handed out
     if (average.accumulate() == Accumulate::plain) return average.slots();
     const auto& layout = average.slots().layout();
-    Slots<S> slots(layout, detail::dtype_of<P>(), Kept::averaged, {"average"});
+    Slots<S> slots(layout, detail::dtype_of<P>(), Kept::averaged, {"average"},
+                   [&](std::size_t k) { return average.slots().keeps(k); });
     for (std::size_t k = 0; k < layout->tensors.size(); ++k) {
+      if (!slots.keeps(k)) continue;
       const auto elements = slots.tensor(0, k);
       for (std::size_t i = 0; i < elements.size(); ++i) elements[i] = view[k][i];
     }
@@ -261,6 +263,13 @@ class PosthocEma {
       const Slots<S>& reference =
           snapshots_.empty() ? added.front().average : snapshots_.front().average;
       detail::require_same(one.average.layout(), reference.layout(), "the snapshots");
+      for (std::size_t k = 0; k < reference.layout()->tensors.size(); ++k) {
+        if (one.average.keeps(k) == reference.keeps(k)) continue;
+        detail::refuse_value(
+            "polyak: the snapshots must be of averages of the same tensors; only "
+            "some of them have \"" +
+            reference.layout()->tensors[k].name + "\"");
+      }
     }
     snapshots_.reserve(snapshots_.size() + added.size());
     for (Snapshot& one : added) snapshots_.push_back(std::move(one));

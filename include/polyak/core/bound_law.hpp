@@ -41,12 +41,12 @@ struct BoundLaw {
   const std::uint32_t* which = nullptr;    ///< the law of each tensor in the table
 
   [[nodiscard]] const L& law_of(std::size_t tensor) const {
-    if (table == nullptr) return law;
-    const auto* const first = reinterpret_cast<const std::byte*>(table);
-    return *std::launder(reinterpret_cast<const L*>(first + stride * which[tensor]));
+    return table == nullptr ? law : law_at(which[tensor]);
   }
-  [[nodiscard]] bool same_law(std::size_t a, std::size_t b) const {
-    return table == nullptr || which[a] == which[b];
+  /// The law of that number in the table.
+  [[nodiscard]] const L& law_at(std::size_t number) const {
+    const auto* const first = reinterpret_cast<const std::byte*>(table);
+    return *std::launder(reinterpret_cast<const L*>(first + stride * number));
   }
   [[nodiscard]] bool takes(std::size_t tensor) const {
     return offsets == nullptr || offsets[tensor] != Slots<S>::absent;

@@ -30,8 +30,7 @@ double clip_norm(E&& executor, Gradients<P>& gradients, double max_norm,
                  Reduction<Norm>& workspace) {
   require(max_norm >= 0, "clip_norm: max_norm must be >= 0", max_norm);
   const double norm = gradients.scale() * workspace(executor, gradients)[0];
-  const bool clips = norm > max_norm && detail::is_finite(norm);
-  GradientAccess<P>::set_clip(gradients, clips ? max_norm / norm : 1);
+  GradientAccess<P>::set_clip(gradients, detail::clip_coefficient(norm, max_norm));
   return norm;
 }
 

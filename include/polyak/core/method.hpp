@@ -17,7 +17,9 @@ namespace polyak {
 inline namespace v0 {
 
 /// What a method does about a NaN or an infinity, in the gradients (optimizers) or in the weights
-/// (averages). The last two read them once more, before the pass.
+/// (averages). The last two read them once more, before the pass: the gradients of all tensors that
+/// an optimizer of the step trains, as they lie in memory, before scale, clip coefficient and
+/// limit; the weights of all tensors that the averages keep. Other tensors do not count.
 enum class Nonfinite : std::uint8_t {
   propagate,  ///< nothing is checked
   skip_step,  ///< nothing changes but the count of skipped steps; a fused step is skipped as a

@@ -79,6 +79,7 @@ struct MethodTable {
   bool writes_weights;  ///< optimizers do
   Nonfinite (*nonfinite)(const void*);
   bool (*reads_weights)(const void*);
+  const std::size_t* (*offsets)(const void*);  ///< of the tensors in the method's slots
   void (*prepare)(void*, const ExecutorRef&, const Parameters<P>&, Gradient);
   void (*advance)(void*, const Parameters<P>&, Gradient);
   void (*finish)(void*, const ExecutorRef&, const Parameters<P>&);
@@ -91,6 +92,7 @@ struct MethodTable {
             M::trains || M::writes_weights,
             [](const void* m) { return static_cast<const M*>(m)->nonfinite(); },
             [](const void* m) { return static_cast<const M*>(m)->reads_weights(); },
+            [](const void* m) { return static_cast<const M*>(m)->slots().offsets(); },
             [](void* m, const ExecutorRef& executor, const Parameters<P>& params, Gradient g) {
               static_cast<M*>(m)->prepare(executor, params, g);
             },
@@ -198,11 +200,7 @@ class StepLaws {
     usual_[I] = Variants<One>::index(*bound) == 0;
     Variants<One>::visit(
         *bound, [&]<std::size_t K>(std::integral_constant<std::size_t, K>, const auto& law) {
-          using B = std::remove_cvref_t<decltype(law)>;
           single.loop = Sweep<P>::template loop<K == 0>(law);
-          single.same_law = [](const void* one, std::size_t a, std::size_t b) {
-            return static_cast<const B*>(one)->same_law(a, b);
-          };
         });
   }
 
@@ -328,13 +326,32 @@ class StepDriver {
     each(chosen, [](const auto& m) { m.table->skip(m.object); });
   }
 
+  /// Which tensors are looked at for NaN and infinity: those that an optimizer of this step trains,
+  /// and those that an average keeps which checks its input. The rest moves nothing here.
+  [[nodiscard]] auto trained() const {
+    return [this](std::size_t k) { return kept(k, [](const auto& m) { return m.table->trains; }); };
+  }
+  [[nodiscard]] auto averaged() const {
+    return [this](std::size_t k) {
+      return kept(k, [](const auto& m) { return !m.table->trains && m.checks(); });
+    };
+  }
+
  private:
+  template <class Test>
+  [[nodiscard]] bool kept(std::size_t tensor, Test test) const {
+    for (const StepMethod<P>& m : methods_) {
+      if (test(m) && m.table->offsets(m.object)[tensor] != Slots<float>::absent) return true;
+    }
+    return false;
+  }
+
   POLYAK_COLD bool run_checked(Chosen all) {
     const Chosen training = all_of([](const auto& m) { return m.table->trains; });
     const Chosen errors = those_that(Nonfinite::error, true) | those_that(Nonfinite::error, false);
     const Chosen skips = those_that(Nonfinite::skip_step, true);
     if (training != 0 && (errors | skips) != 0 &&
-        !Sweep<P>::gradients_finite(params_, gradients_)) {
+        !Sweep<P>::gradients_finite(params_, gradients_, trained())) {
       if (errors != 0) {
         refuse_nonfinite("polyak: a gradient holds a NaN or an infinity; nothing was changed");
       }
@@ -344,7 +361,7 @@ class StepDriver {
     const Chosen checked = all_of([](const auto& m) { return !m.table->trains && m.checks(); });
     const Chosen refusing = those_that(Nonfinite::error, false);
     Chosen later = waiting(all), now = all & ~later, skipped = 0;
-    if (checked != 0 && !Sweep<P>::weights_finite(params_)) {
+    if (checked != 0 && !Sweep<P>::weights_finite(params_, averaged())) {
       if (refusing != 0) {
         refuse_nonfinite("polyak: a weight holds a NaN or an infinity; nothing was changed");
       }
@@ -363,7 +380,7 @@ class StepDriver {
       now = later & ~rest;
       later = rest;
       skipped = 0;
-      if ((checked & now) != 0 && !Sweep<P>::weights_finite(params_)) {
+      if ((checked & now) != 0 && !Sweep<P>::weights_finite(params_, averaged())) {
         if ((refusing & now) != 0) {
           refuse_nonfinite(
               "polyak: the optimizer's update made a weight NaN or infinite; the update stands, "

@@ -447,8 +447,7 @@ struct Sweep<P> {
   template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound,
                   const std::size_t* offsets, const P* const* gradients = nullptr) {
-    const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound),
-                                       nullptr};
+    const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound)};
     over(executor, params, gradients, {}, Plan{&single, 1, nullptr, 0});
   }
   template <class B>
@@ -467,19 +466,21 @@ struct Sweep<P> {
     one(ParameterAccess<P>::memory(params), tensor, bound);
   }
 
-  [[nodiscard]] static bool weights_finite(const Parameters<P>& params) {
+  /// Of the tensors k that takes(k) holds for.
+  template <class Takes>
+  [[nodiscard]] static bool weights_finite(const Parameters<P>& params, const Takes& takes) {
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (params[k].info().role == Role::average &&
-          !all_finite(params[k].data(), params[k].size())) {
-        return false;
-      }
+      if (takes(k) && !all_finite(params[k].data(), params[k].size())) return false;
     }
     return true;
   }
-  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params,
-                                             const P* const* gradients) {
+  template <class Takes>
+  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params, const P* const* gradients,
+                                             const Takes& takes) {
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (gradients[k] != nullptr && !all_finite(gradients[k], params[k].size())) return false;
+      if (gradients[k] != nullptr && takes(k) && !all_finite(gradients[k], params[k].size())) {
+        return false;
+      }
     }
     return true;
   }

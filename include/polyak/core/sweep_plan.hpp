@@ -23,8 +23,6 @@ struct SweepPlan {
     bool takes_part;             ///< in this step
     bool needs_gradient;
     SomeLoop loop;
-    /// Whether two tensors have the same law.
-    bool (*same_law)(const void* bound, std::size_t a, std::size_t b);
   };
   struct Shared {
     Mask methods;

@@ -3,6 +3,7 @@
 /// CapturedStep: a step in a CUDA graph that is replayed.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +13,8 @@
 #include <vector>
 
 #include <polyak/core/step.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/cuda/clip.hpp>
 #include <polyak/cuda/executor.hpp>
 #include <polyak/cuda/skipped_steps.hpp>
 #include <polyak/cuda/sweep.hpp>
@@ -28,12 +31,14 @@ namespace cuda {
 ///
 /// A replay cannot bring arguments of its own, so it reads this step's scalars from the device,
 /// where prepare() has put them, by a launch in the stream before it: no copy from the host, and no
-/// wait. Everything refers to the objects given, which must stay where they are. A captured step
-/// has the passes that its recording had: where an average rests, copies or switches in some steps
-/// only, prepare() throws std::logic_error in the others, with nothing changed: call step() instead
-/// of the replay, or capture again. Make it when the averages have begun, for it uploads the tables
-/// of the step that would be next. Nonfinite::propagate only. (CUDA captures no default stream:
-/// give the executor one of its own.)
+/// wait. So does clip_norm(), captured before record(). Everything refers to the objects given,
+/// which must stay where they are: each replay reads the gradients with the scale and value limit
+/// that they have at its prepare(), from the addresses that they had at construction. A captured
+/// step has the passes that its recording had: where an average rests, copies or switches in some
+/// steps only, or where tensors change their groups, prepare() throws std::logic_error in the
+/// others, with nothing changed: call step() instead of the replay, or capture again. Make it when
+/// the averages have begun, for it uploads the tables of the step that would be next.
+/// Nonfinite::propagate only. (CUDA captures no default stream: give the executor one of its own.)
 template <class T, class... M>
 class CapturedStep {
   using P = Device<T>;
@@ -41,17 +46,26 @@ class CapturedStep {
  public:
   CapturedStep(const Executor& executor, const Parameters<T>& params, const Gradients<T>& gradients,
                M&... methods)
-      : executor_(executor), params_(params), gradients_(gradients), methods_(methods...) {
+      : executor_(executor),
+        params_(params),
+        gradients_(gradients),
+        read_(&gradients),
+        methods_(methods...) {
     polyak::detail::require_same(gradients.layout(), params.layout(),
                                  "the gradients' parameters and the parameters");
     (polyak::detail::check_method(methods, params), ...);
     if constexpr (sizeof...(M) > 1) polyak::detail::check_distinct(methods...);
     require(((methods.nonfinite() == Nonfinite::propagate) && ...),
             "CapturedStep: nonfinite of all methods must be", std::string_view("propagate"));
-    block_ = std::make_unique<polyak::detail::Block>(detail::Recording::capacity,
-                                                     params.layout()->space);
-    recording_.block = block_->data();
+    if constexpr ((std::size_t{0} + ... + (M::trains ? 1 : 0)) > 1) {
+      std::vector<const std::size_t*> offsets;
+      ((M::trains ? offsets.push_back(methods.slots().offsets()) : void()), ...);
+      polyak::detail::check_owners(*params.layout(), offsets);
+    }
     try_out(detail::Recording::Mode::plan);
+    recording_.capacity = std::max(recording_.capacity, 2 * recording_.planned * sizeof(double));
+    block_ = std::make_unique<polyak::detail::Block>(recording_.capacity, params.layout()->space);
+    recording_.block = block_->data();
   }
   CapturedStep(const CapturedStep&) = delete;
   CapturedStep& operator=(const CapturedStep&) = delete;
@@ -62,6 +76,7 @@ class CapturedStep {
     recording_.passes.clear();
     recording_.copies.clear();
     recording_.words.clear();
+    coefficient_ = Access::device_clip(*read_);
     try_out(detail::Recording::Mode::record);
   }
 
@@ -87,10 +102,14 @@ class CapturedStep {
     }
     detail::write_words(*executor_.space(), recording_.block, recording_.words.data(),
                         recording_.words.size());
+    if (coefficient_ != nullptr) {
+      detail::write_scale(*executor_.space(), coefficient_.get(), read_->scale());
+    }
   }
 
  private:
   using Driver = polyak::detail::StepDriver<P>;
+  using Access = GradientAccess<P>;
 
   /// The next step without its effects on the clocks.
   void try_out(detail::Recording::Mode mode) {
@@ -114,7 +133,8 @@ class CapturedStep {
           const std::array<polyak::detail::StepMethod<P>, sizeof...(M)> list{
               polyak::detail::StepMethod<P>{&methods, &polyak::detail::method_table<P, M>}...};
           const ExecutorRef any(executor_);
-          Driver(any, params_, gradients_.data(), polyak::detail::reading_of(&gradients_), list,
+          Driver(any, params_, gradients_.data(),
+                 {read_->scale(), read_->value_limit(), coefficient_.get()}, list,
                  polyak::detail::binder_of(laws))
               .advance(~std::uint64_t{0} >> (64 - sizeof...(M)));
         },
@@ -140,7 +160,9 @@ class CapturedStep {
 
   Executor executor_;
   Parameters<T> params_;
-  Gradients<T> gradients_;
+  Gradients<T> gradients_;                     // where they were when it was made
+  const Gradients<T>* read_;                   // how they are read now
+  std::shared_ptr<const double> coefficient_;  // of clipping, as recorded
   std::tuple<M&...> methods_;
   detail::Recording recording_;
   std::unique_ptr<polyak::detail::Block> block_;

@@ -102,9 +102,17 @@ class Event {
 /// A table of a pass on the device: chunks, rows, addresses of gradients. Rows are words: x, size,
 /// tensor, offsets.
 struct DeviceTable {
+  /// The laws of its rows in a pass of one kernel, where they differ.
+  struct Laws {
+    const void* kernel;
+    std::vector<std::uint64_t> words;  ///< as the device has them
+    std::byte* memory = nullptr;
+    std::size_t capacity = 0;  ///< in words
+  };
   std::vector<std::uint64_t> rows;
   std::size_t row_words = 0, chunk = 0, chunks = 0;
   std::vector<std::uint64_t> gradients;  ///< as the device has them
+  std::vector<Laws> laws;
   std::byte* memory = nullptr;
   std::size_t rows_at = 0, gradients_at = 0;  ///< bytes
   std::uint64_t last_use = 0;
@@ -126,7 +134,7 @@ class DeviceSpace final : public MemorySpace {
  public:
   DeviceSpace(cudaStream_t stream, int device) : stream_(stream), device_(device) {}
   ~DeviceSpace() override {
-    for (const auto& table : tables_) static_cast<void>(cudaFree(table->memory));
+    for (const auto& table : tables_) release(*table);
     static_cast<void>(cudaFree(exchange_));
     static_cast<void>(cudaFree(marks_));
   }
@@ -298,7 +306,7 @@ class DeviceSpace final : public MemorySpace {
 
   struct Scratch {
     std::vector<std::uint32_t> order;
-    std::vector<std::uint64_t> rows, gradients;
+    std::vector<std::uint64_t> rows, gradients, laws;
     std::vector<std::uint64_t> groups;
   };
   [[nodiscard]] Scratch& scratch() { return scratch_; }
@@ -362,8 +370,12 @@ class DeviceSpace final : public MemorySpace {
       if (free && (oldest == tables_.end() || (*it)->last_use < (*oldest)->last_use)) oldest = it;
     }
     if (oldest == tables_.end()) return;
-    static_cast<void>(cudaFree((*oldest)->memory));
+    release(**oldest);
     tables_.erase(oldest);
+  }
+  static void release(const DeviceTable& table) {
+    for (const DeviceTable::Laws& laws : table.laws) static_cast<void>(cudaFree(laws.memory));
+    static_cast<void>(cudaFree(table.memory));
   }
 
   cudaStream_t stream_;

@@ -65,7 +65,9 @@ struct Table {
 template <class R>
 struct DeviceLaw {
   using Host = R;
-  typename R::Law law;
+  typename R::Law law;           ///< of all rows, unless there is a table
+  const typename R::Law* table;  ///< null: none
+  const std::uint32_t* which;    ///< the law of each row in the table
   typename R::State* slots[R::arrays == 0 ? 1 : R::arrays];
   typename R::Key key;
 };
@@ -335,12 +337,28 @@ struct GridSweep {
   struct Arguments {
     Laws laws;
     carrier_t<T> scale, limit;
+    double exact_scale;         ///< before it was rounded, for the coefficient
+    const double* coefficient;  ///< of clipping, multiplies the scale; null: none
+    bool open;                  ///< whether settle() has anything to do
 
+    /// Reads what lies in memory: the laws of a row, and the scale with its coefficient.
+    POLYAK_LAW void settle(std::uint64_t row) {
+      settle(laws, row);
+      if (coefficient != nullptr) scale = static_cast<carrier_t<T>>(exact_scale * *coefficient);
+    }
     [[nodiscard]] POLYAK_LAW carrier_t<T> read(carrier_t<T> gradient) const {
       const carrier_t<T> scaled = gradient * scale;
       const carrier_t<T> below = limit < scaled ? limit : scaled;  // a NaN stays
       return below < -limit ? -limit : below;
     }
+
+   private:
+    template <class First, class... Rest>
+    POLYAK_LAW static void settle(Chain<First, Rest...>& chain, std::uint64_t row) {
+      if (chain.first.table != nullptr) chain.first.law = chain.first.table[chain.first.which[row]];
+      settle(chain.rest, row);
+    }
+    POLYAK_LAW static void settle(Chain<>&, std::uint64_t) {}
   };
   using RowType = Row<sizeof...(R)>;
 
@@ -529,11 +547,12 @@ struct SweepKernel {
     const Row<sizeof...(R)> row = table.rows[chunk.row];
     const void* const gradient = Sweep::any_reads_gradient ? table.gradients[chunk.row] : nullptr;
     const auto begin = static_cast<std::size_t>(chunk.begin);
-    if (written == nullptr) {
+    if (written == nullptr && !arguments.open) {
       Sweep::thread(row, gradient, arguments, begin, thread, threads);
     } else {
-      const Arguments now = *written;
-      Sweep::thread(row, gradient, now, begin, thread, threads);
+      Arguments now = written == nullptr ? arguments : *written;
+      if (now.open) now.settle(chunk.row);
+      Sweep::thread(row, gradient, static_cast<const Arguments&>(now), begin, thread, threads);
     }
   }
 };

@@ -74,6 +74,38 @@ inline void update_gradients(DeviceSpace& space, DeviceTable& table,
   table.gradients = gradients;
 }
 
+/// The place on the device of the laws that a kernel finds by row, made those given.
+inline std::byte* update_laws(DeviceSpace& space, DeviceTable& table, const void* kernel,
+                              const std::vector<std::uint64_t>& words) {
+  auto known = std::find_if(table.laws.begin(), table.laws.end(),
+                            [&](const DeviceTable::Laws& one) { return one.kernel == kernel; });
+  if (known == table.laws.end()) {
+    table.laws.push_back({kernel, {}});
+    known = table.laws.end() - 1;
+  }
+  if (words.size() > known->capacity) {
+    if (space.capturing()) {
+      polyak::detail::refuse_order(
+          "polyak: a step of other groups than any before it, in a stream that is captured; make "
+          "one such step before capturing");
+    }
+    std::byte* const larger = space.allocate(words.size() * 8);
+    if (known->memory != nullptr) space.release(known->memory);
+    known->memory = larger;
+    known->capacity = words.size();
+    known->words.clear();
+  }
+  // Mostly the scalars alone have changed, and not which of them a row has.
+  std::size_t first = 0, last = words.size();
+  if (known->words.size() == last) {
+    while (first < last && known->words[first] == words[first]) ++first;
+    while (last > first && known->words[last - 1] == words[last - 1]) --last;
+  }
+  write_words(space, known->memory + first * 8, words.data() + first, last - first);
+  known->words = words;
+  return known->memory;
+}
+
 }  // namespace detail
 }  // namespace cuda
 }  // namespace v0

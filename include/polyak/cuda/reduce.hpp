@@ -131,7 +131,11 @@ class Reduction {
 
   void run(const FoldStream<E>&... streams) {
     (check(streams.layout()), ...);
-    bool moved = !uploaded_;
+    detail::DeviceSpace& space = *executor_.space();
+    // A graph brings its table along, for its replays may come at any time, and after them the
+    // device has theirs.
+    captured_ = captured_ || space.capturing();
+    bool moved = !uploaded_ || captured_;
     for (std::size_t k = 0; k < rows_.size(); ++k) {
       const std::size_t index = plan_.tensors[k].index;
       const void* const data[] = {streams[index]...};
@@ -143,7 +147,6 @@ class Reduction {
       }
       rows_[k].present = present;
     }
-    detail::DeviceSpace& space = *executor_.space();
     const Row* const rows = as<Row>(table_);
     if (moved && !rows_.empty()) {
       static_assert(sizeof(Row) % 8 == 0);
@@ -191,7 +194,7 @@ class Reduction {
   Executor executor_;
   std::shared_ptr<const Layout> layout_;
   polyak::detail::FoldPlan plan_;
-  bool per_list_, uploaded_ = false;
+  bool per_list_, uploaded_ = false, captured_ = false;
   F fold_;
   std::vector<Row> rows_;
   std::vector<std::uint64_t> words_;

@@ -2,7 +2,8 @@
 /// @file
 /// The loops over lists on a device: one launch for all tensors that the same laws run on.
 ///
-/// Scalars of a step travel as arguments of the launch. Tables of chunks and addresses are uploaded
+/// Scalars of a step travel as arguments of the launch; where they differ by tensor, in a table of
+/// laws that a launch before it writes. Tables of chunks and addresses are uploaded
 /// once for a list; where only gradients moved, their addresses travel as arguments of a launch
 /// too. So a step allocates nothing, copies nothing from the host and waits for nothing. Methods
 /// are the host's own objects, with their clocks on the host and their slots on the device.
@@ -51,10 +52,16 @@ struct Recording {
   struct Pass {
     const void* kernel;
     std::shared_ptr<DeviceTable> table;
-    std::size_t at;  ///< of its arguments, in bytes
+    std::size_t at;    ///< of its arguments, in bytes
+    std::size_t laws;  ///< words of laws that differ by row, behind the arguments
     bool reads_gradient;
   };
-  static constexpr std::size_t capacity = std::size_t{1} << 16;
+  /// Where arguments begin that come after `size` words.
+  [[nodiscard]] static constexpr std::size_t next_place(std::size_t size) {
+    return (size + 1) / 2 * 16;
+  }
+  std::size_t planned = 0;                      ///< words
+  std::size_t capacity = std::size_t{1} << 16;  ///< bytes of `block`
   enum class Mode : std::uint8_t {
     plan,     ///< has the tables made
     record,   ///< puts the launches into the graph
@@ -91,12 +98,16 @@ class Skip {
   ~Skip() { call_state().skip[0] = call_state().skip[1] = nullptr; }
 };
 
-template <class Kernel>
+/// Launches a pass. `laws` are the words of laws that differ by row, and place_laws(memory) tells
+/// the kernel where they will be.
+template <class Kernel, class PlaceLaws>
 void launch_sweep(DeviceSpace& space, const std::shared_ptr<DeviceTable>& table, Kernel& kernel,
-                  const std::vector<std::uint64_t>& gradients, bool reads_gradient) {
+                  const std::vector<std::uint64_t>& gradients, bool reads_gradient,
+                  const std::vector<std::uint64_t>& laws, const PlaceLaws& place_laws) {
   CallState& state = call_state();
   if (state.recording == nullptr) {
     if (reads_gradient) update_gradients(space, *table, gradients, false);
+    if (!laws.empty()) place_laws(update_laws(space, *table, &kernel_id<Kernel>, laws));
     kernel.skip[0] = state.skip[0];
     kernel.skip[1] = state.skip[1];
     kernel.written = nullptr;
@@ -105,26 +116,34 @@ void launch_sweep(DeviceSpace& space, const std::shared_ptr<DeviceTable>& table,
     return;
   }
   Recording& recording = *state.recording;
-  if (recording.mode == Recording::Mode::plan) return;
   constexpr std::size_t words = (sizeof kernel.arguments + 7) / 8;
+  const auto take = [&](std::size_t at) {
+    if (!laws.empty()) place_laws(recording.block + at + words * 8);
+    std::memcpy(recording.words.data() + at / 8, &kernel.arguments, sizeof kernel.arguments);
+    std::copy(laws.begin(), laws.end(),
+              recording.words.begin() + static_cast<std::ptrdiff_t>(at / 8 + words));
+  };
+  if (recording.mode == Recording::Mode::plan) {
+    recording.planned = Recording::next_place(recording.planned) / 8 + words + laws.size();
+    return;
+  }
   if (recording.mode == Recording::Mode::prepare) {
     const std::size_t k = recording.next++;
     if (k >= recording.passes.size() || recording.passes[k].kernel != &kernel_id<Kernel> ||
-        recording.passes[k].table != table) {
+        recording.passes[k].table != table || recording.passes[k].laws != laws.size()) {
       recording.differs = true;
       return;
     }
-    std::memcpy(recording.words.data() + recording.passes[k].at / 8, &kernel.arguments,
-                sizeof kernel.arguments);
+    take(recording.passes[k].at);
     return;
   }
-  const std::size_t at = (recording.words.size() + 1) / 2 * 16;
-  if (at + words * 8 > Recording::capacity) {
+  const std::size_t at = Recording::next_place(recording.words.size());
+  if (at + (words + laws.size()) * 8 > recording.capacity) {
     polyak::detail::refuse_order("polyak: too many passes for one captured step");
   }
-  recording.words.resize(at / 8 + words, 0);
-  std::memcpy(recording.words.data() + at / 8, &kernel.arguments, sizeof kernel.arguments);
-  recording.passes.push_back({&kernel_id<Kernel>, table, at, reads_gradient});
+  recording.words.resize(at / 8 + words + laws.size(), 0);
+  take(at);
+  recording.passes.push_back({&kernel_id<Kernel>, table, at, laws.size(), reads_gradient});
   if (reads_gradient) update_gradients(space, *table, gradients, true);
   kernel.skip[0] = kernel.skip[1] = nullptr;
   kernel.written = reinterpret_cast<decltype(kernel.written)>(recording.block + at);
@@ -162,6 +181,59 @@ struct TensorNumbers {
   std::size_t count;
 };
 
+/// Appends the laws of a bound law that has several for the rows of a pass: the table, then the
+/// number of each row. Returns where the two begin, in words; none where one law holds for all.
+struct LawPlaces {
+  static constexpr std::size_t none = ~std::size_t{0};
+  std::size_t table = none, which = 0;
+};
+template <class B, class List>
+[[nodiscard]] LawPlaces append_laws(const B& bound, const List& params,
+                                    const TensorNumbers& tensors,
+                                    std::vector<std::uint64_t>& words) {
+  using Law = typename B::Law;
+  if (bound.table == nullptr) return {};
+  std::uint32_t last = 0;
+  bool differ = false;
+  for (std::size_t i = 0; i < tensors.count; ++i) {
+    const std::uint32_t number = bound.which[tensors.numbers[i]];
+    last = std::max(last, number);
+    differ = differ || number != bound.which[tensors.numbers[0]];
+  }
+  if (!differ) return {};
+  static_assert(std::is_trivially_copyable_v<Law> && alignof(Law) <= 8);
+  LawPlaces places;
+  places.table = words.size();
+  places.which = places.table + ((last + std::size_t{1}) * sizeof(Law) + 7) / 8;
+  words.resize(places.which, 0);
+  auto* const laws = reinterpret_cast<std::byte*>(words.data() + places.table);
+  for (std::uint32_t number = 0; number <= last; ++number) {
+    std::memcpy(laws + number * sizeof(Law), &bound.law_at(number), sizeof(Law));
+  }
+  std::size_t row = 0;
+  for (std::size_t i = 0; i < tensors.count; ++i) {
+    const std::size_t k = tensors.numbers[i];
+    if (params[k].size() == 0) continue;  // it has no row
+    if (row % 2 == 0) words.push_back(0);
+    words.back() |= std::uint64_t{bound.which[k]} << (row % 2 * 32);
+    ++row;
+  }
+  return places;
+}
+/// Tells a chain where its tables are.
+template <std::size_t N>
+void place_tables(Chain<>&, const LawPlaces (&)[N], std::size_t, const std::byte*) {}
+template <std::size_t N, class First, class... Rest>
+void place_tables(Chain<First, Rest...>& chain, const LawPlaces (&places)[N], std::size_t first,
+                  const std::byte* memory) {
+  const LawPlaces& one = places[first];
+  if (one.table != LawPlaces::none) {
+    chain.first.table = reinterpret_cast<const typename First::Law*>(memory + one.table * 8);
+    chain.first.which = reinterpret_cast<const std::uint32_t*>(memory + one.which * 8);
+  }
+  place_tables(chain.rest, places, first + 1, memory);
+}
+
 /// Launches of laws without their types.
 template <class T>
 struct LaunchLoop {
@@ -172,7 +244,7 @@ struct LaunchLoop {
   const void* bound = nullptr;
 };
 
-/// One launch of laws on some tensors, which are alike to them.
+/// One launch of laws on some tensors.
 template <class T, class... B>
 void launch_laws(const std::tuple<const B*...>& bound, const polyak::Parameters<Device<T>>& params,
                  const T* const* gradients, const polyak::detail::GradientReading& reading,
@@ -208,7 +280,20 @@ void launch_laws(const std::tuple<const B*...>& bound, const polyak::Parameters<
   kernel.arguments.laws = chain_of<0>(bound, tensors.numbers[0]);
   kernel.arguments.scale = static_cast<carrier_t<T>>(reading.scale);
   kernel.arguments.limit = static_cast<carrier_t<T>>(reading.limit);
-  launch_sweep(space, table, kernel, scratch.gradients, Kernel::Sweep::any_reads_gradient);
+  kernel.arguments.exact_scale = reading.scale;
+  if (Kernel::Sweep::any_reads_gradient) kernel.arguments.coefficient = reading.coefficient;
+  scratch.laws.clear();
+  LawPlaces places[sizeof...(B)];
+  std::size_t next = 0;
+  std::apply(
+      [&](const auto*... one) {
+        ((places[next++] = append_laws(*one, params, tensors, scratch.laws)), ...);
+      },
+      bound);
+  kernel.arguments.open = !scratch.laws.empty() || kernel.arguments.coefficient != nullptr;
+  launch_sweep(
+      space, table, kernel, scratch.gradients, Kernel::Sweep::any_reads_gradient, scratch.laws,
+      [&](const std::byte* memory) { place_tables(kernel.arguments.laws, places, 0, memory); });
 }
 
 /// StepDriver, where a policy other than `error` is looked at by the device alone.
@@ -265,7 +350,9 @@ class DeviceDriver : public StepDriver {
       const Skip skip(gradients ? marks : nullptr, mark);
       this->advance(chosen);
     };
-    if (gradients) Sweep::check_gradients(this->params_, this->gradients_, marks);
+    if (gradients) {
+      Sweep::check_gradients(this->params_, this->gradients_, marks, this->trained());
+    }
     // Consecutive methods that are checked alike: averages see what those before them wrote.
     for (std::size_t first = 0, last = 0; first < this->methods_.size(); first = last) {
       Chosen some = 0;
@@ -274,11 +361,11 @@ class DeviceDriver : public StepDriver {
       }
       if (some == 0) continue;
       const bool check = has(checked, first);
-      if (check) Sweep::check_weights(this->params_, marks + 1);
+      if (check) Sweep::check_weights(this->params_, marks + 1, this->averaged());
       guarded(some, check ? marks + 1 : nullptr);
     }
     if (waiting != 0) {
-      Sweep::check_weights(this->params_, marks + 2);
+      Sweep::check_weights(this->params_, marks + 2, this->averaged());
       guarded(waiting, marks + 2);
     }
     for (const auto& m : this->methods_) {
@@ -352,7 +439,7 @@ struct Sweep<cuda::Device<T>> {
     }
   }
 
-  /// Launches for all tensors that any method runs on, by groups that the same laws run on.
+  /// Launches for all tensors that any method runs on: one for all that the same methods run on.
   static void over(const ExecutorRef&, const Parameters<P>& params, const T* const* gradients,
                    const polyak::detail::GradientReading& reading, const Plan& plan) {
     using Mask = typename Plan::Mask;
@@ -367,14 +454,6 @@ struct Sweep<cuda::Device<T>> {
       scratch.order.clear();
       for (std::size_t k = first; k < params.size(); ++k) {
         if (scratch.groups[k] != 0 || methods_of(k) != methods) continue;
-        bool alike = true;
-        for (std::size_t i = 0; i < plan.single_count; ++i) {
-          const auto& single = plan.singles[i];
-          if ((methods >> i & 1) != 0 && single.same_law != nullptr) {
-            alike = alike && single.same_law(single.loop.bound, first, k);
-          }
-        }
-        if (!alike) continue;
         scratch.groups[k] = 1;
         scratch.order.push_back(static_cast<std::uint32_t>(k));
       }
@@ -395,8 +474,7 @@ struct Sweep<cuda::Device<T>> {
   template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound,
                   const std::size_t* offsets, const T* const* gradients = nullptr) {
-    const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound),
-                                       nullptr};
+    const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound)};
     over(executor, params, gradients, {}, Plan{&single, 1, nullptr, 0});
   }
   template <class B>
@@ -450,23 +528,28 @@ struct Sweep<cuda::Device<T>> {
 
   // ---- NaN and infinity
 
-  static void check_weights(const Parameters<P>& params, unsigned* mark) {
-    launch_check(params, nullptr, mark,
-                 [&](std::size_t k) { return params[k].info().role == Role::average; });
+  // Of the tensors k that takes(k) holds for.
+  template <class Takes>
+  static void check_weights(const Parameters<P>& params, unsigned* mark, const Takes& takes) {
+    launch_check(params, nullptr, mark, takes);
   }
+  template <class Takes>
   static void check_gradients(const Parameters<P>& params, const T* const* gradients,
-                              unsigned* mark) {
-    launch_check(params, gradients, mark, [&](std::size_t k) { return gradients[k] != nullptr; });
+                              unsigned* mark, const Takes& takes) {
+    launch_check(params, gradients, mark,
+                 [&](std::size_t k) { return gradients[k] != nullptr && takes(k); });
   }
-  [[nodiscard]] static bool weights_finite(const Parameters<P>& params) {
+  template <class Takes>
+  [[nodiscard]] static bool weights_finite(const Parameters<P>& params, const Takes& takes) {
     Space& space = space_of(params);
-    check_weights(params, space.marks());
+    check_weights(params, space.marks(), takes);
     return clear_mark(space);
   }
-  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params,
-                                             const T* const* gradients) {
+  template <class Takes>
+  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params, const T* const* gradients,
+                                             const Takes& takes) {
     Space& space = space_of(params);
-    check_gradients(params, gradients, space.marks());
+    check_gradients(params, gradients, space.marks(), takes);
     return clear_mark(space);
   }
 

@@ -35,7 +35,9 @@ struct SaveOptions {
 
 struct LoadOptions {
   /// Goes on with the options of this program where those of the file differ; what they begin with
-  /// (the learning rate) is then this program's too.
+  /// (the learning rate) is then this program's too. So are selections, groups and their factors:
+  /// the state of tensors that have none here is left in the file, and a file without the state of
+  /// tensors that have some here is refused.
   bool override_options = false;
   bool verify = true;  ///< the digests, where the file has them
 };

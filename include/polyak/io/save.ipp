@@ -104,6 +104,19 @@ POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRec
   refuse_value("polyak: the state in " + path.string() + " is of another run: " + list);
 }
 
+/// Refuses state that this run has and the file lacks, where options may differ: of tensors that
+/// were frozen, or not selected, when it was saved.
+inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
+  std::string list;
+  for (const RecordedTensor& tensor : run.tensors) {
+    if (file.find(tensor.spec.name) != nullptr) continue;
+    list += (list.empty() ? "\"" : ", \"") + tensor.spec.name + "\"";
+  }
+  if (list.empty()) return;
+  refuse_value("polyak: the state in " + file.path().string() + " lacks " + list +
+               ", which this run keeps");
+}
+
 /// The tensors of the file, in the order of the record's.
 [[nodiscard]] inline std::vector<std::span<const std::byte>> find_tensors(
     const SafetensorsFile& file, const StateRecord& run) {
@@ -145,6 +158,7 @@ POLYAK_DEFINE LoadReport load_record(const std::filesystem::path& path, const St
   }
   const FiledRecord record = RecordReader(path).read(words->second);
   const StateDifferences found = check_record(path, record, run, options);
+  if (!found.options.empty()) require_state(file, run);
   const auto tensors = find_tensors(file, run);
   const auto scalars = parse_scalars(path, record, run);
   LoadReport report;

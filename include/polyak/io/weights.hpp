@@ -146,7 +146,8 @@ void save_weights(const std::filesystem::path& path, const Parameters<P>& params
 
 /// Writes the model with the average in place of its weights, without a swap: averaged tensors from
 /// the average and in its type unless `options.dtype` says otherwise, buffers as the average has
-/// them, and what averages ignore from `params`.
+/// them, and what the average leaves out (Role::ignore, tensors that it does not select) from
+/// `params`.
 ///
 /// Throws std::logic_error before the first update and while an average is swapped in,
 /// std::invalid_argument for other parameters, and as save_weights().

@@ -154,7 +154,7 @@ struct AdamFamilyRule {
     if (o.beta1 == 0 && o.amsgrad) return AdamVariantLaw<T, false, true>{adamw, coupled};
     if (o.beta1 == 0) return AdamVariantLaw<T, false, false>{adamw, coupled};
     if (o.amsgrad) return AdamVariantLaw<T, true, true>{adamw, coupled};
-    const bool usual = o.coupled_weight_decay == 0 && s(o.epsilon) != 0;
+    const bool usual = o.coupled_weight_decay == 0 && !s.coupled && s(o.epsilon) != 0;
     if (!usual) return AdamVariantLaw<T, true, false>{adamw, coupled};
     return adamw;
   }

@@ -196,6 +196,10 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
   [[nodiscard]] bool same_step(std::size_t a, std::size_t b) const {
     return Base::same_step(a, b) && slow_start_[a] == slow_start_[b];
   }
+  void forget_steps(std::size_t tensor) {
+    Base::forget_steps(tensor);
+    slow_start_[tensor] = 0;
+  }
 
   template <class Visitor>
   void state(Visitor&& visit) {

@@ -64,6 +64,7 @@ struct StepOf {
   std::int64_t t = 1;        ///< steps of the tensor, this one included
   double learning_rate = 0;  ///< of this step and tensor
   double rate_factor = 1;    ///< of the tensor's group, in learning_rate already
+  bool coupled = false;      ///< the optimizer has a coupled decay; that of a group may be 0
 
   [[nodiscard]] T operator()(double value) const { return static_cast<T>(value); }
   /// 1 - beta^t: the sum of the weights that an average of decay beta has given so far.
@@ -114,9 +115,11 @@ template <class... Law>
 ///   static constexpr std::string_view name
 ///   static LAWS law<T>(const Options&, const StepOf<T>&)
 ///   template <class T> using Step       where the laws need more than StepOf<T> has
-/// where LAWS is a law, or a std::variant of laws with the usual one first. The options alone
-/// choose the alternative. Each law names its slots. A rule whose optimizer keeps more than that,
-/// such as sums of rows, lists it in
+/// where LAWS is a law, or a std::variant of laws with the usual one first. Each law names its
+/// slots. The options choose the alternative, the same for all groups: those of a group differ from
+/// the optimizer's in the decays, and where a rule asks for a coupled decay of 0 it asks
+/// StepOf::coupled too. A rule whose optimizer keeps more slots than the law's, such as sums of
+/// rows, lists them in
 ///   static std::vector<SlotSpec> more_slots(const Options&)
 /// These slots come after those of the law, and the optimizer moves them in `prepare` or `finish`.
 ///
@@ -164,6 +167,7 @@ class Elementwise : public MethodHooks<P> {
     const Layout& layout = *slots_.layout();
     detail::TensorGroups groups = groups_.with(layout, selection, group, Rule::name);
     std::vector<Options> options = options_of(groups);
+    require_one_alternative(options);
     Slots<S> slots = slots_for(slots_.layout(), groups);
     for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
       if (!slots.keeps(k) || !slots_.keeps(k)) continue;
@@ -173,7 +177,7 @@ class Elementwise : public MethodHooks<P> {
       }
     }
     for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
-      if (slots.keeps(k) != slots_.keeps(k)) tensor_steps_[k] = 0;
+      if (slots.keeps(k) != slots_.keeps(k)) derived().forget_steps(k);
     }
     slots_ = std::move(slots);
     groups_ = std::move(groups);
@@ -196,7 +200,7 @@ class Elementwise : public MethodHooks<P> {
   void reset_moments() {
     if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
     detail::clear_bytes(slots_.space(), slots_.block()->data(), slots_.block()->bytes());
-    std::fill(tensor_steps_.begin(), tensor_steps_.end(), 0);
+    for (std::size_t k = 0; k < tensor_steps_.size(); ++k) derived().forget_steps(k);
   }
 
   /// Reads one state slot in place. Throws std::invalid_argument for an unknown name.
@@ -216,16 +220,19 @@ class Elementwise : public MethodHooks<P> {
     make_laws(gradients);
   }
   void skip() { ++skipped_; }
-  // An optimizer whose rule has a Step of its own has versions of the next two.
+  // An optimizer whose rule has a Step of its own has versions of the next two, and one with
+  // clocks of its own for each tensor of the third.
   /// The step of a tensor as the rule gets it.
   [[nodiscard]] StepOf<S> step_of(std::size_t tensor) const {
     const double factor = group_of(tensor).learning_rate_factor;
-    return {tensor_steps_[tensor], learning_rate_ * factor, factor};
+    return {tensor_steps_[tensor], learning_rate_ * factor, factor, is_coupled(options_)};
   }
   /// Whether two tensors are at the same step, so that their laws are equal.
   [[nodiscard]] bool same_step(std::size_t a, std::size_t b) const {
     return tensor_steps_[a] == tensor_steps_[b];
   }
+  /// The training of a tensor begins anew.
+  void forget_steps(std::size_t tensor) { tensor_steps_[tensor] = 0; }
   [[nodiscard]] auto bind() const {
     typename detail::BoundLaws<Laws, S>::type bound = alternative(laws_.front());
     return bound;
@@ -335,6 +342,28 @@ class Elementwise : public MethodHooks<P> {
     }
     return Slots<S>(layout, detail::dtype_of<P>(), Kept::trained, all,
                     [&](std::size_t tensor) { return groups.trains(tensor); });
+  }
+  [[nodiscard]] static bool is_coupled(const Options& options) {
+    if constexpr (requires { options.coupled_weight_decay; }) {
+      return options.coupled_weight_decay != 0;
+    } else {
+      return false;
+    }
+  }
+  /// Refuses groups whose laws are of several types: one table holds those of all tensors.
+  void require_one_alternative(const std::vector<Options>& options) const {
+    if constexpr (requires(const Laws& laws) { laws.index(); }) {
+      Step step{};
+      step.coupled = is_coupled(options_);
+      const std::size_t usual = Rule::template law<S>(options_, std::as_const(step)).index();
+      for (const Options& one : options) {
+        require(Rule::template law<S>(one, std::as_const(step)).index() == usual,
+                std::string(Rule::name) + ": all groups must have one law; that of a group",
+                Rule::template law<S>(one, std::as_const(step)).index());
+      }
+    } else {
+      static_cast<void>(options);
+    }
   }
   /// The options of each group.
   [[nodiscard]] std::vector<Options> options_of(const detail::TensorGroups& groups) const {

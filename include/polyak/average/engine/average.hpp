@@ -68,7 +68,8 @@ template <class W>
 /// matters, accumulate with kahan or in float64, or keep it in double (`Ema<float, double>`, which
 /// is also fused with other methods).
 ///
-/// `Derived` is the method: what it has of the hooks of a method holds alone and in a step.
+/// `Derived` is the method, and has a `type_name`, for messages and files. What it has of the hooks
+/// of a method holds alone and in a step.
 template <class Derived, ParameterScalar P, Weighting W, StateScalar S>
 class AverageOf : public AveragedWeights<Derived, P, S> {
   using Base = AveragedWeights<Derived, P, S>;

@@ -390,6 +390,12 @@ requires several_registers<float, Lanes, Level> POLYAK_INLINE void store_bits(
   store_bits(to, from.low);
   store_bits(to + Lanes / 2, from.high);
 }
+template <class P, int Lanes, class Level>
+requires(several_registers<float, Lanes, Level> && !lane_by_lane<Level>) POLYAK_INLINE
+    void stream_bits(P* to, const Pack<float, Lanes, Level>& from) {
+  stream_bits(to, from.low);
+  stream_bits(to + Lanes / 2, from.high);
+}
 template <int Lanes, class Level>
 requires several_registers<float, Lanes, Level> POLYAK_INLINE void widen(
     const Pack<float, Lanes, Level>& from, Pack<double, Lanes, Level>& to) {

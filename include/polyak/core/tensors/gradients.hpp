@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/law.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/tensors/index.hpp>
@@ -29,7 +30,15 @@ namespace detail {
 struct GradientReading {
   double scale = 1;
   double limit = std::numeric_limits<double>::infinity();
+  const double* coefficient = nullptr;  ///< multiplies the scale; on a device, null: 1
 };
+
+/// The coefficient that brings a norm down to max_norm: min(1, max_norm / norm), and 1 for a norm
+/// that is NaN or infinite.
+[[nodiscard]] POLYAK_LAW double clip_coefficient(double norm, double max_norm) {
+  constexpr double largest = 0x1.fffffffffffffp1023;  // numeric_limits are the host's alone
+  return norm > max_norm && norm <= largest ? max_norm / norm : 1;
+}
 }  // namespace detail
 
 /// Stands for the gradient of a tensor that has none this step.
@@ -141,8 +150,9 @@ class Gradients {
 
   /// From now on optimizers read `factor` times each gradient: 1 / n for gradients summed over n
   /// batches, 1 / loss scale for a scaled loss, the coefficient of clipping. The memory stays as it
-  /// is. The factor is rounded to the type that the update is computed in, and stays until another
-  /// one is set; `set` and `set_all` do not change it.
+  /// is. The factor is rounded to the type of the parameters (float for 16 bits), and stays until
+  /// another one is set; `set` and `set_all` do not change it. Nonfinite looks at the gradients as
+  /// they are in memory: a finite one that the factor takes beyond its type is not found.
   ///
   /// Throws std::invalid_argument unless 0 <= factor <= the largest float. 0 is the coefficient of
   /// clipping to a norm of 0, and makes each gradient one of zeros (NaN where it is not finite):
@@ -153,11 +163,13 @@ class Gradients {
             "the scale of gradients must be finite in float and >= 0", factor);
     scale_ = factor;
     clip_ = 1;
+    device_clip_.reset();
     return *this;
   }
   /// The factor that was set; 1 unless there was one.
   [[nodiscard]] double scale() const { return scale_; }
-  /// The coefficient that clip_norm() found for these gradients; it ends with the next scale().
+  /// The coefficient that clip_norm() found for these gradients, 1 before that; it ends with the
+  /// next scale(). That of gradients on a device stays there, and this is 1.
   [[nodiscard]] double clip_coefficient() const { return clip_; }
 
   /// From now on optimizers read elements beyond +-limit as +-limit, after the scale; NaN stays.
@@ -277,6 +289,7 @@ class Gradients {
   detail::FreeMemory free_;
   double scale_ = 1;
   double clip_ = 1;
+  std::shared_ptr<const double> device_clip_;  // the coefficient, in the memory of a device
   double limit_ = std::numeric_limits<double>::infinity();
 };
 
@@ -289,10 +302,18 @@ struct GradientAccess {
   }
   /// How each element is read.
   [[nodiscard]] static detail::GradientReading reading(const Gradients<P>& gradients) {
-    return {gradients.scale_ * gradients.clip_, gradients.limit_};
+    return {gradients.scale_ * gradients.clip_, gradients.limit_, gradients.device_clip_.get()};
   }
   static void set_clip(Gradients<P>& gradients, double coefficient) {
     gradients.clip_ = coefficient;
+  }
+  /// Where a device finds the coefficient.
+  static void set_clip(Gradients<P>& gradients, std::shared_ptr<const double> coefficient) {
+    gradients.device_clip_ = std::move(coefficient);
+  }
+  [[nodiscard]] static const std::shared_ptr<const double>& device_clip(
+      const Gradients<P>& gradients) {
+    return gradients.device_clip_;
   }
   /// Index of the k-th trained tensor.
   [[nodiscard]] static std::size_t trained(const Gradients<P>& gradients, std::size_t k) {

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// clip_norm for gradients on a device, as core/clip.hpp has it for the host, to the same bits. The
+/// norm and the coefficient stay on the device; nothing waits for them.
+#pragma once
+
+#if !defined(__CUDACC__) && !defined(POLYAK_CUDA_EMULATION)
+#error "polyak/cuda/clip.hpp holds kernels: compile this file with nvcc (name it .cu)"
+#endif
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#include <polyak/core/fold.hpp>
+#include <polyak/core/law.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/selection.hpp>
+#include <polyak/cuda/executor.hpp>
+#include <polyak/cuda/launch.hpp>
+#include <polyak/cuda/reduce.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace cuda {
+namespace detail {
+
+/// Places of the numbers of clipping. Gradients point to the first.
+enum ClipPlace : std::size_t {
+  clip_coefficient_place,
+  clip_norm_place,
+  clip_scale_place,
+  clip_places
+};
+
+/// From the norm of the gradients as they lie in memory to the norm with their scale, and to the
+/// coefficient. A captured graph finds the scale where prepare() of the step has put it.
+struct ClipKernel {
+  const double* norm;
+  double* places;
+  double scale, max_norm;
+  bool scale_written;
+
+  POLYAK_LAW void operator()(unsigned block, unsigned thread, unsigned) const {
+    if (block != 0 || thread != 0) return;
+    const double scaled = (scale_written ? places[clip_scale_place] : scale) * *norm;
+    places[clip_norm_place] = scaled;
+    places[clip_coefficient_place] = polyak::detail::clip_coefficient(scaled, max_norm);
+  }
+};
+
+/// Puts a scale where the graph of a captured clip_norm() reads it.
+inline void write_scale(DeviceSpace& space, const double* coefficient, double scale) {
+  std::uint64_t word;
+  std::memcpy(&word, &scale, sizeof word);
+  write_words(space, const_cast<double*>(coefficient) + clip_scale_place, &word, 1);
+}
+
+}  // namespace detail
+
+/// Memory on a device for clip_norm(): the reduction, the norm, the coefficient. Make it once and
+/// use it in every step. For one thread at a time, like its executor.
+template <FloatingScalar T>
+class ClipWorkspace {
+ public:
+  /// For the norm of all gradients, or of those that are selected. Throws what the device says
+  /// where there is no memory.
+  ClipWorkspace(const Executor& executor, const Gradients<T>& gradients,
+                const Selection& selection = {})
+      : executor_(executor),
+        norms_(executor, gradients,
+               [&](std::size_t k) {
+                 const TensorInfo& tensor = gradients.layout()->tensors[k];
+                 return tensor.role != Role::copy && selection(tensor);
+               }),
+        places_(std::make_shared<Buffer<double>>(executor, detail::clip_places)) {}
+
+  /// The norm of the last call, the scale included: its address on the device.
+  [[nodiscard]] const double* norm() const { return places_->data() + detail::clip_norm_place; }
+  /// Waits for the stream, and copies the norm of the last call, or of the last replay.
+  [[nodiscard]] double read_norm() const { return places_->download()[detail::clip_norm_place]; }
+
+  /// What clip_norm() calls.
+  void operator()(Gradients<T>& gradients, double max_norm) {
+    require(max_norm >= 0, "clip_norm: max_norm must be >= 0", max_norm);
+    norms_(gradients);
+    detail::DeviceSpace& space = *executor_.space();
+    const bool captured = space.capturing();
+    detail::launch(
+        space,
+        detail::ClipKernel{norms_.data(), places_->data(), gradients.scale(), max_norm, captured},
+        1, "the launch that clips gradients");
+    GradientAccess<Device<T>>::set_clip(
+        gradients,
+        std::shared_ptr<const double>(places_, places_->data() + detail::clip_coefficient_place));
+  }
+
+ private:
+  Executor executor_;
+  Reduction<Norm, T> norms_;
+  std::shared_ptr<Buffer<double>> places_;  // gradients that were clipped share it
+};
+
+/// Clips gradients on a device to a norm, as polyak::clip_norm does on the host. The coefficient
+/// stays on the device, where the next steps multiply by it, until another clip_norm() or scale().
+/// Allocates nothing and waits for nothing.
+///
+/// In a stream that is captured, the graph computes norm and coefficient anew in each replay, with
+/// the scale that the gradients have at prepare() of the CapturedStep that reads them, and the
+/// max_norm given here. Throws std::invalid_argument unless max_norm >= 0, and for a workspace of
+/// another list.
+template <FloatingScalar T>
+void clip_norm(const Executor&, Gradients<T>& gradients, double max_norm,
+               ClipWorkspace<T>& workspace) {
+  workspace(gradients, max_norm);
+}
+
+/// The same with a workspace made for this call, which is returned for its norm.
+template <FloatingScalar T>
+ClipWorkspace<T> clip_norm(const Executor& executor, Gradients<T>& gradients, double max_norm) {
+  ClipWorkspace<T> workspace(executor, gradients);
+  workspace(gradients, max_norm);
+  return workspace;
+}
+
+}  // namespace cuda
+
+using cuda::clip_norm;
+
+}  // namespace v0
+}  // namespace polyak
