@@ -21,6 +21,7 @@
 #include <polyak/average/engine/ring_of_blocks.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/tensors/selection.hpp>
 #include <polyak/optim/elementwise.hpp>
 
 #include "../support/bits.hpp"
@@ -233,8 +234,8 @@ struct OwnRule {
 class OwnOptimizer final : public polyak::Elementwise<OwnOptimizer, OwnRule, float, float> {
  public:
   OwnOptimizer(const Params& params, ScriptPointer script,
-               Nonfinite nonfinite = Nonfinite::propagate)
-      : Elementwise(params, {.nonfinite = nonfinite}, {}), more_{std::move(script)} {}
+               Nonfinite nonfinite = Nonfinite::propagate, const polyak::Selection& tensors = {})
+      : Elementwise(params, {.nonfinite = nonfinite}, tensors), more_{std::move(script)} {}
 
   [[nodiscard]] const Additions& additions() const { return more_; }
 
@@ -273,7 +274,8 @@ class OwnOptimizer final : public polyak::Elementwise<OwnOptimizer, OwnRule, flo
 /// An optimizer whose learning rate depends on the tensor, by the hooks that make the laws.
 class PacedOptimizer final : public polyak::Elementwise<PacedOptimizer, OwnRule, float, float> {
  public:
-  explicit PacedOptimizer(const Params& params) : Elementwise(params, {}, {}) {}
+  explicit PacedOptimizer(const Params& params, const polyak::Selection& tensors = {})
+      : Elementwise(params, {}, tensors) {}
   [[nodiscard]] polyak::StepOf<float> step_of(std::size_t tensor) const {
     polyak::StepOf<float> step = Elementwise::step_of(tensor);
     if (tensor % 2 == 1) step.learning_rate /= 4;
@@ -384,11 +386,18 @@ TEST_CASE("methods that override hooks: fused equals separate") {
     fused::check<float>("the optimizer last, " + name, [&](const Params& p) {
       return std::tuple(ring(p), average(p), optimizer(p));
     });
+    // Averages that follow a second optimizer see what it wrote, too.
+    const auto first = polyak::named("tensor 0", "tensor 1"), second = polyak::named("tensor 3");
+    const auto optimizer_of = [&](const Params& p, const polyak::Selection& tensors) {
+      return OwnOptimizer(p, reading(reads), Nonfinite::propagate, tensors);
+    };
     fused::check<float>("two optimizers, " + name, [&](const Params& p) {
-      return std::tuple(PacedOptimizer(p), average(p), optimizer(p), polyak::Ema<float>(p));
+      return std::tuple(PacedOptimizer(p, first), average(p), optimizer_of(p, !first),
+                        polyak::Ema<float>(p));
     });
     fused::check<float>("three optimizers, " + name, [&](const Params& p) {
-      return std::tuple(PacedOptimizer(p), average(p), optimizer(p), optimizer(p), ring(p));
+      return std::tuple(PacedOptimizer(p, first), average(p), optimizer_of(p, second),
+                        optimizer_of(p, !first && !second), ring(p));
     });
     fused::check<float>("with averages that write the weights, " + name, [&](const Params& p) {
       return std::tuple(optimizer(p), average(p), fused::Scripted<float>(p, 1), ring(p));

@@ -103,6 +103,11 @@ void use(const char* name, const std::function<M(const polyak::Parameters<float>
   polyak::Parameters<float> params;
   params.add("weights", weights);
   const auto gradients = polyak::like(params, gradient);
+  const auto distance = [&] {
+    float sum = 0;
+    for (const float weight : weights) sum += std::abs(weight - 0.25F);
+    return sum / static_cast<float>(weights.size());
+  };
   M method = make(params);
   polyak::Sgd sgd(params, {.learning_rate = 0.1});
   for (int step = 0; step < steps; ++step) {
@@ -113,15 +118,15 @@ void use(const char* name, const std::function<M(const polyak::Parameters<float>
       check(polyak::step(params, gradients, sgd, method), name);
     }
   }
-  check(std::abs(weights[34] - 0.25F) < 0.5F, name);
+  check(distance() < 0.7F, name);
   check(method.count() > 0 && method.memory_report().total >= method.slots().count(), name);
   if constexpr (requires { method.swap_into(params, polyak::or_current); }) {
-    const float trained = weights[34];
+    const auto trained = weights;
     {
       const auto guard = method.swap_into(params, polyak::or_current);
-      check(std::abs(weights[34] - 0.25F) < 0.75F, name);
+      check(distance() < 0.7F, name);
     }
-    check(weights[34] == trained, name);
+    check(weights == trained, name);
   }
 }
 

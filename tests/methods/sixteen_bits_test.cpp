@@ -31,8 +31,16 @@ TEST_CASE("battery of averages: 16-bit parameters") {
 }
 
 TEST_CASE("battery of averages: 16-bit state with compensation") {
-  method_battery::check_types<bfloat16>(
-      [](auto use) { methods::for_each_average<bfloat16>(use, Accumulate::kahan); });
+  method_battery::check<bfloat16>([](auto use) {
+    methods::for_each_average<bfloat16>(
+        [use](const methods::Method& method, auto make) {
+          // Gains that fall to 0 are refused.
+          if (method.header == "average/ema.hpp" || method.header == "average/hare_tortoise.hpp") {
+            use(method, make);
+          }
+        },
+        Accumulate::kahan);
+  });
 }
 
 TEST_CASE("battery of averages and windows: 16-bit state rounded at random") {

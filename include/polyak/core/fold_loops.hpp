@@ -31,6 +31,10 @@ POLYAK_TARGET_V4 inline void load_double(const float* from, Pack<double, 8, X86V
   to = Pack<double, 8, X86V4>(_mm512_maskz_cvtps_pd(all8, _mm256_loadu_ps(from)));
 }
 #endif
+template <bool Fused, int Target>
+POLYAK_INLINE void load_double(const float* from, Pack<double, 1, Scalars<Fused, Target>>& to) {
+  to = Pack<double, 1, Scalars<Fused, Target>>(static_cast<double>(*from));
+}
 template <int Lanes, int Flags>
 requires(Lanes == native_lanes<double, BaselineLevel<Flags>>) POLYAK_INLINE
     void load_double(const float* from, Pack<double, Lanes, BaselineLevel<Flags>>& to) {

@@ -36,7 +36,7 @@ struct GradientReading {
 /// The coefficient that brings a norm down to max_norm: min(1, max_norm / norm), and 1 for a norm
 /// that is NaN or infinite.
 [[nodiscard]] POLYAK_LAW double clip_coefficient(double norm, double max_norm) {
-  constexpr double largest = std::numeric_limits<double>::max();
+  constexpr double largest = 0x1.fffffffffffffp1023;  // numeric_limits are the host's alone
   return norm > max_norm && norm <= largest ? max_norm / norm : 1;
 }
 }  // namespace detail
