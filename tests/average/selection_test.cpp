@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -19,6 +20,7 @@
 
 #include "../support/bits.hpp"
 #include "../support/catch.hpp"
+#include "../support/methods.hpp"
 #include "../support/model.hpp"
 #include "../support/refuses.hpp"
 #include "../support/temporary_folder.hpp"
@@ -49,11 +51,18 @@ void give(const Model<P>& from, Model<P>& to) {
   to.restore(from.bytes());
 }
 
+/// The names of the averages that were looked at, up to the first blank.
+std::set<std::string>& checked() {
+  static std::set<std::string> names;
+  return names;
+}
+
 /// `make(params, selection)` is one average that keeps its slots plainly or with compensation. Runs
 /// it on all tensors and on some.
 template <class P, class Make>
 void check(const std::string& name, Make make) {
   INFO(name);
+  checked().insert(name.substr(0, name.find(' ')));
   Model<P> whole_model(sizes, true), model(sizes, true), target(sizes, true);
   auto whole = make(whole_model.params, Selection());
   auto part = make(model.params, some);
@@ -229,6 +238,12 @@ void check_all(Accumulate accumulate) {
 
 TEST_CASE("averages of some tensors are, of these, the averages of all") {
   check_all<float>(Accumulate::plain);
+  const auto listed = [](const methods::Method& method, const auto&) {
+    INFO("there is no check above of " << method.title());
+    CHECK(checked().contains(std::string(method.title())));
+  };
+  methods::for_each_average<float>(listed);
+  methods::for_each_window<float>(listed);
 }
 
 TEST_CASE("the same with compensation") { check_all<float>(Accumulate::kahan); }
