@@ -150,8 +150,10 @@ TEST_CASE("a switch leaves the average and the optimizer's state alone", "[switc
       if (switched) CHECK(bytes_of(x) == average);
     }
     random.fill(gradient);
-    polyak::step(params, grads, optimizer, momentum, by_iteration, by_epoch);
-    polyak::step(alone, alone_grads, reference, reference_momentum);
+    momentum.step(params, grads);
+    polyak::step(params, grads, optimizer, by_iteration, by_epoch);
+    reference_momentum.step(alone, alone_grads);
+    reference.step(alone, alone_grads);
     CHECK(by_iteration.calls() == i + 1);  // the clock of the warmup goes on, too
   }
   CHECK(by_iteration.switches() == 5);

@@ -34,8 +34,9 @@ TEST_CASE("fused equals separate: averages alone") {
 TEST_CASE("fused equals separate: two optimizers") {
   using namespace polyak;
   check<float>("Sgd, AdamW, average", [](const Parameters<float>& params) {
-    return std::tuple(Sgd(params, {.learning_rate = 0.1, .momentum = 0.9}),
-                      AdamW(params, {.learning_rate = 0.1}), Scripted<float>(params, 1));
+    const Selection first = named("tensor 0", "tensor 3");
+    return std::tuple(Sgd(params, {.learning_rate = 0.1, .momentum = 0.9}, first),
+                      AdamW(params, {.learning_rate = 0.1}, !first), Scripted<float>(params, 1));
   });
 }
 

@@ -214,32 +214,11 @@ class Slots {
   template <class Takes>
   Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
         const std::vector<SlotSpec>& slots, const Takes& takes)
-      : layout_(std::move(layout)) {
-    for (std::size_t k = 0; k < layout_->tensors.size(); ++k) {
-      const TensorInfo& tensor = layout_->tensors[k];
-      const bool keep = detail::may_keep(tensor, parameters, kept) && takes(k);
-      offsets_.push_back(keep ? extent_ : absent);
-      if (!keep) continue;
-      elements_ += tensor.size;
-      extent_ += detail::padded(tensor.size);
-    }
-    std::size_t total = 0, largest = 0;
-    for (const SlotSpec& slot : slots) {
-      names_.push_back(slot.name);
-      starts_.push_back(total);
-      parts_.push_back(slot.shape == SlotShape::full ? nullptr : parts_of(slot));
-      all_full_ = all_full_ && parts_.back() == nullptr;
-      largest = std::max(largest, extent_of(names_.size() - 1));
-      total += staggered(extent_of(names_.size() - 1));
-    }
-    block_ = std::make_shared<detail::Block>(largest == 0 ? 0 : total * detail::scalar_bytes<S>,
-                                             layout_->space);
-  }
+      : Slots(std::move(layout), slots, takes_of(parameters, kept, takes)) {}
   template <std::same_as<std::string> Name, class Takes>
   Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
         const std::vector<Name>& names, const Takes& takes)
-      : Slots(std::move(layout), parameters, kept,
-              std::vector<SlotSpec>(names.begin(), names.end()), takes) {}
+      : Slots(std::move(layout), names, takes_of(parameters, kept, takes)) {}
 
   /// State for all of them.
   Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
@@ -248,8 +227,7 @@ class Slots {
   template <std::same_as<std::string> Name>
   Slots(std::shared_ptr<const Layout> layout, DType parameters, Kept kept,
         const std::vector<Name>& names)
-      : Slots(std::move(layout), parameters, kept,
-              std::vector<SlotSpec>(names.begin(), names.end())) {}
+      : Slots(std::move(layout), parameters, kept, names, [](std::size_t) { return true; }) {}
 
   Slots(const Slots& other)
       : layout_(other.layout_),
@@ -346,6 +324,45 @@ class Slots {
   [[nodiscard]] const std::shared_ptr<detail::Block>& block() const { return block_; }
 
  private:
+  /// Memory for slots that are named or described, of the tensors that `keeps(index)` says.
+  template <class Slot, class Keeps>
+  Slots(std::shared_ptr<const Layout> layout, const std::vector<Slot>& slots, const Keeps& keeps)
+      : layout_(std::move(layout)) {
+    offsets_.reserve(layout_->tensors.size());
+    for (std::size_t k = 0; k < layout_->tensors.size(); ++k) {
+      const bool keep = keeps(*layout_, k);
+      offsets_.push_back(keep ? extent_ : absent);
+      if (!keep) continue;
+      elements_ += layout_->tensors[k].size;
+      extent_ += detail::padded(layout_->tensors[k].size);
+    }
+    names_.reserve(slots.size());
+    starts_.reserve(slots.size());
+    parts_.reserve(slots.size());
+    std::size_t total = 0, largest = 0;
+    for (const Slot& slot : slots) {
+      starts_.push_back(total);
+      if constexpr (std::same_as<Slot, SlotSpec>) {
+        names_.push_back(slot.name);
+        parts_.push_back(slot.shape == SlotShape::full ? nullptr : parts_of(slot));
+      } else {
+        names_.push_back(slot);
+        parts_.push_back(nullptr);
+      }
+      all_full_ = all_full_ && parts_.back() == nullptr;
+      largest = std::max(largest, extent_of(names_.size() - 1));
+      total += staggered(extent_of(names_.size() - 1));
+    }
+    block_ = std::make_shared<detail::Block>(largest == 0 ? 0 : total * detail::scalar_bytes<S>,
+                                             layout_->space);
+  }
+  template <class Takes>
+  [[nodiscard]] static auto takes_of(DType parameters, Kept kept, const Takes& takes) {
+    return [parameters, kept, &takes](const Layout& layout, std::size_t k) {
+      return detail::may_keep(layout.tensors[k], parameters, kept) && takes(k);
+    };
+  }
+
   [[nodiscard]] std::shared_ptr<const detail::SlotParts> parts_of(const SlotSpec& slot) const {
     auto parts = std::make_shared<detail::SlotParts>();
     for (std::size_t k = 0; k < offsets_.size(); ++k) {
