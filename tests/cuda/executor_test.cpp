@@ -26,16 +26,6 @@ namespace device_tests {
 using namespace polyak;
 using twin::refuses;
 
-namespace {
-
-struct WholeTensors {
-  static constexpr bool needs_whole_tensors = true;
-};
-static_assert(!cuda::detail::has_device_form<WholeTensors>);
-static_assert(cuda::detail::has_device_form<AdamW<cuda::Device<float>>>);
-
-}  // namespace
-
 TEST_CASE("a step on a device is one launch, without allocation, copy or wait") {
   Both both;
   AdamW optimizer(both.device.params);

@@ -159,7 +159,9 @@ void check_state(M& host, const std::vector<std::byte>& device) {
     const std::size_t slots = [&] {
       std::size_t bytes = 0;
       for (std::size_t k = 0; k < host.slots().layout()->tensors.size(); ++k) {
-        bytes += host.slots().count() * host.slots().bytes(k);
+        for (std::size_t slot = 0; slot < host.slots().count(); ++slot) {
+          bytes += host.slots().bytes(slot, k);
+        }
       }
       return bytes;
     }();
