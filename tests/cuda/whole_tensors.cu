@@ -5,7 +5,7 @@
 
 using Device = polyak::cuda::Device<float>;
 struct Whole : polyak::Elementwise<Whole, polyak::AdamFamilyRule<true>, Device, float> {
-  explicit Whole(const polyak::Parameters<Device>& params) : Elementwise(params, {}) {}
+  explicit Whole(const polyak::Parameters<Device>& params) : Elementwise(params, {}, {}) {}
   static constexpr bool host_only = true;
 };
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <polyak/average/power_ema.hpp>
+#include <polyak/compiled.hpp>
 #include <polyak/io.hpp>
 #include <polyak/optim/sgd.hpp>
 

@@ -117,6 +117,8 @@ void for_each_struct(Use use) {
     use(std::vector<O>{valid}, [](const O& o) { validate(o); });
   };
   alone(WindowWeighting{});
+  alone(GroupOptions{});
+  alone(ReductionOptions{});
   alone(LawaWeighting{});
   alone(detail::PacedPowerWeighting{});
   alone(SwitchRule{SwitchUnit::epochs, 1, 0, 10});

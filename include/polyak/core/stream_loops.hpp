@@ -181,6 +181,7 @@ struct MergeKernel {
     V doubt(T(0));  // x * 0 is NaN where x is not finite, and NaN stays
     run_tiles<Level>(here, here.head, here.count, doubt);
     if constexpr (may_fail<Law>) {
+      if (here.fails == nullptr) return;  // the merge goes on
       alignas(cache_line) T last[static_cast<std::size_t>(lanes<Level>)];
       doubt.store(last);
       for (const T one : last) *here.fails = *here.fails || one != 0;

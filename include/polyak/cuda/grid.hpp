@@ -330,7 +330,8 @@ struct GridSweep {
        (std::size_t{0} + ... +
         (static_cast<std::size_t>(R::arrays) * scalar_bytes<typename R::State>))) /
       4;
-  static constexpr std::size_t tiles_at_once = words <= 24 ? 2 : 1;
+  /// Scalars of doubles take registers too.
+  static constexpr std::size_t tiles_at_once = words <= (scalar_bytes<T> == 8 ? 20 : 24) ? 2 : 1;
 
   using Laws = Chain<R...>;
   /// The laws of a step, and how its gradients are read.

@@ -3,6 +3,7 @@
 /// Definitions of io/weights.hpp.
 #pragma once
 
+#include <Eigen/Core>
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
