@@ -114,8 +114,8 @@ class BatchNormEstimator {
       : pooling_(pooling) {}
   BatchNormEstimator(const BatchNormEstimator&) = delete;  // two would write the same memory
   BatchNormEstimator& operator=(const BatchNormEstimator&) = delete;
-  BatchNormEstimator(BatchNormEstimator&&) = default;
-  BatchNormEstimator& operator=(BatchNormEstimator&&) = default;
+  BatchNormEstimator(BatchNormEstimator&&) = default;             // NOLINT(*-noexcept-move-*)
+  BatchNormEstimator& operator=(BatchNormEstimator&&) = default;  // NOLINT(*-noexcept-move-*)
 
   /// Registers the memory of a layer: running means and (unbiased) variances, one per channel, as
   /// Eigen vectors, spans or containers of T, and the layer's count of batches where it has one.

@@ -89,7 +89,7 @@ struct Pack<T, 1, Scalars<Fused, Target>> : Vocabulary<Pack<T, 1, Scalars<Fused,
 
  private:
   using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-  POLYAK_LAW Bits bits() const { return __builtin_bit_cast(Bits, value); }
+  [[nodiscard]] POLYAK_LAW Bits bits() const { return __builtin_bit_cast(Bits, value); }
   POLYAK_LAW static Pack of(Bits bits) { return __builtin_bit_cast(T, bits); }
 };
 

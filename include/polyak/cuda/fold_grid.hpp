@@ -185,7 +185,8 @@ struct FoldThreads {
     typename F::Part part;
     part.count = static_cast<double>(rest < size ? rest : size);
     for (int a = 0; a < accumulators; ++a) {
-      part.value[a] = polyak::detail::joined(fold, lanes_of + a * lanes, lanes);
+      part.value[a] =
+          polyak::detail::joined(fold, lanes_of + static_cast<std::size_t>(a * lanes), lanes);
     }
     double shift[sizeof...(E)] = {};
     if constexpr (F::shifted) {

@@ -417,6 +417,7 @@ POLYAK_DEFINE void SnapshotStore::measure(const TensorInfo& info, DType dtype,
 POLYAK_DEFINE void SnapshotStore::write(const StoredSnapshot& one,
                                         const std::vector<detail::WeightSource>& sources) {
   std::vector<SafetensorsSpec> specs;
+  specs.reserve(sources.size());
   for (const detail::WeightSource& source : sources) specs.push_back(source.spec);
   check_tensors(specs, one.buffers);
   detail::write_weights(one.file, sources,

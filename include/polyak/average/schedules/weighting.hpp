@@ -86,10 +86,12 @@ struct UniformWeighting {
     return t >= start && (t - start) % period == 0;
   }
   [[nodiscard]] double gain(std::int64_t t) const {
-    return counts(t) ? 1 / (static_cast<double>((t - first()) / period) + 1) : 0;
+    const std::int64_t before = (t - first()) / period;
+    return counts(t) ? 1 / (static_cast<double>(before) + 1) : 0;
   }
   [[nodiscard]] double complement(std::int64_t t) const {
-    const auto before = static_cast<double>((t - first()) / period);
+    const std::int64_t whole = (t - first()) / period;
+    const auto before = static_cast<double>(whole);
     return counts(t) ? before / (before + 1) : 1;
   }
 

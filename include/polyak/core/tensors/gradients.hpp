@@ -308,8 +308,8 @@ struct GradientAccess {
     gradients.clip_ = coefficient;
   }
   /// Where a device finds the coefficient.
-  static void set_clip(Gradients<P>& gradients, std::shared_ptr<const double> coefficient) {
-    gradients.device_clip_ = std::move(coefficient);
+  static void set_clip(Gradients<P>& gradients, const std::shared_ptr<const double>& coefficient) {
+    gradients.device_clip_ = coefficient;
   }
   [[nodiscard]] static const std::shared_ptr<const double>& device_clip(
       const Gradients<P>& gradients) {
