@@ -135,7 +135,7 @@ TEST_CASE("slots of another type than the weights, on a device") {
     std::size_t i = 0;
     for (float& value : here.tensor(0, k)) value = static_cast<float>(bits::uniform(++i, 77));
     polyak::detail::write_bytes(there.space(), there.address(0, k), here.address(0, k),
-                                here.bytes(k));
+                                here.bytes(0, k));
   }
   polyak::Reduction<Dot> dots(both.params, {.per = Per::tensor});
   cuda::Reduction<Dot, Eigen::bfloat16, float> device(both.executor, both.device,
