@@ -187,7 +187,7 @@ requires(Executor<E> && (std::same_as<Out, Outs> && ...)) void merge_streams(
       weights.size());
   for (std::size_t k = 0; k < weights.size(); ++k) {
     using T = typename Law::Value;
-    const bool fits = detail::is_finite(static_cast<T>(weights[k]));
+    const bool fits = detail::is_finite(static_cast<double>(static_cast<T>(weights[k])));
     if (!fits) {
       require(false,
               "merge_streams: weight " + detail::text(k) + " must be finite as " +
