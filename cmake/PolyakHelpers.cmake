@@ -131,3 +131,11 @@ function(polyak_one_level target)
     target_compile_options(${target} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized)
   endif()
 endfunction()
+
+# Compiles the files of a test program `count` at a time: what they share is then compiled once. Each
+# of them is a namespace of its own.
+function(polyak_compile_together target count)
+  set_target_properties(${target} PROPERTIES
+    UNITY_BUILD ${POLYAK_TEST_TOGETHER}
+    UNITY_BUILD_BATCH_SIZE ${count})
+endfunction()

@@ -14,6 +14,8 @@
 #include "../support/catch.hpp"
 #include "../support/refuses.hpp"
 
+namespace accumulate_test {
+
 namespace {
 
 using polyak::Accumulate;
@@ -277,3 +279,5 @@ TEST_CASE("snapshots of averages that are kept otherwise hold what is read") {
   CHECK(posthoc.snapshots()[1].average.tensor(0, 0)[7] == kahan.view()[0][7]);
   CHECK(posthoc.snapshots()[1].average.count() == 1);
 }
+
+}  // namespace accumulate_test

@@ -16,6 +16,8 @@
 #include "refusal.hpp"
 #include "refuses.hpp"
 
+namespace aswa_test {
+
 using namespace polyak;
 
 TEST_CASE("ASWA is the equal mean of an epoch, and goes into the model") {
@@ -180,3 +182,5 @@ TEST_CASE("a call that is skipped accepted nothing and switched nothing") {
   CHECK_FALSE(hare.switched());
   CHECK(aswa.skipped() == 1);
 }
+
+}  // namespace aswa_test

@@ -14,6 +14,8 @@
 #include "numbers.hpp"
 #include "refusal.hpp"
 
+namespace average_test {
+
 using polyak::Nonfinite;
 using polyak::Parameters;
 using polyak::Role;
@@ -239,3 +241,5 @@ TEST_CASE("an average goes on with a model that grew", "[average]") {
     added[0] -= 3;
   }
 }
+
+}  // namespace average_test

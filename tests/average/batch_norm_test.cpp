@@ -25,6 +25,8 @@
 #include "refusal.hpp"
 #include "refuses.hpp"
 
+namespace batch_norm_test {
+
 namespace {
 
 using polyak::BatchNormEstimator;
@@ -725,3 +727,5 @@ TEMPLATE_TEST_CASE("under a guard the statistics are those of the averaged weigh
   CHECK(weights == own);
   CHECK(layer.bytes() == before);
 }
+
+}  // namespace batch_norm_test

@@ -17,6 +17,8 @@
 #include "refusal.hpp"
 #include "refuses.hpp"
 
+namespace conversions_test {
+
 namespace {
 
 /// Units in the last place of `expected` between it and `value`.
@@ -222,3 +224,5 @@ TEST_CASE("refusals guess what was meant", "[conversions]") {
   CHECK(refuses([&] { HareTortoise<float>(params, {.decay = 0.01}); },
                 {"HareTortoiseOptions.decay", "1 - 0.01 = 0.99"}));
 }
+
+}  // namespace conversions_test

@@ -19,6 +19,8 @@
 #include "refuses.hpp"
 #include "splitter.hpp"
 
+namespace cotta_test {
+
 using namespace polyak;
 
 namespace {
@@ -153,3 +155,5 @@ TEST_CASE("CottaTeacher refuses options out of range") {
   const auto guard = teacher.swap_into(model.params);
   CHECK_THROWS_AS(teacher.restore(model.params, [](auto, auto) { return true; }), std::logic_error);
 }
+
+}  // namespace cotta_test

@@ -17,6 +17,8 @@
 #include "catch.hpp"
 #include "refuses.hpp"
 
+namespace decay_schedule_test {
+
 using namespace polyak;
 
 namespace {
@@ -163,3 +165,5 @@ TEST_CASE("decays scale with the batch by their power") {
   CHECK(refuses([] { static_cast<void>(scale_decay(0.9, 0)); }, {"kappa", "0"}));
   CHECK(refuses([] { static_cast<void>(scale_decay(1.1, 2)); }, {"decay", "1.1"}));
 }
+
+}  // namespace decay_schedule_test

@@ -16,6 +16,8 @@
 #include "model.hpp"
 #include "refuses.hpp"
 
+namespace ema_bank_test {
+
 using namespace polyak;
 
 namespace {
@@ -139,3 +141,5 @@ TEST_CASE("an EmaBank refuses decays as Ema does") {
   CHECK(refuses(make(0.9, {.update_every = 0}), {"update_every", "0"}));
   CHECK(refuses(make(0.9, {.accumulate = Accumulate::stochastic}), {"stochastic"}));
 }
+
+}  // namespace ema_bank_test

@@ -10,6 +10,8 @@
 #include "numbers.hpp"
 #include "refusal.hpp"
 
+namespace ema_test {
+
 namespace {
 
 using polyak::EmaOptions;
@@ -219,3 +221,5 @@ TEST_CASE("bad EmaOptions are refused", "[ema]") {
   CHECK_NOTHROW(make({.decay = 1, .start = Start::first_update}));
   CHECK(x == std::vector<double>{1, 2});
 }
+
+}  // namespace ema_test

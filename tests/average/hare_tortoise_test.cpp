@@ -12,6 +12,8 @@
 #include "numbers.hpp"
 #include "refusal.hpp"
 
+namespace hare_tortoise_test {
+
 using polyak::HareTortoiseOptions;
 
 TEST_CASE("the hare returns to the tortoise, by pencil", "[hare_tortoise]") {
@@ -175,3 +177,5 @@ TEST_CASE("bad HareTortoiseOptions are refused", "[hare_tortoise]") {
   CHECK_NOTHROW(make({.decay = 0.5, .blend = 1, .power = 0, .min_decay = 0.5}));
   CHECK(x == std::vector<float>{1, 2});
 }
+
+}  // namespace hare_tortoise_test

@@ -27,6 +27,8 @@
 
 #include "catch.hpp"
 
+namespace noisy_quadratic_test {
+
 using namespace polyak;
 
 namespace {
@@ -133,3 +135,5 @@ TEST_CASE("averages of SGD on a noisy quadratic have the variance of their profi
   bank.copy_to(target, 0);
   CHECK(std::fabs(mean_square(read) / limit - 1) < allowed);
 }
+
+}  // namespace noisy_quadratic_test

@@ -14,6 +14,8 @@
 #include "numbers.hpp"
 #include "refusal.hpp"
 
+namespace posthoc_test {
+
 namespace {
 
 using polyak::Normalisation;
@@ -450,3 +452,5 @@ TEST_CASE("what cannot be solved or reconstructed is refused", "[posthoc]") {
   CHECK(x == std::vector<double>{1, 2});
   CHECK(y == std::vector<double>{1, 2, 3});
 }
+
+}  // namespace posthoc_test

@@ -10,6 +10,8 @@
 #include "numbers.hpp"
 #include "refusal.hpp"
 
+namespace power_ema_test {
+
 using polyak::PowerEmaOptions;
 
 TEST_CASE("linear weights are the power average of gamma 1, by pencil", "[power_ema]") {
@@ -164,3 +166,5 @@ TEST_CASE("a bad batch size leaves the old one", "[power_ema]") {
   power.update(params);
   CHECK(power.time() == 13);
 }
+
+}  // namespace power_ema_test

@@ -15,6 +15,8 @@
 #include "catch.hpp"
 #include "refusal.hpp"
 
+namespace profile_fit_test {
+
 namespace {
 
 using polyak::GainSequence;
@@ -300,3 +302,5 @@ TEST_CASE("Fits that cannot be trusted are refused") {
   no_target([&] { static_cast<void>(GainSequence::recorded({0.5, 1.5})); });
   no_target([&] { static_cast<void>(GainSequence::recorded({0.5}).gain(2)); });
 }
+
+}  // namespace profile_fit_test

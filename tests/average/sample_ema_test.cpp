@@ -14,6 +14,8 @@
 #include "refusal.hpp"
 #include "refuses.hpp"
 
+namespace sample_ema_test {
+
 using namespace polyak;
 
 TEST_CASE("SampleEma halves a weight in so many samples, however they are batched") {
@@ -114,3 +116,5 @@ TEST_CASE("one call of a repeated weighting is so many calls with the same weigh
       },
       {"gamma"}));
 }
+
+}  // namespace sample_ema_test

@@ -25,6 +25,8 @@
 #include "../support/refuses.hpp"
 #include "../support/temporary_folder.hpp"
 
+namespace selection_test {
+
 namespace {
 
 using namespace polyak;
@@ -369,3 +371,5 @@ TEST_CASE("snapshots of some tensors are reconstructed as those of all") {
     CHECK(names == std::vector<std::string>{"counters", "statistics", "tensor 1", "tensor 4"});
   }
 }
+
+}  // namespace selection_test

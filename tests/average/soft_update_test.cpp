@@ -15,6 +15,8 @@
 #include "refuses.hpp"
 #include "splitter.hpp"
 
+namespace soft_update_test {
+
 using namespace polyak;
 
 TEMPLATE_TEST_CASE("soft_update moves weights by tau, and copies buffers", "", float, double,
@@ -75,3 +77,5 @@ TEST_CASE("soft_update refuses what it cannot do, and changes nothing") {
   }
   CHECK(target.bytes() == before);
 }
+
+}  // namespace soft_update_test

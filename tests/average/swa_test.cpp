@@ -10,6 +10,8 @@
 #include "numbers.hpp"
 #include "refusal.hpp"
 
+namespace swa_test {
+
 using polyak::SwaOptions;
 
 TEST_CASE("the mean of the collected weights, by pencil", "[swa]") {
@@ -142,3 +144,5 @@ TEST_CASE("bad SwaOptions are refused", "[swa]") {
   CHECK_NOTHROW(make({.start = 0}));
   CHECK(x == std::vector<double>{1, 2});
 }
+
+}  // namespace swa_test

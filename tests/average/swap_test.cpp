@@ -18,6 +18,8 @@
 #include "numbers.hpp"
 #include "refusal.hpp"
 
+namespace swap_test {
+
 namespace {
 
 using polyak::Parameters;
@@ -300,3 +302,5 @@ TEST_CASE("aliases are swapped once", "[swap]") {
   }
   CHECK(tied == std::vector<float>{4, 8});
 }
+
+}  // namespace swap_test

@@ -16,6 +16,8 @@
 #include "numbers.hpp"
 #include "refusal.hpp"
 
+namespace switch_ema_test {
+
 using polyak::SwitchEmaOptions;
 using polyak::SwitchUnit;
 using polyak::SwitchWarmup;
@@ -317,3 +319,5 @@ TEST_CASE("bad SwitchEmaOptions are refused", "[switch_ema]") {
   CHECK_NOTHROW(make({.warmup_ratio = 1}));
   CHECK(x == std::vector<float>{1, 2});
 }
+
+}  // namespace switch_ema_test

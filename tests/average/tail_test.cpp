@@ -10,6 +10,8 @@
 #include "refusal.hpp"
 #include "refuses.hpp"
 
+namespace tail_test {
+
 using namespace polyak;
 
 TEST_CASE("Tail is the mean from its start on, and the newest weights before") {
@@ -48,3 +50,5 @@ TEST_CASE("the suffix of a share begins where the paper says") {
   check_refused([&](const TailOptions& o) { return Tail<float>(params, o); }, TailOptions{},
                 &TailOptions::start, "TailOptions.start must be >= 1", {0, -3});
 }
+
+}  // namespace tail_test

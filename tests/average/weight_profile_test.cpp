@@ -17,6 +17,8 @@
 #include "numbers.hpp"
 #include "refuses.hpp"
 
+namespace weight_profile_test {
+
 using namespace polyak;
 
 namespace {
@@ -277,3 +279,5 @@ TEST_CASE("before the first update there is no average to describe", "[weight_pr
   CHECK(mean_age(ExponentialWeighting{0.9, Start::params, 10}, 9) == 9);
   CHECK(refused(IntervalWeighting{.warmup = 4}, 4));
 }
+
+}  // namespace weight_profile_test

@@ -14,6 +14,8 @@
 #include "numbers.hpp"
 #include "refusal.hpp"
 
+namespace weighting_test {
+
 namespace {
 
 using polyak::ExponentialWeighting;
@@ -300,3 +302,5 @@ TEST_CASE("profile() refuses a negative number of calls") {
   CHECK_THROWS_AS(polyak::profile(polyak::UniformWeighting{}, -1), std::invalid_argument);
   CHECK(polyak::profile(polyak::UniformWeighting{}, 0) == std::vector<double>{1});
 }
+
+}  // namespace weighting_test

@@ -20,6 +20,8 @@
 #include "refusal.hpp"
 #include "refuses.hpp"
 
+namespace windowed_test {
+
 using namespace polyak;
 
 namespace {
@@ -289,3 +291,5 @@ TEST_CASE("no count in a state leads outside the ring, and the mean alone is wri
     CHECK(other.margins_intact());
   }
 }
+
+}  // namespace windowed_test

@@ -31,6 +31,8 @@
 #include "../support/refuses.hpp"
 #include "../support/splitter.hpp"
 
+namespace clip_test {
+
 namespace {
 
 using polyak::AdamW;
@@ -456,3 +458,5 @@ TEST_CASE("scale and clipping are the same for several methods in one step") {
     CHECK(state_bytes(c) == state_bytes(f));
   }
 }
+
+}  // namespace clip_test

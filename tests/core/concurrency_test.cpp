@@ -13,6 +13,8 @@
 #include "../support/levels.hpp"
 #include "../support/model.hpp"
 
+namespace concurrency_test {
+
 namespace {
 
 std::vector<std::vector<std::byte>> trained(std::uint64_t seed) {
@@ -57,3 +59,5 @@ TEST_CASE("distinct objects train in threads of their own while levels change") 
   changer.join();
   for (std::size_t k = 0; k < count; ++k) CHECK(results[k] == expected[k]);
 }
+
+}  // namespace concurrency_test

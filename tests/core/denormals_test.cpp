@@ -15,6 +15,8 @@
 #include "../support/model.hpp"
 #include "../support/splitter.hpp"
 
+namespace denormals_test {
+
 namespace {
 
 using Mode = polyak::detail::FloatMode;
@@ -121,3 +123,5 @@ TEST_CASE("Adam's denormal moments are zeros inside the guard, for any threads")
   float again = 0;
   CHECK(trained(polyak::serial, again) == usual);
 }
+
+}  // namespace denormals_test

@@ -17,6 +17,8 @@
 #include "../support/model.hpp"
 #include "../support/refuses.hpp"
 
+namespace dispatch_test {
+
 namespace {
 
 using polyak::DispatchLevel;
@@ -148,3 +150,5 @@ TEST_CASE("levels with fused multiply-adds keep averages of 16 bits alike, and c
           bits_at(DispatchLevel::x86_64_v4, accumulate));
   }
 }
+
+}  // namespace dispatch_test

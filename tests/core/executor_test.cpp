@@ -25,6 +25,8 @@
 #include "../support/refuses.hpp"
 #include "../support/splitter.hpp"
 
+namespace executor_test {
+
 namespace {
 
 using Bytes = std::vector<std::byte>;
@@ -281,3 +283,5 @@ TEST_CASE("a step with OpenMp allocates nothing") {
 }
 
 #endif
+
+}  // namespace executor_test

@@ -19,6 +19,8 @@
 #include "../support/catch.hpp"
 #include "../support/refuses.hpp"
 
+namespace gradients_test {
+
 namespace {
 
 using polyak::Gradients;
@@ -346,3 +348,5 @@ TEST_CASE("a scale belongs to the list of gradients") {
   gradients.scale(std::numeric_limits<double>::denorm_min());
   CHECK(gradients.scale() > 0);
 }
+
+}  // namespace gradients_test

@@ -30,6 +30,8 @@
 #include "../support/model.hpp"
 #include "../support/splitter.hpp"
 
+namespace hooks_test {
+
 namespace {
 
 using polyak::Nonfinite;
@@ -591,3 +593,5 @@ TEST_CASE("a method that reads the weights after an optimizer refuses its own up
   CHECK(model.x == trained);
   CHECK(polyak::state_bytes(optimizer) == polyak::state_bytes(same));
 }
+
+}  // namespace hooks_test

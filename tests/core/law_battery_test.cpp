@@ -4,6 +4,8 @@
 #include "../support/catch.hpp"
 #include "../support/laws.hpp"
 
+namespace law_battery_test {
+
 namespace {
 
 template <class T>
@@ -23,3 +25,5 @@ TEMPLATE_TEST_CASE("laws of optimizers: packs equal numbers", "", float, double)
 TEMPLATE_TEST_CASE("laws of Schedule-Free: packs equal numbers", "", float, double) {
   laws::for_each_schedule_free<TestType>(battery<TestType>);
 }
+
+}  // namespace law_battery_test

@@ -13,6 +13,8 @@
 #include "bits.hpp"
 #include "refusal_battery.hpp"
 
+namespace options_test {
+
 namespace users {
 
 enum class Kind : std::uint8_t { plain, fancy };
@@ -185,3 +187,5 @@ TEST_CASE("a table of options has their types, defaults and rules", "[options]")
 }
 
 }  // namespace
+
+}  // namespace options_test

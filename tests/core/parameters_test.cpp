@@ -22,6 +22,8 @@
 #include "../support/catch.hpp"
 #include "../support/refuses.hpp"
 
+namespace parameters_test {
+
 namespace {
 
 using polyak::Order;
@@ -614,3 +616,5 @@ TEST_CASE("a step lists how its parameters differ from those of the method") {
   equal.add("a", a2, {2, 3}).add("b", b2).add("c", c2).add("buffer", buffer2, Role::copy);
   CHECK(adamw.step(equal, polyak::Gradients<float>(equal)));
 }
+
+}  // namespace parameters_test

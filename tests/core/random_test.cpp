@@ -17,6 +17,8 @@
 #include "../support/catch.hpp"
 #include "../support/levels.hpp"
 
+namespace random_test {
+
 namespace {
 
 using polyak::philox4x32;
@@ -234,3 +236,5 @@ TEMPLATE_TEST_CASE("rounding at random goes to a neighbour, up as often as the r
     }
   }
 }
+
+}  // namespace random_test

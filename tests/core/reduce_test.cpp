@@ -25,6 +25,8 @@
 #include "../support/refuses.hpp"
 #include "../support/splitter.hpp"
 
+namespace reduce_test {
+
 using namespace polyak;
 
 namespace {
@@ -542,3 +544,5 @@ TEST_CASE("what is reduced must be what the reduction is made for") {
   CHECK(refuses([&] { polyak::norms(serial, list.params, two); }, {"norms()", "2"}));
   CHECK(norms(serial, List<float>({{2, 3}}).params)[0] > 0);  // an equal layout will do
 }
+
+}  // namespace reduce_test

@@ -18,6 +18,8 @@
 #include "../support/catch.hpp"
 #include "../support/refuses.hpp"
 
+namespace selection_test {
+
 namespace {
 
 using polyak::everything;
@@ -255,3 +257,5 @@ TEST_CASE("a selection is an argument of a constructor", "[selection]") {
   CHECK(Method(params, [](const TensorInfo& info) { return info.size == 3; }).bits ==
         std::vector<bool>{false, true});
 }
+
+}  // namespace selection_test

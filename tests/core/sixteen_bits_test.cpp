@@ -17,6 +17,8 @@
 #include "../support/catch.hpp"
 #include "../support/levels.hpp"
 
+namespace sixteen_bits_test {
+
 namespace {
 
 using polyak::detail::narrow_into;
@@ -164,3 +166,5 @@ TEMPLATE_TEST_CASE("16-bit numbers in packs equal those outside", "", Eigen::hal
     CHECK(narrowed_wrong == 0);
   }
 }
+
+}  // namespace sixteen_bits_test

@@ -23,6 +23,8 @@
 #include "../support/refuses.hpp"
 #include "../support/shaped_method.hpp"
 
+namespace slots_test {
+
 namespace {
 
 using polyak::Kept;
@@ -267,3 +269,5 @@ TEST_CASE("a method of many shapes goes on where it was", "[slots]") {
   }
   CHECK(at_first.tensor(4, 2)[15] != 0);
 }
+
+}  // namespace slots_test

@@ -21,6 +21,8 @@
 #include "../support/catch.hpp"
 #include "../support/model.hpp"
 
+namespace step_test {
+
 namespace {
 
 using polyak::Nonfinite;
@@ -505,3 +507,5 @@ TEST_CASE("averages before and after an optimizer that propagates a NaN are both
   CHECK(after.skipped() == 1);
   CHECK(sgd.count() == 1);
 }
+
+}  // namespace step_test

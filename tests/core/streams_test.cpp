@@ -32,6 +32,8 @@
 #include "../support/refuses.hpp"
 #include "../support/splitter.hpp"
 
+namespace streams_test {
+
 namespace {
 
 using polyak::LawMerge;
@@ -388,3 +390,5 @@ TEST_CASE("streams that do not fit are rejected, and nothing is written", "[stre
   CHECK(refusal<std::logic_error>([&] { static_cast<void>(polyak::writes(list)); }) ==
         "polyak: writing to parameters while an average is swapped in");
 }
+
+}  // namespace streams_test

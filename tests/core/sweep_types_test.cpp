@@ -6,6 +6,8 @@
 #include "../support/catch.hpp"
 #include "../support/sweep_battery.hpp"
 
+namespace sweep_types_test {
+
 namespace {
 
 using Eigen::bfloat16;
@@ -85,3 +87,5 @@ TEST_CASE("sweep: laws that write the weights from slots") {
   reads<bfloat16, double>();
   reads<float, float, Kahan>();
 }
+
+}  // namespace sweep_types_test

@@ -20,6 +20,8 @@
 #include "../support/catch.hpp"
 #include "../support/levels.hpp"
 
+namespace vocabulary_test {
+
 namespace {
 
 using polyak::detail::Number;
@@ -369,3 +371,5 @@ TEST_CASE("names of the C library mean its functions beside `using namespace pol
   CHECK(abs(-3) == 3);
 }
 }  // namespace beside_the_c_library
+
+}  // namespace vocabulary_test

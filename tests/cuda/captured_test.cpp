@@ -12,7 +12,7 @@
 #include "graph.hpp"
 #include "twin.hpp"
 
-namespace device_tests {
+namespace device_tests::captured_test {
 
 using namespace polyak;
 using twin::refuses;
@@ -128,4 +128,4 @@ TEST_CASE("a captured step refuses what a replay cannot do, and changes nothing"
                   std::invalid_argument);
 }
 
-}  // namespace device_tests
+}  // namespace device_tests::captured_test

@@ -21,7 +21,7 @@
 #include "graph.hpp"
 #include "twin.hpp"
 
-namespace device_tests {
+namespace device_tests::clip_test {
 
 using namespace polyak;
 using twin::refuses;
@@ -189,4 +189,4 @@ TEST_CASE("a captured clip_norm clips each replay by its own norm and scale") {
   }
 }
 
-}  // namespace device_tests
+}  // namespace device_tests::clip_test

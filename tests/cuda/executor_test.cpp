@@ -21,7 +21,7 @@
 #include "graph.hpp"
 #include "twin.hpp"
 
-namespace device_tests {
+namespace device_tests::executor_test {
 
 using namespace polyak;
 using twin::refuses;
@@ -444,4 +444,4 @@ TEST_CASE("Nonfinite::error on a device throws before anything has changed") {
   CHECK(step(both.device.params, both.device.gradients, optimizer, average));
 }
 
-}  // namespace device_tests
+}  // namespace device_tests::executor_test

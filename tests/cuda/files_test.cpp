@@ -12,7 +12,7 @@
 #include "temporary_folder.hpp"
 #include "twin.hpp"
 
-namespace device_tests {
+namespace device_tests::files_test {
 
 using namespace polyak;
 
@@ -74,4 +74,4 @@ TEST_CASE("a run of column-major matrices is saved on a device") {
   CHECK(state_bytes(again) == state_bytes(host_average));
 }
 
-}  // namespace device_tests
+}  // namespace device_tests::files_test

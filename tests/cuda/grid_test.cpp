@@ -14,7 +14,7 @@
 #include "../support/catch.hpp"
 #include "twin.hpp"
 
-namespace device_tests {
+namespace device_tests::grid_test {
 
 using namespace polyak;
 namespace grid = polyak::cuda::detail;
@@ -96,4 +96,4 @@ TEST_CASE("elements beyond 2^32 of a tensor") {
   ::munmap(average, bytes);
 }
 
-}  // namespace device_tests
+}  // namespace device_tests::grid_test

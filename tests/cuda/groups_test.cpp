@@ -23,7 +23,7 @@
 #include "graph.hpp"
 #include "twin.hpp"
 
-namespace device_tests {
+namespace device_tests::groups_test {
 
 using namespace polyak;
 using twin::refuses;
@@ -282,4 +282,4 @@ TEST_CASE("NaN on a device counts in tensors of the step alone") {
   }
 }
 
-}  // namespace device_tests
+}  // namespace device_tests::groups_test

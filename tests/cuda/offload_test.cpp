@@ -12,7 +12,7 @@
 #include "../support/catch.hpp"
 #include "twin.hpp"
 
-namespace device_tests {
+namespace device_tests::offload_test {
 
 using namespace polyak;
 
@@ -80,4 +80,4 @@ TEST_CASE("what an offloaded update throws arrives with the next call") {
   CHECK_THROWS_AS(offloaded.update(elsewhere.params), std::invalid_argument);
 }
 
-}  // namespace device_tests
+}  // namespace device_tests::offload_test

@@ -17,7 +17,7 @@
 #include "../support/catch.hpp"
 #include "../support/refuses.hpp"
 
-namespace device_tests {
+namespace device_tests::reduce_test {
 
 using namespace polyak;
 
@@ -171,4 +171,4 @@ TEST_CASE("a reduction on a device refuses other lists") {
   CHECK(refuses([&] { norms(both.values[0]); }, {"lists of the device"}));
 }
 
-}  // namespace device_tests
+}  // namespace device_tests::reduce_test

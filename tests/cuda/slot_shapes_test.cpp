@@ -11,7 +11,7 @@
 #include "../support/shaped_method.hpp"
 #include "twin.hpp"
 
-namespace device_tests {
+namespace device_tests::slot_shapes_test {
 
 using namespace polyak;
 
@@ -44,4 +44,4 @@ TEST_CASE("slots of all shapes move to a device and back") {
   CHECK(there.slot("norm")["bias"][0] == 0);
 }
 
-}  // namespace device_tests
+}  // namespace device_tests::slot_shapes_test

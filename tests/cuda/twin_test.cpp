@@ -11,7 +11,7 @@
 #include "../support/methods.hpp"
 #include "twin.hpp"
 
-namespace device_tests {
+namespace device_tests::twin_test {
 
 using namespace polyak;
 
@@ -111,4 +111,4 @@ TEST_CASE("averages of 16 bits on a device") {
                                7, {5, 70, 33, 129, 8200});
 }
 
-}  // namespace device_tests
+}  // namespace device_tests::twin_test

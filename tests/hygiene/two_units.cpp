@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The second translation unit of every header; the first ones are generated, one for each header.
+// The second translation unit of all headers; the first is generated.
 #include <all_headers.hpp>
 
 #include <cstdio>

@@ -30,6 +30,8 @@
 #include "refusal.hpp"
 #include "temporary_folder.hpp"
 
+namespace atomic_file_test {
+
 namespace {
 
 using namespace std::string_literals;
@@ -573,3 +575,5 @@ TEST_CASE("Killed at any system call, a file is the old one or the whole new one
 }
 
 #endif
+
+}  // namespace atomic_file_test

@@ -15,6 +15,8 @@
 #include "catch.hpp"
 #include "temporary_folder.hpp"
 
+namespace concurrent_readers_test {
+
 namespace {
 
 void write(const std::string& path, float first) {
@@ -63,3 +65,5 @@ TEST_CASE("A file can be read by several threads, and replaced while they read")
   CHECK(failures == 0);
   CHECK(std::stof(shared.metadata().at("first")) == 0);  // the file that was opened
 }
+
+}  // namespace concurrent_readers_test

@@ -21,6 +21,8 @@
 #include "earlier_runs.hpp"
 #include "temporary_folder.hpp"
 
+namespace earlier_files_test {
+
 #if !defined(POLYAK_TEST_IO_FILES)  // the build gives it; here where one file is compiled by hand
 #define POLYAK_TEST_IO_FILES std::filesystem::path(__FILE__).parent_path()
 #endif
@@ -224,3 +226,5 @@ TEST_CASE("Weights that version 0.1 saved are loaded") {
     }
   }
 }
+
+}  // namespace earlier_files_test

@@ -21,6 +21,8 @@
 #include "refusal.hpp"
 #include "temporary_folder.hpp"
 
+namespace known_weightings_test {
+
 namespace {
 
 using namespace polyak;  // NOLINT
@@ -224,3 +226,5 @@ TEST_CASE("The list has every weighting of the headers") {
     CHECK(declared.contains(name));
   }
 }
+
+}  // namespace known_weightings_test

@@ -16,6 +16,8 @@
 #include "headers.hpp"
 #include "refusal_battery.hpp"
 
+namespace option_lists_test {
+
 namespace {
 
 using namespace polyak;  // NOLINT
@@ -196,3 +198,5 @@ TEST_CASE("The options of all structs are equal to themselves, and recorded the 
     for (const O& options : valid) CHECK(same_options(options, options));
   });
 }
+
+}  // namespace option_lists_test

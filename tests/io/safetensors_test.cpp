@@ -38,6 +38,8 @@
 #include "refusal.hpp"
 #include "temporary_folder.hpp"
 
+namespace safetensors_test {
+
 namespace {
 
 using namespace std::string_literals;
@@ -1202,3 +1204,5 @@ TEST_CASE("Any number of threads read one file") {
     CHECK(sums[t] == 5 * all / 2);
   }
 }
+
+}  // namespace safetensors_test

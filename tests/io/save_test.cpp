@@ -29,6 +29,8 @@
 #include "refusal.hpp"
 #include "temporary_folder.hpp"
 
+namespace save_test {
+
 namespace {
 
 using Bytes = std::vector<std::byte>;
@@ -514,3 +516,5 @@ TEST_CASE("200 kills of a training process lose nothing that was saved") {
   }
   CHECK(files <= 2);
 }
+
+}  // namespace save_test

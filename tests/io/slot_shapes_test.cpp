@@ -20,6 +20,8 @@
 #include "shaped_method.hpp"
 #include "temporary_folder.hpp"
 
+namespace slot_shapes_test {
+
 namespace {
 
 using polyak::SafetensorsFile;
@@ -116,3 +118,5 @@ TEST_CASE("the record of a method whose slots are full does not name shapes") {
             R"("slot_shapes":{"columns":[[5],[5],[2,5]],"left":[null,[3,3],null],)"
             R"("norm":[[],[],[]],"rows":[[1],[3],[2]]})") != std::string::npos);
 }
+
+}  // namespace slot_shapes_test

@@ -31,6 +31,8 @@
 #include "refusal.hpp"
 #include "temporary_folder.hpp"
 
+namespace snapshot_store_test {
+
 namespace {
 
 using polyak::ProfileTarget;
@@ -688,3 +690,5 @@ TEST_CASE(
           polyak::reconstruct(varied, {{ProfileTarget::ema(0.9), path("x")}});
         }).find("only power functions are not") != std::string::npos);
 }
+
+}  // namespace snapshot_store_test

@@ -21,6 +21,8 @@
 #include "refusal.hpp"
 #include "temporary_folder.hpp"
 
+namespace weights_test {
+
 namespace {
 
 /// A column-major matrix, a vector, a buffer, a counter and a weight that averages ignore.
@@ -278,3 +280,5 @@ TEST_CASE("Indexes that are none are refused") {
   CHECK(refused(R"({"weight_map": {"fc.b": "gone.safetensors"}})").find("gone.safetensors") !=
         std::string::npos);
 }
+
+}  // namespace weights_test

@@ -30,6 +30,8 @@
 #include "../support/refuses.hpp"
 #include "../support/splitter.hpp"
 
+namespace linear_test {
+
 namespace {
 
 using polyak::detail::StreamPlan;
@@ -711,3 +713,5 @@ TEST_CASE("average_n refuses lists that it cannot sum", "[average_n]") {
     CHECK(b[0] == 1.5F);
   }
 }
+
+}  // namespace linear_test

@@ -24,6 +24,8 @@
 #include "refusal.hpp"
 #include "refuses.hpp"
 
+namespace merge_as_decay_test {
+
 using namespace polyak;
 
 namespace {
@@ -452,3 +454,5 @@ TEST_CASE("a merge that is refused writes nothing", "[merge_as_decay]") {
                 {"\"x\" is missing"}));
   CHECK(merged == Numbers(5, 7));
 }
+
+}  // namespace merge_as_decay_test

@@ -5,6 +5,8 @@
 #include "../support/catch.hpp"
 #include "../support/method_battery.hpp"
 
+namespace averages_test {
+
 namespace {
 
 using polyak::Accumulate;
@@ -32,3 +34,5 @@ TEST_CASE("battery of averages: double") { method_battery::check_types<double>(a
 TEST_CASE("battery of averages: state of double") {
   method_battery::check_types<float>(averages<double>);
 }
+
+}  // namespace averages_test

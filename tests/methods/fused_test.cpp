@@ -13,6 +13,8 @@
 #include "../support/fused.hpp"
 #include "../support/methods.hpp"
 
+namespace fused_test {
+
 namespace {
 
 using fused::check;
@@ -70,3 +72,5 @@ TEST_CASE("fused equals separate: an optimizer at every place among averages") {
                       Average(params, 3));
   });
 }
+
+}  // namespace fused_test

@@ -8,6 +8,8 @@
 #include "../support/catch.hpp"
 #include "../support/fused.hpp"
 
+namespace fused_types_test {
+
 using fused::check;
 using fused::Scripted;
 
@@ -66,3 +68,5 @@ TEST_CASE("fused equals separate: averages of double around an optimizer of floa
                       Scripted<Eigen::bfloat16, double>(params, 2));
   });
 }
+
+}  // namespace fused_types_test

@@ -10,6 +10,8 @@
 #include "../support/headers.hpp"
 #include "../support/methods.hpp"
 
+namespace list_test {
+
 namespace {
 
 const std::filesystem::path root = std::filesystem::path(POLYAK_INCLUDE_DIR) / "polyak";
@@ -72,3 +74,5 @@ TEST_CASE("every entry of the list of methods has its row in the README") {
     CHECK(found);
   }
 }
+
+}  // namespace list_test

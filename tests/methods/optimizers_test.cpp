@@ -5,6 +5,8 @@
 #include "../support/catch.hpp"
 #include "../support/method_battery.hpp"
 
+namespace optimizers_test {
+
 namespace {
 
 template <class S>
@@ -25,3 +27,5 @@ TEST_CASE("battery of optimizers: 16-bit parameters") {
 TEST_CASE("battery of optimizers: state wider than parameters") {
   method_battery::check_types<float>(optimizers<double>);
 }
+
+}  // namespace optimizers_test

@@ -10,6 +10,8 @@
 #include "../support/catch.hpp"
 #include "../support/method_battery.hpp"
 
+namespace schedule_free_test {
+
 namespace {
 
 template <class S>
@@ -51,3 +53,5 @@ TEST_CASE("a tensor that joins ScheduleFreeAdamW late has its own z and bias cor
     CHECK(z(k) == Approx(start[k] - std::copysign(0.25, gradient)).epsilon(1e-6));
   }
 }
+
+}  // namespace schedule_free_test

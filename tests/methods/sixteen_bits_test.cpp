@@ -7,6 +7,8 @@
 #include "../support/catch.hpp"
 #include "../support/method_battery.hpp"
 
+namespace sixteen_bits_test {
+
 namespace {
 
 using Eigen::bfloat16;
@@ -49,3 +51,5 @@ TEST_CASE("battery of averages and windows: 16-bit state rounded at random") {
     methods::for_each_window<bfloat16>(use, accumulate);
   }));
 }
+
+}  // namespace sixteen_bits_test

@@ -5,6 +5,8 @@
 #include "../support/catch.hpp"
 #include "../support/method_battery.hpp"
 
+namespace windows_test {
+
 namespace {
 
 using polyak::Accumulate;
@@ -24,3 +26,5 @@ TEST_CASE("battery of windows: float with compensation and in double") {
   method_battery::check<float>(windows<float>(Accumulate::kahan));
   method_battery::check<float>(windows<float>(Accumulate::float64));
 }
+
+}  // namespace windows_test

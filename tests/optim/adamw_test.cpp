@@ -9,6 +9,8 @@
 
 #include "one_tensor.hpp"
 
+namespace adamw_test {
+
 using polyak::AdamOptions;
 using polyak::AdamWOptions;
 
@@ -313,3 +315,5 @@ TEST_CASE("bad AdamOptions are refused", "[adamw]") {
   refused({}, &O::coupled_weight_decay, not_a_rate, "coupled_weight_decay");
   CHECK(model.x == std::vector<double>{1, 2});
 }
+
+}  // namespace adamw_test

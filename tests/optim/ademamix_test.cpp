@@ -11,6 +11,8 @@
 
 #include "one_tensor.hpp"
 
+namespace ademamix_test {
+
 using polyak::AdEMAMixOptions;
 using polyak::alpha_at;
 using polyak::beta3_at;
@@ -314,3 +316,5 @@ TEST_CASE("bad AdEMAMixOptions are refused", "[ademamix]") {
   polyak::AdEMAMix<double> optimizer(model.params);
   check_bad_rates_are_refused(optimizer);
 }
+
+}  // namespace ademamix_test

@@ -21,6 +21,8 @@
 #include "catch.hpp"
 #include "numbers.hpp"
 
+namespace convergence_test {
+
 namespace {
 
 struct Classification {
@@ -268,3 +270,5 @@ TEST_CASE("optimizers and averages on handwritten digits", "[convergence]") {
   check_averages(*data, 0.2, 0.9);
   check_schedule_free(*data, 0.8);
 }
+
+}  // namespace convergence_test

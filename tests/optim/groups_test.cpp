@@ -34,6 +34,8 @@
 #include "../support/refuses.hpp"
 #include "../support/temporary_folder.hpp"
 
+namespace groups_test {
+
 namespace {
 
 using polyak::AdamW;
@@ -523,3 +525,5 @@ TEST_CASE("NaN in gradients that no optimizer of the step trains does not count"
     CHECK(optimizer.count() == 2);
   }
 }
+
+}  // namespace groups_test

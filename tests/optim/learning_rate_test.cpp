@@ -10,6 +10,8 @@
 #include "numbers.hpp"
 #include "refusal.hpp"
 
+namespace learning_rate_test {
+
 using namespace polyak;
 
 namespace {
@@ -190,3 +192,5 @@ TEST_CASE("bad CooldownOptions are refused", "[learning_rate]") {
                 name + "start_divisor must be 0, or finite and >= 1",
                 {0.5, -1, nan_value, infinity});
 }
+
+}  // namespace learning_rate_test

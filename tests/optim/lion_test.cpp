@@ -13,6 +13,8 @@
 #include "one_tensor.hpp"
 #include "refusal_battery.hpp"
 
+namespace lion_test {
+
 using polyak::LionOptions;
 
 namespace {
@@ -198,3 +200,5 @@ TEST_CASE("bad LionOptions are refused", "[lion]") {
   check_bad_rates_are_refused(optimizer);
   CHECK(model.x == std::vector<double>{1, 2});
 }
+
+}  // namespace lion_test

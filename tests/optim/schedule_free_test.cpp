@@ -14,6 +14,8 @@
 
 #include "one_tensor.hpp"
 
+namespace schedule_free_test {
+
 using polyak::AverageWeight;
 using polyak::ScheduleFreeAdamWOptions;
 using polyak::ScheduleFreeSgdOptions;
@@ -461,3 +463,5 @@ TEST_CASE("bad ScheduleFreeAdamWOptions are refused", "[schedule_free]") {
   check_bad_rates_are_refused(optimizer);
   CHECK(model.x == std::vector<double>{1, 2});
 }
+
+}  // namespace schedule_free_test

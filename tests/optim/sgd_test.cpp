@@ -9,6 +9,8 @@
 
 #include "one_tensor.hpp"
 
+namespace sgd_test {
+
 using polyak::SgdOptions;
 
 namespace {
@@ -217,3 +219,5 @@ TEST_CASE("bad SgdOptions are refused", "[sgd]") {
   CHECK_NOTHROW(make({.learning_rate = 0, .momentum = 0.9, .dampening = 1}));
   CHECK(model.x == std::vector<double>{1, 2});
 }
+
+}  // namespace sgd_test

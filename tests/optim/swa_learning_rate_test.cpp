@@ -19,6 +19,8 @@
 #include "refusal.hpp"
 #include "refuses.hpp"
 
+namespace swa_learning_rate_test {
+
 using namespace polyak;
 
 namespace {
@@ -343,3 +345,5 @@ TEST_CASE("bad plans are refused", "[swa_learning_rate]") {
   CHECK(refuses([] { static_cast<void>(swa_cycle_ends(0, 4)); }, {"iteration must be >= 1"}));
   CHECK(refuses([] { static_cast<void>(swa_cycle_ends(4, 0)); }, {"cycle must be >= 1"}));
 }
+
+}  // namespace swa_learning_rate_test

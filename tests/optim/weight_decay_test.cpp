@@ -10,6 +10,8 @@
 
 #include "catch.hpp"
 
+namespace weight_decay_test {
+
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -48,3 +50,5 @@ TEST_CASE("a decay of 0 keeps an infinite weight out of Schedule-Free's directio
   adamw.step(params, gradients);
   CHECK(adamw.slot("z")[0](0) == infinity);
 }
+
+}  // namespace weight_decay_test
