@@ -19,6 +19,8 @@
 #include "../support/model.hpp"
 #include "../support/sweep_battery.hpp"
 
+namespace sweep_test {
+
 namespace {
 
 using polyak::detail::BoundLaw;
@@ -76,9 +78,9 @@ struct Methods {
         {{moments.offsets(), takes(0), true, loop_of<true, P>(trains)},
          {averages.offsets(), takes(1), false, loop_of<false, P>(follows)},
          {third.offsets(), takes(2), false, loop_of<false, P>(exchanges)}}};
-    const std::tuple<const Trains*, const Averages*, const Third*> three(&trains, &follows,
-                                                                         &exchanges);
-    const std::tuple<const Averages*, const Third*> two(&follows, &exchanges);
+    const polyak::detail::Members<const Trains*, const Averages*, const Third*> three{
+        {{&trains}, {&follows}, {&exchanges}}};
+    const polyak::detail::Members<const Averages*, const Third*> two{{{&follows}, {&exchanges}}};
     const std::array<typename Plan::Shared, 2> together{
         {{7, shared, loop_of<P>(three)}, {6, shared, loop_of<P>(two)}}};
     const Plan plan{singles.data(), singles.size(), together.data(), together.size()};
@@ -206,3 +208,5 @@ TEST_CASE("sweep over a list: float, and averages of double") { check<float, dou
 TEST_CASE("sweep over a list: bfloat16, and averages rounded at random") {
   check<Eigen::bfloat16, Eigen::bfloat16, Stochastic>();
 }
+
+}  // namespace sweep_test

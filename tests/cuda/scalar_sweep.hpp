@@ -6,11 +6,11 @@
 
 #include <cmath>
 #include <cstddef>
-#include <tuple>
 #include <vector>
 
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/executors/executor.hpp>
+#include <polyak/core/members.hpp>
 #include <polyak/core/sweep_plan.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/cuda/grid.hpp>
@@ -48,16 +48,16 @@ struct Sweep<P> {
     return {[](const void* one, const TensorMemory& memory, const P* gradient,
                const GradientReading& reading, std::size_t k) {
               elements(memory, gradient, reading, k,
-                       std::tuple<const B*>(static_cast<const B*>(one)));
+                       Members<const B*>{{{static_cast<const B*>(one)}}});
             },
             &bound};
   }
   template <class... B>
-  [[nodiscard]] static Loop shared_loop(const std::tuple<const B*...>& bound) {
+  [[nodiscard]] static Loop shared_loop(const Members<const B*...>& bound) {
     return {[](const void* all, const TensorMemory& memory, const P* gradient,
                const GradientReading& reading, std::size_t k) {
               elements(memory, gradient, reading, k,
-                       *static_cast<const std::tuple<const B*...>*>(all));
+                       *static_cast<const Members<const B*...>*>(all));
             },
             &bound};
   }
@@ -89,12 +89,12 @@ struct Sweep<P> {
   }
   template <class B>
   static void one(const TensorMemory* tensors, std::size_t tensor, const B& bound) {
-    elements(tensors[tensor], nullptr, {}, tensor, std::tuple<const B*>(&bound));
+    elements(tensors[tensor], nullptr, {}, tensor, Members<const B*>{{{&bound}}});
   }
   template <class B>
   static void one(const Parameters<P>& params, std::size_t tensor, const B& bound) {
     elements({params[tensor].raw(), params[tensor].size()}, nullptr, {}, tensor,
-             std::tuple<const B*>(&bound));
+             Members<const B*>{{{&bound}}});
   }
   template <class Takes>
   [[nodiscard]] static bool weights_finite(const Parameters<P>& params, const Takes& takes) {
@@ -121,15 +121,13 @@ struct Sweep<P> {
   template <class... B>
   static void elements(const TensorMemory& memory, const P* gradient,
                        const GradientReading& reading, std::size_t k,
-                       const std::tuple<const B*...>& bound) {
+                       const Members<const B*...>& bound) {
     using Grid = cuda::detail::GridSweep<P, B...>;
     typename Grid::RowType row{memory.data, memory.size, k, {}};
     std::size_t r = 0;
-    std::apply(
-        [&](const auto*... one) {
-          ((row.offsets[r++] = one->offsets == nullptr ? 0 : one->offsets[k]), ...);
-        },
-        bound);
+    each_member(bound, [&](const auto* one) {
+      row.offsets[r++] = one->offsets == nullptr ? 0 : one->offsets[k];
+    });
     const typename Grid::Arguments arguments{cuda::detail::chain_of<0>(bound, k),
                                              static_cast<carrier_t<P>>(reading.scale),
                                              static_cast<carrier_t<P>>(reading.limit),

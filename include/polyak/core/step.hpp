@@ -10,12 +10,12 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/executors/executor.hpp>
+#include <polyak/core/members.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/sweep_plan.hpp>
@@ -125,7 +125,7 @@ template <class P, class... M>
 class StepLaws {
  public:
   using Plan = typename Sweep<P>::Plan;
-  explicit StepLaws(const M&... methods) : methods_(methods...) {}
+  explicit StepLaws(const M&... methods) : methods_{{{&methods}...}} {}
 
   /// Binds the laws of the methods in `chosen`, as the clocks stand now.
   const Plan& bind(std::uint64_t chosen) {
@@ -147,6 +147,7 @@ class StepLaws {
   using Bound = decltype(std::declval<const One&>().bind());
   template <class One>
   using Variants = VariantsOf<Bound<One>>;
+  using AllBound = Members<std::optional<Bound<M>>...>;
 
   /// The methods of a shared loop, in order: all averages and optimizer number S.
   template <std::size_t S>
@@ -162,20 +163,23 @@ class StepLaws {
       return list;
     }();
     template <std::size_t... J>
-    static auto pointers(const std::tuple<std::optional<Bound<M>>...>& bound,
-                         std::index_sequence<J...>) {
-      return std::tuple(
-          &VariantsOf<std::remove_cvref_t<decltype(*std::get<members[J]>(bound))>>::usual(
-              *std::get<members[J]>(bound))...);
+    static auto pointers(const AllBound& bound, std::index_sequence<J...>) {
+      return pointers_to(
+          VariantsOf<std::remove_cvref_t<decltype(*member<members[J]>(bound))>>::usual(
+              *member<members[J]>(bound))...);
     }
-    using Pointers = decltype(pointers(std::declval<std::tuple<std::optional<Bound<M>>...>>(),
-                                       std::make_index_sequence<size>{}));
+    template <class... B>
+    static Members<const B*...> pointers_to(const B&... bound) {
+      return {{{&bound}...}};
+    }
+    using Pointers =
+        decltype(pointers(std::declval<const AllBound&>(), std::make_index_sequence<size>{}));
   };
   template <class Numbers>
   struct AllShared;
   template <std::size_t... S>
   struct AllShared<std::index_sequence<S...>> {
-    using type = std::tuple<typename Shared<S>::Pointers...>;
+    using type = Members<typename Shared<S>::Pointers...>;
   };
 
   template <std::size_t... I>
@@ -187,7 +191,7 @@ class StepLaws {
 
   template <std::size_t I>
   void bind_one(std::uint64_t chosen) {
-    const auto& method = std::get<I>(methods_);
+    const auto& method = *member<I>(methods_);
     using One = std::remove_cvref_t<decltype(method)>;
     auto& single = singles_[I];
     single.takes_part = (chosen >> I & 1) != 0 && !method.resting();
@@ -195,7 +199,7 @@ class StepLaws {
     single.offsets = method.slots().offsets();
     usual_[I] = false;
     if (!single.takes_part) return;
-    auto& bound = std::get<I>(bound_);
+    auto& bound = member<I>(bound_);
     bound.emplace(method.bind());
     usual_[I] = Variants<One>::index(*bound) == 0;
     Variants<One>::visit(
@@ -218,13 +222,12 @@ class StepLaws {
       shared.usable = shared.usable && usual_[i];
     }
     if (!shared.usable) return;
-    std::get<S>(pointers_) =
-        Shared<S>::pointers(bound_, std::make_index_sequence<Shared<S>::size>{});
-    shared.loop = Sweep<P>::shared_loop(std::get<S>(pointers_));
+    member<S>(pointers_) = Shared<S>::pointers(bound_, std::make_index_sequence<Shared<S>::size>{});
+    shared.loop = Sweep<P>::shared_loop(member<S>(pointers_));
   }
 
-  std::tuple<const M&...> methods_;
-  std::tuple<std::optional<Bound<M>>...> bound_;
+  Members<const M*...> methods_;
+  AllBound bound_;
   std::array<bool, count> usual_{};
   typename AllShared<std::make_index_sequence<shared_count>>::type pointers_;
   std::array<typename Plan::Single, count> singles_{};

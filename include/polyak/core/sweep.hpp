@@ -12,7 +12,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -20,6 +19,7 @@
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/law.hpp>
+#include <polyak/core/members.hpp>
 #include <polyak/core/simd/denormals.hpp>
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/simd/pack.hpp>
@@ -89,11 +89,11 @@ struct Tile {
   };
   struct Values {
     Value x, gradient;
-    std::tuple<SlotValues<B>...> slots;
+    Members<SlotValues<B>...> slots;
   };
   /// Kept by the storages from one pack to the next.
-  using Scratch = std::tuple<typename B::Storage::Scratch...>;
-  using Laws = std::tuple<TensorLaw<B>...>;
+  using Scratch = Members<typename B::Storage::Scratch...>;
+  using Laws = Members<TensorLaw<B>...>;
 
   template <class One>
   static constexpr auto slots_of =
@@ -172,10 +172,9 @@ struct Tile {
       load_some(gradient + at, count, values.gradient);
       factor.apply(values.gradient);
     }
-    (load_slots(std::get<I>(laws), at, std::get<I>(values.slots), slots_of<B>), ...);
-    (apply(std::get<I>(laws), values, std::get<I>(values.slots), slots_of<B>), ...);
-    (store_slots(std::get<I>(laws), at, std::get<I>(values.slots), std::get<I>(scratch),
-                 slots_of<B>),
+    (load_slots(member<I>(laws), at, member<I>(values.slots), slots_of<B>), ...);
+    (apply(member<I>(laws), values, member<I>(values.slots), slots_of<B>), ...);
+    (store_slots(member<I>(laws), at, member<I>(values.slots), member<I>(scratch), slots_of<B>),
      ...);
     if constexpr (any_writes_parameter) store_some(x + at, count, values.x);
   }
@@ -202,7 +201,7 @@ struct Tile {
 /// one, the last one in part.
 template <class P, class Level, class... B>
 POLYAK_INLINE void sweep_tensor(P* x, const P* gradient, const GradientReading& reading,
-                                const std::tuple<TensorLaw<B>...>& laws, std::size_t begin,
+                                const Members<TensorLaw<B>...>& laws, std::size_t begin,
                                 std::size_t end) {
   constexpr bool one_type = (std::same_as<P, typename B::State> && ...);
   using Whole = std::conditional_t<one_type, typename WholePacks<Level, P>::Level, Level>;
@@ -241,7 +240,7 @@ struct SweepRange {
 template <class P, class... B>
 struct SweepKernel {
   const SweepRange<P>& range;
-  const std::tuple<const B*...>& bound;
+  const Members<const B*...>& bound;
 
   template <class Level>
   POLYAK_INLINE void run() const {
@@ -265,7 +264,7 @@ struct SweepKernel {
   template <class Level, std::size_t... I>
   POLYAK_INLINE void tensor(std::size_t k, const P* gradient, std::size_t low, std::size_t high,
                             std::index_sequence<I...>) const {
-    const std::tuple<TensorLaw<B>...> laws(TensorLaw<B>(*std::get<I>(bound), k)...);
+    const Members<TensorLaw<B>...> laws{{{TensorLaw<B>(*member<I>(bound), k)}...}};
     sweep_tensor<P, Level>(static_cast<P*>(range.tensors[k].data), gradient, range.reading, laws,
                            low, high);
   }
@@ -283,7 +282,7 @@ struct Loop {
 template <bool Usual, class P, class B>
 [[nodiscard]] Loop<P> loop_of(const B& bound) {
   return {[](int level, const void* one, const SweepRange<P>& range) {
-            const std::tuple<const B*> all(static_cast<const B*>(one));
+            const Members<const B*> all{{{static_cast<const B*>(one)}}};
             const SweepKernel<P, B> kernel{range, all};
             if constexpr (Usual || scalar_bytes<typename B::State> == 2) {
               run_at(level, kernel);
@@ -295,12 +294,12 @@ template <bool Usual, class P, class B>
 }
 /// The loop of several laws that share a pass.
 template <class P, class... B>
-[[nodiscard]] Loop<P> loop_of(const std::tuple<const B*...>& bound) {
-  return {[](int level, const void* all, const SweepRange<P>& range) {
-            run_at(level,
-                   SweepKernel<P, B...>{range, *static_cast<const std::tuple<const B*...>*>(all)});
-          },
-          &bound};
+[[nodiscard]] Loop<P> loop_of(const Members<const B*...>& bound) {
+  return {
+      [](int level, const void* all, const SweepRange<P>& range) {
+        run_at(level, SweepKernel<P, B...>{range, *static_cast<const Members<const B*...>*>(all)});
+      },
+      &bound};
 }
 
 // ---- lists ------------------------------------------------------------------------------------
@@ -409,7 +408,7 @@ struct Sweep<P> {
     return loop_of<Usual, P>(bound);
   }
   template <class... B>
-  [[nodiscard]] static Loop<P> shared_loop(const std::tuple<const B*...>& bound) {
+  [[nodiscard]] static Loop<P> shared_loop(const Members<const B*...>& bound) {
     return loop_of<P>(bound);
   }
 

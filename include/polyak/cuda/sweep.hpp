@@ -19,13 +19,13 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/executors/executor.hpp>
+#include <polyak/core/members.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/step.hpp>
@@ -152,14 +152,14 @@ void launch_sweep(DeviceSpace& space, const std::shared_ptr<DeviceTable>& table,
 
 // ---- laws -------------------------------------------------------------------------------------
 
-/// The laws of a tuple of pointers to bound laws, for the tensor `tensor`, as a kernel takes them.
+/// The laws of pointers to bound laws, for the tensor `tensor`, as a kernel takes them.
 template <std::size_t I, class... B>
-[[nodiscard]] auto chain_of(const std::tuple<const B*...>& bound, std::size_t tensor) {
+[[nodiscard]] auto chain_of(const polyak::detail::Members<const B*...>& bound, std::size_t tensor) {
   if constexpr (I == sizeof...(B)) {
     return Chain<>{};
   } else {
-    using R = std::tuple_element_t<I, std::tuple<B...>>;
-    const R& one = *std::get<I>(bound);
+    const auto& one = *polyak::detail::member<I>(bound);
+    using R = std::remove_cvref_t<decltype(one)>;
     const auto rest = chain_of<I + 1>(bound, tensor);
     return [&]<class... Rest>(const Chain<Rest...>& others) {
       Chain<R, Rest...> chain;
@@ -246,9 +246,9 @@ struct LaunchLoop {
 
 /// One launch of laws on some tensors.
 template <class T, class... B>
-void launch_laws(const std::tuple<const B*...>& bound, const polyak::Parameters<Device<T>>& params,
-                 const T* const* gradients, const polyak::detail::GradientReading& reading,
-                 const TensorNumbers& tensors) {
+void launch_laws(const polyak::detail::Members<const B*...>& bound,
+                 const polyak::Parameters<Device<T>>& params, const T* const* gradients,
+                 const polyak::detail::GradientReading& reading, const TensorNumbers& tensors) {
   using P = Device<T>;
   using Kernel = SweepKernel<T, B...>;
   DeviceSpace& space = space_of(*params.layout());
@@ -262,11 +262,9 @@ void launch_laws(const std::tuple<const B*...>& bound, const polyak::Parameters<
     scratch.rows.push_back(reinterpret_cast<std::uintptr_t>(memory.data));
     scratch.rows.push_back(memory.size);
     scratch.rows.push_back(k);
-    std::apply(
-        [&](const auto*... one) {
-          (scratch.rows.push_back(one->offsets == nullptr ? 0 : one->offsets[k]), ...);
-        },
-        bound);
+    each_member(bound, [&](const auto* one) {
+      scratch.rows.push_back(one->offsets == nullptr ? 0 : one->offsets[k]);
+    });
     if constexpr (Kernel::Sweep::any_reads_gradient) {
       scratch.gradients.push_back(reinterpret_cast<std::uintptr_t>(gradients[k]));
     }
@@ -285,11 +283,9 @@ void launch_laws(const std::tuple<const B*...>& bound, const polyak::Parameters<
   scratch.laws.clear();
   LawPlaces places[sizeof...(B)];
   std::size_t next = 0;
-  std::apply(
-      [&](const auto*... one) {
-        ((places[next++] = append_laws(*one, params, tensors, scratch.laws)), ...);
-      },
-      bound);
+  each_member(bound, [&](const auto* one) {
+    places[next++] = append_laws(*one, params, tensors, scratch.laws);
+  });
   kernel.arguments.open = !scratch.laws.empty() || kernel.arguments.coefficient != nullptr;
   launch_sweep(
       space, table, kernel, scratch.gradients, Kernel::Sweep::any_reads_gradient, scratch.laws,
@@ -414,18 +410,20 @@ struct Sweep<cuda::Device<T>> {
     return {[](const void* one, const Parameters<P>& params, const T* const* gradients,
                const polyak::detail::GradientReading& reading,
                const cuda::detail::TensorNumbers& tensors) {
-              cuda::detail::launch_laws<T>(std::tuple<const B*>(static_cast<const B*>(one)), params,
-                                           gradients, reading, tensors);
+              cuda::detail::launch_laws<T>(
+                  polyak::detail::Members<const B*>{{{static_cast<const B*>(one)}}}, params,
+                  gradients, reading, tensors);
             },
             &bound};
   }
   template <class... B>
-  [[nodiscard]] static Loop shared_loop(const std::tuple<const B*...>& bound) {
+  [[nodiscard]] static Loop shared_loop(const polyak::detail::Members<const B*...>& bound) {
     return {[](const void* all, const Parameters<P>& params, const T* const* gradients,
                const polyak::detail::GradientReading& reading,
                const cuda::detail::TensorNumbers& tensors) {
-              cuda::detail::launch_laws<T>(*static_cast<const std::tuple<const B*...>*>(all),
-                                           params, gradients, reading, tensors);
+              cuda::detail::launch_laws<T>(
+                  *static_cast<const polyak::detail::Members<const B*...>*>(all), params, gradients,
+                  reading, tensors);
             },
             &bound};
   }
@@ -494,7 +492,8 @@ struct Sweep<cuda::Device<T>> {
           "step before capturing");
     }
     auto* const recording = std::exchange(state.recording, nullptr);
-    cuda::detail::launch_laws<T>(std::tuple<const B*>(&bound), params, nullptr, {}, {&number, 1});
+    cuda::detail::launch_laws<T>(polyak::detail::Members<const B*>{{{&bound}}}, params, nullptr, {},
+                                 {&number, 1});
     state.recording = recording;
   }
 

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Members: values of several types in one object, as in std::tuple, whose constructors take
+/// compilers as long as the loops that hold one. Loops have hundreds of them.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+#include <polyak/core/law.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+template <std::size_t I, class T>
+struct Member {
+  T value;
+};
+template <class Numbers, class... T>
+struct MembersOf;
+template <std::size_t... I, class... T>
+struct MembersOf<std::index_sequence<I...>, T...> : Member<I, T>... {};
+
+/// An aggregate: `Members<A, B> both{{{a}, {b}}};`, and for a pack `Members<T...>{{{value}...}}`.
+template <class... T>
+struct Members : MembersOf<std::index_sequence_for<T...>, T...> {};
+
+/// Member number I.
+template <std::size_t I, class T>
+POLYAK_INLINE constexpr T& member(Member<I, T>& members) {
+  return members.value;
+}
+template <std::size_t I, class T>
+POLYAK_INLINE constexpr const T& member(const Member<I, T>& members) {
+  return members.value;
+}
+
+/// Calls use(value) with each of them.
+template <class... T, class Use>
+void each_member(const Members<T...>& members, Use use) {
+  [&]<std::size_t... I>(std::index_sequence<I...>) { (use(member<I>(members)), ...); }
+  (std::index_sequence_for<T...>{});
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
