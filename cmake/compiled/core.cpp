@@ -1,6 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The functions of lists, optimizers and averages, for the compiled library.
 #include <polyak/average/analysis/profile_fit.ipp>
+#include <polyak/average/engine/accumulation.ipp>
+#include <polyak/average/engine/average_record.ipp>
+#include <polyak/average/engine/swap.ipp>
+#include <polyak/average/schedules/conversions.ipp>
+#include <polyak/core/tensors/block.ipp>
+#include <polyak/core/tensors/gradient_places.ipp>
+#include <polyak/core/tensors/index.ipp>
 #include <polyak/core/tensors/layout.ipp>
+#include <polyak/core/tensors/parameter_list.ipp>
 #include <polyak/core/tensors/selection_checks.ipp>
+#include <polyak/core/tensors/slots.ipp>
 #include <polyak/optim/tensor_groups.ipp>

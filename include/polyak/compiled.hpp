@@ -9,14 +9,13 @@
 /// that are compiled for one machine (POLYAK_NO_DISPATCH) compile their own.
 #pragma once
 
-#include <tuple>
-
 #include <polyak/average/ema.hpp>
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/engine/averaged_weights.hpp>
 #include <polyak/average/power_ema.hpp>
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/compiled.hpp>
+#include <polyak/core/members.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/storage.hpp>
 #include <polyak/core/sweep.hpp>
@@ -34,7 +33,7 @@ using BoundAdamW = BoundLaw<AdamWLaw<float>, float>;
 using BoundSgd = BoundLaw<SgdLaw<float, false>, float>;
 using BoundAverage = BoundLaw<AverageLaw<float>, float>;
 template <class... B>
-using pointers_t = std::tuple<const B*...>;
+using pointers_t = Members<const B*...>;
 
 }  // namespace detail
 }  // namespace v0
@@ -80,14 +79,18 @@ using pointers_t = std::tuple<const B*...>;
 #define POLYAK_AVERAGE(EXTERN, P, METHOD, WEIGHTING)                                          \
   EXTERN template class polyak::AveragedWeights<::polyak::METHOD<P, float>, P, float>;        \
   EXTERN template class polyak::AverageOf<::polyak::METHOD<P, float>, P, ::polyak::WEIGHTING, \
-                                          float>;
-#define POLYAK_OPTIMIZER(EXTERN, P, METHOD, RULE) \
-  EXTERN template class polyak::Elementwise<::polyak::METHOD<P, float>, ::polyak::RULE, P, float>;
+                                          float>;                                             \
+  EXTERN template class polyak::METHOD<P, float>;                                             \
+  EXTERN template void polyak::validate(const ::polyak::METHOD##Options&);
+#define POLYAK_OPTIMIZER(EXTERN, P, METHOD, RULE)                                                  \
+  EXTERN template class polyak::Elementwise<::polyak::METHOD<P, float>, ::polyak::RULE, P, float>; \
+  EXTERN template class polyak::METHOD<P, float>;
 #define POLYAK_CLASSES(EXTERN, P)                          \
   POLYAK_OPTIMIZER(EXTERN, P, AdamW, AdamFamilyRule<true>) \
   POLYAK_OPTIMIZER(EXTERN, P, Sgd, SgdRule)                \
   POLYAK_AVERAGE(EXTERN, P, Ema, ExponentialWeighting)     \
   POLYAK_AVERAGE(EXTERN, P, PowerEma, PowerClock)          \
+  EXTERN template class polyak::AverageMemory<P, float>;   \
   EXTERN template class polyak::Parameters<P>;             \
   EXTERN template class polyak::Gradients<P>;              \
   EXTERN template class polyak::detail::StepDriver<P>;     \

@@ -23,6 +23,7 @@
 #include <polyak/average/power_ema.hpp>
 #include <polyak/core/streams.hpp>
 #include <polyak/core/sum.hpp>
+#include <polyak/core/sum_many.hpp>
 #include <polyak/io/reconstruct.hpp>
 #include <polyak/io/snapshot_store.hpp>
 

@@ -95,7 +95,7 @@ class SampleEma final : public AverageOf<SampleEma<P, S>, P, SampleClock, S> {
     detail::require_rule("batch_size", batch_size, finite_and_positive);
     SampleClock changed = this->weighting();
     changed.batch_size = batch_size;
-    detail::validate<S>({this->accumulate(), 0}, changed.least_gain());
+    detail::validate({this->accumulate(), 0}, detail::dtype_of<S>(), changed.least_gain());
     this->mutable_weighting().batch_size = batch_size;
     return *this;
   }

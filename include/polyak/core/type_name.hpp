@@ -10,16 +10,13 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// The type's own name, without namespaces and template arguments.
-template <class T>
-[[nodiscard]] constexpr std::string_view plain_type_name() {
+/// The name of a type, without namespaces and template arguments, in that of the function below.
+[[nodiscard]] constexpr std::string_view plain_type_name_in(std::string_view name) {
 #if defined(_MSC_VER) && !defined(__clang__)
-  std::string_view name = __FUNCSIG__;
   name = name.substr(name.find("plain_type_name<") + 16);
   name = name.substr(name.find(' ') + 1);
   name = name.substr(0, name.rfind(">("));
 #else
-  std::string_view name = __PRETTY_FUNCTION__;
   name = name.substr(name.find("T = ") + 4);
   // The template arguments may contain anything but a ';' or a ']' outside of brackets.
   int depth = 0;
@@ -45,6 +42,16 @@ template <class T>
     }
   }
   return name.substr(begin, end - begin);
+}
+
+/// The type's own name, without namespaces and template arguments.
+template <class T>
+[[nodiscard]] constexpr std::string_view plain_type_name() {
+#if defined(_MSC_VER) && !defined(__clang__)
+  return plain_type_name_in(__FUNCSIG__);
+#else
+  return plain_type_name_in(__PRETTY_FUNCTION__);
+#endif
 }
 
 }  // namespace detail

@@ -61,6 +61,12 @@ struct ReconstructReport {
   bool complete = true;                   ///< false where `progress` has ended it
 };
 
+namespace detail {
+/// The gains of the average that a snapshot is of. Throws std::invalid_argument for one whose
+/// weighting the library does not know, io_error for options that no weighting has.
+[[nodiscard]] GainSequence gains_of(const StoredSnapshot& one);
+}  // namespace detail
+
 /// The profile that an output of reconstruct() has: the weight of each call's iterate, that of the
 /// initial value first. Throws std::invalid_argument where calls took different times.
 [[nodiscard]] std::vector<double> achieved_profile(const ReconstructReport& report,

@@ -35,9 +35,7 @@ inline namespace v0 {
 
 namespace detail {
 
-/// The gains of the average that a snapshot is of. Throws std::invalid_argument for one whose
-/// weighting the library does not know, io_error for options that no weighting has.
-[[nodiscard]] inline GainSequence gains_of(const StoredSnapshot& one) {
+POLYAK_DEFINE GainSequence gains_of(const StoredSnapshot& one) {
   NamedGains found = gains_of(one.weighting, one.options);
   if (found.gains) return *std::move(found.gains);
   if (!found.problem.empty()) refuse_io(one.file, {}, {}, found.problem);

@@ -28,6 +28,7 @@
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/storage.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slot_view.hpp>
 #include <polyak/core/tensors/slots.hpp>
 #include <polyak/io/safetensors.hpp>
 

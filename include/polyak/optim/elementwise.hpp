@@ -24,6 +24,7 @@
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/selection.hpp>
+#include <polyak/core/tensors/slot_view.hpp>
 #include <polyak/core/tensors/slots.hpp>
 #include <polyak/optim/tensor_groups.hpp>
 
@@ -171,10 +172,7 @@ class Elementwise : public MethodHooks<P> {
     Slots<S> slots = slots_for(slots_.layout(), groups);
     for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
       if (!slots.keeps(k) || !slots_.keeps(k)) continue;
-      for (std::size_t slot = 0; slot < slots.count(); ++slot) {
-        detail::copy_bytes(slots_.space(), slots.address(slot, k), slots_.address(slot, k),
-                           slots.bytes(slot, k));
-      }
+      slots.copy_tensor(k, slots_, k);
     }
     for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
       if (slots.keeps(k) != slots_.keeps(k)) derived().forget_steps(k);

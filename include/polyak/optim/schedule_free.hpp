@@ -214,14 +214,14 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
     for (std::size_t k = 0; k < params.size(); ++k) {
       if (this->slots().keeps(k)) pieces.push_back({params[k].raw(), nullptr, params[k].bytes()});
     }
-    auto guard = SwapGuard::keep(params, std::move(pieces));
+    auto guard = SwapGuard::keep(ParameterAccess<P>::list(params), std::move(pieces));
     read_into(params);
     return guard;
   }
 
   /// The same, but keeps the current weights before the first step.
   [[nodiscard]] SwapGuard swap_into(const Parameters<P>& params, OrCurrent) const {
-    return ready() ? swap_into(params) : SwapGuard::keep(params, {});
+    return ready() ? swap_into(params) : SwapGuard::keep(ParameterAccess<P>::list(params), {});
   }
 
   // What the view and step() call.

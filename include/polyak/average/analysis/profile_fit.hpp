@@ -22,6 +22,8 @@
 #include <limits>
 #include <vector>
 
+#include <Eigen/Core>
+
 #include <polyak/average/analysis/normalisation.hpp>
 #include <polyak/average/analysis/profile_target.hpp>
 #include <polyak/core/options.hpp>
@@ -85,6 +87,19 @@ void check_fit(const ProfileTarget& target, const ProfileFit& fit,
 
 void check_snapshots(const std::vector<GainSequence>& averages,
                      const std::vector<ProfileSnapshot>& snapshots);
+
+/// Inner products of profiles, and the triangle of [A B].
+struct ProfileProducts {
+  Eigen::MatrixXd gram;      ///< A^T A
+  Eigen::MatrixXd right;     ///< A^T B
+  Eigen::MatrixXd triangle;  ///< R of [A B] = Q R
+};
+
+/// The products of snapshots and targets, all of them of the same T.
+[[nodiscard]] ProfileProducts profile_products(const std::vector<GainSequence>& averages,
+                                               const std::vector<ProfileSnapshot>& snapshots,
+                                               const std::vector<std::vector<double>>& targets,
+                                               std::int64_t calls, Metric metric);
 
 }  // namespace detail
 

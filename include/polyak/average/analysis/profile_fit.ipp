@@ -23,13 +23,6 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Inner products of profiles, and the triangle of [A B].
-struct ProfileProducts {
-  Eigen::MatrixXd gram;      ///< A^T A
-  Eigen::MatrixXd right;     ///< A^T B
-  Eigen::MatrixXd triangle;  ///< R of [A B] = Q R
-};
-
 /// Calls `row(t, a)` with the profiles a_j[t] of the snapshots for t = calls, ..., 1, 0.
 template <class Row>
 void profile_rows(const std::vector<GainSequence>& averages,
@@ -72,10 +65,10 @@ inline void fold_rows(Eigen::MatrixXd& rows, Eigen::Index first, Eigen::Index co
   }
 }
 
-/// The products of snapshots and targets, all of them of the same T.
-[[nodiscard]] inline ProfileProducts profile_products(
-    const std::vector<GainSequence>& averages, const std::vector<ProfileSnapshot>& snapshots,
-    const std::vector<std::vector<double>>& targets, std::int64_t calls, Metric metric) {
+POLYAK_DEFINE ProfileProducts profile_products(const std::vector<GainSequence>& averages,
+                                               const std::vector<ProfileSnapshot>& snapshots,
+                                               const std::vector<std::vector<double>>& targets,
+                                               std::int64_t calls, Metric metric) {
   const auto n = static_cast<Eigen::Index>(snapshots.size());
   const auto width = n + static_cast<Eigen::Index>(targets.size());
   ProfileProducts products;

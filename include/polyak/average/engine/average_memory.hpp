@@ -22,6 +22,8 @@
 #include <variant>
 #include <vector>
 
+#include <polyak/average/engine/accumulation.hpp>
+#include <polyak/average/engine/average_record.hpp>
 #include <polyak/average/engine/swap.hpp>
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/law.hpp>
@@ -32,6 +34,7 @@
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/selection.hpp>
 #include <polyak/core/tensors/selection_checks.hpp>
+#include <polyak/core/tensors/slot_view.hpp>
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
@@ -57,70 +60,7 @@ struct ReadLaw {
   }
 };
 
-/// How an average is kept.
-struct Accumulation {
-  Accumulate accumulate = Accumulate::plain;
-  std::uint64_t seed = 0;  ///< of Accumulate::stochastic; another one for another average
-  Selection tensors = {};  ///< that are averaged; buffers (Role::copy) are copied all the same
-};
-
-/// Largest distance, relative to a weight, at which an average of gain c stays although its input
-/// is constant: half an ulp of S over c, of a sum of two S with Accumulate::kahan. Of averages that
-/// round at random half an ulp of float, which their sums are formed in. (Halves have subnormals
-/// from 6e-5 on, below which the distance is larger.)
-template <StateScalar S>
-[[nodiscard]] double dead_zone(double gain, Accumulate accumulate = Accumulate::plain) {
-  constexpr bool single = std::same_as<S, float>;
-  constexpr int digits = single                         ? 24
-                         : std::same_as<S, double>      ? 53
-                         : std::same_as<S, Eigen::half> ? 11
-                                                        : 8;
-  const int kept = accumulate == Accumulate::float64      ? 53
-                   : accumulate == Accumulate::kahan      ? 2 * digits + 1
-                   : accumulate == Accumulate::stochastic ? 24
-                                                          : digits;
-  return std::ldexp(1.0, -kept) / gain;
-}
-
 namespace detail {
-/// Refuses what the type cannot do, and 16-bit averages that would hardly move at the least gain.
-template <StateScalar S>
-void validate(const Accumulation& o, double least) {
-  constexpr bool sixteen = scalar_bytes<S> == 2;
-  const auto refuse = [&](const char* rule) {
-    refuse_value(std::string("polyak: ") + rule + "; the average is of " +
-                 std::string(name_of(dtype_of<S>())));
-  };
-  switch (o.accumulate) {
-    case Accumulate::plain:
-      break;
-    case Accumulate::kahan:
-      if (std::same_as<S, double>) refuse("accumulate = kahan is for averages of 16 or 32 bits");
-#if defined(__FAST_MATH__)
-      refuse("accumulate = kahan is removed by -ffast-math");
-#endif
-      break;
-    case Accumulate::stochastic:
-      if (!sixteen) refuse("accumulate = stochastic is for averages of 16 bits");
-      if (least == 0) return;  // it moves for more than 10^5 calls
-      break;
-    case Accumulate::float64:
-      if (!std::same_as<S, float>) refuse("accumulate = float64 is for averages of float");
-      return;
-  }
-  if constexpr (sixteen) {
-    const double zone = dead_zone<S>(least, o.accumulate);
-    require(zone <= 0.01,
-            "an average of " + std::string(name_of(dtype_of<S>())) +
-                " with accumulate = " + std::string(name_of(o.accumulate)) +
-                " must rest within 0.01 of a constant weight (relative), use " +
-                (o.accumulate == Accumulate::plain   ? "stochastic or kahan or an average of float"
-                 : o.accumulate == Accumulate::kahan ? "stochastic or an average of float"
-                                                     : "an average of float with kahan") +
-                "; the distance",
-            zone);
-  }
-}
 
 /// The ways of storing averages of S, as bound laws.
 template <class S, class T, class Make>
@@ -166,10 +106,10 @@ class AverageMemory : public MethodHooks<P> {
   using State = S;
   static constexpr bool trains = false;
 
-  [[nodiscard]] std::int64_t calls() const { return calls_; }
+  [[nodiscard]] std::int64_t calls() const { return record_.calls; }
   /// Calls that Nonfinite::skip_step left out; they are not in calls().
-  [[nodiscard]] std::int64_t skipped() const { return skipped_; }
-  [[nodiscard]] Accumulate accumulate() const { return accumulation_.accumulate; }
+  [[nodiscard]] std::int64_t skipped() const { return record_.skipped; }
+  [[nodiscard]] Accumulate accumulate() const { return record_.accumulation.accumulate; }
 
   /// Goes on with a list that has all the tensors of before and more: a model that grew. What it
   /// knows of the old ones stays; a new tensor enters by copy, as if it had always been what it is
@@ -181,51 +121,33 @@ class AverageMemory : public MethodHooks<P> {
     if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
     const Layout& before = *slots_.layout();
     const Layout& now = *params.layout();
-    Layout common;
-    for (const TensorInfo& tensor : now.tensors) {
-      if (before.find(tensor.name) != before.tensors.size()) common.add(tensor);
-    }
-    const std::string list = detail::differences(common, before);
-    if (!list.empty() || now.space != before.space) {
-      detail::refuse_value("polyak: the parameters of a grown model differ from those before: " +
-                           (list.empty() ? "they are of other memory" : list));
-    }
-    AverageMemory grown(params, owner_, nonfinite_, accumulation_, 1, names_);
+    detail::require_grown(now, before);
+    AverageMemory grown(params, record_.owner, record_.nonfinite, record_.accumulation, 1,
+                        record_.names);
     for (std::size_t k = 0; k < before.tensors.size(); ++k) {
       const std::size_t place = now.find(before.tensors[k].name);
-      copy_tensor(slots_, k, grown.slots_, place);
-      if (wide_) copy_tensor(*wide_, k, *grown.wide_, place);
+      grown.slots_.copy_tensor(place, slots_, k);
+      if (wide_) grown.wide_->copy_tensor(place, *wide_, k);
     }
-    std::byte* to = grown.buffers_->data();
-    for (const TensorInfo& tensor : now.tensors) {
-      if (!is_buffer(tensor)) continue;
-      const std::byte* from = buffers_->data();
-      for (const TensorInfo& old : before.tensors) {
-        if (!is_buffer(old)) continue;
-        const std::size_t bytes = old.size * detail::bytes_of(old.dtype);
-        if (old.name == tensor.name) detail::copy_bytes(slots_.space(), to, from, bytes);
-        from += bytes;
-      }
-      to += tensor.size * detail::bytes_of(tensor.dtype);
-    }
-    slots_ = std::move(grown.slots_);
-    wide_ = std::move(grown.wide_);
-    buffers_ = std::move(grown.buffers_);
+    grown.record_.grow_buffers(now, record_, before);
+    grown.record_.calls = record_.calls;
+    grown.record_.skipped = record_.skipped;
+    *this = std::move(grown);
   }
 
   /// Bytes of state.
   [[nodiscard]] MemoryReport memory_report() const {
     MemoryReport report = wide_ ? wide_->memory_report() : slots_.memory_report();
-    report.total += buffers_->allocated();
+    report.total += record_.buffers->allocated();
     return report;
   }
 
   // What step() and update() call.
   [[nodiscard]] const Slots<S>& slots() const { return slots_; }
   /// The copies of tensors with Role::copy, one after another.
-  [[nodiscard]] const std::byte* buffers() const { return buffers_->data(); }
-  [[nodiscard]] Nonfinite nonfinite() const { return nonfinite_; }
-  void skip() { ++skipped_; }
+  [[nodiscard]] const std::byte* buffers() const { return record_.buffers->data(); }
+  [[nodiscard]] Nonfinite nonfinite() const { return record_.nonfinite; }
+  void skip() { ++record_.skipped; }
 
  protected:
   /// The type that laws compute in, unless the averages are kept in double.
@@ -240,36 +162,19 @@ class AverageMemory : public MethodHooks<P> {
   AverageMemory(const Parameters<P>& params, std::string_view owner, Nonfinite nonfinite,
                 const Accumulation& accumulation, double least_gain,
                 const std::vector<std::string>& names)
-      : owner_(owner),
-        slots_(slots_for<S>(params.layout(), accumulation.tensors,
-                            slot_names(accumulation, least_gain, names))),
-        buffers_(std::make_shared<detail::Block>(detail::buffer_bytes(*params.layout()),
-                                                 params.layout()->space)),
-        names_(names),
-        nonfinite_(detail::checked(nonfinite)),
-        accumulation_(accumulation) {
-    if (params.swapped()) {
-      detail::refuse_order("polyak: an average begun while another is swapped in");
-    }
+      : record_(owner, ParameterAccess<P>::list(params), detail::dtype_of<P>(),
+                detail::dtype_of<S>(), detail::checked(nonfinite), detail::checked(accumulation),
+                least_gain, names),
+        slots_(params.layout(), record_.slots(), record_.averaged()) {
     if (accumulation.accumulate == Accumulate::float64) {
-      wide_.emplace(slots_for<double>(params.layout(), accumulation.tensors, names));
+      wide_.emplace(params.layout(), record_.wide_slots(), record_.averaged());
     }
     for (std::size_t k = 0; k < names.size(); ++k) sweep_all<CopyLaw>(params, k);
     copy_buffers(params);
   }
-
-  AverageMemory(const AverageMemory& other)
-      : owner_(other.owner_),
-        slots_(other.slots_),
-        wide_(other.wide_),
-        buffers_(std::make_shared<detail::Block>(*other.buffers_)),
-        names_(other.names_),
-        nonfinite_(other.nonfinite_),
-        accumulation_(other.accumulation_),
-        calls_(other.calls_),
-        skipped_(other.skipped_) {}
+  AverageMemory(const AverageMemory&) = default;
   AverageMemory(AverageMemory&&) noexcept = default;
-  AverageMemory& operator=(const AverageMemory& other) { return *this = AverageMemory(other); }
+  AverageMemory& operator=(const AverageMemory&) = default;
   AverageMemory& operator=(AverageMemory&&) noexcept = default;
   ~AverageMemory() = default;
 
@@ -280,7 +185,7 @@ class AverageMemory : public MethodHooks<P> {
     if constexpr (may_be_wide) {
       if (wide_) return {slots_, which, &*wide_};
     }
-    return {slots_, which * arrays()};
+    return {slots_, which * record_.arrays()};
   }
   void copy_of_unready(std::size_t which, const Parameters<P>& target) const {
     check_target(target);
@@ -292,10 +197,11 @@ class AverageMemory : public MethodHooks<P> {
                          "the parameters and those of the average");
     if constexpr (std::same_as<element_t<P>, S>) {
       if (!wide_) {
-        return SwapGuard::exchange(params, slots_.block(), buffers_, pieces(params, which));
+        return SwapGuard::exchange(ParameterAccess<P>::list(params), slots_.block(),
+                                   record_.buffers, pieces(params, which));
       }
     }
-    auto guard = SwapGuard::keep(params, pieces(params, which));
+    auto guard = SwapGuard::keep(ParameterAccess<P>::list(params), pieces(params, which));
     write_to(params, which);
     return guard;
   }
@@ -304,9 +210,7 @@ class AverageMemory : public MethodHooks<P> {
 
   /// The way the values are kept, as a number: plain, kahan, and the third that S may have.
   [[nodiscard]] int storage() const {
-    return accumulation_.accumulate == Accumulate::plain   ? 0
-           : accumulation_.accumulate == Accumulate::kahan ? 1
-                                                           : 2;
+    return accumulate() == Accumulate::plain ? 0 : accumulate() == Accumulate::kahan ? 1 : 2;
   }
   /// Binds the law `make(C())` to some of the averages, as these are stored.
   template <class Make, class... Which>
@@ -319,8 +223,8 @@ class AverageMemory : public MethodHooks<P> {
       } else {
         if (storage() == 2) {
           return detail::bind_law<detail::Stochastic>(
-              make(T()), slots_, {accumulation_.seed, static_cast<std::uint64_t>(calls_), 0},
-              values);
+              make(T()), slots_,
+              {record_.accumulation.seed, static_cast<std::uint64_t>(record_.calls), 0}, values);
         }
       }
     }
@@ -341,7 +245,8 @@ class AverageMemory : public MethodHooks<P> {
   [[nodiscard]] auto average_memory() const {
     std::vector<std::string> names{"average"};
     if constexpr (Like::Storage::arrays == 2) names.push_back("compensation");
-    return slots_for<typename Like::State>(slots_.layout(), accumulation_.tensors, names);
+    return Slots<typename Like::State>(slots_.layout(), detail::specs_of(names),
+                                       record_.averaged());
   }
   /// One law without scalars over all weights and one average, in the calling thread.
   template <template <class> class Law>
@@ -357,50 +262,27 @@ class AverageMemory : public MethodHooks<P> {
   // ---- the rest
 
   void copy_buffers(const Parameters<P>& params) {
-    if (buffers_->bytes() == 0) return;
-    std::byte* place = buffers_->data();
-    copies_.clear();
-    for (std::size_t k = 0; k < params.size(); ++k) {
-      if (!is_buffer(params[k].info())) continue;
-      copies_.push_back({place, params[k].raw(), params[k].bytes()});
-      place += params[k].bytes();
-    }
-    detail::Sweep<P>::copy(params, copies_);
+    const auto& copies = record_.copies_of(ParameterAccess<P>::list(params));
+    if (!copies.empty()) detail::Sweep<P>::copy(params, copies);
   }
-  std::int64_t next_call() { return ++calls_; }
-  [[nodiscard]] std::uint64_t seed() const { return accumulation_.seed; }
-  void require_next(std::int64_t step) const {
-    if (step != calls_ + 1) {
-      detail::refuse_order("polyak: update of step " + detail::text(step) + ", expected step " +
-                           detail::text(calls_ + 1));
-    }
-  }
-  void require_home() const {
-    if (slots_.lent())
-      detail::refuse_order("polyak: the average is swapped in; end its guard first");
-  }
+  std::int64_t next_call() { return ++record_.calls; }
+  [[nodiscard]] std::uint64_t seed() const { return record_.accumulation.seed; }
+  void require_next(std::int64_t step) const { detail::require_next_call(step, record_.calls); }
+  void require_home() const { detail::require_home(slots_); }
   void check_target(const Parameters<P>& target) const {
-    require_home();
-    detail::require_same(target.layout(), slots_.layout(),
-                         "the target and the parameters of the average");
-    if (target.swapped()) detail::refuse_order("polyak: copy_to while an average is swapped in");
+    detail::require_target(ParameterAccess<P>::list(target), slots_);
   }
   void write_buffers(const Parameters<P>& target) const {
-    const std::byte* place = buffers_->data();
-    for (std::size_t k = 0; k < target.size(); ++k) {
-      if (!is_buffer(target[k].info()) || target[k].bytes() == 0) continue;
-      detail::copy_bytes(slots_.space(), target[k].raw(), place, target[k].bytes());
-      place += target[k].bytes();
-    }
+    record_.write_buffers(ParameterAccess<P>::list(target));
   }
 
   /// Parts of state(); see core/state.hpp.
   template <class Visitor>
   void common_options(Visitor&& visit) {
-    visit.option("accumulate", accumulation_.accumulate);
-    visit.option("seed", accumulation_.seed);
-    visit.option("nonfinite", nonfinite_);
-    if (accumulation_.tensors.is_everything()) return;
+    visit.option("accumulate", record_.accumulation.accumulate);
+    visit.option("seed", record_.accumulation.seed);
+    visit.option("nonfinite", record_.nonfinite);
+    if (record_.accumulation.tensors.is_everything()) return;
     const Layout& layout = *slots_.layout();
     for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
       if (layout.tensors[k].role != Role::average) continue;
@@ -409,13 +291,13 @@ class AverageMemory : public MethodHooks<P> {
   }
   template <class Visitor>
   void clocks(Visitor&& visit, std::int64_t& updates) {
-    visit.scalar("calls", calls_);
+    visit.scalar("calls", record_.calls);
     visit.scalar("updates", updates);
-    visit.scalar("skipped", skipped_);
+    visit.scalar("skipped", record_.skipped);
   }
   template <class Visitor>
   void memory(Visitor&& visit) {
-    visit.buffers(*slots_.layout(), buffers_->data());
+    visit.buffers(*slots_.layout(), record_.buffers->data());
     if (wide_) {
       visit.slots(*wide_);
     } else {
@@ -424,79 +306,19 @@ class AverageMemory : public MethodHooks<P> {
   }
 
  private:
-  static std::vector<std::string> slot_names(const Accumulation& accumulation, double least_gain,
-                                             const std::vector<std::string>& names) {
-    detail::validate<S>(accumulation, least_gain);
-    if (accumulation.accumulate == Accumulate::float64) return {};
-    if (accumulation.accumulate != Accumulate::kahan) return names;
-    std::vector<std::string> all;
-    for (const std::string& name : names) {
-      all.push_back(name);
-      all.push_back(name == "average" ? "compensation" : name + ".compensation");
-    }
-    return all;
-  }
-  [[nodiscard]] std::size_t arrays() const {
-    return accumulation_.accumulate == Accumulate::kahan ? 2 : 1;
-  }
-  static bool is_buffer(const TensorInfo& tensor) { return tensor.role == Role::copy; }
-  /// Memory for the selected tensors. Throws std::invalid_argument where there is none.
-  template <class X>
-  [[nodiscard]] Slots<X> slots_for(const std::shared_ptr<const Layout>& layout,
-                                   const Selection& selection,
-                                   std::vector<std::string> names) const {
-    std::vector<bool> taken = selected(selection, *layout);
-    for (std::size_t k = 0; k < taken.size(); ++k) {
-      taken[k] =
-          taken[k] && detail::may_keep(layout->tensors[k], detail::dtype_of<P>(), Kept::averaged);
-    }
-    if (!selection.is_everything()) {
-      detail::require_some(taken, selection, *layout, owner_);
-    }
-    return Slots<X>(layout, detail::dtype_of<P>(), Kept::averaged, std::move(names),
-                    [&](std::size_t k) { return static_cast<bool>(taken[k]); });
-  }
-  template <class X>
-  static void copy_tensor(const Slots<X>& from, std::size_t k, const Slots<X>& to,
-                          std::size_t place) {
-    for (std::size_t slot = 0; slot < from.count(); ++slot) {
-      detail::copy_bytes(from.space(), to.address(slot, place), from.address(slot, k),
-                         from.bytes(slot, k));
-    }
-  }
-
   void write_to(const Parameters<P>& target, std::size_t which) const {
     sweep_all<ReadLaw>(target, which);
     write_buffers(target);
   }
 
-  /// What the guard exchanges or keeps: averaged tensors and buffers.
   [[nodiscard]] std::vector<SwapGuard::Piece> pieces(const Parameters<P>& params,
                                                      std::size_t which) const {
-    std::vector<SwapGuard::Piece> list;
-    std::byte* place = buffers_->data();
-    for (std::size_t k = 0; k < params.size(); ++k) {
-      if (slots_.keeps(k)) {
-        void* const average = wide_ ? nullptr : slots_.address(which * arrays(), k);
-        list.push_back({params[k].raw(), average, params[k].bytes()});
-      }
-      if (!is_buffer(params[k].info())) continue;
-      list.push_back({params[k].raw(), place, params[k].bytes()});
-      place += params[k].bytes();
-    }
-    return list;
+    return record_.pieces(ParameterAccess<P>::list(params), slots_, which, wide_.has_value());
   }
 
-  std::string_view owner_;             // the method's name
+  detail::AverageRecord record_;
   Slots<S> slots_;                     // without memory where the averages are wide
   std::optional<Slots<double>> wide_;  // of Accumulate::float64
-  std::shared_ptr<detail::Block> buffers_;
-  std::vector<std::string> names_;  // of the averages
-  Nonfinite nonfinite_;
-  Accumulation accumulation_;
-  std::int64_t calls_ = 0;
-  std::int64_t skipped_ = 0;
-  std::vector<detail::CopyPiece> copies_;  // of the buffers; kept for its memory
 };
 
 }  // namespace v0

@@ -17,6 +17,7 @@
 #include <polyak/core/require.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slot_view.hpp>
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
@@ -58,7 +59,8 @@ class AveragedWeights : public AverageMemory<P, S> {
 
   /// The same, but keeps the current weights before there is one.
   [[nodiscard]] SwapGuard swap_into(const Parameters<P>& params, OrCurrent) {
-    return derived().ready() ? swap_into(params) : SwapGuard::keep(params, {});
+    return derived().ready() ? swap_into(params)
+                             : SwapGuard::keep(ParameterAccess<P>::list(params), {});
   }
 
  protected:

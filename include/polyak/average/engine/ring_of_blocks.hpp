@@ -141,7 +141,7 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
         pieces.push_back({params[k].raw(), nullptr, params[k].bytes()});
       }
     }
-    auto guard = SwapGuard::keep(params, std::move(pieces));
+    auto guard = SwapGuard::keep(ParameterAccess<P>::list(params), std::move(pieces));
     mean_into(params, blocks);
     return guard;
   }

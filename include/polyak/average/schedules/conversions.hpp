@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 
+#include <polyak/core/compiled.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
@@ -20,17 +21,9 @@ inline namespace v0 {
 
 namespace detail {
 /// A decay out of range may have been meant as a time.
-[[nodiscard]] inline std::string time_hint(double decay) {
-  if (!(decay > 2) || !is_finite(decay)) return {};
-  return "; did you mean a time? decay_from_half_life(" + text(decay) +
-         ") = " + text(std::exp2(-1 / decay)) + ", decay_from_span(" + text(decay) +
-         ") = " + text(1 - 2 / (decay + 1));
-}
+[[nodiscard]] std::string time_hint(double decay);
 /// A decay below 0.5 may have been meant as a gain.
-[[nodiscard]] inline std::string gain_hint(double decay) {
-  return "; did you mean 1 - " + text(decay) + " = " + text(1 - decay) +
-         "? With any_decay = true it is accepted";
-}
+[[nodiscard]] std::string gain_hint(double decay);
 }  // namespace detail
 
 /// Rule of every decay: in [0, 1].
@@ -188,3 +181,7 @@ inline constexpr Rule<double> finite_and_not_negative_or_none{
 
 }  // namespace v0
 }  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/average/schedules/conversions.ipp>
+#endif

@@ -17,6 +17,7 @@
 #include <polyak/core/law.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/gradient_places.hpp>
 #include <polyak/core/tensors/index.hpp>
 #include <polyak/core/tensors/layout.hpp>
 #include <polyak/core/tensors/parameters.hpp>
@@ -57,14 +58,6 @@ concept GradientPointers = requires(const Pointers& pointers) {
                         element_t<P>>;
 };
 
-[[noreturn]] POLYAK_COLD inline void refuse_number_of_gradients(std::string_view function,
-                                                                std::size_t trained,
-                                                                std::size_t given) {
-  refuse_argument(std::string(function) + " must be given one gradient for each of the " +
-                      text(trained) + " trained tensors",
-                  given);
-}
-
 }  // namespace detail
 
 /// The gradients of a parameter list. A tensor whose gradient is not set is left alone by
@@ -74,12 +67,8 @@ template <ParameterScalar P = float>
 class Gradients {
  public:
   explicit Gradients(const Parameters<P>& params)
-      : params_(params), data_(params.size(), nullptr), free_(ParameterAccess<P>::index(params)) {
-    const auto& tensors = params.layout()->tensors;
-    for (std::size_t k = 0; k < tensors.size(); ++k) {
-      if (is_trained(tensors[k])) trained_.push_back({k, params[k].bytes(), 0});
-    }
-  }
+      : places_(ParameterAccess<P>::list(params), detail::dtype_of<P>()),
+        data_(params.size(), nullptr) {}
 
   /// Sets the gradient of tensor `name`: an Eigen object of its shape and storage order, or a span,
   /// std::vector or std::array of its size (taken to be in its storage order).
@@ -89,12 +78,12 @@ class Gradients {
   template <class Object>
   requires detail::Registrable<std::remove_reference_t<Object>> Gradients& set(
       std::string_view name, Object&& object) {
-    return set_at(index_of(name), std::forward<Object>(object));
+    return set_at(places_.index_of(name), std::forward<Object>(object));
   }
 
   /// Sets the gradient of tensor `name` to raw memory of its size and storage order.
   Gradients& set(std::string_view name, const element_t<P>* data) {
-    return set_pointer(index_of(name), data);
+    return set_pointer(places_.index_of(name), data);
   }
 
   /// The same, of a type of CUDA that stands for the list's.
@@ -107,7 +96,7 @@ class Gradients {
 
   /// Tensor `name` has no gradient from now on.
   Gradients& set(std::string_view name, NoGradient) {
-    data_[index_of(name)] = nullptr;
+    data_[places_.index_of(name)] = nullptr;
     return *this;
   }
 
@@ -120,33 +109,17 @@ class Gradients {
   /// parameter (naming both tensors) or is not of the list's device. Nothing has changed then.
   template <detail::GradientPointers<P> Pointers>
   Gradients& set_all(const Pointers& pointers) {
-    if (std::size(pointers) != trained_.size()) {
-      detail::refuse_number_of_gradients("set_all()", trained_.size(), std::size(pointers));
-    }
+    places_.require_number("set_all()", std::size(pointers));
     const auto* const list = std::data(pointers);
-    MemorySpace* const space = params_.layout()->space.get();
-    std::size_t last = 0;
-    for (std::size_t k = 0; k < trained_.size(); ++k) {
-      if (list[k] == nullptr || trained_[k].bytes == 0) continue;
-      const std::uintptr_t begin = detail::MemoryIndex::address(list[k]);
-      const std::uintptr_t end = begin + trained_[k].bytes;
-      // Mostly the gap where this gradient was before, or that of the one before it.
-      std::size_t& gap = trained_[k].gap;
-      if (!free_.fits(gap, begin, end)) {
-        gap = free_.fits(last, begin, end) ? last : free_.gap_before(end);
-        if (!free_.fits(gap, begin, end)) refuse_overlap(trained_[k].tensor, list[k]);
-      }
-      last = gap;
-      if (space != nullptr) space->check(list[k], params_[trained_[k].tensor].name());
-    }
-    for (std::size_t k = 0; k < trained_.size(); ++k) {
-      data_[trained_[k].tensor] = reinterpret_cast<const element_t<P>*>(list[k]);
+    places_.check_all(list);
+    for (std::size_t k = 0; k < trained(); ++k) {
+      data_[places_.trained()[k].tensor] = reinterpret_cast<const element_t<P>*>(list[k]);
     }
     return *this;
   }
 
   /// Number of trained tensors: those of the list's type with the roles average and ignore.
-  [[nodiscard]] std::size_t trained() const { return trained_.size(); }
+  [[nodiscard]] std::size_t trained() const { return places_.trained().size(); }
 
   /// From now on optimizers read `factor` times each gradient: 1 / n for gradients summed over n
   /// batches, 1 / loss scale for a scaled loss, the coefficient of clipping. The memory stays as it
@@ -185,7 +158,9 @@ class Gradients {
   /// The gradient of the i-th tensor, without the scale, or null.
   [[nodiscard]] const element_t<P>* operator[](std::size_t index) const { return data_[index]; }
   [[nodiscard]] const element_t<P>* const* data() const { return data_.data(); }
-  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return params_.layout(); }
+  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const {
+    return places_.params().layout();
+  }
 
   /// Sets the gradient of the i-th tensor, as `set` by name.
   template <class Object>
@@ -196,7 +171,6 @@ class Gradients {
     } else {
       static_assert(!detail::dies_with_its_memory<Object>,
                     "polyak: Gradients view memory, they cannot keep a temporary alive");
-      const TensorInfo& tensor = params_[index].info();
       const auto described = detail::describe_object(object);
       static_assert(std::same_as<std::remove_cv_t<std::remove_pointer_t<decltype(described.data)>>,
                                  element_t<P>> ||
@@ -204,19 +178,11 @@ class Gradients {
                                          std::remove_pointer_t<decltype(described.data)>>>::type,
                                      element_t<P>>,
                     "polyak: gradients must have the type of the parameters");
-      detail::require_contiguous(described.contiguous, tensor.name);
+      detail::require_contiguous(described.contiguous, places_.info(index).name);
       if (described.flat) {
-        if (static_cast<std::size_t>(object.size()) != tensor.size) {
-          detail::refuse_argument("the gradient of \"" + tensor.name + "\" must have " +
-                                      detail::text(tensor.size) + " elements",
-                                  static_cast<std::size_t>(object.size()));
-        }
-      } else if (described.shape != tensor.shape || described.order != tensor.order) {
-        TensorInfo given = tensor;
-        given.shape = described.shape;
-        given.order = described.order;
-        detail::refuse_value("polyak: the gradient of \"" + tensor.name + "\" is " +
-                             detail::describe(given) + ", expected " + detail::describe(tensor));
+        places_.require_size(index, static_cast<std::size_t>(object.size()));
+      } else {
+        places_.require_shape(index, described.shape, described.order);
       }
       return set_pointer(index, described.data);
     }
@@ -226,67 +192,13 @@ class Gradients {
   template <ParameterScalar>
   friend struct GradientAccess;
 
-  struct Trained {
-    std::size_t tensor;
-    std::size_t bytes;
-    std::size_t gap;  // of free_, where set_all() last found the gradient
-  };
-
-  [[nodiscard]] static bool is_trained(const TensorInfo& tensor) {
-    return tensor.role != Role::copy && tensor.dtype == detail::dtype_of<P>();
-  }
-
-  [[nodiscard]] std::size_t index_of(std::string_view name) const {
-    const auto& layout = params_.layout();
-    const std::size_t alias = layout->find_alias(name);
-    if (alias != layout->aliases.size()) {
-      detail::refuse_value(std::string("polyak: \"").append(name) + "\" is an alias of \"" +
-                           layout->aliases[alias].second +
-                           "\": give that tensor the summed gradient");
-    }
-    const std::size_t index = layout->find(name);
-    if (index == layout->tensors.size()) {
-      detail::refuse_value(std::string("polyak: there is no tensor \"").append(name).append("\""));
-    }
-    return index;
-  }
-
   Gradients& set_pointer(std::size_t index, const element_t<P>* data) {
-    const TensorInfo& tensor = params_[index].info();
-    if (!is_trained(tensor)) {
-      detail::refuse_value("polyak: \"" + tensor.name + "\" is not trained, it takes no gradient");
-    }
-    if (data == nullptr && tensor.size != 0) {
-      detail::refuse_argument(
-          "the gradient of \"" + tensor.name + "\" must have memory; its address",
-          std::string_view("null"));
-    }
-    if (tensor.size != 0) {
-      const std::uintptr_t begin = detail::MemoryIndex::address(data);
-      const std::uintptr_t end = begin + params_[index].bytes();
-      if (!free_.fits(free_.gap_before(end), begin, end)) refuse_overlap(index, data);
-      if (MemorySpace* const space = params_.layout()->space.get(); space != nullptr) {
-        space->check(data, tensor.name);
-      }
-    }
-    // An empty tensor has a gradient too, though no memory.
-    alignas(double) static constexpr char nowhere = 0;
-    const void* const place = data != nullptr ? static_cast<const void*>(data) : &nowhere;
-    data_[index] = static_cast<const element_t<P>*>(place);
+    data_[index] = static_cast<const element_t<P>*>(places_.place_of(index, data));
     return *this;
   }
 
-  [[noreturn]] POLYAK_COLD void refuse_overlap(std::size_t index, const void* data) const {
-    const std::size_t overlapped =
-        ParameterAccess<P>::index(params_).first_overlap(data, params_[index].bytes());
-    detail::refuse_value("polyak: the gradient of \"" + params_[index].name() +
-                         "\" overlaps the memory of tensor \"" + params_[overlapped].name() + "\"");
-  }
-
-  Parameters<P> params_;
+  detail::GradientPlaces places_;
   std::vector<const element_t<P>*> data_;
-  std::vector<Trained> trained_;  // in order of registration
-  detail::FreeMemory free_;
   double scale_ = 1;
   double clip_ = 1;
   std::shared_ptr<const double> device_clip_;  // the coefficient, in the memory of a device
@@ -315,9 +227,13 @@ struct GradientAccess {
       const Gradients<P>& gradients) {
     return gradients.device_clip_;
   }
+  static void require_number(const Gradients<P>& gradients, std::string_view function,
+                             std::size_t given) {
+    gradients.places_.require_number(function, given);
+  }
   /// Index of the k-th trained tensor.
   [[nodiscard]] static std::size_t trained(const Gradients<P>& gradients, std::size_t k) {
-    return gradients.trained_[k].tensor;
+    return gradients.places_.trained()[k].tensor;
   }
 };
 
@@ -327,9 +243,7 @@ struct GradientAccess {
 template <ParameterScalar P, class... Objects>
 [[nodiscard]] Gradients<P> like(const Parameters<P>& params, Objects&&... objects) {
   Gradients<P> gradients(params);
-  if (sizeof...(Objects) != gradients.trained()) {
-    detail::refuse_number_of_gradients("like()", gradients.trained(), sizeof...(Objects));
-  }
+  GradientAccess<P>::require_number(gradients, "like()", sizeof...(Objects));
   std::size_t next = 0;
   (gradients.set_at(GradientAccess<P>::trained(gradients, next++), std::forward<Objects>(objects)),
    ...);

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include <polyak/core/compiled.hpp>
+
 namespace polyak {
 inline namespace v0 {
 namespace detail {
@@ -38,21 +40,10 @@ class NameIndex {
   }
 
   /// Allocates for one more entry, so that the next add() cannot fail.
-  void make_room() {
-    if (2 * (used_ + 1) <= cells_.size()) return;
-    NameIndex larger;
-    larger.cells_.resize(cells_.empty() ? 16 : 2 * cells_.size());
-    for (const Cell& cell : cells_) {
-      if (cell.number != none) larger.put(cell);
-    }
-    *this = static_cast<NameIndex&&>(larger);
-  }
+  void make_room();
 
   /// Adds entry `number`, whose name must not be in the index yet.
-  void add(std::string_view name, std::size_t number) {
-    make_room();
-    put({hash_of(name), number});
-  }
+  void add(std::string_view name, std::size_t number);
 
  private:
   struct Cell {
@@ -64,12 +55,7 @@ class NameIndex {
     return std::hash<std::string_view>{}(name);
   }
   [[nodiscard]] std::size_t mask() const { return cells_.size() - 1; }
-  void put(const Cell& cell) {
-    std::size_t at = cell.hash & mask();
-    while (cells_[at].number != none) at = (at + 1) & mask();
-    cells_[at] = cell;
-    ++used_;
-  }
+  void put(const Cell& cell);
 
   std::vector<Cell> cells_;  // a power of two, at most half of them used
   std::size_t used_ = 0;
@@ -86,57 +72,16 @@ class MemoryIndex {
 
   /// The first tensor in order of registration that overlaps this memory, or `none`. Nothing
   /// overlaps 0 bytes.
-  [[nodiscard]] std::size_t first_overlap(const void* data, std::size_t bytes) const {
-    if (bytes == 0) return none;
-    const std::uintptr_t begin = address(data), end = begin + bytes;
-    // Of the tensors that begin before `end`, the last one also ends last.
-    std::size_t last = none;
-    for (std::size_t at = root_; at != none;) {
-      if (nodes_[at].begin < end) {
-        last = at;
-        at = nodes_[at].right;
-      } else {
-        at = nodes_[at].left;
-      }
-    }
-    if (last == none || nodes_[last].end <= begin) return none;
-    if (nodes_[last].begin <= begin) return last;  // the only one
-    std::size_t first = 0;
-    while (nodes_[first].begin >= end || nodes_[first].end <= begin) ++first;
-    return first;
-  }
+  [[nodiscard]] std::size_t first_overlap(const void* data, std::size_t bytes) const;
 
   /// Allocates for one more tensor, so that the next add() cannot fail.
-  void make_room() { detail::make_room(nodes_); }
+  void make_room();
 
   /// Adds the next tensor, which must not overlap another. One of 0 bytes occupies nothing.
-  void add(const void* data, std::size_t bytes) {
-    const std::size_t added = nodes_.size();
-    const std::uintptr_t begin = address(data);
-    nodes_.push_back(bytes == 0 ? Node{} : Node{begin, begin + bytes, none, none});
-    if (bytes == 0) return;
-    std::size_t* link = &root_;
-    while (*link != none && priority(*link) > priority(added)) link = &side(*link, begin);
-    // The subtree whose place the node takes is split into what lies before it and behind it.
-    std::size_t rest = *link;
-    std::size_t* before = &nodes_[added].left;
-    std::size_t* behind = &nodes_[added].right;
-    *link = added;
-    while (rest != none) {
-      const bool is_before = nodes_[rest].begin < begin;
-      std::size_t*& end = is_before ? before : behind;
-      *end = rest;
-      end = is_before ? &nodes_[rest].right : &nodes_[rest].left;
-      rest = *end;
-    }
-    *before = *behind = none;
-  }
+  void add(const void* data, std::size_t bytes);
 
-  /// Calls `visit(begin, end)` for each stretch, in the order of the addresses.
-  template <class Visit>
-  void in_order(const Visit& visit) const {
-    visit_subtree(root_, visit);
-  }
+  /// Appends the ends of all stretches, in the order of the addresses.
+  void list(std::vector<std::uintptr_t>& begins, std::vector<std::uintptr_t>& ends) const;
   /// Tensors, those of 0 bytes included.
   [[nodiscard]] std::size_t size() const { return nodes_.size(); }
 
@@ -158,14 +103,8 @@ class MemoryIndex {
   [[nodiscard]] std::size_t& side(std::size_t node, std::uintptr_t begin) {
     return nodes_[node].begin < begin ? nodes_[node].right : nodes_[node].left;
   }
-  // Recursion is as deep as the tree: about 3 log2(n).
-  template <class Visit>
-  void visit_subtree(std::size_t node, const Visit& visit) const {
-    if (node == none) return;
-    visit_subtree(nodes_[node].left, visit);
-    visit(nodes_[node].begin, nodes_[node].end);
-    visit_subtree(nodes_[node].right, visit);
-  }
+  void list_subtree(std::size_t node, std::vector<std::uintptr_t>& begins,
+                    std::vector<std::uintptr_t>& ends) const;
 
   std::vector<Node> nodes_;
   std::size_t root_ = none;
@@ -175,17 +114,7 @@ class MemoryIndex {
 /// in a row. Gap k lies behind stretch k - 1 and before stretch k.
 class FreeMemory {
  public:
-  explicit FreeMemory(const MemoryIndex& taken) {
-    begins_.reserve(taken.size() + 1);
-    ends_.reserve(taken.size() + 1);
-    ends_.push_back(0);
-    taken.in_order([this](std::uintptr_t begin, std::uintptr_t end) {
-      begins_.push_back(begin);
-      ends_.push_back(end);
-    });
-    while (begins_.size() >> bits_ != 0) ++bits_;
-    begins_.resize(std::size_t{1} << bits_, std::numeric_limits<std::uintptr_t>::max());
-  }
+  explicit FreeMemory(const MemoryIndex& taken);
 
   /// Whether [begin, end), which must not be empty, lies in the gap.
   [[nodiscard]] bool fits(std::size_t gap, std::uintptr_t begin, std::uintptr_t end) const {
@@ -213,3 +142,7 @@ class FreeMemory {
 }  // namespace detail
 }  // namespace v0
 }  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/core/tensors/index.ipp>
+#endif

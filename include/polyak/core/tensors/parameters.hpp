@@ -3,7 +3,6 @@
 /// Named, shaped views of a model's tensors, used in place.
 #pragma once
 
-#include <atomic>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -12,33 +11,14 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
-#include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
-#include <polyak/core/tensors/index.hpp>
 #include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/parameter_list.hpp>
 #include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
 inline namespace v0 {
-
-namespace detail {
-
-/// Where a tensor's elements are. The walk reads an array of these.
-struct TensorMemory {
-  void* data = nullptr;
-  std::size_t size = 0;
-};
-
-[[nodiscard]] inline bool overlap(const void* a, std::size_t a_bytes, const void* b,
-                                  std::size_t b_bytes) {
-  const auto a_begin = reinterpret_cast<std::uintptr_t>(a);
-  const auto b_begin = reinterpret_cast<std::uintptr_t>(b);
-  return a_begin < b_begin + b_bytes && b_begin < a_begin + a_bytes;
-}
-
-}  // namespace detail
 
 /// One registered tensor, as `params[i]` hands it out.
 template <ParameterScalar P>
@@ -57,8 +37,7 @@ class TensorRef {
   /// another type than P (a counter, say).
   [[nodiscard]] element_t<P>* data() const {
     if (info_->dtype != detail::dtype_of<P>()) {
-      detail::refuse_value("polyak: tensor \"" + info_->name + "\" holds " +
-                           std::string(detail::name_of(info_->dtype)));
+      detail::refuse_data_of(*info_);
     }
     return static_cast<element_t<P>*>(memory_.data);
   }
@@ -76,15 +55,12 @@ class TensorRef {
 template <ParameterScalar P = float>
 class Parameters {
  public:
-  Parameters() requires(!detail::on_device<P>)
-      : layout_(std::make_shared<Layout>()), swapped_(std::make_shared<std::atomic<bool>>(false)) {}
+  Parameters() requires(!detail::on_device<P>) : list_(detail::dtype_of<P>(), nullptr) {}
 
   /// A list in the memory of a device: `polyak::cuda::Parameters<float> params(executor)`.
   template <class Executor>
   requires(detail::on_device<P>) explicit Parameters(const Executor& executor)
-      : layout_(std::make_shared<Layout>()), swapped_(std::make_shared<std::atomic<bool>>(false)) {
-    own_layout().space = executor.space();
-  }
+      : list_(detail::dtype_of<P>(), executor.space()) {}
 
   /// Registers an Eigen matrix, array, map, tensor or tensor map, whose shape and storage order it
   /// takes over (vectors have one dimension), or a span, std::vector or std::array of one
@@ -113,11 +89,7 @@ class Parameters {
     static_assert(!detail::dies_with_its_memory<Object>,
                   "polyak: Parameters view memory, they cannot keep a temporary alive");
     const std::size_t elements = detail::elements_of(shape, name);
-    if (elements != object.size()) {
-      detail::refuse_argument("the shape of tensor \"" + name + "\" must have " +
-                                  detail::text(object.size()) + " elements",
-                              elements);
-    }
+    if (elements != object.size()) detail::refuse_size(name, object.size(), elements);
     return add_memory(std::move(name), object.data(), std::move(shape), role, order);
   }
 
@@ -129,35 +101,25 @@ class Parameters {
   }
 
   /// Distinct tensors; aliases do not count.
-  [[nodiscard]] std::size_t size() const { return memory_.size(); }
+  [[nodiscard]] std::size_t size() const { return list_.memory().size(); }
 
   /// All elements of type P, aliases counted once.
-  [[nodiscard]] std::size_t elements() const {
-    std::size_t sum = 0;
-    for (const TensorInfo& tensor : layout_->tensors) {
-      if (tensor.dtype == detail::dtype_of<P>()) sum += tensor.size;
-    }
-    return sum;
-  }
+  [[nodiscard]] std::size_t elements() const { return list_.elements(); }
 
   [[nodiscard]] TensorRef<P> operator[](std::size_t index) const {
-    return {layout_->tensors[index], memory_[index]};
+    return {layout()->tensors[index], list_.memory()[index]};
   }
 
   /// The tensor of that name or alias. Throws std::invalid_argument where there is none.
   [[nodiscard]] TensorRef<P> at(std::string_view name) const {
-    const std::size_t index = layout_->find_any(name);
-    if (index == size()) {
-      detail::refuse_value(std::string("polyak: there is no tensor \"").append(name).append("\""));
-    }
-    return (*this)[index];
+    return (*this)[list_.index_of(name)];
   }
 
   /// Names, shapes and roles; two lists of equal layout can stand for each other.
-  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return layout_; }
+  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return list_.layout(); }
 
   /// Whether the memory holds an average now, through a SwapGuard.
-  [[nodiscard]] bool swapped() const { return swapped_->load(); }
+  [[nodiscard]] bool swapped() const { return list_.mark()->load(); }
 
  private:
   template <ParameterScalar>
@@ -166,77 +128,23 @@ class Parameters {
   template <class T>
   Parameters& add_memory(std::string name, T* data, Shape shape, Role role, Order order) {
     static_assert(!std::is_const_v<T>, "polyak: parameters must be writable");
-    return add_typed(TensorInfo{std::move(name), std::move(shape), order, role,
-                                detail::dtype_of<typename detail::Registered<T>::type>(), 0},
-                     data);
-  }
-
-  Parameters& add_typed(TensorInfo tensor, void* data) {
-    const std::string& name = tensor.name;
-    tensor.size = detail::elements_of(tensor.shape, name);
-    tensor.order = detail::canonical(tensor.order, tensor.shape);
-    const std::size_t bytes = tensor.size * detail::bytes_of(tensor.dtype);
-    require(!name.empty(), "a tensor's name must not be empty", name);
-    require(layout_->find_any(name) == size(), "a tensor's name must be new", name);
-    if (tensor.role == Role::average && tensor.dtype != detail::dtype_of<P>()) {
-      detail::refuse_argument("tensor \"" + name + "\" is not of the list's type " +
-                                  std::string(detail::name_of(detail::dtype_of<P>())) +
-                                  ": its role must be copy or ignore; its type",
-                              detail::name_of(tensor.dtype));
-    }
-    if (data == nullptr && bytes != 0) {
-      detail::refuse_argument("tensor \"" + name + "\" must have memory; its address",
-                              std::string_view("null"));
-    }
-    if (layout_->space != nullptr && bytes != 0) layout_->space->check(data, name);
-    if (swapped()) detail::refuse_order("polyak: add() while an average is swapped in");
-    if (const std::size_t k = index_.first_overlap(data, bytes); k != detail::MemoryIndex::none) {
-      const TensorInfo& other = layout_->tensors[k];
-      const bool same = data == memory_[k].data &&
-                        bytes == other.size * detail::bytes_of(other.dtype) &&
-                        tensor.dtype == other.dtype && tensor.role == other.role;
-      if (!same) {
-        detail::refuse_value("polyak: the memory of tensor \"" + name + "\" overlaps that of \"" +
-                             other.name + "\"; only the same memory, type and role is an alias");
-      }
-      own_layout().add_alias(name, other.name);
-      return *this;
-    }
-    detail::make_room(memory_);  // so that nothing can fail between the three lists
-    index_.make_room();
-    Layout& layout = own_layout();
-    layout.make_room();
-    memory_.push_back({data, tensor.size});
-    index_.add(data, bytes);
-    layout.add(std::move(tensor));
+    list_.add({std::move(name), std::move(shape), order, role,
+               detail::dtype_of<typename detail::Registered<T>::type>(), 0},
+              data);
     return *this;
   }
 
-  /// The layout, copied first where a method or another list holds it.
-  Layout& own_layout() {
-    auto own = layout_.use_count() > 1 ? std::make_shared<Layout>(*layout_)
-                                       : std::const_pointer_cast<Layout>(layout_);
-    layout_ = own;
-    return *own;
-  }
-
-  std::shared_ptr<const Layout> layout_;
-  std::vector<detail::TensorMemory> memory_;
-  detail::MemoryIndex index_;
-  std::shared_ptr<std::atomic<bool>> swapped_;
+  detail::ParameterList list_;
 };
 
 /// The door through which the walk and the guard reach a list's memory and mark.
 template <ParameterScalar P>
 struct ParameterAccess {
-  [[nodiscard]] static const detail::MemoryIndex& index(const Parameters<P>& params) {
-    return params.index_;
+  [[nodiscard]] static const detail::ParameterList& list(const Parameters<P>& params) {
+    return params.list_;
   }
   [[nodiscard]] static const detail::TensorMemory* memory(const Parameters<P>& params) {
-    return params.memory_.data();
-  }
-  [[nodiscard]] static const std::shared_ptr<std::atomic<bool>>& mark(const Parameters<P>& params) {
-    return params.swapped_;
+    return params.list_.memory().data();
   }
 };
 

@@ -63,37 +63,5 @@ struct SlotSpec {
   SlotSpec(std::string_view n, FreeShape f) : name(n), shape(SlotShape::free), free(std::move(f)) {}
 };
 
-namespace detail {
-
-/// The part of a tensor in a slot: name, role and type are the tensor's. Nothing where a free slot
-/// has nothing for it.
-[[nodiscard]] inline std::optional<TensorInfo> slot_part(const SlotSpec& slot,
-                                                         const TensorInfo& tensor) {
-  std::optional<TensorInfo> part = tensor;
-  switch (slot.shape) {
-    case SlotShape::rows:
-      part->shape = shape_of_rows(tensor.shape, slot.view);
-      break;
-    case SlotShape::columns:
-      part->shape = shape_of_columns(tensor.shape, slot.view);
-      break;
-    case SlotShape::scalar:
-      part->shape = {};
-      break;
-    case SlotShape::free: {
-      std::optional<Shape> shape = slot.free(tensor);
-      if (!shape.has_value()) return std::nullopt;
-      part->shape = *std::move(shape);
-      break;
-    }
-    default:
-      return part;
-  }
-  part->size = elements_of(part->shape, tensor.name);
-  part->order = canonical(tensor.order, part->shape);
-  return part;
-}
-
-}  // namespace detail
 }  // namespace v0
 }  // namespace polyak

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// AverageRecord: what averages of all types have: names, policies, counts, and the newest values
+/// of the buffers (Role::copy).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <polyak/average/engine/accumulation.hpp>
+#include <polyak/average/engine/swap.hpp>
+#include <polyak/core/bound_law.hpp>
+#include <polyak/core/compiled.hpp>
+#include <polyak/core/method.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/storage.hpp>
+#include <polyak/core/tensors/block.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/parameter_list.hpp>
+#include <polyak/core/tensors/slots.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+class AverageRecord {
+ public:
+  /// Of the averages `names` of weights of one type. Throws std::invalid_argument for what
+  /// validate(accumulation, ...) refuses and for a selection of nothing, std::logic_error while
+  /// something is swapped in.
+  AverageRecord(std::string_view owner, const ParameterList& params, DType weights, DType average,
+                Nonfinite nonfinite, const Accumulation& accumulation, double least_gain,
+                const std::vector<std::string>& names);
+  AverageRecord(const AverageRecord& other);
+  AverageRecord(AverageRecord&&) noexcept;
+  AverageRecord& operator=(const AverageRecord& other);
+  AverageRecord& operator=(AverageRecord&&) noexcept;
+  ~AverageRecord();
+
+  /// The tensors that are averaged.
+  [[nodiscard]] const std::vector<bool>& averaged() const { return averaged_; }
+  /// The slots of the averages in their own type; none where they are kept in double.
+  [[nodiscard]] std::vector<SlotSpec> slots() const;
+  /// The slots in double.
+  [[nodiscard]] std::vector<SlotSpec> wide_slots() const { return specs_of(names); }
+  /// Slots of each average.
+  [[nodiscard]] std::size_t arrays() const {
+    return accumulation.accumulate == Accumulate::kahan ? 2 : 1;
+  }
+
+  /// The copies that bring the newest values of the buffers here. Valid until the next call.
+  [[nodiscard]] const std::vector<CopyPiece>& copies_of(const ParameterList& params);
+  /// Writes the buffers to a target.
+  void write_buffers(const ParameterList& target) const;
+  /// What a guard exchanges or keeps: averaged tensors, with the memory of their average unless it
+  /// is `wide`, and buffers.
+  [[nodiscard]] std::vector<SwapGuard::Piece> pieces(const ParameterList& params,
+                                                     const SlotMemory& slots, std::size_t which,
+                                                     bool wide) const;
+  /// Copies the buffers of an average of fewer tensors.
+  void grow_buffers(const Layout& now, const AverageRecord& before, const Layout& then) const;
+
+  std::string_view owner;  ///< the method's name
+  std::vector<std::string> names;
+  Nonfinite nonfinite;
+  Accumulation accumulation;
+  std::int64_t calls = 0;
+  std::int64_t skipped = 0;
+  std::shared_ptr<Block> buffers;
+
+ private:
+  std::vector<bool> averaged_;
+  std::vector<CopyPiece> copies_;  // kept for its memory
+};
+
+/// Refuses a grown list that lacks a tensor of before or has another in its place.
+void require_grown(const Layout& now, const Layout& before);
+/// Refuses an update of another step than the next.
+void require_next_call(std::int64_t step, std::int64_t calls);
+/// Refuses what a method does while its average is swapped in, and a target that holds one.
+void require_home(const SlotMemory& slots);
+void require_target(const ParameterList& target, const SlotMemory& slots);
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/average/engine/average_record.ipp>
+#endif

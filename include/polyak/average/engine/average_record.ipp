@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// The functions of average_record.hpp.
+#pragma once
+
+#include <polyak/average/engine/average_record.hpp>
+
+#include <utility>
+
+#include <polyak/core/require.hpp>
+#include <polyak/core/tensors/selection.hpp>
+#include <polyak/core/tensors/selection_checks.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+[[nodiscard]] inline bool is_buffer(const TensorInfo& tensor) { return tensor.role == Role::copy; }
+[[nodiscard]] inline std::size_t bytes_of(const TensorInfo& tensor) {
+  return tensor.size * bytes_of(tensor.dtype);
+}
+
+POLYAK_DEFINE AverageRecord::AverageRecord(std::string_view o, const ParameterList& params,
+                                           DType weights, DType average, Nonfinite policy,
+                                           const Accumulation& how, double least_gain,
+                                           const std::vector<std::string>& all)
+    : owner(o), names(all), nonfinite(policy), accumulation(how) {
+  validate(accumulation, average, least_gain);
+  const Layout& layout = *params.layout();
+  averaged_ = selected(accumulation.tensors, layout);
+  for (std::size_t k = 0; k < averaged_.size(); ++k) {
+    averaged_[k] = averaged_[k] && may_keep(layout.tensors[k], weights, Kept::averaged);
+  }
+  if (!accumulation.tensors.is_everything()) {
+    require_some(averaged_, accumulation.tensors, layout, owner);
+  }
+  if (params.mark()->load()) {
+    refuse_order("polyak: an average begun while another is swapped in");
+  }
+  buffers = make_block(buffer_bytes(layout), layout.space);
+}
+POLYAK_DEFINE AverageRecord::AverageRecord(const AverageRecord& other)
+    : owner(other.owner),
+      names(other.names),
+      nonfinite(other.nonfinite),
+      accumulation(other.accumulation),
+      calls(other.calls),
+      skipped(other.skipped),
+      buffers(copy_of_block(*other.buffers)),
+      averaged_(other.averaged_) {}
+POLYAK_DEFINE AverageRecord::AverageRecord(AverageRecord&&) noexcept = default;
+POLYAK_DEFINE AverageRecord& AverageRecord::operator=(const AverageRecord& other) {
+  return *this = AverageRecord(other);
+}
+POLYAK_DEFINE AverageRecord& AverageRecord::operator=(AverageRecord&&) noexcept = default;
+POLYAK_DEFINE AverageRecord::~AverageRecord() = default;
+
+POLYAK_DEFINE std::vector<SlotSpec> AverageRecord::slots() const {
+  std::vector<SlotSpec> all;
+  if (accumulation.accumulate == Accumulate::float64) return all;
+  for (const std::string& name : names) {
+    all.emplace_back(name);
+    if (accumulation.accumulate != Accumulate::kahan) continue;
+    all.emplace_back(name == "average" ? "compensation" : name + ".compensation");
+  }
+  return all;
+}
+
+POLYAK_DEFINE const std::vector<CopyPiece>& AverageRecord::copies_of(const ParameterList& params) {
+  copies_.clear();
+  std::byte* place = buffers->data();
+  for (std::size_t k = 0; buffers->bytes() != 0 && k < params.memory().size(); ++k) {
+    const TensorInfo& tensor = params.layout()->tensors[k];
+    if (!is_buffer(tensor)) continue;
+    copies_.push_back({place, params.memory()[k].data, bytes_of(tensor)});
+    place += bytes_of(tensor);
+  }
+  return copies_;
+}
+
+POLYAK_DEFINE void AverageRecord::write_buffers(const ParameterList& target) const {
+  const std::byte* place = buffers->data();
+  for (std::size_t k = 0; k < target.memory().size(); ++k) {
+    const TensorInfo& tensor = target.layout()->tensors[k];
+    if (!is_buffer(tensor) || bytes_of(tensor) == 0) continue;
+    copy_bytes(target.layout()->space.get(), target.memory()[k].data, place, bytes_of(tensor));
+    place += bytes_of(tensor);
+  }
+}
+
+POLYAK_DEFINE std::vector<SwapGuard::Piece> AverageRecord::pieces(const ParameterList& params,
+                                                                  const SlotMemory& slots,
+                                                                  std::size_t which,
+                                                                  bool wide) const {
+  std::vector<SwapGuard::Piece> list;
+  std::byte* place = buffers->data();
+  for (std::size_t k = 0; k < params.memory().size(); ++k) {
+    const TensorInfo& tensor = params.layout()->tensors[k];
+    void* const model = params.memory()[k].data;
+    if (slots.keeps(k)) {
+      void* const average = wide ? nullptr : slots.address(which * arrays(), k);
+      list.push_back({model, average, bytes_of(tensor)});
+    }
+    if (!is_buffer(tensor)) continue;
+    list.push_back({model, place, bytes_of(tensor)});
+    place += bytes_of(tensor);
+  }
+  return list;
+}
+
+POLYAK_DEFINE void AverageRecord::grow_buffers(const Layout& now, const AverageRecord& before,
+                                               const Layout& then) const {
+  std::byte* to = buffers->data();
+  for (const TensorInfo& tensor : now.tensors) {
+    if (!is_buffer(tensor)) continue;
+    const std::byte* from = before.buffers->data();
+    for (const TensorInfo& old : then.tensors) {
+      if (!is_buffer(old)) continue;
+      if (old.name == tensor.name) copy_bytes(now.space.get(), to, from, bytes_of(old));
+      from += bytes_of(old);
+    }
+    to += bytes_of(tensor);
+  }
+}
+
+POLYAK_DEFINE void require_grown(const Layout& now, const Layout& before) {
+  Layout common;
+  for (const TensorInfo& tensor : now.tensors) {
+    if (before.find(tensor.name) != before.tensors.size()) common.add(tensor);
+  }
+  const std::string list = differences(common, before);
+  if (!list.empty() || now.space != before.space) {
+    refuse_value("polyak: the parameters of a grown model differ from those before: " +
+                 (list.empty() ? "they are of other memory" : list));
+  }
+}
+
+POLYAK_DEFINE void require_next_call(std::int64_t step, std::int64_t calls) {
+  if (step != calls + 1) {
+    refuse_order("polyak: update of step " + text(step) + ", expected step " + text(calls + 1));
+  }
+}
+
+POLYAK_DEFINE void require_home(const SlotMemory& slots) {
+  if (slots.lent()) refuse_order("polyak: the average is swapped in; end its guard first");
+}
+
+POLYAK_DEFINE void require_target(const ParameterList& target, const SlotMemory& slots) {
+  require_home(slots);
+  require_same(target.layout(), slots.layout(), "the target and the parameters of the average");
+  if (target.mark()->load()) refuse_order("polyak: copy_to while an average is swapped in");
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak

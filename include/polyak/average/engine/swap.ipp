@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// The functions of swap.hpp.
+#pragma once
+
+#include <polyak/average/engine/swap.hpp>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include <polyak/core/require.hpp>
+
+namespace polyak {
+inline namespace v0 {
+
+POLYAK_DEFINE SwapGuard SwapGuard::exchange(const detail::ParameterList& params,
+                                            std::shared_ptr<detail::Block> block,
+                                            std::shared_ptr<detail::Block> buffers,
+                                            std::vector<Piece> pieces) {
+  SwapGuard guard(params.mark(), std::move(pieces));
+  guard.block_ = std::move(block);
+  guard.buffers_ = std::move(buffers);
+  guard.block_->lent = true;
+  guard.space_ = params.layout()->space;
+  for (const Piece& piece : guard.pieces_) guard.exchange_bytes(piece);
+  return guard;
+}
+
+POLYAK_DEFINE SwapGuard SwapGuard::keep(const detail::ParameterList& params,
+                                        std::vector<Piece> pieces) {
+  std::size_t bytes = 0;
+  for (const Piece& piece : pieces) bytes += piece.bytes;
+  auto kept = detail::make_block(bytes, params.layout()->space);
+  SwapGuard guard(params.mark(), std::move(pieces));
+  guard.kept_ = std::move(kept);
+  guard.space_ = params.layout()->space;
+  std::byte* place = guard.kept_->data();
+  for (Piece& piece : guard.pieces_) {
+    piece.other = place;
+    detail::copy_bytes(guard.space_.get(), piece.other, piece.model, piece.bytes);
+    if (piece.bytes != 0) place += piece.bytes;
+  }
+  return guard;
+}
+
+POLYAK_DEFINE SwapGuard::SwapGuard(SwapGuard&& other) noexcept = default;
+POLYAK_DEFINE SwapGuard& SwapGuard::operator=(SwapGuard&& other) noexcept {
+  if (this != &other) {
+    restore();
+    mark_ = std::move(other.mark_);
+    block_ = std::move(other.block_);
+    buffers_ = std::move(other.buffers_);
+    kept_ = std::move(other.kept_);
+    pieces_ = std::move(other.pieces_);
+    space_ = std::move(other.space_);
+  }
+  return *this;
+}
+POLYAK_DEFINE SwapGuard::~SwapGuard() { restore(); }
+
+POLYAK_DEFINE void SwapGuard::restore() noexcept {
+  if (mark_ == nullptr) return;
+  for (const Piece& piece : pieces_) {
+    if (block_ != nullptr) {
+      exchange_bytes(piece);
+    } else {
+      detail::copy_bytes(space_.get(), piece.model, piece.other, piece.bytes);
+    }
+  }
+  if (block_ != nullptr) block_->lent = false;
+  mark_->store(false);
+  mark_ = nullptr;
+  block_ = nullptr;
+  buffers_ = nullptr;
+  kept_ = nullptr;
+}
+
+POLYAK_DEFINE SwapGuard::SwapGuard(std::shared_ptr<std::atomic<bool>> mark,
+                                   std::vector<Piece> pieces)
+    : pieces_(std::move(pieces)) {
+  if (mark->exchange(true)) {
+    detail::refuse_order("polyak: an average is swapped in already; end its guard first");
+  }
+  mark_ = std::move(mark);
+}
+
+POLYAK_DEFINE void SwapGuard::exchange_bytes(const Piece& piece) const noexcept {
+  if (space_ != nullptr) {
+    if (piece.bytes != 0) space_->exchange(piece.model, piece.other, piece.bytes);
+    return;
+  }
+  auto* a = static_cast<std::byte*>(piece.model);
+  auto* b = static_cast<std::byte*>(piece.other);
+  std::byte buffer[4096];
+  for (std::size_t done = 0; done < piece.bytes; done += sizeof buffer) {
+    const std::size_t part = std::min(sizeof buffer, piece.bytes - done);
+    std::memcpy(buffer, a + done, part);
+    std::memcpy(a + done, b + done, part);
+    std::memcpy(b + done, buffer, part);
+  }
+}
+
+}  // namespace v0
+}  // namespace polyak

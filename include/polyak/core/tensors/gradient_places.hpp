@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// GradientPlaces: which tensors have gradients and where these may lie, without their type.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include <polyak/core/compiled.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/index.hpp>
+#include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/parameter_list.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+class GradientPlaces {
+ public:
+  struct Trained {
+    std::size_t tensor;
+    std::size_t bytes;
+    std::size_t gap;  ///< of the memory between parameters, where the gradient was last
+  };
+
+  GradientPlaces(const ParameterList& params, DType weights);
+
+  [[nodiscard]] const ParameterList& params() const { return params_; }
+  [[nodiscard]] const TensorInfo& info(std::size_t tensor) const {
+    return params_.layout()->tensors[tensor];
+  }
+  /// In order of registration.
+  [[nodiscard]] const std::vector<Trained>& trained() const { return trained_; }
+
+  /// Index of a tensor by name. Throws std::invalid_argument for an alias and an unknown name.
+  [[nodiscard]] std::size_t index_of(std::string_view name) const;
+  /// The address of a gradient, after all checks of memory: an empty tensor has one too, though no
+  /// memory. Throws std::invalid_argument.
+  [[nodiscard]] const void* place_of(std::size_t tensor, const void* data) const;
+  /// Throw std::invalid_argument unless a gradient has the tensor's shape and order, or its size.
+  void require_shape(std::size_t tensor, const Shape& shape, Order order) const;
+  void require_size(std::size_t tensor, std::size_t size) const;
+  /// Throws std::invalid_argument unless there is a pointer for each trained tensor.
+  void require_number(std::string_view function, std::size_t given) const;
+
+  /// Checks the memory of all gradients, a pointer for each trained tensor; null has none.
+  template <class T>
+  void check_all(T* const* pointers) {
+    std::size_t last = 0;
+    for (std::size_t k = 0; k < trained_.size(); ++k) {
+      if (pointers[k] != nullptr && trained_[k].bytes != 0) check(trained_[k], pointers[k], last);
+    }
+  }
+
+ private:
+  void check(Trained& trained, const void* data, std::size_t& last) {
+    const std::uintptr_t begin = MemoryIndex::address(data);
+    const std::uintptr_t end = begin + trained.bytes;
+    // Mostly the gap where this gradient was before, or that of the one before it.
+    std::size_t& gap = trained.gap;
+    if (!free_.fits(gap, begin, end)) {
+      gap = free_.fits(last, begin, end) ? last : free_.gap_before(end);
+      if (!free_.fits(gap, begin, end)) refuse_overlap(trained.tensor, data);
+    }
+    last = gap;
+    if (params_.layout()->space != nullptr) check_space(trained.tensor, data);
+  }
+  void check_space(std::size_t tensor, const void* data) const;
+  [[noreturn]] void refuse_overlap(std::size_t tensor, const void* data) const;
+
+  ParameterList params_;
+  DType weights_;
+  std::vector<Trained> trained_;
+  FreeMemory free_;
+};
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/core/tensors/gradient_places.ipp>
+#endif

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// ParameterList: the list that Parameters are, without the type of its weights.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include <polyak/core/compiled.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/index.hpp>
+#include <polyak/core/tensors/layout.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+/// Where a tensor's elements are. The sweep reads an array of these.
+struct TensorMemory {
+  void* data = nullptr;
+  std::size_t size = 0;
+};
+
+[[nodiscard]] inline bool overlap(const void* a, std::size_t a_bytes, const void* b,
+                                  std::size_t b_bytes) {
+  const auto a_begin = reinterpret_cast<std::uintptr_t>(a);
+  const auto b_begin = reinterpret_cast<std::uintptr_t>(b);
+  return a_begin < b_begin + b_bytes && b_begin < a_begin + a_bytes;
+}
+
+/// Tensors in order of registration, and where their memory is.
+class ParameterList {
+ public:
+  /// An empty list of weights of one type, in the host's memory where there is no space.
+  ParameterList(DType weights, std::shared_ptr<MemorySpace> space);
+  ParameterList(const ParameterList&);
+  ParameterList(ParameterList&&) noexcept;
+  ParameterList& operator=(const ParameterList&);
+  ParameterList& operator=(ParameterList&&) noexcept;
+  ~ParameterList();
+
+  /// As Parameters::add says; the tensor's size is found here.
+  void add(TensorInfo tensor, void* data);
+
+  /// Index of the tensor of that name or alias. Throws std::invalid_argument where there is none.
+  [[nodiscard]] std::size_t index_of(std::string_view name) const;
+  /// All elements of the weights' type.
+  [[nodiscard]] std::size_t elements() const;
+
+  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return layout_; }
+  [[nodiscard]] const std::vector<TensorMemory>& memory() const { return memory_; }
+  [[nodiscard]] const MemoryIndex& index() const { return index_; }
+  [[nodiscard]] const std::shared_ptr<std::atomic<bool>>& mark() const { return swapped_; }
+
+ private:
+  Layout& own_layout();
+
+  DType weights_;
+  std::shared_ptr<const Layout> layout_;
+  std::vector<TensorMemory> memory_;
+  MemoryIndex index_;
+  std::shared_ptr<std::atomic<bool>> swapped_;
+};
+
+/// Refuses the elements of a tensor of another type.
+[[noreturn]] void refuse_data_of(const TensorInfo& tensor);
+/// Refuses memory of another size than its shape.
+[[noreturn]] void refuse_size(std::string_view name, std::size_t given, std::size_t elements);
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/core/tensors/parameter_list.ipp>
+#endif
