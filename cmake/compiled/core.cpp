@@ -4,6 +4,7 @@
 #include <polyak/average/engine/accumulation.ipp>
 #include <polyak/average/engine/average_record.ipp>
 #include <polyak/average/engine/swap.ipp>
+#include <polyak/average/posthoc.ipp>
 #include <polyak/average/schedules/conversions.ipp>
 #include <polyak/core/tensors/block.ipp>
 #include <polyak/core/tensors/gradient_places.ipp>

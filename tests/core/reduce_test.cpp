@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -126,20 +127,24 @@ void check_close(double result, const std::vector<T>&... streams) {
 const std::vector<std::size_t> awkward{1,   7,    15,   16,   17,   31,   32,      33,
                                        255, 1000, 4095, 4096, 4097, 8192, 262'144, 270'001};
 
+/// All folds; of types other than float those that say that numbers are loaded and counted right,
+/// as folds compute in double whatever they load.
 template <class T>
 void check_folds_of_one() {
   for (const std::size_t size : awkward) {
     INFO(size << " elements");
     const auto x = numbers<T>(size, size);
-    check_close<Sum>(reduce<Sum>(x), x);
-    check_close<Mean>(reduce<Mean>(x), x);
-    check_close<SquaredNorm>(reduce<SquaredNorm>(x), x);
     check_close<Norm>(reduce<Norm>(x), x);
-    check_close<MeanSquare>(reduce<MeanSquare>(x), x);
-    check_close<L1Norm>(reduce<L1Norm>(x), x);
-    check_close<MaxAbs>(reduce<MaxAbs>(x), x);
     check_close<Variance>(reduce<Variance>(x), x);
     CHECK(reduce<AllFinite>(x));
+    if constexpr (std::same_as<T, float>) {
+      check_close<Sum>(reduce<Sum>(x), x);
+      check_close<Mean>(reduce<Mean>(x), x);
+      check_close<SquaredNorm>(reduce<SquaredNorm>(x), x);
+      check_close<MeanSquare>(reduce<MeanSquare>(x), x);
+      check_close<L1Norm>(reduce<L1Norm>(x), x);
+      check_close<MaxAbs>(reduce<MaxAbs>(x), x);
+    }
   }
 }
 
@@ -149,10 +154,12 @@ void check_folds_of_two() {
     INFO(size << " elements");
     const auto x = numbers<T>(size, 1);
     const auto y = numbers<U>(size, 2);
-    check_close<Dot>(reduce<Dot>(x, y), x, y);
-    check_close<SquaredDistance>(reduce<SquaredDistance>(x, y), x, y);
-    check_close<Distance>(reduce<Distance>(x, y), x, y);
     check_close<Cosine>(reduce<Cosine>(x, y), x, y);
+    if constexpr (std::same_as<T, U>) {
+      check_close<Dot>(reduce<Dot>(x, y), x, y);
+      check_close<SquaredDistance>(reduce<SquaredDistance>(x, y), x, y);
+      check_close<Distance>(reduce<Distance>(x, y), x, y);
+    }
   }
 }
 

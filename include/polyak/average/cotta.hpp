@@ -30,6 +30,7 @@
 #include <polyak/core/require.hpp>
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slot_view.hpp>
 
 namespace polyak {
 inline namespace v0 {

@@ -11,8 +11,6 @@
 /// 3.2 and appendix C. Memory: one copy of the average per snapshot.
 #pragma once
 
-#include <Eigen/LU>
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -25,6 +23,7 @@
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/power_ema.hpp>
 #include <polyak/average/schedules/conversions.hpp>
+#include <polyak/core/compiled.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/streams.hpp>
@@ -89,52 +88,9 @@ struct PowerProfile {
 
 /// Weights, residual and condition of `solution`, whose gamma and time are set, from the profiles
 /// up to that time. In terms of `Real`, so that Eigen's solver is compiled only where this is used.
-template <class Profiles, class Real = double>
-void solve_power_profiles(const Profiles& profiles, Normalisation normalisation,
-                          PosthocSolution& solution) {
-  using Vector = Eigen::VectorX<Real>;
-  using Matrix = Eigen::MatrixX<Real>;
-  std::vector<std::size_t> used;
-  for (std::size_t i = 0; i < profiles.size(); ++i) {
-    if (profiles[i].time <= solution.time) used.push_back(i);
-  }
-  const auto n = static_cast<Eigen::Index>(used.size());
-  const PowerProfile target{solution.gamma, solution.time};
-  const auto profile = [&](Eigen::Index i) -> PowerProfile {
-    const auto& one = profiles[used[static_cast<std::size_t>(i)]];
-    return {one.gamma, one.time};
-  };
-  // Scaled to a unit diagonal: the snapshots' norms differ by orders of magnitude.
-  Vector norm(n), right(n);
-  for (Eigen::Index i = 0; i < n; ++i) norm[i] = std::sqrt(product(profile(i), profile(i)));
-  Matrix gram(n, n);
-  for (Eigen::Index i = 0; i < n; ++i) {
-    for (Eigen::Index j = 0; j < n; ++j) {
-      gram(i, j) = product(profile(i), profile(j)) / (norm[i] * norm[j]);
-    }
-    right[i] = product(profile(i), target) / norm[i];
-  }
-  const Eigen::PartialPivLU<Matrix> factors(gram);
-  Vector scaled = factors.solve(right);
-  const Vector ones = norm.cwiseInverse();
-  const double sum = ones.dot(scaled);
-  if (normalisation == Normalisation::by_sum) {
-    scaled /= sum;
-  } else if (normalisation == Normalisation::constrained) {
-    const Vector direction = factors.solve(ones);
-    scaled += direction * ((1 - sum) / ones.dot(direction));
-  }
-  const double wanted = product(target, target);
-  const double square = (scaled.dot(gram * scaled) - 2 * scaled.dot(right) + wanted) / wanted;
-  solution.residual = std::sqrt(std::fmax(square, 0.0));
-  solution.condition = 1 / factors.rcond();
-  solution.weights.assign(profiles.size(), 0);
-  for (Eigen::Index i = 0; i < n; ++i) {
-    const double weight = scaled[i] / norm[i];
-    solution.weights[used[static_cast<std::size_t>(i)]] = weight;
-    solution.absolute_sum += std::fabs(weight);
-  }
-}
+template <class Real>
+void solve_power_profiles(const std::vector<PowerProfile>& profiles, Normalisation normalisation,
+                          PosthocSolution& solution);
 
 }  // namespace detail
 
@@ -204,7 +160,9 @@ class PosthocEma {
             "PosthocTarget.time must lie between the first and the last snapshot, " +
                 detail::text(first) + " and " + detail::text(last),
             solution.time);
-    detail::solve_power_profiles(snapshots_, target.normalisation, solution);
+    std::vector<detail::PowerProfile> profiles;
+    for (const Snapshot& one : snapshots_) profiles.push_back({one.gamma, one.time});
+    detail::solve_power_profiles<double>(profiles, target.normalisation, solution);
     return solution;
   }
 
@@ -280,3 +238,7 @@ class PosthocEma {
 
 }  // namespace v0
 }  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/average/posthoc.ipp>
+#endif

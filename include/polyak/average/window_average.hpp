@@ -17,6 +17,7 @@
 #include <polyak/average/engine/ring_of_blocks.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/tensors/slot_view.hpp>
 
 namespace polyak {
 inline namespace v0 {

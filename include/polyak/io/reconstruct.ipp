@@ -92,7 +92,7 @@ POLYAK_DEFINE GainSequence gains_of(const StoredSnapshot& one) {
     PosthocSolution solution;
     solution.gamma = target.gamma();
     solution.time = at->time;
-    solve_power_profiles(profiles, options.normalisation, solution);
+    solve_power_profiles<double>(profiles, options.normalisation, solution);
     ProfileFit fit;
     fit.calls = at->calls;
     fit.residual = solution.residual;

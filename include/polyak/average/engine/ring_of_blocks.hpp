@@ -29,6 +29,7 @@
 #include <polyak/core/random.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slot_view.hpp>
 
 namespace polyak {
 inline namespace v0 {
