@@ -99,6 +99,18 @@ TEST_CASE("Profiles of targets are what their names say") {
   CHECK(targets[12].profile(10)[10] == Approx(-1 / 44.0));
 }
 
+TEST_CASE("A single snapshot is the whole of a sum that is constrained") {
+  Tracked one(4096);
+  one.snapshots.resize(1);
+  for (const polyak::Normalisation normalisation :
+       {polyak::Normalisation::constrained, polyak::Normalisation::by_sum}) {
+    const auto fit =
+        one.fit(ProfileTarget::sigma_rel(0.05), {.normalisation = normalisation, .force = true});
+    REQUIRE(fit.weights.size() == 1);
+    CHECK(fit.weights[0] == Approx(1).epsilon(1e-12));
+  }
+}
+
 TEST_CASE("Fits reach what power averages of two widths can reach") {
   // Relative L2 errors over 4096 calls, in the iterate and in the update metric.
   const Tracked coarse(512), fine(128);

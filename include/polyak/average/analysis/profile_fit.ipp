@@ -119,15 +119,17 @@ POLYAK_DEFINE ProfileProducts profile_products(const std::vector<GainSequence>& 
     z[0] = (c[0] < 0 ? 1 : -1) / length;
     right -= z[0] * matrix.col(0);
   }
-  Eigen::MatrixXd rows = Eigen::MatrixXd::Zero(free + 1 + matrix.rows(), free + 1);
-  rows.bottomRows(matrix.rows()) << matrix.rightCols(free), right;
-  fold_rows(rows, free + 1, matrix.rows());
-  const double negligible = rows.topRows(free).cwiseAbs().maxCoeff() * 1e-15;
-  auto found = z.tail(free);
-  for (Eigen::Index k = free; k-- > 0;) {
-    const double rest =
-        rows(k, free) - rows.row(k).segment(k + 1, free - k - 1).dot(found.tail(free - k - 1));
-    found[k] = std::fabs(rows(k, k)) > negligible ? rest / rows(k, k) : 0;
+  if (free > 0) {
+    Eigen::MatrixXd rows = Eigen::MatrixXd::Zero(free + 1 + matrix.rows(), free + 1);
+    rows.bottomRows(matrix.rows()) << matrix.rightCols(free), right;
+    fold_rows(rows, free + 1, matrix.rows());
+    const double negligible = rows.topRows(free).cwiseAbs().maxCoeff() * 1e-15;
+    auto found = z.tail(free);
+    for (Eigen::Index k = free; k-- > 0;) {
+      const double rest =
+          rows(k, free) - rows.row(k).segment(k + 1, free - k - 1).dot(found.tail(free - k - 1));
+      found[k] = std::fabs(rows(k, k)) > negligible ? rest / rows(k, k) : 0;
+    }
   }
   if (constrained) z -= scale * mirror.dot(z) * mirror;
   return z;
