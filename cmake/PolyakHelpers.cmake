@@ -24,9 +24,11 @@ function(polyak_program_options target)
 endfunction()
 
 # The same for a program that nvcc compiles: for two processors, and for later ones as PTX.
+set(POLYAK_CUDA_ARCHITECTURES 80-real 90-real 90-virtual CACHE STRING
+  "What nvcc compiles our own programs for, as CMAKE_CUDA_ARCHITECTURES says it")
+mark_as_advanced(POLYAK_CUDA_ARCHITECTURES)
 function(polyak_cuda_program_options target)
-  set_target_properties(${target} PROPERTIES
-    CUDA_ARCHITECTURES "80-real;90-real;90-virtual")
+  set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${POLYAK_CUDA_ARCHITECTURES}")
   target_link_libraries(${target} PRIVATE polyak::cuda)
   target_compile_options(${target} PRIVATE
     "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>"  # CMake does not know it of every nvcc
