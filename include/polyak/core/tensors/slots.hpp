@@ -97,7 +97,7 @@ class SlotMemory {
   /// The first byte of a slot; null where there is no state.
   [[nodiscard]] std::byte* first(std::size_t slot) const {
     std::byte* const all = block_->data();
-    return all == nullptr ? nullptr : all + starts_[slot] * bytes_of(dtype_);
+    return all == nullptr ? nullptr : all + starts_[slot];
   }
   /// Null for the host's memory.
   [[nodiscard]] MemorySpace* space() const { return layout_->space.get(); }
@@ -126,7 +126,7 @@ class SlotMemory {
   std::shared_ptr<const Layout> layout_;
   DType dtype_;
   std::vector<std::string> names_;
-  std::vector<std::size_t> starts_;                      // of the slots in the block
+  std::vector<std::size_t> starts_;                      // bytes of the block before each slot
   std::vector<std::shared_ptr<const SlotParts>> parts_;  // null for full slots
   bool all_full_ = true;
   std::vector<std::size_t> offsets_;       // in a full slot

@@ -68,7 +68,7 @@ POLYAK_DEFINE SlotMemory::SlotMemory(std::shared_ptr<const Layout> layout, DType
   parts_.reserve(slots.size());
   std::size_t total = 0, largest = 0;
   for (const SlotSpec& slot : slots) {
-    starts_.push_back(total);
+    starts_.push_back(total * bytes_of(dtype_));
     names_.push_back(slot.name);
     parts_.push_back(slot.shape == SlotShape::full ? nullptr : parts_of(slot));
     all_full_ = all_full_ && parts_.back() == nullptr;
