@@ -57,6 +57,7 @@ POLYAK_DEFINE AverageRecord::~AverageRecord() = default;
 POLYAK_DEFINE std::vector<SlotSpec> AverageRecord::slots() const {
   std::vector<SlotSpec> all;
   if (accumulation.accumulate == Accumulate::float64) return all;
+  all.reserve(arrays() * names.size());
   for (const std::string& name : names) {
     all.emplace_back(name);
     if (accumulation.accumulate != Accumulate::kahan) continue;

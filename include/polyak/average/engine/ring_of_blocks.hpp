@@ -209,7 +209,9 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
     return std::min(weighting.least_gain(), 1 / static_cast<double>(window.kept));
   }
   static std::vector<std::string> names(std::int64_t ring) {
-    std::vector<std::string> all{"average"};
+    std::vector<std::string> all;
+    all.reserve(static_cast<std::size_t>(ring) + 1);
+    all.emplace_back("average");
     for (std::int64_t k = 0; k < ring; ++k) all.push_back("block." + std::to_string(k));
     return all;
   }
