@@ -29,12 +29,12 @@ namespace detail {
 
 class AverageRecord {
  public:
-  /// Of the averages `names` of weights of one type. Throws std::invalid_argument for what
-  /// validate(accumulation, ...) refuses and for a selection of nothing, std::logic_error while
-  /// something is swapped in.
-  AverageRecord(std::string_view owner, const ParameterList& params, DType weights, DType average,
-                Nonfinite nonfinite, const Accumulation& accumulation, double least_gain,
-                const std::vector<std::string>& names);
+  /// Of the averages `all` of weights of one type. Throws std::invalid_argument for what
+  /// validate(how, ...) refuses and for a selection of nothing, std::logic_error while something is
+  /// swapped in.
+  AverageRecord(std::string_view method, const ParameterList& params, DType weights, DType average,
+                Nonfinite policy, const Accumulation& how, double least_gain,
+                const std::vector<std::string>& all);
   AverageRecord(const AverageRecord& other);
   AverageRecord(AverageRecord&&) noexcept;
   AverageRecord& operator=(const AverageRecord& other);

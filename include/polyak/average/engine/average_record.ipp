@@ -19,11 +19,11 @@ namespace detail {
   return tensor.size * bytes_of(tensor.dtype);
 }
 
-POLYAK_DEFINE AverageRecord::AverageRecord(std::string_view o, const ParameterList& params,
+POLYAK_DEFINE AverageRecord::AverageRecord(std::string_view method, const ParameterList& params,
                                            DType weights, DType average, Nonfinite policy,
                                            const Accumulation& how, double least_gain,
                                            const std::vector<std::string>& all)
-    : owner(o), names(all), nonfinite(policy), accumulation(how) {
+    : owner(method), names(all), nonfinite(policy), accumulation(how) {
   validate(accumulation, average, least_gain);
   const Layout& layout = *params.layout();
   averaged_ = selected(accumulation.tensors, layout);

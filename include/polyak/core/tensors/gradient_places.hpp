@@ -39,10 +39,10 @@ class GradientPlaces {
   [[nodiscard]] std::size_t index_of(std::string_view name) const;
   /// The address of a gradient, after all checks of memory: an empty tensor has one too, though no
   /// memory. Throws std::invalid_argument.
-  [[nodiscard]] const void* place_of(std::size_t tensor, const void* data) const;
+  [[nodiscard]] const void* place_of(std::size_t index, const void* data) const;
   /// Throw std::invalid_argument unless a gradient has the tensor's shape and order, or its size.
-  void require_shape(std::size_t tensor, const Shape& shape, Order order) const;
-  void require_size(std::size_t tensor, std::size_t size) const;
+  void require_shape(std::size_t index, const Shape& shape, Order order) const;
+  void require_size(std::size_t index, std::size_t size) const;
   /// Throws std::invalid_argument unless there is a pointer for each trained tensor.
   void require_number(std::string_view function, std::size_t given) const;
 
@@ -68,8 +68,8 @@ class GradientPlaces {
     last = gap;
     if (params_.layout()->space != nullptr) check_space(trained.tensor, data);
   }
-  void check_space(std::size_t tensor, const void* data) const;
-  [[noreturn]] void refuse_overlap(std::size_t tensor, const void* data) const;
+  void check_space(std::size_t index, const void* data) const;
+  [[noreturn]] void refuse_overlap(std::size_t index, const void* data) const;
 
   ParameterList params_;
   DType weights_;
