@@ -171,8 +171,8 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
     norms_ = sum_ = 0;
   }
 
-  // What step() and update() call.
-  /// Before the pass, so what an earlier method writes must be there.
+  // Called by step() and update().
+  /// Called before the pass: it needs the weights that earlier methods write.
   [[nodiscard]] bool reads_weights() const { return filter_ != AswaFilter::all; }
   void skip() {
     accepted_ = false;
@@ -249,7 +249,7 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
   }
 
   AswaFilter filter_;
-  /// What `prepare` found about the next call.
+  /// Found by `prepare` about the next call.
   struct Next {
     bool accepts = true;
     double norm = 0;

@@ -327,7 +327,7 @@ class BatchNormEstimator {
     merge(other.statistics());
   }
 
-  /// The same with what statistics() of another process gave.
+  /// The same with the statistics() of another process.
   void merge(std::span<const double> statistics) {
     refuse_while_running("merge()");
     check(statistics);
@@ -392,7 +392,7 @@ class BatchNormEstimator {
     std::vector<std::byte> saved{}, during{};
   };
 
-  /// Restores at its end what the pass must not leave behind.
+  /// Restores, when it ends, everything that the pass must not leave changed.
   struct Pass {
     BatchNormEstimator& estimator;
     bool succeeded = false;

@@ -260,7 +260,7 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
     return report;
   }
 
-  // What step() and update() call.
+  // Called by step() and update().
   static constexpr bool writes_weights = true;
   void finish(const ExecutorRef& executor, const Parameters<P>& params) {
     Base::finish(executor, params);

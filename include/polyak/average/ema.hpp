@@ -29,7 +29,7 @@ inline namespace v0 {
 struct EmaOptions {
   double decay = 0.999;  ///< 0 or in [0.5, 1]: remembers about 1/(1 - decay) calls; < 1 if debiased
   bool any_decay = false;       ///< accepts decays in (0, 0.5) too, which are rarely meant
-  Start start = Start::params;  ///< what the average holds before its first update
+  Start start = Start::params;  ///< the value before the first update
   std::int64_t update_every =
       1;  ///< calls per update, >= 1; an update then decays by decay^update_every
   Accumulate accumulate = Accumulate::plain;  ///< how small changes are taken up

@@ -63,9 +63,9 @@ struct AnyEmaBankLaw {
   }
 };
 
-/// What the averages of a bank share; as of EmaOptions.
+/// The options that the averages of a bank share; as in EmaOptions.
 struct EmaBankOptions {
-  Start start = Start::params;    ///< what the averages hold before their first update
+  Start start = Start::params;    ///< the values before the first update
   std::int64_t update_every = 1;  ///< calls per update, >= 1
   bool any_decay = false;         ///< accepts decays in (0, 0.5) too
   Accumulate accumulate = Accumulate::plain;
@@ -212,7 +212,7 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
     return choice;
   }
 
-  // What step() and update() call.
+  // Called by step() and update().
   void advance(const Parameters<P>&, const element_t<P>* const*) {
     const std::int64_t call = this->next_call();
     resting_ = ordinary_ = true;

@@ -41,7 +41,7 @@ struct HareTortoiseOptions {
 };
 
 namespace detail {
-/// The fields that options and weighting share but for the decay, whose rule differs.
+/// The fields that options and weighting share. The decay is not among them: its rule differs.
 template <class Fields>
 void hare_tortoise_fields(HareTortoiseOptions& o, Fields& field) {
   field("switch_every", o.switch_every, at_least_1);

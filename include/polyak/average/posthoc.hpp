@@ -54,7 +54,7 @@ void fields(PosthocTarget& o, Fields& field) {
   field("normalisation", o.normalisation);
 }
 
-/// The weights of the snapshots and what they achieve.
+/// The weights of the snapshots, and how close the result is.
 struct PosthocSolution {
   double gamma = 0;
   double time = 0;
@@ -94,12 +94,12 @@ void solve_power_profiles(const std::vector<PowerProfile>& profiles, Normalisati
 
 }  // namespace detail
 
-/// Snapshots of power averages in memory, and what can be made of them. They end with the program:
+/// Snapshots of power averages in memory, and averages made from them. They end with the program:
 /// for snapshots on disk, of any average, and for other targets, see SnapshotStore (io/).
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class PosthocEma {
  public:
-  /// When and of what exponent a snapshot is.
+  /// A snapshot, its exponent and its time.
   struct Snapshot {
     double gamma;
     double time;

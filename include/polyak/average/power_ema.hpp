@@ -106,7 +106,7 @@ class PowerEma final : public AverageOf<PowerEma<P, S>, P, PowerClock, S> {
   [[nodiscard]] double sigma_rel() const { return sigma_rel_from_gamma(gamma()); }
   /// Time so far: the sum of the batch sizes of all calls.
   [[nodiscard]] double time() const { return this->weighting().time; }
-  /// Time of the last update; what a snapshot taken now belongs to.
+  /// Time of the last update; a snapshot taken now is of this time.
   [[nodiscard]] double updated_time() const { return this->weighting().updated_time; }
 
  private:

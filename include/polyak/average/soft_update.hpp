@@ -41,7 +41,7 @@ struct SoftUpdateLaw {
 };
 
 /// One soft update, tau in [0, 1], of all weights (Role::average); buffers (Role::copy) are copied,
-/// what averages ignore is left alone. Reads `online` only. With tau = 1 every bit is copied.
+/// tensors with Role::ignore are left alone. Reads `online` only. With tau = 1 every bit is copied.
 ///
 /// Throws std::invalid_argument for tau out of range and for lists of different tensors or of the
 /// same memory, std::logic_error while an average is swapped into either; nothing has changed then.

@@ -33,7 +33,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// What `interval`, `start` and `end` count, all from 0.
+/// The unit of `interval`, `start` and `end`, all counted from 0.
 enum class SwitchUnit : std::uint8_t { epochs, iterations };
 
 [[nodiscard]] constexpr std::string_view name_of(SwitchUnit value) {
@@ -83,7 +83,7 @@ struct SwitchEmaOptions {
 };
 
 namespace detail {
-/// The fields that options and weighting share but for the decay, whose rule differs.
+/// The fields that options and weighting share. The decay is not among them: its rule differs.
 template <class Fields>
 void switch_warmup_fields(SwitchEmaOptions& o, Fields& field) {
   field("warmup", o.warmup);

@@ -63,7 +63,7 @@ void fields(WindowWeighting& w, Fields& field) {
   field("interval", w.interval, at_least_1);
 }
 
-/// Block means of the weights. What is handed out without saying is the newest complete block;
+/// Block means of the weights. By default the newest complete block is handed out;
 /// `copy_to(target, m)` and `swap_into(params, m)` give the mean of the m newest ones: after
 /// training, look at several m. So a tail average needs no start that is known in advance. Throws
 /// std::invalid_argument for options out of range. Everything else is RingOfBlocks.

@@ -83,7 +83,7 @@ class ClipWorkspace {
   /// Waits for the stream, and copies the norm of the last call, or of the last replay.
   [[nodiscard]] double read_norm() const { return places_->download()[detail::clip_norm_place]; }
 
-  /// What clip_norm() calls.
+  /// Called by clip_norm().
   void operator()(Gradients<T>& gradients, double max_norm) {
     require(max_norm >= 0, "clip_norm: max_norm must be >= 0", max_norm);
     norms_(gradients);

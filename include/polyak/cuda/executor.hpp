@@ -118,7 +118,7 @@ struct DeviceTable {
   std::uint64_t last_use = 0;
 };
 
-/// What waits for the report of a step's marks; see walk.hpp.
+/// The functions that wait for the report of a step's marks; see skipped_steps.hpp.
 struct Waiting {
   std::weak_ptr<polyak::detail::Block> method;  ///< known by its state, for methods move
   const void* address = nullptr;
@@ -302,7 +302,7 @@ class DeviceSpace final : public MemorySpace {
     return made;
   }
 
-  // What walk.hpp keeps here from step to step.
+  // Kept here by sweep.hpp and skipped_steps.hpp from step to step.
 
   struct Scratch {
     std::vector<std::uint32_t> order;

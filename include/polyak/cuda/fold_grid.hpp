@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What one thread of a reduction does: plain functions for host and device, like those of
+/// The work of one thread of a reduction: plain functions for host and device, like those of
 /// grid.hpp.
 ///
 /// A thread takes some lanes of one block, 16 bytes of the narrowest stream at a time, or some
@@ -48,7 +48,7 @@ template <class Row>
   return low;
 }
 
-/// What one thread does for a fold F of streams of the types E.
+/// The work of one thread for a fold F of streams of the types E.
 template <class F, class... E>
 struct FoldThreads {
   static constexpr std::size_t narrowest() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What one thread of a grid does: plain functions for host and device, so that they can be tested
-/// without a device.
+/// The work of one thread of a grid: plain functions for host and device, so that they can be
+/// tested without a device.
 ///
 /// A block takes a chunk: some consecutive elements of one tensor, found in a table. A thread takes
 /// tiles of N elements, N numbers of the narrowest type being 16 bytes: it loads each stream's tile

@@ -32,7 +32,7 @@ namespace polyak {
 inline namespace v0 {
 namespace cuda {
 
-/// What update() does while both buffers are still on their way into the average.
+/// The choice of update() while both buffers are still on their way into the average.
 enum class WhenBusy : std::uint8_t {
   wait,  ///< waits: every update counts, and the average is that of the synchronous one, bit for
          ///< bit
@@ -226,7 +226,7 @@ class OffloadedAverage {
     }
   }
 
-  /// Weights and buffers; what averages ignore stays behind.
+  /// Weights and buffers; tensors with Role::ignore stay behind.
   void copy(const Parameters<T>& params, std::size_t buffer) {
     for (std::size_t k = 0; k < params.size(); ++k) {
       if (params[k].info().role == Role::ignore || params[k].bytes() == 0) continue;

@@ -21,7 +21,8 @@ inline namespace v0 {
 namespace cuda {
 namespace detail {
 
-/// Keeps what a skipped step takes back: the scalars and counters of a method, not its slots.
+/// Keeps the values that a skipped step restores: the scalars and counters of a method, not its
+/// slots.
 struct ClockWriter {
   std::vector<std::byte>& out;
   template <class V>
@@ -85,7 +86,7 @@ inline void await_report(DeviceSpace& space) {
   }
 }
 
-/// What is called of a method to take a step back, without its type.
+/// The functions of a method that take a step back, without its type.
 struct ClockHooks {
   const std::shared_ptr<polyak::detail::Block>& (*block)(const void*);
   void (*keep)(void*, std::vector<std::byte>& to);

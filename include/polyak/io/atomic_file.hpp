@@ -40,7 +40,7 @@ class FileDescriptor {
   int number_ = -1;
 };
 
-/// Makes the names in a folder durable: what was created, renamed or removed there.
+/// Makes the names in a folder durable: files created, renamed or removed there.
 void sync_folder(const std::filesystem::path& folder);
 
 }  // namespace detail
@@ -93,7 +93,7 @@ class AtomicFile {
 
   void put(std::uint64_t offset, std::span<const std::byte> bytes);
 
-  /// Lets the disk begin with what stage() would wait for.
+  /// Lets the disk begin with the writes that stage() would wait for.
   void send_ahead();
 
   std::filesystem::path target_, temporary_;

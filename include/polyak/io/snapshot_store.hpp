@@ -43,8 +43,8 @@ struct StoredSnapshot {
   double time = 0;  ///< on the clock of a PowerEma; of others the same as calls
   std::string run;  ///< SnapshotStoreOptions.run
   DType dtype = DType::float32;
-  /// What rounding to `dtype` cost: root mean square and largest difference, relative to the root
-  /// mean square and the largest value of the average.
+  /// The error of rounding to `dtype`: root mean square and largest difference, relative to the
+  /// root mean square and the largest value of the average.
   double rms_error = 0, largest_error = 0;
   std::vector<std::string> buffers;            ///< tensors that are copied, not averaged
   std::string weighting;                       ///< its type: "power_clock"
@@ -110,7 +110,7 @@ class SnapshotStore {
   /// another, has the folder open for writing.
   explicit SnapshotStore(std::filesystem::path folder, SnapshotStoreOptions options = {});
 
-  /// Opens a folder that exists for reading. What it holds is read once: here.
+  /// Opens an existing folder for reading. Its contents are read once, here.
   [[nodiscard]] static SnapshotStore read_only(std::filesystem::path folder);
 
   SnapshotStore(SnapshotStore&&) noexcept = default;
@@ -186,7 +186,8 @@ class SnapshotStore {
 
   /// Removes snapshots until each average has at most `most` (>= 2). The first and the last stay;
   /// the next to go is always the one whose neighbours are closest, relative to the later of them:
-  /// what is left is spaced by about equal ratios, as power averages need. Throws as append().
+  /// the remaining ones are spaced by about equal ratios, as power averages need. Throws as
+  /// append().
   void thin(std::size_t most);
 
   /// Removes the snapshot of an average at a number of calls. Throws std::invalid_argument where
@@ -213,7 +214,7 @@ class SnapshotStore {
     for (auto& [name, value] : detail::option_texts(weighting)) one.options[name] = value;
   }
 
-  /// What can be refused before the average is looked at.
+  /// The checks that need no average.
   void check_name(const std::string& name, std::int64_t begun_after) const;
   /// Names the file of a snapshot, which must fit those that are there.
   void check_new(StoredSnapshot& one) const;
@@ -234,7 +235,7 @@ class SnapshotStore {
 
   void lock();
 
-  /// Reads what is in the folder.
+  /// Reads the contents of the folder.
   void scan();
 
   /// Takes a file for a snapshot, or for a problem. (Without exceptions a damaged one ends the

@@ -178,8 +178,8 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
                     const Selection& selection = {})
       : Base(params, options, selection), slow_start_(params.size(), 0) {}
 
-  /// Forgets the slow average and begins its schedules anew: what a run that was resumed from
-  /// AdamW, or whose data changed, needs.
+  /// Forgets the slow average and begins its schedules anew: for a run that was resumed from AdamW
+  /// or whose data changed.
   void reset_slow() {
     const std::size_t slow = this->slots().find("exp_avg_slow");
     for (std::size_t k = 0; k < slow_start_.size(); ++k) {

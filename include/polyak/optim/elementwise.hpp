@@ -74,7 +74,7 @@ struct StepOf {
 
 namespace detail {
 
-/// What a rule gets of a step: StepOf, unless it has a Step of its own.
+/// The step that a rule is given: StepOf, unless the rule has a Step of its own.
 template <class Rule, class T>
 struct StepFor {
   using type = StepOf<T>;
@@ -109,7 +109,7 @@ template <class... Law>
 
 }  // namespace detail
 
-/// Base of the optimizers whose update of an element needs nothing of other elements.
+/// Base of the optimizers that update each element from that element alone.
 ///
 /// `Derived` is the optimizer. `Rule` has
 ///   using Options            a struct with learning_rate and nonfinite, and fields() (options.hpp)
@@ -153,7 +153,7 @@ class Elementwise : public MethodHooks<P> {
   [[nodiscard]] double learning_rate() const { return learning_rate_; }
   [[nodiscard]] const Options& options() const { return options_; }
 
-  /// Sets what a group of tensors has of its own, from the next step on; a later group takes the
+  /// Sets the factors of a group of tensors from the next step on; a later group takes the
   /// tensors that it shares with an earlier one.
   ///
   ///     optimizer.group(named("*.bias", "*.norm.*"), {.weight_decay_factor = 0});
@@ -182,12 +182,12 @@ class Elementwise : public MethodHooks<P> {
     group_options_ = std::move(options);
     return derived();
   }
-  /// What the group of a tensor has, by the tensor's place in the list.
+  /// The factors of a tensor's group, by the tensor's place in the list.
   [[nodiscard]] const GroupOptions& group_of(std::size_t tensor) const {
     return groups_.of(tensor);
   }
 
-  /// Steps made, and those that Nonfinite::skip_step left out.
+  /// Steps made, and steps that Nonfinite::skip_step left out.
   [[nodiscard]] std::int64_t count() const { return steps_; }
   [[nodiscard]] std::int64_t skipped() const { return skipped_; }
 

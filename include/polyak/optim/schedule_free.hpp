@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What Schedule-Free optimizers share: the averaging weights, the move of y and z, and x.
+/// The parts that Schedule-Free optimizers share: the averaging weights, the move of y and z, and
+/// x.
 ///
 ///   gamma_t = learning_rate min(1, t/warmup_steps)
 ///   L_t = max(L_{t-1}, gamma_t),  w_t = t^r L_t^weight_lr_power,  c_t = w_t / sum_{s<=t} w_s
@@ -224,7 +225,7 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
     return ready() ? swap_into(params) : SwapGuard::keep(ParameterAccess<P>::list(params), {});
   }
 
-  // What the view and step() call.
+  // Called by the view and by step().
   [[nodiscard]] std::span<const S> z_of(std::size_t tensor) const {
     return this->tensor_steps(tensor) > 0 ? this->slots().tensor(0, tensor) : std::span<S>{};
   }

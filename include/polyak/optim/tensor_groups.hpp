@@ -20,7 +20,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// What a group of tensors has of its own in an optimizer.
+/// The factors that a group of tensors has in an optimizer.
 struct GroupOptions {
   double learning_rate_factor = 1;  ///< multiplies the learning rate; finite, >= 0
   double weight_decay_factor = 1;   ///< multiplies every weight decay; finite, >= 0

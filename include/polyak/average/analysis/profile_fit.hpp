@@ -32,7 +32,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// What makes two profiles close.
+/// The measure of how close two profiles are.
 enum class Metric : std::uint8_t { iterate, update };
 
 /// Which average, by its number, after which call.
@@ -68,7 +68,7 @@ void fields(ProfileFitOptions& o, Fields& field) {
   field("force", o.force);
 }
 
-/// Weights of the snapshots and what they achieve.
+/// The weights of the snapshots, and how close the result is.
 struct ProfileFit {
   std::int64_t calls = 0;       ///< T of the target
   std::vector<double> weights;  ///< one per snapshot, 0 for those after T

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What any weighting does over a run of T calls: the weight of each iterate, and its widths.
+/// Statistics of any weighting over a run of T calls: the weight of each iterate, and its widths.
 ///
 ///   w_{t,T} = c_t prod_{s=t+1..T} (1 - c_s)        F_T(t) = w_{0,T} + ... + w_{t,T}
 ///                                                        = prod_{s=t+1..T} (1 - c_s)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Accumulation: how the numbers of an average are stored, and when it stops to move.
+/// Accumulation: how the numbers of an average are stored, and when an average stalls.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct Accumulation {
 
 namespace detail {
 
-/// Returns the accumulation. Whether the program is compiled by -ffast-math only it knows.
+/// Returns the accumulation, or refuses it under -ffast-math. Inline, because only the program
+/// knows its flags.
 [[nodiscard]] inline const Accumulation& checked(const Accumulation& o) {
 #if defined(__FAST_MATH__)
   if (o.accumulate == Accumulate::kahan) {
@@ -35,7 +36,8 @@ namespace detail {
 
 [[nodiscard]] double dead_zone(DType average, double gain, Accumulate accumulate);
 
-/// Refuses what the type cannot do, and 16-bit averages that would hardly move at the least gain.
+/// Refuses a way of storing that the type does not have, and 16-bit averages that would hardly move
+/// at the least gain.
 void validate(const Accumulation& o, DType average, double least);
 
 }  // namespace detail

@@ -110,7 +110,7 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
   [[nodiscard]] double gain() const { return gain_; }
   [[nodiscard]] const W& weighting() const { return weighting_; }
 
-  // What step() and update() call.
+  // Called by step() and update().
   void advance(const Parameters<P>&, const element_t<P>* const*) {
     const std::int64_t call = this->next_call();
     gain_ = this->applied(weighting_.gain(call));

@@ -4,7 +4,7 @@
 /// nothing of the method, so that it is compiled once for all of them.
 ///
 /// One or more averages of the parameters' layout in one block of slots, the newest values of the
-/// buffers (Role::copy), the count of calls. How an average moves is the affair of what is derived
+/// buffers (Role::copy), the count of calls. How an average moves is up to the classes derived
 /// from this: Average, EmaBank, RingOfBlocks.
 #pragma once
 
@@ -111,10 +111,10 @@ class AverageMemory : public MethodHooks<P> {
   [[nodiscard]] std::int64_t skipped() const { return record_.skipped; }
   [[nodiscard]] Accumulate accumulate() const { return record_.accumulation.accumulate; }
 
-  /// Goes on with a list that has all the tensors of before and more: a model that grew. What it
-  /// knows of the old ones stays; a new tensor enters by copy, as if it had always been what it is
-  /// now. Throws std::invalid_argument, with the differences, where one of before is missing or
-  /// another, std::logic_error while something is swapped in; nothing has changed then.
+  /// Goes on with a list that has all the tensors of before and more: a model that grew. The
+  /// averages of the old tensors stay; a new tensor enters by copy, as if it had always had the
+  /// values of now. Throws std::invalid_argument, with the differences, where one of before is
+  /// missing or another, std::logic_error while something is swapped in; nothing has changed then.
   void grow(const Parameters<P>& params) {
     require_home();
     if (params.swapped()) detail::refuse_order("polyak: grow() while an average is swapped in");
@@ -142,7 +142,7 @@ class AverageMemory : public MethodHooks<P> {
     return report;
   }
 
-  // What step() and update() call.
+  // Called by step() and update().
   [[nodiscard]] const Slots<S>& slots() const { return slots_; }
   /// The copies of tensors with Role::copy, one after another.
   [[nodiscard]] const std::byte* buffers() const { return record_.buffers->data(); }

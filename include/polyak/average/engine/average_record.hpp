@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// AverageRecord: what averages of all types have: names, policies, counts, and the newest values
-/// of the buffers (Role::copy).
+/// AverageRecord: the part of an average that does not depend on its type: names, policies, counts,
+/// and the newest values of the buffers (Role::copy).
 #pragma once
 
 #include <cstddef>
@@ -56,8 +56,8 @@ class AverageRecord {
   [[nodiscard]] const std::vector<CopyPiece>& copies_of(const ParameterList& params);
   /// Writes the buffers to a target.
   void write_buffers(const ParameterList& target) const;
-  /// What a guard exchanges or keeps: averaged tensors, with the memory of their average unless it
-  /// is `wide`, and buffers.
+  /// The memory that a guard exchanges or keeps: averaged tensors, with the memory of their average
+  /// unless it is `wide`, and buffers.
   [[nodiscard]] std::vector<SwapGuard::Piece> pieces(const ParameterList& params,
                                                      const SlotMemory& slots, std::size_t which,
                                                      bool wide) const;
@@ -81,7 +81,7 @@ class AverageRecord {
 void require_grown(const Layout& now, const Layout& before);
 /// Refuses an update of another step than the next.
 void require_next_call(std::int64_t step, std::int64_t calls);
-/// Refuses what a method does while its average is swapped in, and a target that holds one.
+/// Refuse the use of a method while its average is swapped in, and a target that holds an average.
 void require_home(const SlotMemory& slots);
 void require_target(const ParameterList& target, const SlotMemory& slots);
 

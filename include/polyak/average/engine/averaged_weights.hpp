@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// AveragedWeights: what all averages have in common.
+/// AveragedWeights: the base of all averages.
 ///
 /// One or more averages of the parameters' layout in one block of slots, the newest values of the
-/// buffers (Role::copy), the count of calls. How an average moves is the affair of what is derived
+/// buffers (Role::copy), the count of calls. How an average moves is up to the classes derived
 /// from this: AverageOf, EmaBank, RingOfBlocks.
 #pragma once
 
@@ -23,7 +23,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// `Derived` has ready(), what a Method has beside what is here, and friends this class.
+/// `Derived` has ready() and the rest of a Method, and befriends this class.
 template <class Derived, ParameterScalar P, StateScalar S>
 class AveragedWeights : public AverageMemory<P, S> {
   using Memory = AverageMemory<P, S>;

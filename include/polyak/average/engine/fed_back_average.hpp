@@ -51,7 +51,7 @@ class FedBackAverage : public AverageOf<Derived, P, W, S> {
   /// How often the average was fed back into the weights.
   [[nodiscard]] std::int64_t switches() const { return switches_; }
 
-  // What step() and update() call.
+  // Called by step() and update().
   static constexpr bool writes_weights = true;
   void skip() {
     switching_ = false;

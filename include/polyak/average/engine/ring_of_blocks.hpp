@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// RingOfBlocks: what Lawa and WindowAverage share, the mean of the newest blocks of a run.
+/// RingOfBlocks: the base of Lawa and WindowAverage, the mean of the newest blocks of a run.
 ///
 ///   each call:       block <- block + c_t (x - block)        c_t = 1 begins a block
 ///   block complete:  average <- mean of the n newest complete blocks
@@ -112,7 +112,7 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
   using Base::copy_to;
   using Base::swap_into;
 
-  /// Complete blocks so far, and those that are held now.
+  /// Complete blocks so far, and complete blocks that are held now.
   [[nodiscard]] std::int64_t count() const { return count_; }
   [[nodiscard]] std::int64_t held() const {
     return std::clamp<std::int64_t>(count_, 0, window_.kept);
@@ -147,7 +147,7 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
     return guard;
   }
 
-  // What step() and update() call.
+  // Called by step() and update().
   void advance(const Parameters<P>&, const element_t<P>* const*) {
     const std::int64_t call = this->next_call();
     gain_ = 0;

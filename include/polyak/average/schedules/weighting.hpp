@@ -35,7 +35,7 @@ concept Weighting = requires(const W& weighting, std::int64_t t) {
   { weighting.complement(t) } -> std::convertible_to<double>;
 };
 
-/// What an exponential average holds before its first update.
+/// The value of an exponential average before its first update.
 enum class Start : std::uint8_t {
   params,         ///< the parameters at construction, with their weight
   first_update,   ///< nothing: the first update copies
