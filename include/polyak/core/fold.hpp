@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What a fold is: a law with accumulators, which turns many numbers into one. And the folds that
-/// the library has.
+/// Folds: laws with accumulators, which turn many numbers into one, and those that the library has.
 ///
 /// A fold derives from Fold and has
 ///   `template <class V> void operator()(const V& x, [const V& y,] V& accumulator...) const`,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What a reduction folds: which tensors, along which dimensions, and where their elements are.
-/// Shared by the host's loops (core/reduce.hpp) and those of a device (cuda/reduce.hpp).
+/// The plan of a reduction: which tensors it folds, along which dimensions, and where their
+/// elements are. Shared by the loops of the host (core/reduce.hpp) and of a device
+/// (cuda/reduce.hpp).
 #pragma once
 
 #include <cstddef>
@@ -48,7 +49,7 @@ concept TensorList = requires {
 template <class List>
 concept HostList = TensorList<List> && !detail::on_device<list_scalar_t<List>>;
 
-/// What gets a result of its own.
+/// The unit that has a result of its own.
 enum class Per : std::uint8_t {
   list,    ///< all tensors together
   tensor,  ///< each tensor
@@ -134,7 +135,7 @@ template <class Takes>
   return plan;
 }
 
-/// What optimizers train: everything but buffers.
+/// The tensors that optimizers train: all but buffers.
 struct Trained {
   const Layout* layout;
   bool operator()(std::size_t k) const { return layout->tensors[k].role != Role::copy; }

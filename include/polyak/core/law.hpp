@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What a law is: the arithmetic of one method on values, the same for single numbers and for
+/// Laws. A law is the arithmetic of one method on values, the same for single numbers and for
 /// packs.
 ///
 /// A law is a small struct. It holds the scalars of this step, in the type T that it computes in,
@@ -25,7 +25,7 @@
 #define POLYAK_LAW __forceinline
 #endif
 
-/// The same for what only the host has.
+/// The same for functions that only the host has.
 #if defined(__GNUC__)
 #define POLYAK_INLINE __attribute__((always_inline)) inline
 #else

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What a method is to step() and update().
+/// The concept of a method: the functions that step() and update() call.
 #pragma once
 
 #include <concepts>
@@ -16,7 +16,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// What a method does about a NaN or an infinity, in the gradients (optimizers) or in the weights
+/// The policy of a method for a NaN or an infinity, in the gradients (optimizers) or in the weights
 /// (averages). The last two read them once more, before the pass: the gradients of all tensors that
 /// an optimizer of the step trains, as they lie in memory, before scale, clip coefficient and
 /// limit; the weights of all tensors that the averages keep. Other tensors do not count.

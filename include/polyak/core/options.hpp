@@ -102,7 +102,7 @@ template <class O>
   }
 }
 
-/// What visitors of fields have in common; `Derived` has operator()(name, value, rules...).
+/// The base of visitors of fields; `Derived` has operator()(name, value, rules...).
 template <class Derived>
 struct FieldVisitor {
   template <class Value>

@@ -101,7 +101,7 @@ struct RandomBits {
   return static_cast<std::uint32_t>(bytes[0] | bytes[1] << 8);
 }
 
-/// The bytes of one group by single numbers: what every level must give.
+/// The bytes of one group by single numbers: the reference for every level.
 POLYAK_LAW void fill_bytes(const RandomKey& key, std::size_t group, RandomBits& to) {
   for (std::size_t call = 0; call < 8; ++call) {
     const auto words =

@@ -36,7 +36,8 @@ template <class T>
 struct ElementOf<cuda::Device<T>> {
   using type = T;
 };
-/// What memory of type T is registered as: T, or for a type of CUDA that of Eigen it stands for.
+/// The type that memory of T is registered as: T, or the type of Eigen that a type of CUDA stands
+/// for.
 template <class T>
 struct Registered {
   using type = T;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The state of a method, listed once: what equality, saving and restoring are made of.
+/// The state of a method, listed once, for comparison, saving and restoring.
 ///
 /// `method.state(visitor)` calls
 ///   visitor.option(name, value)               for every option: a number, bool or enum that was
@@ -28,14 +28,14 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Refuses slots whose contents are not those of the method now.
+/// Refuses slots that do not hold the state of the method now.
 template <class S>
 void require_readable(const Slots<S>& slots) {
   if (slots.lent()) refuse_order("polyak: the state of a method whose average is swapped in");
   if (slots.space() != nullptr) slots.space()->require_settled(slots.block().get());
 }
 
-/// What visitors of bytes have in common: `derived().bytes(data, size)` gets all of them in order,
+/// The base of visitors of bytes: `derived().bytes(data, size)` gets all of them in order,
 /// `derived().bytes(data, size, space)` those that may lie elsewhere than on the host.
 template <class Derived>
 struct StateBytes {
@@ -99,9 +99,9 @@ template <class Method>
   return out;
 }
 
-/// Restores what state_bytes() gave, into a method made with the same options for the same layout.
-/// Throws std::invalid_argument, with nothing changed, where the sizes differ, std::logic_error
-/// while an average is swapped in.
+/// Restores the result of state_bytes() into a method made with the same options for the same
+/// layout. Throws std::invalid_argument, with nothing changed, where the sizes differ,
+/// std::logic_error while an average is swapped in.
 template <class Method>
 void restore_state(Method& method, const std::vector<std::byte>& bytes) {
   detail::StateReader count(nullptr);

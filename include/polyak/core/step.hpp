@@ -31,7 +31,8 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Host lists are walked by what calls back with ranges, lists of a device by what launches there.
+/// Lists of the host need an executor that calls back with ranges, lists of a device one that
+/// launches there.
 template <class E, class P>
 concept ExecutorOf = (Executor<E> && !on_device<P>) ||
                      (on_device<P> && requires(E & executor) { executor.space(); });
@@ -71,7 +72,7 @@ inline void check_owners(const Layout& layout, std::span<const std::size_t* cons
   }
 }
 
-/// What the driver calls of a method, without its type.
+/// The functions of a method that the driver calls, without its type.
 template <class P>
 struct MethodTable {
   using Gradient = const element_t<P>* const*;
@@ -330,7 +331,7 @@ class StepDriver {
   }
 
   /// Which tensors are looked at for NaN and infinity: those that an optimizer of this step trains,
-  /// and those that an average keeps which checks its input. The rest moves nothing here.
+  /// and those of an average that checks its input. The other tensors do not move in this step.
   [[nodiscard]] auto trained() const {
     return [this](std::size_t k) { return kept(k, [](const auto& m) { return m.table->trains; }); };
   }
@@ -421,7 +422,7 @@ template <class P>
   return gradients == nullptr ? GradientReading{} : GradientAccess<P>::reading(*gradients);
 }
 
-/// Refuses what cannot be stepped, before anything changes.
+/// Refuses a step that cannot be made, before anything changes.
 template <class P>
 void check_lists(const Parameters<P>& params, const Gradients<P>* gradients) {
   if (params.swapped()) {

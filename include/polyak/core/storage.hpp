@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// How slots keep the values that laws see: rounded to nearest, at random, or with what rounding
-/// lost beside them. A law is the same for all of them.
+/// How slots store the values that laws see: rounded to nearest, at random, or with the
+/// rounding errors beside them. A law is the same for all of them.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ inline namespace v0 {
 /// How an average takes up changes that are smaller than its numbers resolve.
 enum class Accumulate : std::uint8_t {
   plain,       ///< rounded to nearest: it rests within half an ulp / gain of a constant input
-  kahan,       ///< a second slot of the same type keeps what rounding lost
+  kahan,       ///< a second slot of the same type keeps the rounding errors
   stochastic,  ///< 16-bit averages: rounded at random, right in expectation, the same bits for the
                ///< same seed, call, tensor and element
   float64,     ///< averages of float kept in double

@@ -169,7 +169,7 @@ void merge_all(std::string_view who, E& executor, const Law& law,
   const auto part = [&](std::size_t k, std::size_t low, std::size_t high) {
     bool fails = false;
     if constexpr (may_fail<Law>) {
-      // What is written over an input cannot be done again.
+      // A merge that wrote over an input cannot be repeated.
       if (!any_in_place) merge(law, k, low, high, fails);
       if (any_in_place || fails) merge(typename Law::Careful{}, k, low, high, fails);
     } else {

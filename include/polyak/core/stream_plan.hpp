@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What sweeps over streams have in common: the parts of a range, the checks of streams, and which
+/// The common part of sweeps over streams: the parts of a range, the checks of streams, and which
 /// outputs are written past the caches.
 #pragma once
 

@@ -139,7 +139,7 @@ template <class T>
   }
 }
 
-/// The streams of a container of what reads() takes, or of pointers to such.
+/// The streams of a container of sources, as reads() takes them, or of pointers to sources.
 template <class Container>
 struct InputsOf {
   const Container& all;

@@ -95,7 +95,7 @@ struct SumManyKernel {
   static constexpr int native_lanes_of = sizeof(P) / sizeof(Sum);
 };
 
-/// Weights of several sums, and what they need besides.
+/// Weights of several sums, and their memory.
 template <class Sum>
 class SumMany {
  public:

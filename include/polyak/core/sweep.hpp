@@ -412,7 +412,7 @@ struct Sweep<P> {
     return loop_of<P>(bound);
   }
 
-  /// Refuses, before anything has changed, what would fail later.
+  /// Refuses, before anything has changed, an executor or a level that would fail later.
   template <class E>
   static void check(const E& executor, const Parameters<P>&) {
     check_executor(executor);

@@ -53,7 +53,7 @@ POLYAK_DEFINE AtomicFile::AtomicFile(const std::filesystem::path& path, bool dur
   open_temporary();
   struct ::stat replaced {};
   if (::stat(target_.c_str(), &replaced) == 0) {
-    // Where that is not permitted the new file keeps those of new files.
+    // Where that is not permitted the file keeps the permissions of new files.
     static_cast<void>(::fchmod(file_.number(), replaced.st_mode & 07777) == 0);
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What is thrown where a file cannot be read, written or trusted.
+/// The error of a file that cannot be read, written or trusted.
 #pragma once
 
 #include <cerrno>
@@ -24,7 +24,7 @@ inline namespace v0 {
 /// it arrives: neither an object nor a file of that name.
 class io_error : public std::runtime_error {
  public:
-  /// What is said of a file, and of a tensor and a rule where there is one.
+  /// The message about a file, and about a tensor and a rule where there is one.
   struct Report {
     std::filesystem::path file;
     std::string tensor, rule, what;
@@ -44,7 +44,7 @@ class io_error : public std::runtime_error {
     if (!report.tensor.empty()) words += "tensor " + detail::text(report.tensor) + ": ";
     words += report.what;
     if (!report.rule.empty()) words += " (" + report.rule + ")";
-    // Names come from files: what would end or break a line is shown as its code.
+    // Names come from files: characters that would end or break a line are shown as codes.
     std::string line;
     for (const char c : words) {
       const auto code = static_cast<unsigned char>(c);

@@ -26,7 +26,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// A file to make, and what average it is to hold.
+/// A file to make, and the average that it is to hold.
 struct ReconstructOutput {
   ProfileTarget target;
   std::filesystem::path file;
@@ -54,7 +54,7 @@ void fields(ReconstructOptions& o, Fields& field) {
   field("durable", o.durable);
 }
 
-/// What reconstruct() did.
+/// The result of reconstruct().
 struct ReconstructReport {
   std::vector<StoredSnapshot> snapshots;  ///< the ones that were used, as the weights are ordered
   std::vector<ProfileFit> fits;           ///< one for each output

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Files are row-major. What is column-major in memory is turned as it is written and read.
+/// Files are row-major. Tensors that are column-major in memory are turned as they are written and
+/// read.
 #pragma once
 
 #include <cstddef>

@@ -33,8 +33,8 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Receives the events of nlohmann's parser and keeps the weight map. What is beside it may say
-/// what it likes.
+/// Receives the events of nlohmann's parser and keeps the weight map. Everything beside it is
+/// ignored.
 class IndexEvents {
  public:
   std::map<std::string, std::string> weight_map;
@@ -222,7 +222,7 @@ POLYAK_DEFINE void write_sharded(const std::filesystem::path& folder,
     shards.back().push_back(std::move(spec));
   }
 
-  // What is there now, to be removed at the end.
+  // The files of now, to be removed at the end.
   std::set<std::string> old;
   const auto index_path = folder / detail::index_name;
   if (std::filesystem::exists(index_path, error)) {

@@ -42,7 +42,7 @@ struct LoadOptions {
   bool verify = true;  ///< the digests, where the file has them
 };
 
-/// What load() found besides the state.
+/// The findings of load() besides the state.
 struct LoadReport {
   std::map<std::string, std::string> metadata;  ///< SaveOptions.metadata
   std::vector<std::string> overridden;          ///< the options that differed
@@ -67,8 +67,8 @@ void record_part(StateRecord& all, Part& part) {
   }
 }
 
-/// What save and load take after their options: parameters, then their methods; then, for a model
-/// of several types, the next parameters and their methods.
+/// The arguments of save and load after their options: parameters, then their methods; then, for a
+/// model of several types, the next parameters and their methods.
 template <class First, class... Rest>
 [[nodiscard]] StateRecord record_parts(const First& first, const Rest&... rest) {
   static_assert(is_parameters<First>,

@@ -45,7 +45,7 @@ namespace detail {
   return value;
 }
 
-/// What a snapshot's metadata say, or why they say nothing.
+/// The contents of a snapshot's metadata, or why there are none.
 struct SnapshotRecord {
   StoredSnapshot snapshot;
   std::string fault;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What a state file says of a training run: which parameters, which methods with which options,
-/// every number, and where every tensor is in memory. Made of a run by the methods' `state`
-/// visitor (core/state.hpp), read from a file, and compared.
+/// The record of a training run in a state file: which parameters, which methods with which
+/// options, every number, and where every tensor is in memory. Made of a run by the methods'
+/// `state` visitor (core/state.hpp), read from a file, and compared.
 #pragma once
 
 #include <concepts>
@@ -55,7 +55,7 @@ bool parse_scalar(std::string_view words, void* memory) {
   return true;
 }
 
-/// A tensor of a state: what it is in the file, and its elements in memory.
+/// A tensor of a state: its name and shape in the file, and its elements in memory.
 struct RecordedTensor {
   SafetensorsSpec spec;
   std::byte* data;

@@ -111,7 +111,7 @@ struct FiledRecord {
   std::vector<FiledMethod> methods;
 };
 
-/// Reads what json_of() wrote. Every access checks the type, so nothing is thrown but io_error.
+/// Reads the text of json_of(). Every access checks the type, so nothing is thrown but io_error.
 class RecordReader {
  public:
   using Json = nlohmann::json;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Executors: who runs the ranges of a pass.
+/// Executors: they run the ranges of a pass.
 #pragma once
 
 #include <concepts>

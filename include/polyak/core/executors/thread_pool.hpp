@@ -17,7 +17,7 @@ inline namespace v0 {
 
 namespace detail {
 
-/// What is used of Eigen::ThreadPoolDevice. Eigen's tensor module is not included here.
+/// The part of Eigen::ThreadPoolDevice that is used. Eigen's tensor module is not included here.
 template <class D>
 concept PoolDevice = requires(const D& device, void (*task)()) {
   { device.numThreads() } -> std::convertible_to<int>;
@@ -45,7 +45,7 @@ template <class D, class Task>
 #endif
 }
 
-/// Passes that a calling thread shares with those of a pool, one after the other.
+/// Passes that a calling thread shares with the threads of a pool, one after the other.
 ///
 /// The caller takes shares from the front and the helpers from the back, each as many as it can. So
 /// the caller waits for shares that are being worked on, never for a helper that sleeps, is busy
@@ -136,7 +136,7 @@ class SharedPasses {
   std::atomic<int> helpers_{0};     ///< queued or at work
   std::atomic<int> owners_{1};
   std::atomic<bool> in_use_{false};
-  // The pass, for those who hold a share of it.
+  // The pass, for the threads that hold a share of it.
   std::size_t elements_ = 0, shares_ = 1;
   const void* range_ = nullptr;
   void (*call_)(const void*, std::size_t, std::size_t) = nullptr;

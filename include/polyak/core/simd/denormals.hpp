@@ -63,7 +63,7 @@ class WithFloatMode {
 /// They cost some processors a great deal, and the moments of an optimizer pass through them where
 /// gradients stay 0. It changes results, for a denormal counts as 0: use it throughout a run or not
 /// at all. It acts on all arithmetic of the thread, on x86-64 and aarch64; elsewhere it does
-/// nothing. The thread's mode is afterwards what it was.
+/// nothing. The thread has its own mode again afterwards.
 class [[nodiscard]] FlushDenormals {
  public:
   FlushDenormals() : mode_(detail::FloatMode::get() | detail::FloatMode::flush) {}

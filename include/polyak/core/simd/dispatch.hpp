@@ -18,7 +18,7 @@ inline namespace v0 {
 /// The instruction sets that loops are compiled for. x86_64_v3 (AVX2, FMA) and x86_64_v4 (AVX-512)
 /// give the same results to the last bit, and so does a baseline that has fused multiply-adds.
 enum class DispatchLevel : std::uint8_t {
-  baseline,   ///< what the program is compiled for; the only one beside x86-64
+  baseline,   ///< the instruction set of the program; the only level beside x86-64
   x86_64_v3,  ///< in variables "x86-64-v3"
   x86_64_v4,  ///< in variables "x86-64-v4"
 };

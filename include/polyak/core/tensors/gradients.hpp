@@ -205,7 +205,7 @@ class Gradients {
   double limit_ = std::numeric_limits<double>::infinity();
 };
 
-/// The door through which the sweep and what works on whole lists reach gradients.
+/// The door through which sweeps and functions of whole lists reach gradients.
 template <ParameterScalar P>
 struct GradientAccess {
   /// One pointer for each tensor of the list, null where there is no gradient.

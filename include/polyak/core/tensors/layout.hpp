@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Names, shapes and roles of a list of tensors: what a method must agree on with its parameters.
+/// Names, shapes and roles of a list of tensors. A method and its parameters must agree on them.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// What averages do with a tensor.
+/// The part of a tensor in averages.
 enum class Role : std::uint8_t {
   average,  ///< a weight: trained by optimizers, averaged by averages
   copy,  ///< a buffer (BatchNorm statistics, counters): not trained; averages keep the newest value
@@ -106,7 +106,7 @@ namespace detail {
 /// Whether describe() says the same of both.
 [[nodiscard]] bool alike(const TensorInfo& a, const TensorInfo& b);
 
-/// Every difference between what is given and what is expected, or nothing.
+/// Every difference between the layout that is given and the one that is expected, or nothing.
 [[nodiscard]] std::string differences(const Layout& given, const Layout& expected);
 
 /// Bytes of the tensors that averages only copy, one after another.

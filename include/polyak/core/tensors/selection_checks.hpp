@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Refusals of selections that select nothing, or what another one selects too.
+/// Refusals of selections that select nothing, or a tensor that another one selects too.
 #pragma once
 
 #include <cstddef>

@@ -28,13 +28,13 @@
 namespace polyak {
 inline namespace v0 {
 
-/// What a slot holds of each tensor. Laws are bound to full slots alone.
+/// The numbers that a slot holds for each tensor. Laws are bound to full slots alone.
 enum class SlotShape : std::uint8_t {
   full,     ///< an element for each of the tensor's
   rows,     ///< a number for each row, as MatrixView and the reductions say
   columns,  ///< a number for each column
   scalar,   ///< one number; those of all tensors lie one after the other
-  free,     ///< what a function of the tensor says
+  free,     ///< the shape that a function of the tensor gives
 };
 
 /// The shape of a free slot for a tensor; std::nullopt where the slot has nothing for it.

@@ -25,7 +25,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// What a method's state costs.
+/// The memory that a method's state takes.
 struct MemoryReport {
   struct Slot {
     std::string name;

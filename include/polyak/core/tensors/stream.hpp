@@ -37,7 +37,7 @@ class Stream {
       : layout_(layout), first_(first), offsets_(offsets) {}
   /// One array.
   explicit Stream(std::span<E> array) : first_(array.data()), size_(array.size()) {}
-  /// Of what may be written, as what is read.
+  /// A stream that may be written, as one that is read.
   template <class Other>
   requires(std::is_const_v<E>&& std::same_as<Other, Element>) Stream(const Stream<Other>& other)
       : layout_(other.layout_),
@@ -78,7 +78,7 @@ class Stream {
   std::size_t size_ = 0;
 };
 
-/// What is read: Parameters, Gradients, spans, vectors or arrays of numbers, or a Stream.
+/// Sources: Parameters, Gradients, spans, vectors or arrays of numbers, or a Stream.
 template <ParameterScalar P>
 [[nodiscard]] Stream<const element_t<P>> stream_of(const Parameters<P>& params) {
   return {params.layout().get(), ParameterAccess<P>::memory(params)};

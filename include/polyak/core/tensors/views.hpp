@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What can be registered: Eigen's objects, known by what they offer, spans and containers.
+/// Objects that can be registered: those of Eigen, known by their members, spans and containers.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// A matrix, vector, array or map of Eigen, known by what it offers.
+/// A matrix, vector, array or map of Eigen, known by its members.
 template <class T>
 concept DenseObject = requires(T& object) {
   object.data();
@@ -57,7 +57,7 @@ inline constexpr bool dies_with_its_memory =
         requires(std::remove_cvref_t<T> & object) { object.resize(object.dimensions()); } ||
         requires(std::remove_cvref_t<T> & object) { object.push_back(*object.data()); });
 
-/// What can be read off any registrable object.
+/// The description of any registrable object.
 template <class T>
 struct Described {
   T* data;
