@@ -100,6 +100,20 @@ inline std::vector<Subject> all_subjects() {
       "hare_tortoise",
       [](long t) { return std::fmax(std::pow(static_cast<double>(t), -2.0 / 3), 1 - decay); },
       [](const List& list) { return polyak::HareTortoise(list, {.decay = decay}); }};
+  const Averages aswa{"aswa", [](long t) { return 1 / static_cast<double>(t); },
+                      [](const List& list) { return polyak::Aswa(list); }};
+  const Averages tail{"tail", [](long t) { return t < 4 ? 1 : 1 / static_cast<double>(t - 3); },
+                      [](const List& list) { return polyak::Tail(list, {.start = 4}); }};
+  const Averages sample_ema{"sample_ema", [](long) { return 1 - std::exp2(-32 / 22'000.0); },
+                            [](const List& list) {
+                              return polyak::SampleEma(list,
+                                                       {.half_life = 22'000, .batch_size = 32});
+                            }};
+  const Averages average{
+      "average_polynomial", [](long t) { return 9 / (static_cast<double>(t) + 8); },
+      [](const List& list) {
+        return polyak::Average<float, polyak::PolynomialWeighting>(list, {.eta = 8});
+      }};
   std::vector<Subject> subjects{
       subject(sgd_plain),
       subject(sgd),
@@ -115,6 +129,10 @@ inline std::vector<Subject> all_subjects() {
       subject(power_ema),
       subject(switch_ema),
       subject(hare_tortoise),
+      subject(aswa),
+      subject(tail),
+      subject(sample_ema),
+      subject(average),
       posthoc_ema(),
       subject(sgd, ema),
       against_all(subject(adamw, ema), PeerMethod::adamw, 1),

@@ -71,8 +71,8 @@ Subject window_subject(std::string name, double words, Make make, MakeRacer limi
   return subject;
 }
 
-/// Averages that move memory otherwise than an average alone: three at once, a ring of checkpoints
-/// whose mean moves on, and a teacher that returns elements to its student.
+/// Averages with several slots: three at once, the mean of a block, a ring of checkpoints whose
+/// mean moves on, and a teacher that returns elements to its student.
 inline void append_windows(std::vector<Subject>& subjects) {
   using List = polyak::Parameters<float>;
   const Gain gain = [](long) { return 1 - 0.999; };
@@ -85,6 +85,17 @@ inline void append_windows(std::vector<Subject>& subjects) {
         return std::make_unique<LimitRacer>(setting, LimitMethod::none, std::vector<Gain>(3, gain));
       },
       4));
+  // Between the ends of blocks.
+  subjects.push_back(window_subject(
+      "window_average", 3,
+      [](const List& list) {
+        return polyak::WindowAverage(list, {.horizon = 1 << 20, .interval = 1});
+      },
+      [](const Setting& setting) -> std::unique_ptr<Racer> {
+        const Gain mean = [](long t) { return 1 / static_cast<double>(t); };
+        return std::make_unique<LimitRacer>(setting, LimitMethod::none, std::vector<Gain>{mean});
+      },
+      -1));
   // Momentum SGD reads one array and updates two, too.
   subjects.push_back(window_subject(
       "lawa8_running", 5,

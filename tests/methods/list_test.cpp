@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The list of methods is complete, and so is the README's table that follows it.
+// The list of methods is complete, and so are the README's table and the benchmarks.
+#include <cctype>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -73,6 +74,26 @@ TEST_CASE("every entry of the list of methods has its row in the README") {
                                                       << entry.header);
     CHECK(found);
   }
+}
+
+TEST_CASE("every method of the list has a line in the benchmarks") {
+  std::string text;
+  const std::filesystem::path bench = root / ".." / ".." / "bench";
+  for (const char* const name : {"methods.hpp", "windows.hpp"}) {
+    std::ifstream file(bench / name);
+    REQUIRE(file);
+    for (std::string line; std::getline(file, line);) text += line + '\n';
+  }
+  methods::for_each<float>([&](const methods::Method& method, const auto&) {
+    std::string title(method.title());
+    for (char& c : title) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    // Subjects are named after the method's header, or after the method.
+    const std::string header = std::filesystem::path(method.header).stem().string();
+    INFO("bench/methods.hpp and bench/windows.hpp have no subject \"" << header << "...\" or \""
+                                                                      << title << "...\"");
+    CHECK((text.find('"' + header) != std::string::npos ||
+           text.find('"' + title) != std::string::npos));
+  });
 }
 
 }  // namespace list_test
