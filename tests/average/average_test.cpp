@@ -242,4 +242,29 @@ TEST_CASE("an average goes on with a model that grew", "[average]") {
   }
 }
 
+TEST_CASE("the buffers of a model that grew keep their values in the average", "[average]") {
+  using namespace polyak;
+  std::vector<float> w{1, 2}, added{3}, first{4, 5, 6}, second{7, 8}, fresh{9};
+  const auto list = [&](bool grown) {
+    Parameters params;
+    if (grown) params.add("fresh", std::span(fresh), Role::copy);
+    params.add("first", std::span(first), Role::copy).add("w", std::span(w));
+    if (grown) params.add("added", std::span(added));
+    params.add("second", std::span(second), Role::copy);
+    return params;
+  };
+  polyak::Ema ema(list(false), {.decay = 0.5});
+  ema.update(list(false));
+  const auto seen_first = first, seen_second = second;
+  first = {0, 0, 0};  // which the average has not seen
+  second = {0, 0};
+  const Parameters after = list(true);
+  ema.grow(after);
+  fresh = {0};
+  ema.copy_to(after);
+  CHECK(first == seen_first);
+  CHECK(second == seen_second);
+  CHECK(fresh == std::vector<float>{9});
+}
+
 }  // namespace average_test

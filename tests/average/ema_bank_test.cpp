@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 
@@ -128,6 +129,33 @@ TEST_CASE("the best average of an EmaBank is found, and the model gets its weigh
   CHECK(refuses([&] { static_cast<void>(bank.view(3)); }, {"index", "3"}));
   const auto guard = bank.swap_into(model.params, 2);
   CHECK_THROWS_AS(bank.update(model.params), std::logic_error);
+}
+
+TEST_CASE("each average of an EmaBank is swapped in as it is copied, however it is kept") {
+  for (const Accumulate accumulate : {Accumulate::plain, Accumulate::kahan, Accumulate::float64}) {
+    Model<float> model({70, 33}, true);
+    EmaBank bank(model.params, std::array{0.5, 0.9, 0.99}, {.accumulate = accumulate});
+    for (std::uint64_t step = 0; step < 10; ++step) {
+      model.wander(step);
+      bank.update(model.params);
+    }
+    const auto before = model.bytes();
+    const auto state = state_bytes(bank);
+    for (std::size_t k = 0; k < 3; ++k) {
+      Model<float> copy({70, 33}, true);
+      bank.copy_to(copy.params, k);
+      INFO("average " << k << ", accumulate = " << name_of(accumulate));
+      {
+        const auto guard = bank.swap_into(model.params, k);
+        for (std::size_t i = 0; i < 2; ++i) {
+          CHECK(std::memcmp(model.params[i].raw(), copy.params[i].raw(), model.params[i].bytes()) ==
+                0);
+        }
+      }
+      CHECK(model.bytes() == before);
+      CHECK(state_bytes(bank) == state);
+    }
+  }
 }
 
 TEST_CASE("an EmaBank refuses decays as Ema does") {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <polyak/core/option_text.hpp>
 #include <polyak/core/options.hpp>
+#include <polyak/core/type_name.hpp>
 
 #include <cstdint>
 #include <limits>
@@ -187,5 +188,12 @@ TEST_CASE("a table of options has their types, defaults and rules", "[options]")
 }
 
 }  // namespace
+
+TEST_CASE("the name of a type is its own, without namespaces and arguments") {
+  using polyak::detail::plain_type_name;
+  CHECK(plain_type_name<users::UserOptions>() == "UserOptions");
+  CHECK(plain_type_name<users::Kind>() == "Kind");
+  CHECK(plain_type_name<std::map<std::string, std::vector<users::PartOptions>>>() == "map");
+}
 
 }  // namespace options_test

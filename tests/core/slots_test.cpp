@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -15,8 +16,11 @@
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/tensors/block.hpp>
 #include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/matrix_view.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/slot_view.hpp>
 
 #include "../support/bits.hpp"
 #include "../support/catch.hpp"
@@ -268,6 +272,54 @@ TEST_CASE("a method of many shapes goes on where it was", "[slots]") {
     }
   }
   CHECK(at_first.tensor(4, 2)[15] != 0);
+}
+
+TEST_CASE("a block is zeroed, begins at a line, and is copied") {
+  for (const std::size_t bytes : {std::size_t{64}, std::size_t{1} << 17, std::size_t{5} << 20}) {
+    const auto block = polyak::detail::make_block(bytes, nullptr);
+    REQUIRE(block->bytes() == bytes);
+    CHECK(block->allocated() >= bytes);
+    CHECK(reinterpret_cast<std::uintptr_t>(block->data()) % polyak::detail::cache_line == 0);
+    std::size_t set = 0;
+    for (std::size_t k = 0; k < bytes; ++k) set += block->data()[k] == std::byte{0} ? 0 : 1;
+    CHECK(set == 0);
+    block->data()[bytes - 1] = std::byte{7};
+    const auto copy = polyak::detail::copy_of_block(*block);
+    CHECK(copy->data()[bytes - 1] == std::byte{7});
+    copy->data()[0] = std::byte{9};
+    CHECK(block->data()[0] == std::byte{0});
+    CHECK_FALSE(copy->lent);
+  }
+  CHECK(polyak::detail::make_block(0, nullptr)->data() == nullptr);
+}
+
+TEST_CASE("a view of a slot names what is not there") {
+  std::vector<float> w{1, 2}, buffer{3};
+  polyak::Parameters params;
+  params.add("w", std::span(w)).add("buffer", std::span(buffer), Role::copy);
+  const polyak::Ema ema(params, {.start = polyak::Start::params});
+  const polyak::SlotView<float> view(ema.slots(), 0);
+  CHECK(view.size() == 2);
+  CHECK(view["w"](1) == 2);
+  CHECK(refuses([&] { static_cast<void>(view["v"]); }, {"there is no tensor", "\"v\""}));
+  CHECK(refuses([&] { static_cast<void>(view[1]); }, {"\"average\"", "\"buffer\""}));
+}
+
+TEST_CASE("rows and columns of tensors of any rank") {
+  using polyak::detail::shape_of_columns;
+  using polyak::detail::shape_of_rows;
+  for (const MatrixView view : {MatrixView::first_by_rest, MatrixView::last_two}) {
+    CHECK(shape_of_rows({}, view) == Shape{1});
+    CHECK(shape_of_columns({}, view) == Shape{1});
+    CHECK(shape_of_rows({5}, view) == Shape{1});
+    CHECK(shape_of_columns({5}, view) == Shape{5});
+    CHECK(shape_of_rows({2, 3}, view) == Shape{2});
+    CHECK(shape_of_columns({2, 3}, view) == Shape{3});
+  }
+  CHECK(shape_of_rows({2, 3, 4}, MatrixView::first_by_rest) == Shape{2});
+  CHECK(shape_of_columns({2, 3, 4}, MatrixView::first_by_rest) == Shape{3, 4});
+  CHECK(shape_of_rows({2, 3, 4}, MatrixView::last_two) == Shape{2, 3});
+  CHECK(shape_of_columns({2, 3, 4}, MatrixView::last_two) == Shape{2, 4});
 }
 
 }  // namespace slots_test

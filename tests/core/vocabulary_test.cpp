@@ -15,6 +15,7 @@
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/simd/pack.hpp>
 #include <polyak/core/storage.hpp>
+#include <polyak/core/vocabulary.hpp>
 
 #include "../support/bits.hpp"
 #include "../support/catch.hpp"
