@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <Eigen/Core>
+#include <polyak/average/engine/accumulation.hpp>
 #include <polyak/polyak.hpp>
 
 #include "../support/bits.hpp"

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <polyak/average/ema.hpp>
 #include <polyak/average/engine/average.hpp>
+#include <polyak/average/engine/average_memory.hpp>
+#include <polyak/average/engine/average_record.hpp>
 #include <polyak/average/engine/averaged_weights.hpp>
 #include <polyak/core/state.hpp>
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <Eigen/Core>
+#include <polyak/core/tensors/gradient_places.hpp>
 #include <polyak/polyak.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 

@@ -14,6 +14,7 @@
 
 #include <Eigen/Core>
 #include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/parameter_list.hpp>
 #include <polyak/core/tensors/views.hpp>
 #include <polyak/polyak.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>

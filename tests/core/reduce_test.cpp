@@ -17,6 +17,10 @@
 #include <vector>
 
 #include <polyak/core/executors/openmp.hpp>
+#include <polyak/core/fold.hpp>
+#include <polyak/core/fold_loops.hpp>
+#include <polyak/core/fold_plan.hpp>
+#include <polyak/core/fold_tree.hpp>
 
 #include "../support/allocations.hpp"
 #include "../support/bits.hpp"

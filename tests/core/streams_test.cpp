@@ -17,11 +17,15 @@
 #include <vector>
 
 #include <polyak/average/ema.hpp>
+#include <polyak/core/stream_loops.hpp>
+#include <polyak/core/stream_merge.hpp>
+#include <polyak/core/stream_plan.hpp>
 #include <polyak/core/sum.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/selection.hpp>
 #include <polyak/core/tensors/slots.hpp>
+#include <polyak/core/tensors/stream.hpp>
 
 #include "../support/allocations.hpp"
 #include "../support/bits.hpp"

@@ -5,6 +5,8 @@
 #include <string>
 
 #include <polyak/average/ema.hpp>
+#include <polyak/cuda/captured_step.hpp>
+#include <polyak/cuda/launch.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>
 

@@ -13,6 +13,7 @@
 #include <polyak/average/swa.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
+#include <polyak/cuda/skipped_steps.hpp>
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>

@@ -2,6 +2,7 @@
 // polyak/cuda/reduce.hpp: the bits of the host's reductions, at every alignment. For the emulation
 // alone: nvcc does not compile the host's loops.
 #include <polyak/core/reduce.hpp>
+#include <polyak/cuda/fold_grid.hpp>
 #include <polyak/cuda/reduce.hpp>
 
 #include <cmath>

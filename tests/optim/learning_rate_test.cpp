@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <polyak/average/schedules/cooldown.hpp>
 #include <polyak/optim/learning_rate.hpp>
 
 #include <cmath>
