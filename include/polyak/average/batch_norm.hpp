@@ -19,6 +19,9 @@
 /// "Averaging Weights Leads to Wider Optima and Better Generalization" (arXiv 1803.05407);
 /// "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift"
 /// (arXiv 1502.03167).
+///
+/// Above 300 lines: one estimator with three ways to observe, whose registration, passes, merging
+/// and restoring share the same buffers.
 #pragma once
 
 #include <algorithm>

@@ -9,6 +9,9 @@
 /// construction. Whether an element returns depends on seed, call, tensor and element only: on 40
 /// random bits, which are below r 2^40. State: 2 slots ("average", and "source" in the parameters'
 /// type). Elementwise; any shape. 3 words per parameter and call, and the cache lines that return.
+///
+/// Above 300 lines: the choice of elements by random masks is written out for speed beside the
+/// method.
 #pragma once
 
 #include <algorithm>

@@ -7,6 +7,8 @@
 /// Which decay is best is known after training: follow several, look at each, keep one.
 /// State: N slots ("average.0", ...). Elementwise; any shape. 2 N + 1 words per parameter and
 /// update, N of N Emas that are updated one after the other.
+///
+/// Above 300 lines: it binds and hands out N averages, where Average has one.
 #pragma once
 
 #include <array>

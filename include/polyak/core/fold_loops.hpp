@@ -2,6 +2,8 @@
 /// @file
 /// The loops of reductions over the host's memory: any elements as packs of doubles, blocks of rows
 /// and strips of columns, and the part of them that a range of elements has.
+///
+/// Above 300 lines: blocks, strips and their partial packs are one set of loops.
 #pragma once
 
 #include <cstddef>

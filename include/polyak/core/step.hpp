@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// step() and update(): one call, one pass over memory, any number of methods.
+///
+/// Above 300 lines: the order in which methods are checked, bound, run and skipped is read as a
+/// whole.
 #pragma once
 
 #include <array>

@@ -5,6 +5,8 @@
 /// Each iteration loads a pack of every stream, applies all laws in registers, and stores.
 /// Parameters and gradients are the user's memory and are read unaligned; slots are aligned and
 /// padded to whole packs, so only x and the gradient end with the tensor.
+///
+/// Above 300 lines: tile, tensor, range and list are the nested loops of one pass.
 #pragma once
 
 #include <array>

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// A GPU as the library sees it: an executor on the user's stream, memory, parameter lists in it.
+///
+/// Above 300 lines: memory, streams and events of a device have one owner.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -6,6 +6,8 @@
 /// A thread takes some lanes of one block, 16 bytes of the narrowest stream at a time, or some
 /// columns of a block of rows. Later launches join the lanes, combine the blocks level by level,
 /// and finish.
+///
+/// Above 300 lines: the stages of one reduction, in the order of their launches.
 #pragma once
 
 #include <cstddef>

@@ -9,6 +9,9 @@
 /// bytes and are padded, so that no tile has a head and the slots of the last one are whole;
 /// parameters and gradients that are not multiples of 16 bytes, or end in a tile, go element by
 /// element.
+///
+/// Above 300 lines: everything that runs on the device for a sweep, so that it can be tested
+/// without one.
 #pragma once
 
 #include <cstddef>

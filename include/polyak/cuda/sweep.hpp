@@ -7,6 +7,9 @@
 /// once for a list; where only gradients moved, their addresses travel as arguments of a launch
 /// too. So a step allocates nothing, copies nothing from the host and waits for nothing. Methods
 /// are the host's own objects, with their clocks on the host and their slots on the device.
+///
+/// Above 300 lines: tables, launches and the driver of a step are one protocol between host and
+/// device.
 #pragma once
 
 #if !defined(__CUDACC__) && !defined(POLYAK_CUDA_EMULATION)

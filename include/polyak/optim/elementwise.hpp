@@ -2,6 +2,9 @@
 /// @file
 /// Elementwise: an optimizer that is a rule. The rule has options, a name and laws; the clocks, the
 /// slots, the learning rate of a step, saving and restoring are here.
+///
+/// Above 300 lines: groups, clocks and laws of all elementwise optimizers, so that each of them is
+/// short.
 #pragma once
 
 #include <algorithm>

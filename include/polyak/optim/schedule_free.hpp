@@ -12,6 +12,8 @@
 /// Only y and z are kept: y <- y + c (z - y) + gamma (beta (1 - c) - 1) d, and x is recovered as
 /// y + (1 - 1/beta)(z - y), by copy, guard or view; the model holds y always, there are no modes.
 /// "The Road Less Scheduled" (arXiv 2405.15682).
+///
+/// Above 300 lines: two optimizers share these steps, views and guards.
 #pragma once
 
 #include <cmath>

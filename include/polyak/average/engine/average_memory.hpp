@@ -6,6 +6,8 @@
 /// One or more averages of the parameters' layout in one block of slots, the newest values of the
 /// buffers (Role::copy), the count of calls. How an average moves is up to the classes derived
 /// from this: Average, EmaBank, RingOfBlocks.
+///
+/// Above 300 lines: each way of storing an average is bound in one place.
 #pragma once
 
 #include <array>

@@ -21,6 +21,8 @@
 ///
 /// Decays are not corrected for skipped calls unless said. `validate` throws std::invalid_argument
 /// for what is out of range, as Average does with them.
+///
+/// Above 300 lines: ten short weightings, to be compared side by side.
 #pragma once
 
 #include <cmath>

@@ -5,6 +5,8 @@
 /// This is the one place where Eigen enters the core. A pack of a dispatched level keeps its lanes
 /// in an array, which each operation loads and stores: so no vector crosses a call whose two sides
 /// were compiled for different instruction sets. Optimisers remove the round trips.
+///
+/// Above 300 lines: packs of all processors without intrinsics, each operation once.
 #pragma once
 
 #if defined(__CUDACC__)
