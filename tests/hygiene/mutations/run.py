@@ -24,13 +24,6 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from places import PLACES  # noqa: E402
 
-# What has another name in an older tree, or is not there at all.
-FORMER = {
-    "merge/linear_test.cpp": "core/average_n_test.cpp",
-    "core/sweep.hpp": "core/walk.hpp",
-    "core/sum.hpp": "core/average_n.hpp",
-}
-NEW = {"io/earlier_files_test.cpp"}
 SECONDS = 600  # a program that runs longer does not end: caught
 
 
@@ -59,28 +52,19 @@ class Tree:
             self.objects.append(str(result))
 
     def tests(self, names):
-        found = []
-        for name in names:
-            paths = [self.root / "tests" / one for one in (name, FORMER.get(name, name))]
-            there = [path for path in paths if path.exists()]
-            if there:
-                found.append(there[0])
-            elif name not in NEW:
-                raise FileNotFoundError(f"tests/{name} is not there")
-        return found
+        paths = [self.root / "tests" / name for name in names]
+        for path in paths:
+            if not path.exists():
+                raise FileNotFoundError(f"{path} is not there")
+        return paths
 
     def find(self, header, text):
-        """The header that has the text, once."""
-        for one in (header, FORMER.get(header, header)):
-            same_name = sorted(self.headers.rglob(pathlib.Path(one).name))
-            for path in [self.headers / one, *same_name]:
-                if path.exists() and path.read_text().count(text) == 1:
-                    return path
-        found = [path for path in self.headers.rglob("*.hpp") if text in path.read_text()]
-        if len(found) != 1 or found[0].read_text().count(text) != 1:
-            places = sum(path.read_text().count(text) for path in found)
-            raise LookupError(f"the text is in {places} places")
-        return found[0]
+        """The header, which must have the text once."""
+        path = self.headers / header
+        count = path.read_text().count(text)
+        if count != 1:
+            raise LookupError(f"the text is in {header} {count} times")
+        return path
 
     def try_tests(self, tests, include, program):
         """Why the tests fail, or nothing."""
