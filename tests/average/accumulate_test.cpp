@@ -84,6 +84,17 @@ TEST_CASE("Kahan keeps a float average within 1e-7 of double over 3 million nois
   }
 }
 
+TEST_CASE("a compensation holds all that a sum loses, also where the change is the larger part") {
+  Weights<float> weights(3);
+  weights.set(0x1p-30);
+  Ema<float> kahan(weights.params, {.decay = 0.5, .accumulate = Accumulate::kahan});
+  weights.set(1);
+  kahan.update(weights.params);
+  CHECK(first(kahan) == 0.5);
+  CHECK(kahan.slots().names()[1] == "compensation");
+  CHECK(kahan.slots().data(1)[0] == 0x1p-30F);
+}
+
 TEST_CASE("a constant input is reached, where a plain float average rests before it") {
   Weights<float> weights(3);
   const double decay = 1 - 1e-5 * shorter;

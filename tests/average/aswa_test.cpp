@@ -39,6 +39,26 @@ TEST_CASE("ASWA is the equal mean of an epoch, and goes into the model") {
   CHECK(average.averaged() == 7);
 }
 
+TEST_CASE("with reference_swap an epoch ends by an exchange, and the first iterate counts twice") {
+  double weight = 0;
+  Parameters<double> params;
+  params.add("w", &weight, {});
+  Aswa<double> average(params, {.reference_swap = true});
+  for (const double x : {3.0, 6.0, 12.0}) {
+    weight = x;
+    average.update(params);
+  }
+  CHECK(average.averaged() == 4);
+  const double mean = average.view()[0][0];
+  CHECK(mean == Approx((3 + 3 + 6 + 12) / 4.0).epsilon(1e-15));
+  average.end_epoch(params);
+  CHECK(weight == mean);
+  CHECK(average.view()[0][0] == 12);
+  Aswa<double> filtered(params, {.filter = AswaFilter::mean_norm, .reference_swap = true});
+  filtered.update(params);
+  CHECK(filtered.averaged() == 1);
+}
+
 TEST_CASE("NASWA takes iterates that are farther away than the mean of those it left") {
   double weight = 0;
   Parameters<double> params;

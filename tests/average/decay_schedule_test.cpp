@@ -115,6 +115,15 @@ TEST_CASE("decay schedules meet the averages that they contain") {
   CHECK(CosineDecayWeighting{.total_steps = 10}.gain(11) == 0);
 }
 
+TEST_CASE("an annealed gain falls to its minimum and stays there") {
+  const AnnealedWeighting annealed{.min_gain = 0.01, .gamma = 10};
+  CHECK(annealed.gain(1) == 1);
+  CHECK(annealed.gain(991) == Approx(10 / 1000.0).epsilon(1e-15));
+  CHECK(annealed.gain(992) == 0.01);
+  CHECK(annealed.gain(1'000'000) == 0.01);
+  CHECK(annealed.complement(1'000'000) == 0.99);
+}
+
 TEST_CASE("an average follows a schedule, and refuses a wrong one") {
   std::vector<double> weights{8};
   Parameters<double> params;

@@ -61,6 +61,25 @@ TEMPLATE_TEST_CASE("soft_update moves weights by tau, and copies buffers", "", f
   CHECK(target.tensor_bytes(0) == online.tensor_bytes(0));
 }
 
+TEST_CASE("soft_update takes lists whose memory touches, and refuses what they share") {
+  float memory[] = {1, 2, 3, 4, 5, 6};
+  const auto list = [&](std::size_t first) {
+    Parameters<float> params;
+    params.add("w", memory + first, {3});
+    return params;
+  };
+  soft_update(list(0), list(3), 0.5);
+  CHECK(memory[0] == 2.5F);
+  CHECK(memory[2] == 4.5F);
+  soft_update(list(3), list(0), 1);
+  CHECK(memory[3] == 2.5F);
+  CHECK(memory[5] == 4.5F);
+  for (const std::size_t first : {1U, 2U}) {
+    CHECK(refuses([&] { soft_update(list(0), list(first), 0.5); }, {"\"w\""}));
+    CHECK(refuses([&] { soft_update(list(first), list(0), 0.5); }, {"\"w\""}));
+  }
+}
+
 TEST_CASE("soft_update refuses what it cannot do, and changes nothing") {
   Model<float> online({5, 70}), target({5, 70}), other({5, 71});
   const auto before = target.bytes();

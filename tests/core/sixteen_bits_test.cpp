@@ -124,6 +124,15 @@ TEMPLATE_TEST_CASE("16-bit numbers survive the way to float and back", "", Eigen
   CHECK(wrong == std::vector<std::size_t>{});
 }
 
+TEST_CASE("a signalling half widens to a quiet NaN with its payload, as processors widen it") {
+  using polyak::detail::bits_of;
+  using polyak::detail::float_from_half;
+  CHECK(bits_of(float_from_half(0x7c01)) == 0x7fc02000U);
+  CHECK(bits_of(float_from_half(0xfdff)) == 0xffffe000U);
+  CHECK(bits_of(float_from_half(0x7e01)) == 0x7fc02000U);
+  CHECK(bits_of(float_from_half(0x7c00)) == 0x7f800000U);
+}
+
 TEMPLATE_TEST_CASE("floats round to 16 bits as Eigen rounds them", "", Eigen::half,
                    Eigen::bfloat16) {
   std::size_t wrong = 0;
