@@ -125,6 +125,18 @@ struct VariantsOf<std::variant<First, Others...>> {
   }
 };
 
+/// A variant that holds what `make()` returns, made in its place: a copy of fields that were just
+/// written would wait until they have reached the cache, for longer than a small loop takes.
+template <class Variant, class Make>
+[[nodiscard]] POLYAK_INLINE Variant variant_of(const Make& make) {
+  using Made = decltype(make());
+  struct InPlace {
+    const Make& make;
+    POLYAK_INLINE operator Made() const { return make(); }
+  };
+  return Variant(std::in_place_type<Made>, InPlace{make});
+}
+
 /// A variant that has another type in front.
 template <class First, class Rest>
 struct Prepended {

@@ -32,6 +32,14 @@
 #define POLYAK_INLINE __forceinline
 #endif
 
+/// Stands in a branch of a loop that is seldom taken: the compiler then jumps over it and does not
+/// compute both ways for every element.
+#if defined(__GNUC__)
+#define POLYAK_KEEP_BRANCH() __asm__ volatile("")
+#else
+#define POLYAK_KEEP_BRANCH() static_cast<void>(0)
+#endif
+
 namespace polyak {
 inline namespace v0 {
 

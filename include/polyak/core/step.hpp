@@ -10,7 +10,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <new>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -123,6 +123,24 @@ struct StepMethod {
   [[nodiscard]] bool checks() const { return nonfinite() != Nonfinite::propagate; }
 };
 
+/// Room for a bound law, which is made in it and not copied; see variant_of().
+template <class T>
+class Place {
+  static_assert(std::is_trivially_destructible_v<T>);
+
+ public:
+  template <class Make>
+  const T& hold(const Make& make) {
+    return *new (memory_) T(make());
+  }
+  [[nodiscard]] const T& operator*() const {
+    return *std::launder(reinterpret_cast<const T*>(memory_));
+  }
+
+ private:
+  alignas(T) std::byte memory_[sizeof(T)];
+};
+
 /// The bound laws of a step's methods, and the plan that sweeps them. Loops are shared by one
 /// optimizer and all averages, or by all averages.
 template <class P, class... M>
@@ -151,7 +169,7 @@ class StepLaws {
   using Bound = decltype(std::declval<const One&>().bind());
   template <class One>
   using Variants = VariantsOf<Bound<One>>;
-  using AllBound = Members<std::optional<Bound<M>>...>;
+  using AllBound = Members<Place<Bound<M>>...>;
 
   /// The methods of a shared loop, in order: all averages and optimizer number S.
   template <std::size_t S>
@@ -203,11 +221,10 @@ class StepLaws {
     single.offsets = method.slots().offsets();
     usual_[I] = false;
     if (!single.takes_part) return;
-    auto& bound = member<I>(bound_);
-    bound.emplace(method.bind());
-    usual_[I] = Variants<One>::index(*bound) == 0;
+    const auto& bound = member<I>(bound_).hold([&] { return method.bind(); });
+    usual_[I] = Variants<One>::index(bound) == 0;
     Variants<One>::visit(
-        *bound, [&]<std::size_t K>(std::integral_constant<std::size_t, K>, const auto& law) {
+        bound, [&]<std::size_t K>(std::integral_constant<std::size_t, K>, const auto& law) {
           single.loop = Sweep<P>::template loop<K == 0>(law);
         });
   }

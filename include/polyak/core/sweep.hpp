@@ -14,6 +14,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -66,7 +67,8 @@ struct GradientFactor {
       : scale(factor), limit(most), lower_limit(-most), clips(clipped) {}
   POLYAK_INLINE void apply(V& gradient) const {
     gradient = gradient * scale;
-    if (clips) {  // a NaN stays
+    if (clips) [[unlikely]] {
+      POLYAK_KEEP_BRANCH();  // a NaN stays
       gradient = select(limit < gradient, limit, gradient);
       gradient = select(gradient < lower_limit, lower_limit, gradient);
     }
@@ -310,6 +312,9 @@ template <class P, class... B>
 /// first find them in the cache.
 inline constexpr std::size_t swept_together = 8192;
 
+/// The end of a range that has no other.
+inline constexpr std::size_t all_elements = std::numeric_limits<std::size_t>::max();
+
 /// A range of elements, counted through the tensors that any method runs on.
 template <class P>
 void sweep_range(int level, const SweepPlan<Loop<P>>& plan, const TensorMemory* tensors,
@@ -427,15 +432,15 @@ struct Sweep<P> {
     const TensorMemory* const tensors = ParameterAccess<P>::memory(params);
     const std::size_t count = params.size();
     const int level = level_in_use();
+    if (executor.is_serial()) {
+      sweep_range<P>(level, plan, tensors, count, gradients, reading, 0, all_elements);
+      return;
+    }
     std::size_t elements = 0;
     for (std::size_t k = 0; k < count; ++k) {
       if (plan.methods_of(k, gradients != nullptr && gradients[k] != nullptr) != 0) {
         elements += tensors[k].size;
       }
-    }
-    if (executor.is_serial()) {
-      sweep_range<P>(level, plan, tensors, count, gradients, reading, 0, elements);
-      return;
     }
     const FloatMode::Word mode = FloatMode::get();
     executor(elements, [&](std::size_t begin, std::size_t end) {

@@ -234,10 +234,7 @@ class Elementwise : public MethodHooks<P> {
   }
   /// The training of a tensor begins anew.
   void forget_steps(std::size_t tensor) { tensor_steps_[tensor] = 0; }
-  [[nodiscard]] auto bind() const {
-    typename detail::BoundLaws<Laws, S>::type bound = alternative(laws_.front());
-    return bound;
-  }
+  [[nodiscard]] auto bind() const { return alternative(laws_.front()); }
 
   /// Lists every scalar and slot of the state once; see core/state.hpp.
   template <class Visitor>
@@ -329,7 +326,8 @@ class Elementwise : public MethodHooks<P> {
   [[nodiscard]] auto alternative(const std::variant<Law...>& law) const {
     return std::visit(
         [&](const auto& one) {
-          return typename detail::BoundLaws<std::variant<Law...>, S>::type(bound(one));
+          return detail::variant_of<typename detail::BoundLaws<std::variant<Law...>, S>::type>(
+              [&] { return bound(one); });
         },
         law);
   }

@@ -120,7 +120,9 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
   [[nodiscard]] bool resting() const { return gain_ == 0; }
   [[nodiscard]] Bound bind() const {
     if (this->storage() == 0 && gain_ != 1) {
-      return this->bind_plain(AverageLaw<T>{static_cast<T>(gain_)}, std::size_t{0});
+      return detail::variant_of<Bound>([this] {
+        return this->bind_plain(AverageLaw<T>{static_cast<T>(gain_)}, std::size_t{0});
+      });
     }
     return detail::widen_variant<Bound>(this->bind_stored(AverageOrCopy{gain_}, std::size_t{0}));
   }

@@ -116,19 +116,22 @@ struct ExponentialWeighting {
   [[nodiscard]] bool weighs_initial() const { return start == Start::params; }
   [[nodiscard]] double least_gain() const { return fall(update_every); }
   [[nodiscard]] double gain(std::int64_t t) const {
-    if (t % update_every != 0) return 0;
+    if (rests(t)) return 0;
     if (t == update_every && start != Start::params) return 1;
     const double gain = fall(update_every);
     return start == Start::zero_debiased ? gain / fall(t) : gain;
   }
   [[nodiscard]] double complement(std::int64_t t) const {
-    if (t % update_every != 0) return 1;
+    if (rests(t)) return 1;
     if (t == update_every && start != Start::params) return 0;
     const double kept = std::pow(decay, static_cast<double>(update_every));
     return start == Start::zero_debiased ? kept * fall(t - update_every) / fall(t) : kept;
   }
 
  private:
+  [[nodiscard]] bool rests(std::int64_t t) const {
+    return update_every != 1 && t % update_every != 0;  // a division takes longer than a small loop
+  }
   /// 1 - b^n, without cancellation for b close to 1.
   [[nodiscard]] double fall(std::int64_t n) const {
     if (n == 1) return 1 - decay;  // exact for b >= 1/2

@@ -102,10 +102,14 @@ void run_at(int level, const Kernel& kernel) {
 }
 
 /// The same for loops that are used too rarely to be compiled for every level: v3 serves for v4
-/// too, to the same bits.
+/// too, to the same bits. Not so in programs that are compiled for AVX-512 as a whole: there g++
+/// takes the registers of v3 apart, number by number, and the loop is ten times slower.
 template <class Kernel>
 void run_rarely_at(int level, const Kernel& kernel) {
 #if POLYAK_X86_LEVELS
+#if defined(__AVX512F__)
+  if (level == 4) return enter_v4(kernel);
+#endif
   if (level >= 3) return enter_v3(kernel);
   enter_lowest<Baseline>(kernel);
 #else
