@@ -127,7 +127,7 @@ PLACES = [
      "const std::size_t low = (from + 1) / slot_granule * slot_granule;", ["core/executor_test.cpp"]),
     ("range_of_second_tensor", "core/stream_plan.hpp",
      "const std::size_t from = begin <= start ? 0 : begin - start;",
-     "const std::size_t from = begin <= start ? 0 : begin;", ["core/executor_test.cpp"]),
+     "const std::size_t from = begin <= start ? 0 : begin;", ["merge/linear_test.cpp"]),
     ("pool_share_twice", "core/executors/thread_pool.hpp",
      "share_begin(elements_, shares_, k), share_begin(elements_, shares_, k + 1)",
      "share_begin(elements_, shares_, k), share_begin(elements_, shares_, k + 2)", ["core/executor_test.cpp"]),
