@@ -24,7 +24,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from places import PLACES  # noqa: E402
 
-SECONDS = 600  # a program that runs longer does not end: caught
+SECONDS = 180  # a program that runs longer does not end: caught
 
 
 class Tree:
