@@ -32,8 +32,6 @@ namespace detail {
 using BoundAdamW = BoundLaw<AdamWLaw<float>, float>;
 using BoundSgd = BoundLaw<SgdLaw<float, false>, float>;
 using BoundAverage = BoundLaw<AverageLaw<float>, float>;
-template <class... B>
-using pointers_t = Members<const B*...>;
 
 }  // namespace detail
 }  // namespace v0
@@ -41,13 +39,13 @@ using pointers_t = Members<const B*...>;
 
 /// The loop of one law over lists of P, and of several laws that share a pass. EXTERN is `extern`
 /// in a declaration and empty in a definition.
-#define POLYAK_LOOP(EXTERN, USUAL, P, ...)                                    \
-  EXTERN template ::polyak::detail::Loop<P>                                   \
-  polyak::detail::loop_of<USUAL, P, ::polyak::detail::BoundLaw<__VA_ARGS__>>( \
-      const ::polyak::detail::BoundLaw<__VA_ARGS__>&);
-#define POLYAK_SHARED_LOOP(EXTERN, P, ...)                                           \
-  EXTERN template ::polyak::detail::Loop<P> polyak::detail::loop_of<P, __VA_ARGS__>( \
-      const ::polyak::detail::pointers_t<__VA_ARGS__>&);
+#define POLYAK_LOOP(EXTERN, USUAL, P, ...)                                      \
+  EXTERN template void                                                          \
+  polyak::detail::sweep_one<USUAL, P, ::polyak::detail::BoundLaw<__VA_ARGS__>>( \
+      int, const void*, const ::polyak::detail::SweepRange<P>&);
+#define POLYAK_SHARED_LOOP(EXTERN, P, ...)                             \
+  EXTERN template void polyak::detail::sweep_together<P, __VA_ARGS__>( \
+      int, const void*, const ::polyak::detail::SweepRange<P>&);
 /// A law that averages of float store in three ways, float64 among them.
 #define POLYAK_STORED_LOOPS(EXTERN, P, LAW)                                           \
   POLYAK_LOOP(EXTERN, false, P, ::polyak::LAW<float>, float)                          \
@@ -81,10 +79,12 @@ using pointers_t = Members<const B*...>;
   EXTERN template class polyak::AverageOf<::polyak::METHOD<P, float>, P, ::polyak::WEIGHTING, \
                                           float>;                                             \
   EXTERN template class polyak::METHOD<P, float>;                                             \
+  EXTERN template struct polyak::detail::TableOf<P, ::polyak::METHOD<P, float>>;              \
   EXTERN template void polyak::validate(const ::polyak::METHOD##Options&);
 #define POLYAK_OPTIMIZER(EXTERN, P, METHOD, RULE)                                                  \
   EXTERN template class polyak::Elementwise<::polyak::METHOD<P, float>, ::polyak::RULE, P, float>; \
-  EXTERN template class polyak::METHOD<P, float>;
+  EXTERN template class polyak::METHOD<P, float>;                                                  \
+  EXTERN template struct polyak::detail::TableOf<P, ::polyak::METHOD<P, float>>;
 #define POLYAK_CLASSES(EXTERN, P)                          \
   POLYAK_OPTIMIZER(EXTERN, P, AdamW, AdamFamilyRule<true>) \
   POLYAK_OPTIMIZER(EXTERN, P, Sgd, SgdRule)                \

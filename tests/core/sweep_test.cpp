@@ -78,11 +78,12 @@ struct Methods {
         {{moments.offsets(), takes(0), true, loop_of<true, P>(trains)},
          {averages.offsets(), takes(1), false, loop_of<false, P>(follows)},
          {third.offsets(), takes(2), false, loop_of<false, P>(exchanges)}}};
-    const polyak::detail::Members<const Trains*, const Averages*, const Third*> three{
-        {{&trains}, {&follows}, {&exchanges}}};
-    const polyak::detail::Members<const Averages*, const Third*> two{{{&follows}, {&exchanges}}};
+    using polyak::detail::sweep_together;
+    const void* const three[] = {&trains, &follows, &exchanges};
+    const void* const two[] = {&follows, &exchanges};
     const std::array<typename Plan::Shared, 2> together{
-        {{7, shared, loop_of<P>(three)}, {6, shared, loop_of<P>(two)}}};
+        {{7, shared, {sweep_together<P, Trains, Averages, Third>, three}},
+         {6, shared, {sweep_together<P, Averages, Third>, two}}}};
     const Plan plan{singles.data(), singles.size(), together.data(), together.size()};
     for (const auto& [begin, end] : pieces) {
       polyak::detail::sweep_range<P>(level, plan, polyak::ParameterAccess<P>::memory(model.params),

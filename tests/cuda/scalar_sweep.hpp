@@ -53,13 +53,11 @@ struct Sweep<P> {
             &bound};
   }
   template <class... B>
-  [[nodiscard]] static Loop shared_loop(const Members<const B*...>& bound) {
-    return {[](const void* all, const TensorMemory& memory, const P* gradient,
-               const GradientReading& reading, std::size_t k) {
-              elements(memory, gradient, reading, k,
-                       *static_cast<const Members<const B*...>*>(all));
-            },
-            &bound};
+  [[nodiscard]] static constexpr Loop shared_loop() {
+    return {[](const void* bound, const TensorMemory& memory, const P* gradient,
+               const GradientReading& reading,
+               std::size_t k) { elements(memory, gradient, reading, k, members_at<B...>(bound)); },
+            nullptr};
   }
   static void over(const ExecutorRef&, const Parameters<P>& params, const P* const* gradients,
                    const GradientReading& reading, const Plan& plan) {

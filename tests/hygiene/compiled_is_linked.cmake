@@ -10,7 +10,7 @@ function(defined result)
 endfunction()
 
 # The fused loop of SGD and two averages, which use_files.cpp steps; a function of files; JSON.
-set(names "loop_of<float, .*SgdLaw.*AverageLaw.*AverageLaw" "detail::save_record\\(" "nlohmann")
+set(names "sweep_together<float, .*SgdLaw.*AverageLaw.*AverageLaw" "detail::save_record\\(" "nlohmann")
 defined(own ${OBJECTS})
 defined(all ${PROGRAM})
 foreach(name IN LISTS names)

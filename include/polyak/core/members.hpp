@@ -36,6 +36,16 @@ POLYAK_INLINE constexpr const T& member(const Member<I, T>& members) {
   return members.value;
 }
 
+/// Pointers that lie in an array without their types.
+template <class... T>
+[[nodiscard]] POLYAK_INLINE Members<const T*...> members_at(const void* array) {
+  const auto* const all = static_cast<const void* const*>(array);
+  return [&]<std::size_t... I>(std::index_sequence<I...>) {
+    return Members<const T*...>{{{static_cast<const T*>(all[I])}...}};
+  }
+  (std::index_sequence_for<T...>{});
+}
+
 /// Calls use(value) with each of them.
 template <class... T, class Use>
 void each_member(const Members<T...>& members, Use use) {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/require.hpp>
@@ -90,7 +91,7 @@ concept Method = requires(M& method, const M& constant, const ExecutorRef& execu
   {method.advance(params, gradients)};  // the clock moves on by one step, and the laws with it
   {method.skip()};                      // instead of advance
   { constant.resting() } -> std::same_as<bool>;  // does nothing in this step
-  {constant.bind()};
+  requires !std::is_void_v<decltype(constant.bind())>;
   {method.finish(executor, params)};
 };
 

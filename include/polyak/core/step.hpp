@@ -7,9 +7,11 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <span>
 #include <string>
@@ -43,6 +45,7 @@ concept ExecutorOf = (Executor<E> && !on_device<P>) ||
 template <class M, class P>
 concept MethodOf = Method<M> && std::same_as<typename M::Parameter, P>;
 
+/// Refuses a method that cannot take part in a step or update of `params`.
 template <class M, class P>
 void check_method(const M& method, const Parameters<P>& params) {
   require_same(params.layout(), method.slots().layout(), "the parameters and those of the method");
@@ -51,210 +54,208 @@ void check_method(const M& method, const Parameters<P>& params) {
   }
 }
 
-template <class... M>
-void check_distinct(const M&... methods) {
-  const std::array<const void*, sizeof...(M)> addresses{static_cast<const void*>(&methods)...};
-  for (std::size_t i = 0; i < addresses.size(); ++i) {
-    for (std::size_t j = 0; j < i; ++j) {
-      if (addresses[i] == addresses[j]) {
-        refuse_value("polyak: the same method is given twice to one step or update");
-      }
-    }
-  }
-}
+/// Bytes of stack that the bound laws of one method may take in a step.
+inline constexpr std::size_t most_bound_bytes = 1024;
 
-/// Refuses optimizers that own a tensor both.
-inline void check_owners(const Layout& layout, std::span<const std::size_t* const> offsets) {
-  for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
-    int owners = 0;
-    for (const std::size_t* const slots : offsets) owners += slots[k] != Slots<float>::absent;
-    if (owners > 1) {
-      refuse_value("polyak: two optimizers of this step own tensor \"" + layout.tensors[k].name +
-                   "\"; give them selections that have no tensor in common");
-    }
-  }
-}
+/// The facts of a method that hold for a whole step.
+struct MethodFacts {
+  const std::shared_ptr<const Layout>* layout;
+  const std::size_t* offsets;  ///< of the tensors in the method's slots
+  bool lent;                   ///< its average is swapped in
+  bool reads_weights;
+  Nonfinite nonfinite;
+};
+
+/// Whether M has the hook of MethodHooks that does nothing.
+template <class P, class M>
+inline constexpr bool prepares = !requires {
+  requires std::same_as<decltype(&M::prepare), decltype(&MethodHooks<P>::prepare)>;
+};
+template <class P, class M>
+inline constexpr bool finishes = !requires {
+  requires std::same_as<decltype(&M::finish), decltype(&MethodHooks<P>::finish)>;
+};
 
 /// The functions of a method that the driver calls, without its type.
 template <class P>
 struct MethodTable {
   using Gradient = const element_t<P>* const*;
+  using Single = typename Sweep<P>::Plan::Single;
   bool trains;
   bool writes_weights;  ///< optimizers do
-  Nonfinite (*nonfinite)(const void*);
-  bool (*reads_weights)(const void*);
-  const std::size_t* (*offsets)(const void*);  ///< of the tensors in the method's slots
-  void (*prepare)(void*, const ExecutorRef&, const Parameters<P>&, Gradient);
-  void (*advance)(void*, const Parameters<P>&, Gradient);
-  void (*finish)(void*, const ExecutorRef&, const Parameters<P>&);
+  MethodFacts (*facts)(const void*);
+  void (*prepare)(void*, const ExecutorRef&, const Parameters<P>&, Gradient);  ///< may be null
+  /// Advances the method's clock and binds its law in `memory`, unless the method rests. Returns
+  /// whether the law is the usual one, which shares loops.
+  bool (*start)(void*, const Parameters<P>&, Gradient, void* memory, Single&);
+  void (*finish)(void*, const ExecutorRef&, const Parameters<P>&);  ///< may be null
   void (*skip)(void*);
   typename Sweep<P>::Hooks hooks;  ///< of the memory that the list lies in
 
   template <class M>
   static constexpr MethodTable of() {
-    return {M::trains,
-            M::trains || M::writes_weights,
-            [](const void* m) { return static_cast<const M*>(m)->nonfinite(); },
-            [](const void* m) { return static_cast<const M*>(m)->reads_weights(); },
-            [](const void* m) { return static_cast<const M*>(m)->slots().offsets(); },
-            [](void* m, const ExecutorRef& executor, const Parameters<P>& params, Gradient g) {
-              static_cast<M*>(m)->prepare(executor, params, g);
-            },
-            [](void* m, const Parameters<P>& params, Gradient g) {
-              static_cast<M*>(m)->advance(params, g);
-            },
-            [](void* m, const ExecutorRef& executor, const Parameters<P>& params) {
-              static_cast<M*>(m)->finish(executor, params);
-            },
-            [](void* m) { static_cast<M*>(m)->skip(); },
-            Sweep<P>::Hooks::template of<M>()};
+    MethodTable table{M::trains,
+                      M::trains || M::writes_weights,
+                      facts_of<M>,
+                      nullptr,
+                      start_of<M>,
+                      nullptr,
+                      [](void* m) { static_cast<M*>(m)->skip(); },
+                      Sweep<P>::Hooks::template of<M>()};
+    if constexpr (prepares<P, M>) {
+      table.prepare = [](void* m, const ExecutorRef& executor, const Parameters<P>& params,
+                         Gradient g) { static_cast<M*>(m)->prepare(executor, params, g); };
+    }
+    if constexpr (finishes<P, M>) {
+      table.finish = [](void* m, const ExecutorRef& executor, const Parameters<P>& params) {
+        static_cast<M*>(m)->finish(executor, params);
+      };
+    }
+    return table;
+  }
+
+ private:
+  template <class M>
+  static MethodFacts facts_of(const void* object) {
+    const M& method = *static_cast<const M*>(object);
+    const auto& slots = method.slots();
+    return {&slots.layout(), slots.offsets(), slots.lent(), method.reads_weights(),
+            method.nonfinite()};
+  }
+  template <class M>
+  static bool start_of(void* object, const Parameters<P>& params, Gradient gradients, void* memory,
+                       Single& single) {
+    M& method = *static_cast<M*>(object);
+    method.advance(params, gradients);
+    single.takes_part = !method.resting();
+    if (!single.takes_part) return false;
+    using Bound = decltype(std::as_const(method).bind());
+    static_assert(sizeof(Bound) <= most_bound_bytes && alignof(Bound) <= cache_line,
+                  "polyak: the bound laws of a method take more than 1024 bytes");
+    static_assert(std::is_trivially_destructible_v<Bound>);
+    const Bound& bound = *new (memory) Bound(std::as_const(method).bind());  // made in its place
+    VariantsOf<Bound>::visit(
+        bound, [&]<std::size_t K>(std::integral_constant<std::size_t, K>, const auto& law) {
+          single.loop = Sweep<P>::template loop<K == 0>(law);
+        });
+    return VariantsOf<Bound>::index(bound) == 0;
   }
 };
+/// The table of a method. Not constexpr, so that programs may link it.
 template <class P, class M>
-inline constexpr MethodTable<P> method_table = MethodTable<P>::template of<M>();
+struct TableOf {
+  static const MethodTable<P> table;
+};
+template <class P, class M>
+const MethodTable<P> TableOf<P, M>::table = MethodTable<P>::template of<M>();
 
 /// A method of a step.
 template <class P>
 struct StepMethod {
   void* object;
   const MethodTable<P>* table;
+  MethodFacts facts{};
+  bool usual = false;  ///< its law of this step is its usual one
 
-  [[nodiscard]] Nonfinite nonfinite() const { return table->nonfinite(object); }
-  [[nodiscard]] bool checks() const { return nonfinite() != Nonfinite::propagate; }
+  [[nodiscard]] bool checks() const { return facts.nonfinite != Nonfinite::propagate; }
 };
 
-/// Room for a bound law, which is made in it and not copied; see variant_of().
-template <class T>
-class Place {
-  static_assert(std::is_trivially_destructible_v<T>);
-
- public:
-  template <class Make>
-  const T& hold(const Make& make) {
-    return *new (memory_) T(make());
-  }
-  [[nodiscard]] const T& operator*() const {
-    return *std::launder(reinterpret_cast<const T*>(memory_));
-  }
-
- private:
-  alignas(T) std::byte memory_[sizeof(T)];
-};
-
-/// The bound laws of a step's methods, and the plan that sweeps them. Loops are shared by one
-/// optimizer and all averages, or by all averages.
-template <class P, class... M>
-class StepLaws {
- public:
+/// The methods of a step and the memory of their laws, without their types.
+template <class P>
+struct StepParts {
   using Plan = typename Sweep<P>::Plan;
-  explicit StepLaws(const M&... methods) : methods_{{{&methods}...}} {}
+  std::span<StepMethod<P>> methods;
+  typename Plan::Single* singles;           ///< of each method
+  std::span<typename Plan::Shared> shared;  ///< loops
+  const void** usual;                       ///< the laws of each shared loop, a row each
+  std::byte (*bound)[most_bound_bytes];     ///< the laws of each method
+};
 
-  /// Binds the laws of the methods in `chosen`, as the clocks stand now.
-  const Plan& bind(std::uint64_t chosen) {
-    bind(chosen, std::index_sequence_for<M...>{});
-    return plan_;
-  }
-
- private:
+/// The loops that the usual laws of some methods share: one optimizer and all averages, or all
+/// averages.
+template <class P, class... M>
+class SharedLoops {
+  using Shared = typename Sweep<P>::Plan::Shared;
   static constexpr std::size_t count = sizeof...(M);
   static constexpr std::size_t optimizers = (std::size_t{0} + ... + (M::trains ? 1 : 0));
   static constexpr std::array<bool, count> trains{M::trains...};
-  /// Shared loops are numbered by their optimizer.
-  static constexpr std::size_t shared_count = count == optimizers ? 0
-                                              : optimizers > 0    ? optimizers
-                                              : count > 1         ? 1
-                                                                  : 0;
 
-  template <class One>
-  using Bound = decltype(std::declval<const One&>().bind());
-  template <class One>
-  using Variants = VariantsOf<Bound<One>>;
-  using AllBound = Members<Place<Bound<M>>...>;
-
-  /// The methods of a shared loop, in order: all averages and optimizer number S.
+  /// Methods in order: all averages and optimizer number S.
   template <std::size_t S>
-  struct Shared {
-    static constexpr std::size_t size = count - optimizers + (optimizers > 0 ? 1 : 0);
-    static constexpr std::array<std::size_t, size> members = [] {
-      std::array<std::size_t, size> list{};
-      std::size_t place = 0, optimizer = 0;
-      for (std::size_t i = 0; i < count; ++i) {
-        if (trains[i] && optimizer++ != S) continue;
-        list[place++] = i;
-      }
-      return list;
-    }();
-    template <std::size_t... J>
-    static auto pointers(const AllBound& bound, std::index_sequence<J...>) {
-      return pointers_to(
-          VariantsOf<std::remove_cvref_t<decltype(*member<members[J]>(bound))>>::usual(
-              *member<members[J]>(bound))...);
+  static constexpr std::size_t size = count - optimizers + (optimizers > 0 ? 1 : 0);
+  template <std::size_t S>
+  static constexpr std::array<std::size_t, size<S>> members = [] {
+    std::array<std::size_t, size<S>> list{};
+    std::size_t place = 0, optimizer = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (trains[i] && optimizer++ != S) continue;
+      list[place++] = i;
     }
-    template <class... B>
-    static Members<const B*...> pointers_to(const B&... bound) {
-      return {{{&bound}...}};
-    }
-    using Pointers =
-        decltype(pointers(std::declval<const AllBound&>(), std::make_index_sequence<size>{}));
-  };
-  template <class Numbers>
-  struct AllShared;
-  template <std::size_t... S>
-  struct AllShared<std::index_sequence<S...>> {
-    using type = Members<typename Shared<S>::Pointers...>;
-  };
-
-  template <std::size_t... I>
-  void bind(std::uint64_t chosen, std::index_sequence<I...>) {
-    (bind_one<I>(chosen), ...);
-    bind_shared(std::make_index_sequence<shared_count>{});
-    plan_ = Plan{singles_.data(), count, shared_.data(), shared_count};
-  }
-
+    return list;
+  }();
+  template <class One>
+  using UsualOf = typename VariantsOf<decltype(std::declval<const One&>().bind())>::Usual;
+  template <std::size_t I, class T>
+  static std::type_identity<T> type_of(const Member<I, std::type_identity<T>>*);
   template <std::size_t I>
-  void bind_one(std::uint64_t chosen) {
-    const auto& method = *member<I>(methods_);
-    using One = std::remove_cvref_t<decltype(method)>;
-    auto& single = singles_[I];
-    single.takes_part = (chosen >> I & 1) != 0 && !method.resting();
-    single.needs_gradient = One::trains;
-    single.offsets = method.slots().offsets();
-    usual_[I] = false;
-    if (!single.takes_part) return;
-    const auto& bound = member<I>(bound_).hold([&] { return method.bind(); });
-    usual_[I] = Variants<One>::index(bound) == 0;
-    Variants<One>::visit(
-        bound, [&]<std::size_t K>(std::integral_constant<std::size_t, K>, const auto& law) {
-          single.loop = Sweep<P>::template loop<K == 0>(law);
-        });
-  }
+  using Usual = typename decltype(type_of<I>(
+      static_cast<Members<std::type_identity<UsualOf<M>>...>*>(nullptr)))::type;
 
+  template <std::size_t S, std::size_t... J>
+  static constexpr Shared loop(std::index_sequence<J...>) {
+    return {((std::uint64_t{1} << members<S>[J]) | ...), false,
+            Sweep<P>::template shared_loop<Usual<members<S>[J]>...>()};
+  }
   template <std::size_t... S>
-  void bind_shared(std::index_sequence<S...>) {
-    (bind_shared<S>(), ...);
-  }
-  template <std::size_t S>
-  void bind_shared() {
-    auto& shared = shared_[S];
-    shared.methods = 0;
-    shared.usable = true;
-    for (const std::size_t i : Shared<S>::members) {
-      shared.methods |= std::uint64_t{1} << i;
-      shared.usable = shared.usable && usual_[i];
-    }
-    if (!shared.usable) return;
-    member<S>(pointers_) = Shared<S>::pointers(bound_, std::make_index_sequence<Shared<S>::size>{});
-    shared.loop = Sweep<P>::shared_loop(member<S>(pointers_));
+  static constexpr auto loops(std::index_sequence<S...>) {
+    return std::array<Shared, sizeof...(S)>{loop<S>(std::make_index_sequence<size<S>>{})...};
   }
 
-  Members<const M*...> methods_;
-  AllBound bound_;
-  std::array<bool, count> usual_{};
-  typename AllShared<std::make_index_sequence<shared_count>>::type pointers_;
-  std::array<typename Plan::Single, count> singles_{};
-  std::array<typename Plan::Shared, shared_count == 0 ? 1 : shared_count> shared_{};
-  Plan plan_{};
+ public:
+  static constexpr std::size_t loop_count = count == optimizers ? 0
+                                            : optimizers > 0    ? optimizers
+                                            : count > 1         ? 1
+                                                                : 0;
+  static constexpr std::array<Shared, loop_count> all =
+      loops(std::make_index_sequence<loop_count>{});
 };
+
+/// The memory of a step's parts. Most of it is left as it was.
+template <class P, class... M>
+class StepMemory {
+  using Shared = SharedLoops<P, M...>;
+  using Plan = typename Sweep<P>::Plan;
+  static constexpr std::size_t count = sizeof...(M);
+
+ public:
+  explicit StepMemory(M&... methods)
+      : methods_{StepMethod<P>{&methods, &TableOf<P, M>::table}...}, shared_(Shared::all) {}
+  [[nodiscard]] StepParts<P> parts() {
+    return {methods_, singles_.data(), shared_, usual_.data(), bound_};
+  }
+
+ private:
+  std::array<StepMethod<P>, count> methods_;
+  std::array<typename Plan::Single, count> singles_;
+  std::array<typename Plan::Shared, Shared::loop_count> shared_;
+  std::array<const void*, Shared::loop_count * count> usual_;
+  alignas(cache_line) std::byte bound_[count][most_bound_bytes];
+};
+
+/// Refuses optimizers that own a tensor both.
+template <class P>
+void check_owners(const Layout& layout, std::span<const StepMethod<P>> methods) {
+  for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+    int owners = 0;
+    for (const auto& m : methods) {
+      owners += m.table->trains && m.facts.offsets[k] != Slots<float>::absent;
+    }
+    if (owners > 1) {
+      refuse_value("polyak: two optimizers of this step own tensor \"" + layout.tensors[k].name +
+                   "\"; give them selections that have no tensor in common");
+    }
+  }
+}
 
 /// One call of step() or update(): who is checked, who waits for whom, and who is skipped. Knows
 /// nothing of the methods' types.
@@ -263,25 +264,21 @@ class StepDriver {
  public:
   using Plan = typename Sweep<P>::Plan;
   using Chosen = std::uint64_t;  ///< a bit for each method
-  /// Binds the laws of the chosen methods.
-  struct Binder {
-    void* laws;
-    const Plan& (*bind)(void* laws, Chosen chosen);
-  };
 
   StepDriver(const ExecutorRef& executor, const Parameters<P>& params,
              const element_t<P>* const* gradients, const GradientReading& reading,
-             std::span<const StepMethod<P>> methods, Binder binder)
+             const StepParts<P>& parts)
       : executor_(executor),
         params_(params),
         gradients_(gradients),
         reading_(reading),
-        methods_(methods),
-        binder_(binder) {}
+        methods_(parts.methods),
+        parts_(parts) {}
 
   /// False where Nonfinite::skip_step skipped a method.
   bool run() {
-    const Chosen all = all_of([](const auto&) { return true; });
+    check();
+    const Chosen all = everything();
     if (all_of([](const auto& m) { return m.checks(); }) == 0 && waiting(all) == 0) [[likely]] {
       advance(all);
       return true;
@@ -289,21 +286,22 @@ class StepDriver {
     return run_checked(all);
   }
 
+  /// Refuses methods that cannot make this step, before anything changes.
+  void check();
+
   /// One step of the chosen methods.
   void advance(Chosen chosen) {
     prepare(chosen);
     advance_prepared(chosen);
   }
   void prepare(Chosen chosen) {
-    each(chosen,
-         [&](const auto& m) { m.table->prepare(m.object, executor_, params_, gradients_); });
+    each(chosen, [&](const auto& m) {
+      if (m.table->prepare != nullptr) m.table->prepare(m.object, executor_, params_, gradients_);
+    });
   }
-  void advance_prepared(Chosen chosen) {
-    each(chosen, [&](const auto& m) { m.table->advance(m.object, params_, gradients_); });
-    Sweep<P>::over(executor_, params_, gradients_, reading_, binder_.bind(binder_.laws, chosen));
-    each(chosen, [&](const auto& m) { m.table->finish(m.object, executor_, params_); });
-  }
+  void advance_prepared(Chosen chosen);
 
+  [[nodiscard]] Chosen everything() const { return ~Chosen{0} >> (64 - methods_.size()); }
   /// The methods that `test` holds for.
   template <class Test>
   [[nodiscard]] Chosen all_of(Test test) const {
@@ -315,7 +313,7 @@ class StepDriver {
   }
   [[nodiscard]] Chosen those_that(Nonfinite policy, bool train) const {
     return all_of(
-        [&](const auto& m) { return m.table->trains == train && m.nonfinite() == policy; });
+        [&](const auto& m) { return m.table->trains == train && m.facts.nonfinite == policy; });
   }
 
   /// The methods, of those given, that must see the weights as methods before them leave them:
@@ -330,7 +328,7 @@ class StepDriver {
       const StepMethod<P>& m = methods_[i];
       const bool writes = m.table->writes_weights;
       const bool waits = written_late || (found != 0 && writes) ||
-                         (written && m.table->reads_weights(m.object)) ||
+                         (written && m.facts.reads_weights) ||
                          (trained && !m.table->trains && m.checks());
       found |= Chosen{waits} << i;
       trained = trained || m.table->trains;
@@ -365,7 +363,7 @@ class StepDriver {
   template <class Test>
   [[nodiscard]] bool kept(std::size_t tensor, Test test) const {
     for (const StepMethod<P>& m : methods_) {
-      if (test(m) && m.table->offsets(m.object)[tensor] != Slots<float>::absent) return true;
+      if (test(m) && m.facts.offsets[tensor] != Slots<float>::absent) return true;
     }
     return false;
   }
@@ -393,8 +391,7 @@ class StepDriver {
     }
     // A method may refuse the step in prepare(). All are asked before anything changes, but for
     // those that must see the weights as the others leave them.
-    const Chosen reading =
-        later & all_of([](const auto& m) { return m.table->reads_weights(m.object); });
+    const Chosen reading = later & all_of([](const auto& m) { return m.facts.reads_weights; });
     prepare(all & ~reading & ~skipped);
     skip(skipped);
     advance_prepared(now & ~skipped);
@@ -425,16 +422,57 @@ class StepDriver {
   const Parameters<P>& params_;
   const element_t<P>* const* gradients_;
   GradientReading reading_;
-  std::span<const StepMethod<P>> methods_;
-  Binder binder_;
+  std::span<StepMethod<P>> methods_;
+  StepParts<P> parts_;
 };
 
-/// The bind() of a step's laws, without their types.
-template <class P, class... M>
-[[nodiscard]] typename StepDriver<P>::Binder binder_of(StepLaws<P, M...>& laws) {
-  return {&laws, [](void* object, std::uint64_t chosen) -> const typename Sweep<P>::Plan& {
-            return static_cast<StepLaws<P, M...>*>(object)->bind(chosen);
-          }};
+template <class P>
+void StepDriver<P>::check() {
+  std::size_t optimizers = 0;
+  for (std::size_t i = 0; i < methods_.size(); ++i) {
+    StepMethod<P>& method = methods_[i];
+    method.facts = method.table->facts(method.object);
+    require_same(params_.layout(), *method.facts.layout, "the parameters and those of the method");
+    if (method.facts.lent) {
+      refuse_order("polyak: step or update of a method whose average is swapped in");
+    }
+    for (std::size_t j = 0; j < i; ++j) {
+      if (methods_[j].object != method.object) continue;
+      refuse_value("polyak: the same method is given twice to one step or update");
+    }
+    optimizers += method.table->trains ? 1 : 0;
+  }
+  if (optimizers > 1) check_owners<P>(*params_.layout(), methods_);
+}
+
+template <class P>
+void StepDriver<P>::advance_prepared(Chosen chosen) {
+  Chosen usual = 0;
+  for (std::size_t i = 0; i < methods_.size(); ++i) {
+    const StepMethod<P>& m = methods_[i];
+    auto& single = parts_.singles[i];
+    single.takes_part = false;
+    if ((chosen >> i & 1) == 0) continue;
+    single.needs_gradient = m.table->trains;
+    single.offsets = m.facts.offsets;
+    if (m.table->start(m.object, params_, gradients_, parts_.bound[i], single)) {
+      usual |= Chosen{1} << i;
+    }
+  }
+  const void** laws = parts_.usual;
+  for (auto& shared : parts_.shared) {
+    shared.usable = (shared.methods & ~usual) == 0;
+    shared.loop.bound = laws;
+    if (!shared.usable) continue;
+    for (Chosen rest = shared.methods; rest != 0; rest &= rest - 1) {
+      *laws++ = parts_.singles[std::countr_zero(rest)].loop.bound;
+    }
+  }
+  Sweep<P>::over(executor_, params_, gradients_, reading_,
+                 Plan{parts_.singles, methods_.size(), parts_.shared.data(), parts_.shared.size()});
+  each(chosen, [&](const auto& m) {
+    if (m.table->finish != nullptr) m.table->finish(m.object, executor_, params_);
+  });
 }
 
 template <class P>
@@ -459,23 +497,11 @@ bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradient
   static_assert(sizeof...(M) <= Sweep<P>::Plan::most_methods);
   check_lists(params, gradients);
   Sweep<P>::check(executor, params);
-  if constexpr (sizeof...(M) > 1) check_distinct(methods...);
-  (check_method(methods, params), ...);
-  if constexpr ((std::size_t{0} + ... + (M::trains ? 1 : 0)) > 1) {
-    std::array<const std::size_t*, sizeof...(M)> offsets{};
-    std::size_t optimizers = 0;
-    ((M::trains ? static_cast<void>(offsets[optimizers++] = methods.slots().offsets())
-                : static_cast<void>(0)),
-     ...);
-    check_owners(*params.layout(), std::span(offsets.data(), optimizers));
-  }
-  StepLaws<P, M...> laws(methods...);
-  const std::array<StepMethod<P>, sizeof...(M)> list{
-      StepMethod<P>{&methods, &method_table<P, M>}...};
+  StepMemory<P, M...> memory(methods...);
   const ExecutorRef any(executor);
   using Driver = typename Sweep<P>::template Driver<StepDriver<P>>;
   return Driver(any, params, gradients == nullptr ? nullptr : gradients->data(),
-                reading_of(gradients), list, binder_of(laws))
+                reading_of(gradients), memory.parts())
       .run();
 }
 

@@ -281,29 +281,28 @@ struct Loop {
   const void* bound = nullptr;
 };
 
-/// The loop of one law. Laws that are rarely used do without v4, unless their numbers have 16 bits,
-/// whose conversions are twice as fast there.
+/// The loop of one law, of type B. Laws that are rarely used do without v4, unless their numbers
+/// have 16 bits, whose conversions are twice as fast there.
+template <bool Usual, class P, class B>
+void sweep_one(int level, const void* bound, const SweepRange<P>& range) {
+  const Members<const B*> all{{{static_cast<const B*>(bound)}}};
+  const SweepKernel<P, B> kernel{range, all};
+  if constexpr (Usual || scalar_bytes<typename B::State> == 2) {
+    run_at(level, kernel);
+  } else {
+    run_rarely_at(level, kernel);
+  }
+}
 template <bool Usual, class P, class B>
 [[nodiscard]] Loop<P> loop_of(const B& bound) {
-  return {[](int level, const void* one, const SweepRange<P>& range) {
-            const Members<const B*> all{{{static_cast<const B*>(one)}}};
-            const SweepKernel<P, B> kernel{range, all};
-            if constexpr (Usual || scalar_bytes<typename B::State> == 2) {
-              run_at(level, kernel);
-            } else {
-              run_rarely_at(level, kernel);
-            }
-          },
-          &bound};
+  return {&sweep_one<Usual, P, B>, &bound};
 }
-/// The loop of several laws that share a pass.
+
+/// The loop of several laws that share a pass. `bound` is an array of their addresses.
 template <class P, class... B>
-[[nodiscard]] Loop<P> loop_of(const Members<const B*...>& bound) {
-  return {
-      [](int level, const void* all, const SweepRange<P>& range) {
-        run_at(level, SweepKernel<P, B...>{range, *static_cast<const Members<const B*...>*>(all)});
-      },
-      &bound};
+void sweep_together(int level, const void* bound, const SweepRange<P>& range) {
+  const Members<const B*...> all = members_at<B...>(bound);
+  run_at(level, SweepKernel<P, B...>{range, all});
 }
 
 // ---- lists ------------------------------------------------------------------------------------
@@ -414,9 +413,10 @@ struct Sweep<P> {
   [[nodiscard]] static Loop<P> loop(const B& bound) {
     return loop_of<Usual, P>(bound);
   }
+  /// Its `bound` is to be an array of the laws' addresses.
   template <class... B>
-  [[nodiscard]] static Loop<P> shared_loop(const Members<const B*...>& bound) {
-    return loop_of<P>(bound);
+  [[nodiscard]] static constexpr Loop<P> shared_loop() {
+    return {&sweep_together<P, B...>, nullptr};
   }
 
   /// Refuses, before anything has changed, an executor or a level that would fail later.

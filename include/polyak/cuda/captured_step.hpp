@@ -54,14 +54,8 @@ class CapturedStep {
     polyak::detail::require_same(gradients.layout(), params.layout(),
                                  "the gradients' parameters and the parameters");
     (polyak::detail::check_method(methods, params), ...);
-    if constexpr (sizeof...(M) > 1) polyak::detail::check_distinct(methods...);
     require(((methods.nonfinite() == Nonfinite::propagate) && ...),
             "CapturedStep: nonfinite of all methods must be", std::string_view("propagate"));
-    if constexpr ((std::size_t{0} + ... + (M::trains ? 1 : 0)) > 1) {
-      std::vector<const std::size_t*> offsets;
-      ((M::trains ? offsets.push_back(methods.slots().offsets()) : void()), ...);
-      polyak::detail::check_owners(*params.layout(), offsets);
-    }
     try_out(detail::Recording::Mode::plan);
     recording_.capacity = std::max(recording_.capacity, 2 * recording_.planned * sizeof(double));
     block_ = std::make_unique<polyak::detail::Block>(recording_.capacity, params.layout()->space);
@@ -129,14 +123,12 @@ class CapturedStep {
     const Restore end;
     std::apply(
         [&](M&... methods) {
-          polyak::detail::StepLaws<P, M...> laws(methods...);
-          const std::array<polyak::detail::StepMethod<P>, sizeof...(M)> list{
-              polyak::detail::StepMethod<P>{&methods, &polyak::detail::method_table<P, M>}...};
+          polyak::detail::StepMemory<P, M...> memory(methods...);
           const ExecutorRef any(executor_);
-          Driver(any, params_, gradients_.data(),
-                 {read_->scale(), read_->value_limit(), coefficient_.get()}, list,
-                 polyak::detail::binder_of(laws))
-              .advance(~std::uint64_t{0} >> (64 - sizeof...(M)));
+          Driver driver(any, params_, gradients_.data(),
+                        {read_->scale(), read_->value_limit(), coefficient_.get()}, memory.parts());
+          driver.check();
+          driver.advance(driver.everything());
         },
         methods_);
   }

@@ -320,7 +320,7 @@ class DeviceDriver : public StepDriver {
 
  private:
   [[nodiscard]] Chosen with(Nonfinite policy) const {
-    return this->all_of([&](const auto& m) { return m.nonfinite() == policy; });
+    return this->all_of([&](const auto& m) { return m.facts.nonfinite == policy; });
   }
 
   /// The device skips what the marks say; the host learns of it before its next step.
@@ -342,7 +342,7 @@ class DeviceDriver : public StepDriver {
       one.marks[0] = gradients;
       one.marks[1] = has(checked & now, i);
       one.marks[2] = has(waiting, i);
-      one.counts = m.nonfinite() == Nonfinite::skip_step;
+      one.counts = m.facts.nonfinite == Nonfinite::skip_step;
       space.waiting.push_back(std::move(one));
     }
     const auto guarded = [&](Chosen chosen, const unsigned* mark) {
@@ -419,16 +419,16 @@ struct Sweep<cuda::Device<T>> {
             },
             &bound};
   }
+  /// Its `bound` is to be an array of the laws' addresses.
   template <class... B>
-  [[nodiscard]] static Loop shared_loop(const polyak::detail::Members<const B*...>& bound) {
-    return {[](const void* all, const Parameters<P>& params, const T* const* gradients,
+  [[nodiscard]] static constexpr Loop shared_loop() {
+    return {[](const void* bound, const Parameters<P>& params, const T* const* gradients,
                const polyak::detail::GradientReading& reading,
                const cuda::detail::TensorNumbers& tensors) {
-              cuda::detail::launch_laws<T>(
-                  *static_cast<const polyak::detail::Members<const B*...>*>(all), params, gradients,
-                  reading, tensors);
+              cuda::detail::launch_laws<T>(polyak::detail::members_at<B...>(bound), params,
+                                           gradients, reading, tensors);
             },
-            &bound};
+            nullptr};
   }
 
   template <class E>

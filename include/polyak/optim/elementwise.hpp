@@ -134,6 +134,12 @@ class Elementwise : public MethodHooks<P> {
   static_assert(sizeof(S) >= detail::scalar_bytes<P>,
                 "polyak: double parameters need double state");
 
+  using Step = detail::step_t<Rule, S>;
+  using Laws = decltype(Rule::template law<S>(std::declval<const typename Rule::Options&>(),
+                                              std::declval<const Step&>()));
+  /// Named, so that a program that links the library does not ask the body of bind().
+  using Bound = typename detail::BoundLaws<Laws, S>::type;
+
  public:
   using State = S;
   using Options = typename Rule::Options;
@@ -234,7 +240,7 @@ class Elementwise : public MethodHooks<P> {
   }
   /// The training of a tensor begins anew.
   void forget_steps(std::size_t tensor) { tensor_steps_[tensor] = 0; }
-  [[nodiscard]] auto bind() const { return alternative(laws_.front()); }
+  [[nodiscard]] Bound bind() const { return alternative(laws_.front()); }
 
   /// Lists every scalar and slot of the state once; see core/state.hpp.
   template <class Visitor>
@@ -249,17 +255,7 @@ class Elementwise : public MethodHooks<P> {
   }
 
  protected:
-  Elementwise(const Parameters<P>& params, const Options& options, const Selection& selection)
-      : options_(validated(options)),
-        groups_(*params.layout(), detail::dtype_of<P>(), selection, Rule::name),
-        slots_(slots_for(params.layout(), groups_)),
-        tensor_steps_(params.size(), 0),
-        which_(params.size(), 0),
-        learning_rate_(options.learning_rate) {
-    laws_.reserve(params.size());
-    lawful_.reserve(params.size());
-    group_options_ = options_of(groups_);
-  }
+  Elementwise(const Parameters<P>& params, const Options& options, const Selection& selection);
 
   void count_step(const element_t<P>* const* gradients) {
     ++steps_;
@@ -294,10 +290,6 @@ class Elementwise : public MethodHooks<P> {
   }
 
  private:
-  using Step = detail::step_t<Rule, S>;
-  using Laws =
-      decltype(Rule::template law<S>(std::declval<const Options&>(), std::declval<const Step&>()));
-
   [[nodiscard]] Derived& derived() { return static_cast<Derived&>(*this); }
   [[nodiscard]] const Derived& derived() const { return static_cast<const Derived&>(*this); }
 
@@ -389,6 +381,20 @@ class Elementwise : public MethodHooks<P> {
   std::int64_t steps_ = 0;
   std::int64_t skipped_ = 0;
 };
+
+template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
+Elementwise<Derived, Rule, P, S>::Elementwise(const Parameters<P>& params, const Options& options,
+                                              const Selection& selection)
+    : options_(validated(options)),
+      groups_(*params.layout(), detail::dtype_of<P>(), selection, Rule::name),
+      slots_(slots_for(params.layout(), groups_)),
+      tensor_steps_(params.size(), 0),
+      which_(params.size(), 0),
+      learning_rate_(options.learning_rate) {
+  laws_.reserve(params.size());
+  lawful_.reserve(params.size());
+  group_options_ = options_of(groups_);
+}
 
 }  // namespace v0
 }  // namespace polyak

@@ -93,8 +93,7 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
   /// std::invalid_argument for an accumulation that S cannot have, or with which a 16-bit average
   /// would rest further than 1 % from a constant weight.
   AverageOf(const Parameters<P>& params, W weighting, Nonfinite nonfinite = Nonfinite::propagate,
-            Accumulation accumulation = {})
-      : AverageOf(params, nonfinite, accumulation, detail::validated(std::move(weighting))) {}
+            Accumulation accumulation = {});
 
   /// Calls that changed the average.
   [[nodiscard]] std::int64_t count() const { return updates_; }
@@ -147,15 +146,16 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
  private:
   friend Base;
 
-  AverageOf(const Parameters<P>& params, Nonfinite nonfinite, Accumulation accumulation,
-            W&& weighting)
-      : Base(params, nonfinite, accumulation, detail::least_gain(weighting)),
-        weighting_(std::move(weighting)) {}
-
   W weighting_;
   std::int64_t updates_ = 0;
   double gain_ = 0;  // as applied: rounded to the type of the law
 };
+
+template <class Derived, ParameterScalar P, Weighting W, StateScalar S>
+AverageOf<Derived, P, W, S>::AverageOf(const Parameters<P>& params, W weighting,
+                                       Nonfinite nonfinite, Accumulation accumulation)
+    : Base(params, nonfinite, accumulation, detail::least_gain(detail::validated(weighting))),
+      weighting_(std::move(weighting)) {}
 
 /// The average under a weighting of the user's own: `Average average(params, MyWeighting{});`.
 template <ParameterScalar P, Weighting W, StateScalar S = default_state_t<P>>

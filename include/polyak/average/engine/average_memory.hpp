@@ -117,25 +117,7 @@ class AverageMemory : public MethodHooks<P> {
   /// averages of the old tensors stay; a new tensor enters by copy, as if it had always had the
   /// values of now. Throws std::invalid_argument, with the differences, where one of before is
   /// missing or another, std::logic_error while something is swapped in; nothing has changed then.
-  void grow(const Parameters<P>& params) {
-    require_home();
-    if (params.swapped()) detail::refuse_order("polyak: grow() while an average is swapped in");
-    if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
-    const Layout& before = *slots_.layout();
-    const Layout& now = *params.layout();
-    detail::require_grown(now, before);
-    AverageMemory grown(params, record_.owner, record_.nonfinite, record_.accumulation, 1,
-                        record_.names);
-    for (std::size_t k = 0; k < before.tensors.size(); ++k) {
-      const std::size_t place = now.find(before.tensors[k].name);
-      grown.slots_.copy_tensor(place, slots_, k);
-      if (wide_) grown.wide_->copy_tensor(place, *wide_, k);
-    }
-    grown.record_.grow_buffers(now, record_, before);
-    grown.record_.calls = record_.calls;
-    grown.record_.skipped = record_.skipped;
-    *this = std::move(grown);
-  }
+  void grow(const Parameters<P>& params);
 
   /// Bytes of state.
   [[nodiscard]] MemoryReport memory_report() const {
@@ -163,17 +145,7 @@ class AverageMemory : public MethodHooks<P> {
   /// moves them.
   AverageMemory(const Parameters<P>& params, std::string_view owner, Nonfinite nonfinite,
                 const Accumulation& accumulation, double least_gain,
-                const std::vector<std::string>& names)
-      : record_(owner, ParameterAccess<P>::list(params), detail::dtype_of<P>(),
-                detail::dtype_of<S>(), detail::checked(nonfinite), detail::checked(accumulation),
-                least_gain, names),
-        slots_(params.layout(), record_.slots(), record_.averaged()) {
-    if (accumulation.accumulate == Accumulate::float64) {
-      wide_.emplace(params.layout(), record_.wide_slots(), record_.averaged());
-    }
-    for (std::size_t k = 0; k < names.size(); ++k) sweep_all<CopyLaw>(params, k);
-    copy_buffers(params);
-  }
+                const std::vector<std::string>& names);
   AverageMemory(const AverageMemory&) = default;
   AverageMemory(AverageMemory&&) noexcept = default;
   AverageMemory& operator=(const AverageMemory&) = default;
@@ -308,10 +280,7 @@ class AverageMemory : public MethodHooks<P> {
   }
 
  private:
-  void write_to(const Parameters<P>& target, std::size_t which) const {
-    sweep_all<ReadLaw>(target, which);
-    write_buffers(target);
-  }
+  void write_to(const Parameters<P>& target, std::size_t which) const;
 
   [[nodiscard]] std::vector<SwapGuard::Piece> pieces(const Parameters<P>& params,
                                                      std::size_t which) const {
@@ -322,6 +291,49 @@ class AverageMemory : public MethodHooks<P> {
   Slots<S> slots_;                     // without memory where the averages are wide
   std::optional<Slots<double>> wide_;  // of Accumulate::float64
 };
+
+// Outside the class, so that programs that link the library do not compile them.
+
+template <ParameterScalar P, StateScalar S>
+AverageMemory<P, S>::AverageMemory(const Parameters<P>& params, std::string_view owner,
+                                   Nonfinite nonfinite, const Accumulation& accumulation,
+                                   double least_gain, const std::vector<std::string>& names)
+    : record_(owner, ParameterAccess<P>::list(params), detail::dtype_of<P>(), detail::dtype_of<S>(),
+              detail::checked(nonfinite), detail::checked(accumulation), least_gain, names),
+      slots_(params.layout(), record_.slots(), record_.averaged()) {
+  if (accumulation.accumulate == Accumulate::float64) {
+    wide_.emplace(params.layout(), record_.wide_slots(), record_.averaged());
+  }
+  for (std::size_t k = 0; k < names.size(); ++k) sweep_all<CopyLaw>(params, k);
+  copy_buffers(params);
+}
+
+template <ParameterScalar P, StateScalar S>
+void AverageMemory<P, S>::grow(const Parameters<P>& params) {
+  require_home();
+  if (params.swapped()) detail::refuse_order("polyak: grow() while an average is swapped in");
+  if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
+  const Layout& before = *slots_.layout();
+  const Layout& now = *params.layout();
+  detail::require_grown(now, before);
+  AverageMemory grown(params, record_.owner, record_.nonfinite, record_.accumulation, 1,
+                      record_.names);
+  for (std::size_t k = 0; k < before.tensors.size(); ++k) {
+    const std::size_t place = now.find(before.tensors[k].name);
+    grown.slots_.copy_tensor(place, slots_, k);
+    if (wide_) grown.wide_->copy_tensor(place, *wide_, k);
+  }
+  grown.record_.grow_buffers(now, record_, before);
+  grown.record_.calls = record_.calls;
+  grown.record_.skipped = record_.skipped;
+  *this = std::move(grown);
+}
+
+template <ParameterScalar P, StateScalar S>
+void AverageMemory<P, S>::write_to(const Parameters<P>& target, std::size_t which) const {
+  sweep_all<ReadLaw>(target, which);
+  write_buffers(target);
+}
 
 }  // namespace v0
 }  // namespace polyak
