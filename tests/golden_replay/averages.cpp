@@ -91,11 +91,22 @@ void replay_ema(Case& run) {
     throw Malformed(run.place("unknown init \"" + init + "\""));
   }
 
+  const std::vector<Tensors> iterates = run.calls("iterates");
   Model<T> model(run.layout, run.initial_average());
   polyak::Ema<At<T>> average(model.params(), options);
-  const History averages = follow(run.calls("iterates"), model, average);
-  run.compare(run.expected.section("per_step"), "avg", averages);
-  run.compare_final("avg", averages);
+  polyak::EmaBank<At<T>, 1> bank(model.params(), {options.decay},
+                                 {.start = options.start, .any_decay = true});
+  History averages, of_bank;
+  for (const Tensors& iterate : iterates) {
+    model.assign(iterate);
+    polyak::update(model.params(), average, bank);
+    averages.push_back(values_of_average(average));
+    of_bank.push_back(values_of_slot(bank, "average.0"));
+  }
+  for (const History* const history : {&averages, &of_bank}) {
+    run.compare(run.expected.section("per_step"), "avg", *history);
+    run.compare_final("avg", *history);
+  }
 }
 
 template <class T>
@@ -128,8 +139,9 @@ void replay_debiased_ema(Case& run) {
 
 template <class T>
 void replay_target_update(Case& run) {
+  const double step_size = run.hyperparameters.number("step_size");
   polyak::EmaOptions incremental_options;
-  incremental_options.decay = 1 - run.hyperparameters.number("step_size");
+  incremental_options.decay = 1 - step_size;
   incremental_options.any_decay = true;
   polyak::EmaOptions periodic_options;
   periodic_options.decay = 0;
@@ -141,9 +153,17 @@ void replay_target_update(Case& run) {
   const std::vector<Tensors> iterates = run.calls("iterates");
   const History of_incremental = follow(iterates, model, incremental);
   const History of_periodic = follow(iterates, model, periodic);
+  Model<T> target(run.layout, run.initial_average());
+  History of_target;
+  for (const Tensors& iterate : iterates) {
+    model.assign(iterate);
+    polyak::soft_update(target.params(), model.params(), step_size);
+    of_target.push_back(target.values());
+  }
 
   const Section per_step = run.expected.section("per_step");
   run.compare(per_step, "incremental", of_incremental);
+  run.compare(per_step, "incremental", of_target);
   run.compare(per_step, "periodic", of_periodic);
   run.compare_final("incremental", of_incremental);
   run.compare_final("periodic", of_periodic);
@@ -153,14 +173,21 @@ void replay_target_update(Case& run) {
 
 Replays average_replays() {
   return {
-      {"swa_equal", by_dtype([](Case& run) { replay_swa<float>(run, 1); },
-                             [](Case& run) { replay_swa<double>(run, 1); })},
+      {"swa_equal",
+       {{"Swa"},
+        by_dtype([](Case& run) { replay_swa<float>(run, 1); },
+                 [](Case& run) { replay_swa<double>(run, 1); })}},
       // The reference script collects from epoch 161 unless told otherwise.
-      {"swa_start_period", by_dtype([](Case& run) { replay_swa<float>(run, 161); },
-                                    [](Case& run) { replay_swa<double>(run, 161); })},
-      {"ema_constant", by_dtype(replay_ema<float>, replay_ema<double>)},
-      {"ema_zero_debiased", by_dtype(replay_debiased_ema<float>, replay_debiased_ema<double>)},
-      {"target_update", by_dtype(replay_target_update<float>, replay_target_update<double>)},
+      {"swa_start_period",
+       {{"Swa"},
+        by_dtype([](Case& run) { replay_swa<float>(run, 161); },
+                 [](Case& run) { replay_swa<double>(run, 161); })}},
+      {"ema_constant", {{"Ema", "EmaBank"}, by_dtype(replay_ema<float>, replay_ema<double>)}},
+      {"ema_zero_debiased",
+       {{"Ema"}, by_dtype(replay_debiased_ema<float>, replay_debiased_ema<double>)}},
+      {"target_update",
+       {{"Ema", "soft_update"},
+        by_dtype(replay_target_update<float>, replay_target_update<double>)}},
   };
 }
 

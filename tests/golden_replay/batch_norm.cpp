@@ -9,6 +9,7 @@
 #include <polyak/average/batch_norm.hpp>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "case.hpp"
@@ -120,10 +121,47 @@ void replay_update_bn(Case& run) {
   run.report().check("number of batches", counter == static_cast<std::int64_t>(batches.size()));
 }
 
+/// One layer and one set of batches, pooled in all three ways.
+template <class T>
+void replay_reestimate(Case& run) {
+  std::vector<std::vector<T>> batches;
+  const std::string where = run.inputs.path("batches");
+  for (const Json& recorded : list_of(run.inputs.at("batches"), where)) {
+    const std::size_t k = batches.size();
+    const std::vector<double> values = numbers_of(recorded, where);
+    if (k >= run.layout.shapes.size() || run.layout.elements(k) != values.size() ||
+        run.layout.shapes[k].size() != 2) {
+      throw Malformed(run.place(where + " are not of the shapes [samples, channels]"));
+    }
+    batches.emplace_back(values.begin(), values.end());
+  }
+  if (batches.empty()) throw Malformed(run.place(where + " is empty"));
+  const auto channels = static_cast<std::size_t>(run.layout.shapes[0][1]);
+  const auto compare = [&](polyak::BatchNormPooling pooling, const char* mean,
+                           const char* variance) {
+    Statistics<T> layer({std::vector<double>(channels), std::vector<double>(channels)});
+    polyak::BatchNormEstimator<T> estimator(pooling);
+    estimator.add("layer", layer.mean, layer.variance);
+    estimator.estimate(batches, [&](const std::vector<T>& batch) { estimator.observe(0, batch); });
+    const Tensors found = layer.values();
+    for (const auto& [key, values] : {std::pair{mean, found[0]}, std::pair{variance, found[1]}}) {
+      run.compare(run.expected, key, values);
+    }
+  };
+  compare(polyak::BatchNormPooling::batches, "per_batch_mean", "per_batch_var");
+  compare(polyak::BatchNormPooling::samples, "per_sample_mean", "per_sample_var");
+  compare(polyak::BatchNormPooling::pooled, "pooled_mean", "pooled_var_unbiased");
+}
+
 }  // namespace
 
 Replays batch_norm_replays() {
-  return {{"update_bn", by_dtype(replay_update_bn<float>, replay_update_bn<double>)}};
+  return {
+      {"update_bn",
+       {{"BatchNormEstimator"}, by_dtype(replay_update_bn<float>, replay_update_bn<double>)}},
+      {"batchnorm_reestimate",
+       {{"BatchNormEstimator"}, by_dtype(replay_reestimate<float>, replay_reestimate<double>)}},
+  };
 }
 
 }  // namespace golden

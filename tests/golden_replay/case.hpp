@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -180,11 +181,18 @@ class Case {
 };
 
 /// Runs a case through the library and compares.
-using Replay = std::function<void(Case&)>;
+using Run = std::function<void(Case&)>;
+
+/// The run of an algorithm, and the methods that it calls, as tests/support/methods.hpp names them.
+struct Replay {
+  std::vector<std::string_view> methods;
+  Run run;
+};
+/// By the name of the algorithm.
 using Replays = std::map<std::string, Replay>;
 
-/// The replay that fits the dtype of the case.
-[[nodiscard]] inline Replay by_dtype(Replay in_float32, Replay in_float64) {
+/// The run that fits the dtype of the case.
+[[nodiscard]] inline Run by_dtype(Run in_float32, Run in_float64) {
   return [in_float32 = std::move(in_float32), in_float64 = std::move(in_float64)](Case& run) {
     if (run.dtype == "float32") {
       in_float32(run);
@@ -196,7 +204,7 @@ using Replays = std::map<std::string, Replay>;
   };
 }
 
-// What each file of replays can do, by the name of the algorithm.
+// What each file of replays can do.
 [[nodiscard]] Replays average_replays();
 [[nodiscard]] Replays decay_schedule_replays();
 [[nodiscard]] Replays switch_replays();
@@ -208,7 +216,14 @@ using Replays = std::map<std::string, Replay>;
 [[nodiscard]] Replays schedule_replays();
 [[nodiscard]] Replays swa_rate_replays();
 [[nodiscard]] Replays merge_replays();
+[[nodiscard]] Replays linear_replays();
 [[nodiscard]] Replays batch_norm_replays();
+
+/// What is wrong with a folder of golden files, a line each: files that no replay and no manifest
+/// reads, replays without a file or of methods that the list does not have, and methods of the list
+/// that are neither replayed nor excused.
+[[nodiscard]] std::vector<std::string> missing_replays(const Replays& replays,
+                                                       const std::filesystem::path& folder);
 
 /// Checks the safetensors files in `folder` against what their manifest says of them.
 [[nodiscard]] Report check_manifest(const Json& manifest, const std::filesystem::path& folder);

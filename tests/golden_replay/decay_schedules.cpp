@@ -192,6 +192,22 @@ std::function<double(std::int64_t)> schedule_of(const Section& row) {
   throw Malformed("unknown schedule \"" + name + "\" in " + row.path("schedule"));
 }
 
+/// The decays of SampleEma at these calls, counted from 1, with the options of a row.
+std::vector<double> decays_by_samples(const Section& from, const std::vector<double>& calls) {
+  polyak::SampleEmaOptions options;
+  options.half_life = or_infinity(from, "halflife_Mimg") * 1e6;
+  options.rampup = or_infinity(from, "rampup_ratio");
+  options.batch_size = from.number("batch_size");
+  const auto nothing = empty_list<double>();
+  polyak::SampleEma<At<double>> average(nothing, options);
+  std::vector<double> decays;
+  for (const double call : calls) {
+    while (static_cast<double>(average.calls()) < call) average.update(nothing);
+    decays.push_back(1 - average.gain());
+  }
+  return decays;
+}
+
 void replay_schedules(Case& run) {
   const std::vector<Section> inputs = run.inputs.rows("rows");
   const Json* recorded = run.recorded_list(run.expected, "rows", inputs.size());
@@ -213,13 +229,20 @@ void replay_schedules(Case& run) {
     run.report().compare(
         run.place(place), values, numbers_of((*recorded)[k], place),
         name == "ema_pytorch" ? run.tolerance : Tolerance{.relative = relative, .absolute = 0});
+    if (name == "edm2_traditional") {  // recorded as 1 - gain
+      run.report().compare(run.place(place + " by samples"),
+                           decays_by_samples(row.section("hp"), row.numbers("call")),
+                           numbers_of((*recorded)[k], place),
+                           {.relative = relative, .absolute = 1e-15});
+    }
   }
 }
 
 template <auto Read>
 Replay replay_of() {
-  return by_dtype([](Case& run) { replay<float>(run, Read(run.hyperparameters)); },
-                  [](Case& run) { replay<double>(run, Read(run.hyperparameters)); });
+  return {{"Average"},
+          by_dtype([](Case& run) { replay<float>(run, Read(run.hyperparameters)); },
+                   [](Case& run) { replay<double>(run, Read(run.hyperparameters)); })};
 }
 
 }  // namespace
@@ -233,8 +256,9 @@ Replays decay_schedule_replays() {
       {"ema_power_gain", replay_of<power_gain>()},
       {"polynomial_decay", replay_of<polynomial>()},
       {"byol_cosine", replay_of<byol>()},
-      {"ema_batch_scaling", by_dtype(replay_batch_scaling<float>, replay_batch_scaling<double>)},
-      {"decay_schedules", replay_schedules},
+      {"ema_batch_scaling",
+       {{"Ema"}, by_dtype(replay_batch_scaling<float>, replay_batch_scaling<double>)}},
+      {"decay_schedules", {{"Average", "SwitchEma", "SampleEma"}, replay_schedules}},
   };
 }
 

@@ -95,9 +95,18 @@ struct Layout {
   if (!layout.named) {
     (void)list_of(shapes, "shapes");
   }
+  const auto add = [&layout](const std::string& name, const Json& shape) {
+    layout.names.push_back(name);
+    layout.shapes.push_back(shape_of(shape, "shapes." + name));
+  };
   for (const auto& [key, shape] : shapes.items()) {
-    layout.names.push_back(layout.named ? key : "tensor" + key);
-    layout.shapes.push_back(shape_of(shape, "shapes." + key));
+    if (shape.is_array() && !shape.empty() && shape.front().is_array()) {
+      for (std::size_t k = 0; k < shape.size(); ++k) {  // several tensors of one name
+        add(key + "[" + std::to_string(k) + "]", shape[k]);
+      }
+    } else {
+      add(layout.named ? key : "tensor" + key, shape);
+    }
   }
   return layout;
 }

@@ -6,12 +6,15 @@
 #if defined(POLYAK_GOLDEN_DEVICE)
 
 #include <polyak/average/ema.hpp>
+#include <polyak/average/ema_bank.hpp>
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/hare_tortoise.hpp>
 #include <polyak/average/lawa.hpp>
 #include <polyak/average/power_ema.hpp>
+#include <polyak/average/sample_ema.hpp>
 #include <polyak/average/schedules/conversions.hpp>
 #include <polyak/average/schedules/decay_schedule.hpp>
+#include <polyak/average/soft_update.hpp>
 #include <polyak/average/swa.hpp>
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/average/window_average.hpp>

@@ -2,7 +2,8 @@
 /// @file
 /// polyak_golden FILE...: replays recorded runs of reference implementations through the library,
 /// and checks the safetensors files that a manifest.json describes. Prints one line per file and
-/// fails where one does not match or cannot be replayed in full.
+/// fails where one does not match or cannot be replayed in full. With --complete FOLDER it compares
+/// the files of a folder, the replays and the list of methods.
 
 #include <algorithm>
 #include <exception>
@@ -10,6 +11,7 @@
 #include <fstream>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "case.hpp"
 #include "compare.hpp"
@@ -19,7 +21,7 @@
 namespace golden {
 namespace {
 
-Replays all_replays() {
+Replays collected_replays() {
   Replays all;
   for (auto family : {average_replays, decay_schedule_replays, switch_replays, window_replays,
                       power_replays, optimizer_replays}) {
@@ -27,15 +29,20 @@ Replays all_replays() {
   }
 #if !defined(POLYAK_GOLDEN_DEVICE)  // functions of the host
   for (auto family : {profile_replays, table_replays, schedule_replays, swa_rate_replays,
-                      merge_replays, batch_norm_replays}) {
+                      merge_replays, linear_replays, batch_norm_replays}) {
     all.merge(family());
   }
 #endif
   return all;
 }
 
+const Replays& all_replays() {
+  static const Replays all = collected_replays();
+  return all;
+}
+
 void replay_case(const Json& document, const std::string& label, Report& report) {
-  static const Replays replays = all_replays();
+  const Replays& replays = all_replays();
   const std::string algorithm = document.value("algorithm", "");
   const auto replay = replays.find(algorithm);
 #if defined(POLYAK_GOLDEN_DEVICE)
@@ -48,7 +55,7 @@ void replay_case(const Json& document, const std::string& label, Report& report)
     throw Malformed(label + "unknown algorithm \"" + algorithm + "\"");
   }
   Case run(document, label, report);
-  replay->second(run);
+  replay->second.run(run);
   run.finish();
 }
 
@@ -116,16 +123,33 @@ bool passes(const std::filesystem::path& file) {
   return passed;
 }
 
+#if !defined(POLYAK_GOLDEN_DEVICE)
+/// Whether golden files, replays and methods have all that they need of each other; says so in a
+/// line for each that has not.
+bool is_complete(const std::filesystem::path& folder) {
+  const std::vector<std::string> missing = missing_replays(all_replays(), folder);
+  for (const std::string& line : missing) std::cout << "FAIL  " << line << std::endl;
+  if (missing.empty()) {
+    std::cout << "ok    " << all_replays().size() << " replays, each of a method and of a file"
+              << std::endl;
+  }
+  return missing.empty();
+}
+#endif
+
 }  // namespace
 }  // namespace golden
 
 int main(int count, char** arguments) {
   if (count < 2 || std::string(arguments[1]) == "--help") {
     std::cout << "usage: polyak_golden FILE...\n"
+                 "       polyak_golden --complete FOLDER\n"
                  "Replays golden files and compares with what they record; of a manifest.json it\n"
                  "checks the safetensors files beside it. Each line gives the\n"
                  "worst error divided by its tolerance. Fails if any file does not match, names\n"
-                 "an unknown algorithm, or holds an entry that the replay does not use.\n";
+                 "an unknown algorithm, or holds an entry that the replay does not use.\n"
+                 "--complete fails for a file of the folder that nothing replays, for a replay\n"
+                 "without a file, and for a method of the library without a replay.\n";
     return count < 2 ? 2 : 0;
   }
 #if defined(POLYAK_GOLDEN_DEVICE)
@@ -134,6 +158,10 @@ int main(int count, char** arguments) {
   } catch (const polyak::cuda::error& error) {
     std::cout << "skipped: " << error.what() << std::endl;
     return 77;
+  }
+#else
+  if (std::string(arguments[1]) == "--complete") {
+    return count == 3 && golden::is_complete(arguments[2]) ? 0 : 1;
   }
 #endif
   bool all_pass = true;

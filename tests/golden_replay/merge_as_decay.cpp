@@ -101,7 +101,8 @@ void replay_merge(Case& run) {
 }  // namespace
 
 Replays merge_replays() {
-  return {{"merge_as_decay", by_dtype(replay_merge<float>, replay_merge<double>)}};
+  return {{"merge_as_decay",
+           {{"merge_as_decay"}, by_dtype(replay_merge<float>, replay_merge<double>)}}};
 }
 
 }  // namespace golden

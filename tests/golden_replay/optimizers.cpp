@@ -345,6 +345,12 @@ void replay_schedule_free_sgd(Case& run) {
   Model<T> model(run.layout, run.initial());
   polyak::ScheduleFreeSgd<At<T>> optimizer(model.params(), options);
   compare_schedule_free(run, model, optimizer);
+
+  std::vector<double> rates;
+  for (std::int64_t step = 0; step < optimizer.count(); ++step) {
+    rates.push_back(options.learning_rate * polyak::linear_warmup(step, options.warmup_steps));
+  }
+  run.compare(run.expected.section("scalars_every_step"), "scheduled_lr", rates);
 }
 
 template <class T>
@@ -369,18 +375,20 @@ void replay_schedule_free_adamw(Case& run) {
 }  // namespace
 
 Replays optimizer_replays() {
-  const Replay schedule_free_adamw =
-      by_dtype(replay_schedule_free_adamw<float>, replay_schedule_free_adamw<double>);
-  const Replay adam = by_dtype(replay_adam<float>, replay_adam<double>);
+  const Replay adam{{"Adam", "AdamW"}, by_dtype(replay_adam<float>, replay_adam<double>)};
+  const Replay schedule_free_adamw{
+      {"ScheduleFreeAdamW"},
+      by_dtype(replay_schedule_free_adamw<float>, replay_schedule_free_adamw<double>)};
   return {
-      {"sgd", by_dtype(replay_sgd<float>, replay_sgd<double>)},
+      {"sgd", {{"Sgd"}, by_dtype(replay_sgd<float>, replay_sgd<double>)}},
       {"adam", adam},
       {"amsgrad", adam},
-      {"adamw", by_dtype(replay_adamw<float>, replay_adamw<double>)},
-      {"ademamix", by_dtype(replay_ademamix<float>, replay_ademamix<double>)},
-      {"lion", by_dtype(replay_lion<float>, replay_lion<double>)},
+      {"adamw", {{"AdamW"}, by_dtype(replay_adamw<float>, replay_adamw<double>)}},
+      {"ademamix", {{"AdEMAMix"}, by_dtype(replay_ademamix<float>, replay_ademamix<double>)}},
+      {"lion", {{"Lion"}, by_dtype(replay_lion<float>, replay_lion<double>)}},
       {"schedule_free_sgd",
-       by_dtype(replay_schedule_free_sgd<float>, replay_schedule_free_sgd<double>)},
+       {{"ScheduleFreeSgd", "linear_warmup"},
+        by_dtype(replay_schedule_free_sgd<float>, replay_schedule_free_sgd<double>)}},
       {"schedule_free_adamw", schedule_free_adamw},
       {"schedule_free_adamw_paper", schedule_free_adamw},
   };

@@ -324,12 +324,15 @@ void replay_unnormalised_posthoc(Case& run) {
 
 Replays power_replays() {
   return {
-    {"power_ema", by_dtype(replay_power_ema<float>, replay_power_ema<double>)},
-        {"power_ema_step_index", by_dtype(replay_step_index<float>, replay_step_index<double>)},
+    {"power_ema", {{"PowerEma"}, by_dtype(replay_power_ema<float>, replay_power_ema<double>)}},
+        {"power_ema_step_index",
+         {{"PowerEma"}, by_dtype(replay_step_index<float>, replay_step_index<double>)}},
 #if !defined(POLYAK_GOLDEN_DEVICE)
-        {"posthoc_power", by_dtype(replay_posthoc<float>, replay_posthoc<double>)},
+        {"posthoc_power",
+         {{"PosthocEma"}, by_dtype(replay_posthoc<float>, replay_posthoc<double>)}},
         {"posthoc_power_unnormalised",
-         by_dtype(replay_unnormalised_posthoc<float>, replay_unnormalised_posthoc<double>)},
+         {{"PosthocEma"},
+          by_dtype(replay_unnormalised_posthoc<float>, replay_unnormalised_posthoc<double>)}},
 #endif
   };
 }

@@ -211,6 +211,6 @@ void replay_general(Case& run) {
 
 }  // namespace
 
-Replays profile_replays() { return {{"posthoc_general", replay_general}}; }
+Replays profile_replays() { return {{"posthoc_general", {{"fit_profiles"}, replay_general}}}; }
 
 }  // namespace golden

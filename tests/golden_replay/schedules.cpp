@@ -101,9 +101,10 @@ void replay_ademamix_schedules(Case& run) {
 
 Replays schedule_replays() {
   return {
-      {"lr_schedule_constant_cooldown", replay_constant_with_cooldown},
-      {"lr_schedule_cosine", replay_cosine},
-      {"ademamix_schedules", replay_ademamix_schedules},
+      {"lr_schedule_constant_cooldown",
+       {{"constant_with_cooldown"}, replay_constant_with_cooldown}},
+      {"lr_schedule_cosine", {{"cosine"}, replay_cosine}},
+      {"ademamix_schedules", {{"AdEMAMix"}, replay_ademamix_schedules}},
   };
 }
 

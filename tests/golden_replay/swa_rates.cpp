@@ -112,8 +112,8 @@ void replay_swa_lr_schedule(Case& run) {
 
 Replays swa_rate_replays() {
   return {
-      {"swalr", replay_swalr},
-      {"swa_lr_schedule", replay_swa_lr_schedule},
+      {"swalr", {{"SwaLearningRate"}, replay_swalr}},
+      {"swa_lr_schedule", {{"swa_constant", "swa_cyclic"}, replay_swa_lr_schedule}},
   };
 }
 

@@ -170,10 +170,13 @@ void replay_switch_every_k(Case& run) {
 
 Replays switch_replays() {
   return {
-      {"switch_ema", by_dtype(replay_switch_ema<float>, replay_switch_ema<double>)},
+      {"switch_ema",
+       {{"SwitchEma"}, by_dtype(replay_switch_ema<float>, replay_switch_ema<double>)}},
       {"switch_ema_optimizer",
-       by_dtype(replay_switch_ema_optimizer<float>, replay_switch_ema_optimizer<double>)},
-      {"switch_every_k", by_dtype(replay_switch_every_k<float>, replay_switch_every_k<double>)},
+       {{"SwitchEma"},
+        by_dtype(replay_switch_ema_optimizer<float>, replay_switch_ema_optimizer<double>)}},
+      {"switch_every_k",
+       {{"HareTortoise"}, by_dtype(replay_switch_every_k<float>, replay_switch_every_k<double>)}},
   };
 }
 

@@ -84,6 +84,7 @@ void compare_profile(Case& run, const Section& row, const Weighting& weighting,
   run.compare(row, "c", gains);
   run.compare(row, "weights", weights);
   run.compare(row, "sum_sq", energy);
+  run.compare(row, "sum_sq", 1 / polyak::effective_samples(weighting, calls));
 }
 
 void replay_profile(Case& run, const Section& input, const Section& row, std::int64_t calls) {
@@ -113,6 +114,15 @@ void replay_profile(Case& run, const Section& input, const Section& row, std::in
                                           input.number("decay", 0.9999)});
   } else if (type == "tail") {
     compare(polyak::TailWeighting{input.integer("start")});
+    std::vector<double> weight(1), gains;
+    polyak::Parameters<double> params;
+    params.add("weight", weight);
+    polyak::Tail<double> tail(params, {.start = input.integer("start")});
+    while (tail.calls() < calls) {
+      tail.update(params);
+      gains.push_back(tail.gain());
+    }
+    run.compare(row, "c", gains);
   } else if (type == "weighted") {
     if (static_cast<std::int64_t>(input.numbers("weights").size()) != calls) {
       throw Malformed(input.path("weights") + " does not have one entry per call");
@@ -176,9 +186,9 @@ void replay_power_tables(Case& run) {
 
 Replays table_replays() {
   return {
-      {"ema_conversions", replay_ema_conversions},
-      {"weight_profiles", replay_weight_profiles},
-      {"power_ema_tables", replay_power_tables},
+      {"ema_conversions", {{"half_life"}, replay_ema_conversions}},
+      {"weight_profiles", {{"Average", "Tail", "effective_samples"}, replay_weight_profiles}},
+      {"power_ema_tables", {{"PowerEma"}, replay_power_tables}},
   };
 }
 

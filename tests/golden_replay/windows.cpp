@@ -252,8 +252,9 @@ void replay_aswa(Case& run, polyak::AswaFilter filter) {
 
 template <polyak::AswaFilter Filter>
 Replay aswa() {
-  return by_dtype([](Case& run) { replay_aswa<float>(run, Filter); },
-                  [](Case& run) { replay_aswa<double>(run, Filter); });
+  return {{"Aswa"},
+          by_dtype([](Case& run) { replay_aswa<float>(run, Filter); },
+                   [](Case& run) { replay_aswa<double>(run, Filter); })};
 }
 
 #endif
@@ -262,11 +263,12 @@ Replay aswa() {
 
 Replays window_replays() {
   return {
-    {"window_average", by_dtype(replay_window<float>, replay_window<double>)},
-        {"lawa", by_dtype(replay_lawa<float>, replay_lawa<double>)},
+    {"window_average", {{"WindowAverage"}, by_dtype(replay_window<float>, replay_window<double>)}},
+        {"lawa", {{"Lawa"}, by_dtype(replay_lawa<float>, replay_lawa<double>)}},
 #if !defined(POLYAK_GOLDEN_DEVICE)
-        {"cotta", by_dtype(replay_cotta<float>, replay_cotta<double>)},
-        {"buffer_policy", by_dtype(replay_buffers<float>, replay_buffers<double>)},
+        {"cotta", {{"CottaTeacher"}, by_dtype(replay_cotta<float>, replay_cotta<double>)}},
+        {"buffer_policy",
+         {{"Swa", "Ema", "Average"}, by_dtype(replay_buffers<float>, replay_buffers<double>)}},
         {"aswa", aswa<polyak::AswaFilter::all>()},
         {"naswa_mean", aswa<polyak::AswaFilter::mean_norm>()},
         {"naswa_max", aswa<polyak::AswaFilter::largest_norm>()},
