@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The battery for methods. Everything here is about bits: whatever the tensors, the executor, the
-/// pauses and the copies, a method computes the same.
+/// The battery for methods. Everything here is about bits: whatever the tensors, the selections,
+/// the executor, the pauses and the copies, a method computes the same.
+///
+/// Above 300 lines: the checks share one training of a method without its type.
 #pragma once
 
 #include <cmath>
@@ -156,7 +158,9 @@ template <class P>
 struct Entry {
   methods::Method method;
   std::string name;
-  std::function<std::unique_ptr<AnyMethod<P>>(const polyak::Parameters<P>&)> make;
+  using Make = std::unique_ptr<AnyMethod<P>>(const polyak::Parameters<P>&,
+                                             const polyak::Selection&);
+  std::function<Make> make;
   bool trains;
   double scale = 1, limit = std::numeric_limits<double>::infinity();  ///< of the gradients
 };
@@ -166,8 +170,9 @@ template <class P>
 [[nodiscard]] Entry<P> grouped(const Entry<P>& entry) {
   Entry<P> other = entry;
   other.name += ", in groups";
-  other.make = [make = entry.make](const polyak::Parameters<P>& params) {
-    auto method = make(params);
+  other.make = [make = entry.make](const polyak::Parameters<P>& params,
+                                   const polyak::Selection& selection) {
+    auto method = make(params, selection);
     method->regroup();
     return method;
   };
@@ -181,11 +186,12 @@ template <class P, bool Files>
 [[nodiscard]] auto collect(std::vector<Entry<P>>& entries) {
   return [&entries](const methods::Method& method, auto make) {
     using M = methods::made_t<P, decltype(make)>;
-    entries.push_back({method, std::string(method.name),
-                       [make](const polyak::Parameters<P>& params) {
-                         return std::make_unique<Holder<M, Files>>(make(params));
-                       },
-                       M::trains});
+    entries.push_back(
+        {method, std::string(method.name),
+         [make](const polyak::Parameters<P>& params, const polyak::Selection& selection) {
+           return std::make_unique<Holder<M, Files>>(make(params, selection));
+         },
+         M::trains});
   };
 }
 
@@ -200,7 +206,7 @@ struct Training {
   Training(const Entry<P>& entry, const std::vector<std::size_t>& sizes, bool extras = false,
            Split split = Split::whole)
       : model(sizes, extras),
-        method(entry.make(model.params)),
+        method(entry.make(model.params, {})),
         splitter(split),
         trains(entry.trains) {
     model.gradients.scale(entry.scale).clip_value(entry.limit);
@@ -291,7 +297,7 @@ void check_resume(const Entry<P>& entry) {
     const auto goes_on = [&](const char* how, auto resume) {
       Training<P> resumed(entry, sizes, true);
       resumed.model.wander(99);  // restored below
-      resumed.method = entry.make(resumed.model.params);
+      resumed.method = entry.make(resumed.model.params, {});
       resumed.model.restore(weights[pause]);
       resume(resumed);
       for (std::uint64_t step = pause; step < steps; ++step) resumed.step(step, without(step));
@@ -312,6 +318,41 @@ void check_resume(const Entry<P>& entry) {
   const Bytes before = run.method->state();
   CHECK_THROWS_AS(run.method->restore(short_state), std::invalid_argument);
   if (run.method->state() != before) FAIL_CHECK(entry.name << ": a refused state left traces");
+}
+
+/// Two methods that share the tensors of a list between them, against one for the whole list.
+template <class P>
+void check_selections(const Entry<P>& entry) {
+  const std::vector<std::size_t> sizes{5, 70, 0, 203, 33, 64};
+  const polyak::Selection selection = polyak::named("tensor 1", "tensor 4", "tensor 5");
+  const auto selected = [](std::size_t tensor) {
+    return tensor == 1 || tensor == 4 || tensor == 5;
+  };
+  Training<P> whole(entry, sizes, true), shared(entry, sizes, true);
+  shared.method = entry.make(shared.model.params, selection);
+  const auto other = entry.make(shared.model.params, !selection);
+  for (std::uint64_t step = 0; step < 9; ++step) {
+    const std::set<std::size_t> without =
+        step % 4 == 2 ? std::set<std::size_t>{1, 3} : std::set<std::size_t>{};
+    whole.step(step, without);
+    shared.step(step, without);
+    if (!other->run(shared.splitter, shared.model.params, shared.model.gradients)) {
+      FAIL_CHECK(entry.name << ": a step was skipped");
+    }
+    other->vary();
+    if (whole.model.bytes() != shared.model.bytes()) {
+      FAIL_CHECK(entry.name << ": weights differ where two share them, step " << step);
+    }
+    for (std::size_t k = 0; k < whole.model.trained(); ++k) {
+      const AnyMethod<P>& owner = selected(k) ? *shared.method : *other;
+      const AnyMethod<P>& none = selected(k) ? *other : *shared.method;
+      if (owner.tensor(k) != whole.method->tensor(k)) {
+        FAIL_CHECK(entry.name << ": the state of tensor " << k << " depends on others, step "
+                              << step);
+      }
+      if (!none.tensor(k).empty()) FAIL_CHECK(entry.name << ": state of another's tensor " << k);
+    }
+  }
 }
 
 /// Tensors without a gradient, of methods that train.
@@ -407,7 +448,7 @@ void check_memory(const Entry<P>& entry) {
     const bool extras = size == 1000;
     Model<P> model({size, 33, 0}, extras);
     const allocations::Counter counter;
-    const auto method = entry.make(model.params);
+    const auto method = entry.make(model.params, {});
     const allocations::Counts counts = counter.counts();
     const polyak::MemoryReport report = method->memory();
     const auto copy = method->copied();
@@ -455,6 +496,7 @@ void check(List list) {
     if (!entry.method.by_tensor) check_tensors(entry);
     check_executors(entry);
     check_resume(entry);
+    if (entry.method.couples.empty()) check_selections(entry);
     check_empty(entry);
     check_memory(entry);
     check_allocations(entry);
@@ -478,6 +520,7 @@ void check_types(List list) {
   for (const Entry<P>& entry : entries) {
     if (!entry.method.by_tensor) check_tensors(entry);
     check_executors(entry);
+    if (entry.method.couples.empty()) check_selections(entry);
     check_memory(entry);
     if (entry.trains) check_scale(entry);
   }
