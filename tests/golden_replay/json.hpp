@@ -45,13 +45,13 @@ struct Layout {
   if (value.is_number()) {
     return value.get<double>();
   }
-  if (value == "inf") {
+  if (value == "inf" || value == "Infinity") {
     return std::numeric_limits<double>::infinity();
   }
-  if (value == "-inf") {
+  if (value == "-inf" || value == "-Infinity") {
     return -std::numeric_limits<double>::infinity();
   }
-  if (value == "nan") {
+  if (value == "nan" || value == "NaN") {
     return std::numeric_limits<double>::quiet_NaN();
   }
   throw Malformed(where + " is not a number");
