@@ -14,11 +14,13 @@
 #include <fstream>
 #include <optional>
 #include <random>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "catch.hpp"
+#include "methods.hpp"
 #include "numbers.hpp"
 
 namespace convergence_test {
@@ -178,9 +180,11 @@ ScheduleFreeLosses schedule_free_losses(const Classification& data, const Option
 /// Every optimizer must come down to a loss below `reached`.
 void check_optimizers(const Classification& data, double reached) {
   using namespace polyak;
+  std::set<std::string> checked;
   const auto check = [&](const std::string& name, double loss) {
     INFO(name << " reached a loss of " << loss);
     CHECK(loss < reached);
+    checked.insert(name.substr(0, name.find(' ')));
   };
   check("Sgd", trained_loss<Sgd<float>>(data, SgdOptions{.learning_rate = 0.5}));
   check("Sgd with momentum",
@@ -190,13 +194,14 @@ void check_optimizers(const Classification& data, double reached) {
             data, SgdOptions{.learning_rate = 0.05, .momentum = 0.9, .nesterov = true}));
   check("AdamW", trained_loss<AdamW<float>>(
                      data, AdamWOptions{.learning_rate = 0.02, .weight_decay = 1e-3}));
-  check("AMSGrad",
+  check("Adam with AMSGrad",
         trained_loss<Adam<float>>(data, AdamOptions{.learning_rate = 0.02, .amsgrad = true}));
   check("AdEMAMix", trained_loss<AdEMAMix<float>>(data, AdEMAMixOptions{.learning_rate = 0.01,
                                                                         .beta3 = 0.99,
                                                                         .alpha = 2,
                                                                         .alpha_warmup = steps,
                                                                         .beta3_warmup = steps}));
+  check("Lion", trained_loss<Lion<float>>(data, LionOptions{.learning_rate = 0.003}));
   check("ScheduleFreeSgd", schedule_free_losses<ScheduleFreeSgd<float>>(
                                data, ScheduleFreeSgdOptions{.learning_rate = 1, .warmup_steps = 20})
                                .x);
@@ -204,6 +209,12 @@ void check_optimizers(const Classification& data, double reached) {
         schedule_free_losses<ScheduleFreeAdamW<float>>(
             data, ScheduleFreeAdamWOptions{.learning_rate = 0.02, .warmup_steps = 20})
             .x);
+  const auto listed = [&](const methods::Method& method, const auto&) {
+    INFO("there is no check above of " << method.title());
+    CHECK(checked.contains(std::string(method.title())));
+  };
+  methods::for_each_optimizer<float>(listed);
+  methods::for_each_schedule_free<float>(listed);
 }
 
 /// At a constant rate the weights jump about; every average is closer to the minimum.
