@@ -53,7 +53,8 @@ struct Method {
 };
 
 /// Calls use(method, make) for the optimizers; make(params) gives one with state of type S, and
-/// make(params, selection) one that owns the tensors of a selection alone.
+/// make(params, selection) one that owns the tensors of a selection alone. The selection is a pack,
+/// because nvcc 13 crashes where it is an argument with a default.
 template <class S, class Use>
 void for_each_optimizer(Use&& use) {
   using namespace polyak;
@@ -65,41 +66,38 @@ void for_each_optimizer(Use&& use) {
     return method;
   };
 
-  use(sgd, []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-    return Sgd<P, S>(p, {.learning_rate = 0.1}, s);
+  use(sgd, []<class P>(const Parameters<P>& p, const auto&... s) {
+    return Sgd<P, S>(p, {.learning_rate = 0.1}, s...);
   });
-  use(variant(sgd, "Sgd coupled"), []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-    return Sgd<P, S>(p, {.learning_rate = 0.1, .coupled_weight_decay = 0.1}, s);
+  use(variant(sgd, "Sgd coupled"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return Sgd<P, S>(p, {.learning_rate = 0.1, .coupled_weight_decay = 0.1}, s...);
   });
-  use(variant(sgd, "Sgd momentum"), []<class P>(const Parameters<P>& p, const Selection& s = {}) {
+  use(variant(sgd, "Sgd momentum"), []<class P>(const Parameters<P>& p, const auto&... s) {
     return Sgd<P, S>(
-        p, {.learning_rate = 0.1, .momentum = 0.9, .dampening = 0.3, .weight_decay = 0.1}, s);
+        p, {.learning_rate = 0.1, .momentum = 0.9, .dampening = 0.3, .weight_decay = 0.1}, s...);
   });
-  use(variant(sgd, "Sgd Nesterov"), []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-    return Sgd<P, S>(p, {.learning_rate = 0.1, .momentum = 0.9, .nesterov = true}, s);
+  use(variant(sgd, "Sgd Nesterov"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return Sgd<P, S>(p, {.learning_rate = 0.1, .momentum = 0.9, .nesterov = true}, s...);
   });
-  use(adamw, []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-    return AdamW<P, S>(p, {.learning_rate = 0.1}, s);
+  use(adamw, []<class P>(const Parameters<P>& p, const auto&... s) {
+    return AdamW<P, S>(p, {.learning_rate = 0.1}, s...);
   });
-  use(variant(adamw, "AdamW coupled"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return AdamW<P, S>(p,
-                           {.learning_rate = 0.1,
-                            .coupled_weight_decay = 0.1,
-                            .bias_correction = false,
-                            .epsilon_before_correction = true},
-                           s);
-      });
-  use(variant(adamw, "AdamW amsgrad"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return AdamW<P, S>(p, {.learning_rate = 0.1, .beta2 = 0.5, .amsgrad = true}, s);
-      });
-  use(variant(adamw, "AdamW beta1 = 0"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return AdamW<P, S>(p, {.learning_rate = 0.1, .beta1 = 0}, s);
-      });
+  use(variant(adamw, "AdamW coupled"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return AdamW<P, S>(p,
+                       {.learning_rate = 0.1,
+                        .coupled_weight_decay = 0.1,
+                        .bias_correction = false,
+                        .epsilon_before_correction = true},
+                       s...);
+  });
+  use(variant(adamw, "AdamW amsgrad"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return AdamW<P, S>(p, {.learning_rate = 0.1, .beta2 = 0.5, .amsgrad = true}, s...);
+  });
+  use(variant(adamw, "AdamW beta1 = 0"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return AdamW<P, S>(p, {.learning_rate = 0.1, .beta1 = 0}, s...);
+  });
   use(variant(adamw, "AdamW beta1 = 0, amsgrad, epsilon = 0"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      []<class P>(const Parameters<P>& p, const auto&... s) {
         return AdamW<P, S>(p,
                            {.learning_rate = 0.1,
                             .beta1 = 0,
@@ -107,34 +105,35 @@ void for_each_optimizer(Use&& use) {
                             .epsilon = 0,
                             .amsgrad = true,
                             .allow_zero_epsilon = true},
-                           s);
+                           s...);
       });
-  use(variant(adamw, "Adam"), []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-    return Adam<P, S>(p, {.learning_rate = 0.1}, s);
+  use(variant(adamw, "Adam"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return Adam<P, S>(p, {.learning_rate = 0.1}, s...);
   });
-  use(ademamix, []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-    return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .weight_decay = 0.1}, s);
+  use(ademamix, []<class P>(const Parameters<P>& p, const auto&... s) {
+    return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .weight_decay = 0.1}, s...);
   });
-  use(variant(ademamix, "AdEMAMix with schedules"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .alpha_warmup = 5, .beta3_warmup = 7}, s);
-      });
+  use(variant(ademamix, "AdEMAMix with schedules"), []<class P>(const Parameters<P>& p,
+                                                                const auto&... s) {
+    return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .alpha_warmup = 5, .beta3_warmup = 7}, s...);
+  });
   use(variant(ademamix, "AdEMAMix beta1 = 0"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .beta1 = 0, .beta3_warmup = 4}, s);
+      []<class P>(const Parameters<P>& p, const auto&... s) {
+        return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .beta1 = 0, .beta3_warmup = 4}, s...);
       });
-  use(variant(ademamix, "AdEMAMix epsilon = 0"), []<class P>(const Parameters<P>& p,
-                                                             const Selection& s = {}) {
-    return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .epsilon = 0, .allow_zero_epsilon = true}, s);
-  });
+  use(variant(ademamix, "AdEMAMix epsilon = 0"),
+      []<class P>(const Parameters<P>& p, const auto&... s) {
+        return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .epsilon = 0, .allow_zero_epsilon = true},
+                              s...);
+      });
   use(variant(ademamix, "AdEMAMix beta1 = 0, epsilon = 0"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      []<class P>(const Parameters<P>& p, const auto&... s) {
         return AdEMAMix<P, S>(
-            p, {.learning_rate = 0.1, .beta1 = 0, .epsilon = 0, .allow_zero_epsilon = true}, s);
+            p, {.learning_rate = 0.1, .beta1 = 0, .epsilon = 0, .allow_zero_epsilon = true}, s...);
       });
   use({.name = "Lion", .header = "optim/lion.hpp"},
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return Lion<P, S>(p, {.learning_rate = 0.01, .weight_decay = 0.1}, s);
+      []<class P>(const Parameters<P>& p, const auto&... s) {
+        return Lion<P, S>(p, {.learning_rate = 0.01, .weight_decay = 0.1}, s...);
       });
 }
 
@@ -148,46 +147,43 @@ void for_each_schedule_free(Use&& use) {
   const auto adamw = [](std::string_view name) {
     return Method{.name = name, .header = "optim/schedule_free_adamw.hpp", .one_clock = true};
   };
-  use(sgd("ScheduleFreeSgd"), []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-    return ScheduleFreeSgd<P, S>(p, {.learning_rate = 0.5}, s);
+  use(sgd("ScheduleFreeSgd"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return ScheduleFreeSgd<P, S>(p, {.learning_rate = 0.5}, s...);
   });
-  use(sgd("ScheduleFreeSgd with warmup"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return ScheduleFreeSgd<P, S>(p,
-                                     {.learning_rate = 0.5,
-                                      .warmup_steps = 5,
-                                      .weight_decay = 0.1,
-                                      .r = 1,
-                                      .average_weight = AverageWeight::learning_rate},
-                                     s);
-      });
-  use(adamw("ScheduleFreeAdamW"), []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-    return ScheduleFreeAdamW<P, S>(p, {.learning_rate = 0.1}, s);
+  use(sgd("ScheduleFreeSgd with warmup"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return ScheduleFreeSgd<P, S>(p,
+                                 {.learning_rate = 0.5,
+                                  .warmup_steps = 5,
+                                  .weight_decay = 0.1,
+                                  .r = 1,
+                                  .average_weight = AverageWeight::learning_rate},
+                                 s...);
   });
-  use(adamw("ScheduleFreeAdamW decay at z"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return ScheduleFreeAdamW<P, S>(p,
-                                       {.learning_rate = 0.1,
-                                        .warmup_steps = 4,
-                                        .weight_decay = 0.1,
-                                        .decay_at_z = true,
-                                        .bias_correction_in_lr = true},
-                                       s);
-      });
-  use(adamw("ScheduleFreeAdamW momentum"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return ScheduleFreeAdamW<P, S>(
-            p, {.learning_rate = 0.1, .inner_momentum = 0.7, .weight_decay = 0.1}, s);
-      });
+  use(adamw("ScheduleFreeAdamW"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return ScheduleFreeAdamW<P, S>(p, {.learning_rate = 0.1}, s...);
+  });
+  use(adamw("ScheduleFreeAdamW decay at z"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return ScheduleFreeAdamW<P, S>(p,
+                                   {.learning_rate = 0.1,
+                                    .warmup_steps = 4,
+                                    .weight_decay = 0.1,
+                                    .decay_at_z = true,
+                                    .bias_correction_in_lr = true},
+                                   s...);
+  });
+  use(adamw("ScheduleFreeAdamW momentum"), []<class P>(const Parameters<P>& p, const auto&... s) {
+    return ScheduleFreeAdamW<P, S>(
+        p, {.learning_rate = 0.1, .inner_momentum = 0.7, .weight_decay = 0.1}, s...);
+  });
   use(adamw("ScheduleFreeAdamW momentum, decay at z"),
-      []<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      []<class P>(const Parameters<P>& p, const auto&... s) {
         return ScheduleFreeAdamW<P, S>(p,
                                        {.learning_rate = 0.1,
                                         .inner_momentum = 0.7,
                                         .weight_decay = 0.1,
                                         .decay_at_z = true,
                                         .r = 2},
-                                       s);
+                                       s...);
       });
 }
 
@@ -201,53 +197,55 @@ void for_each_average(Use&& use, polyak::Accumulate accumulate = polyak::Accumul
   const auto tortoise = [](std::string_view name) {
     return Method{.name = name, .header = "average/hare_tortoise.hpp"};
   };
-  use({.name = "Average", .header = "average/schedules/weighting.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return Average<P, PolynomialWeighting, S>(p, {3}, Nonfinite::propagate, {accumulate, 0, s});
-      });
+  use({.name = "Average", .header = "average/schedules/weighting.hpp"}, [accumulate]<class P>(
+                                                                            const Parameters<P>& p,
+                                                                            const auto&... s) {
+    return Average<P, PolynomialWeighting, S>(p, {3}, Nonfinite::propagate, {accumulate, 0, s...});
+  });
   use({.name = "Swa", .header = "average/swa.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return Swa<P, S>(p, {.accumulate = accumulate}, s);
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return Swa<P, S>(p, {.accumulate = accumulate}, s...);
       });
   use({.name = "Swa later", .header = "average/swa.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return Swa<P, S>(p, {.start = 3, .period = 2, .accumulate = accumulate}, s);
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return Swa<P, S>(p, {.start = 3, .period = 2, .accumulate = accumulate}, s...);
       });
-  use(ema("Ema"), [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-    return Ema<P, S>(p, {.decay = 0.75, .accumulate = accumulate, .seed = 0x123456789}, s);
+  use(ema("Ema"), [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+    return Ema<P, S>(p, {.decay = 0.75, .accumulate = accumulate, .seed = 0x123456789}, s...);
   });
-  use(ema("Ema from the first update"), [accumulate]<class P>(const Parameters<P>& p,
-                                                              const Selection& s = {}) {
-    return Ema<P, S>(p, {.decay = 0.75, .start = Start::first_update, .accumulate = accumulate}, s);
-  });
-  use(ema("Ema debiased"), [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
+  use(ema("Ema from the first update"),
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return Ema<P, S>(p, {.decay = 0.75, .start = Start::first_update, .accumulate = accumulate},
+                         s...);
+      });
+  use(ema("Ema debiased"), [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
     return Ema<P, S>(p, {.decay = 0.75, .start = Start::zero_debiased, .accumulate = accumulate},
-                     s);
+                     s...);
   });
   use(ema("Ema of every other call"),
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return Ema<P, S>(p, {.decay = 0.75, .update_every = 2, .accumulate = accumulate}, s);
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return Ema<P, S>(p, {.decay = 0.75, .update_every = 2, .accumulate = accumulate}, s...);
       });
   use({.name = "PowerEma of gamma", .header = "average/power_ema.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return PowerEma<P, S>(p, {.gamma = 3, .accumulate = accumulate}, s);
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return PowerEma<P, S>(p, {.gamma = 3, .accumulate = accumulate}, s...);
       });
   use({.name = "PowerEma of sigma_rel", .header = "average/power_ema.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
         return PowerEma<P, S>(
             p, {.sigma_rel = 0.1, .batch_size = 32, .update_every = 3, .accumulate = accumulate},
-            s);
+            s...);
       });
   use({.name = "SampleEma", .header = "average/sample_ema.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return SampleEma<P, S>(p, {.half_life = 2, .accumulate = accumulate}, s);
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return SampleEma<P, S>(p, {.half_life = 2, .accumulate = accumulate}, s...);
       });
   use({.name = "Tail", .header = "average/tail.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return Tail<P, S>(p, {.start = 3, .accumulate = accumulate}, s);
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return Tail<P, S>(p, {.start = 3, .accumulate = accumulate}, s...);
       });
   use({.name = "SwitchEma of iterations", .header = "average/switch_ema.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
         return SwitchEma<P, S>(p,
                                {.decay = 0.75,
                                 .unit = SwitchUnit::iterations,
@@ -256,18 +254,18 @@ void for_each_average(Use&& use, polyak::Accumulate accumulate = polyak::Accumul
                                 .warmup = SwitchWarmup::linear,
                                 .warmup_iterations = 4,
                                 .accumulate = accumulate},
-                               s);
+                               s...);
       });
   use({.name = "SwitchEma of epochs", .header = "average/switch_ema.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return SwitchEma<P, S>(p, {.decay = 0.75, .accumulate = accumulate}, s);
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return SwitchEma<P, S>(p, {.decay = 0.75, .accumulate = accumulate}, s...);
       });
-  use(tortoise("HareTortoise"), [accumulate]<class P>(const Parameters<P>& p,
-                                                      const Selection& s = {}) {
-    return HareTortoise<P, S>(p, {.decay = 0.75, .switch_every = 2, .accumulate = accumulate}, s);
+  use(tortoise("HareTortoise"), [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+    return HareTortoise<P, S>(p, {.decay = 0.75, .switch_every = 2, .accumulate = accumulate},
+                              s...);
   });
   use(tortoise("HareTortoise blending"),
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
         return HareTortoise<P, S>(p,
                                   {.decay = 0.75,
                                    .switch_every = 4,
@@ -275,22 +273,23 @@ void for_each_average(Use&& use, polyak::Accumulate accumulate = polyak::Accumul
                                    .update_after = 2,
                                    .update_every = 2,
                                    .accumulate = accumulate},
-                                  s);
+                                  s...);
       });
   use(tortoise("HareTortoise switching between updates"),
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
         return HareTortoise<P, S>(
-            p, {.decay = 0.75, .switch_every = 2, .update_every = 3, .accumulate = accumulate}, s);
+            p, {.decay = 0.75, .switch_every = 2, .update_every = 3, .accumulate = accumulate},
+            s...);
       });
   use(tortoise("HareTortoise blending between updates"),
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
         return HareTortoise<P, S>(p,
                                   {.decay = 0.75,
                                    .switch_every = 3,
                                    .blend = 0.5,
                                    .update_every = 2,
                                    .accumulate = accumulate},
-                                  s);
+                                  s...);
       });
 }
 
@@ -300,37 +299,38 @@ template <class S, class Use>
 void for_each_window(Use&& use, polyak::Accumulate accumulate = polyak::Accumulate::plain) {
   using namespace polyak;
   use({.name = "EmaBank", .header = "average/ema_bank.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
         return EmaBank<P, 3, S>(
             p, {0.75, 0.0, 0.9},
             {.start = Start::first_update, .update_every = 2, .accumulate = accumulate, .seed = 5},
-            s);
+            s...);
       });
   use({.name = "Lawa", .header = "average/lawa.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return Lawa<P, S>(p, {.checkpoints = 5, .accumulate = accumulate}, s);
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return Lawa<P, S>(p, {.checkpoints = 5, .accumulate = accumulate}, s...);
       });
   use({.name = "Lawa with a running mean", .header = "average/lawa.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return Lawa<P, S>(p, {.checkpoints = 3, .running_mean = true, .accumulate = accumulate}, s);
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return Lawa<P, S>(p, {.checkpoints = 3, .running_mean = true, .accumulate = accumulate},
+                          s...);
       });
   use({.name = "WindowAverage", .header = "average/window_average.hpp"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
         return WindowAverage<P, S>(
-            p, {.horizon = 4, .interval = 2, .blocks = 1, .accumulate = accumulate}, s);
+            p, {.horizon = 4, .interval = 2, .blocks = 1, .accumulate = accumulate}, s...);
       });
 #if !defined(__CUDACC__)
   use({.name = "CottaTeacher", .header = "average/cotta.hpp", .by_tensor = true},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
         return CottaTeacher<P, S>(
-            p, {.decay = 0.75, .restore_probability = 0.2, .accumulate = accumulate}, s);
+            p, {.decay = 0.75, .restore_probability = 0.2, .accumulate = accumulate}, s...);
       });
   use({.name = "Aswa",
        .header = "average/aswa.hpp",
        .by_tensor = true,
        .couples = "it accepts an iterate by the norm of all its tensors"},
-      [accumulate]<class P>(const Parameters<P>& p, const Selection& s = {}) {
-        return Aswa<P, S>(p, {.filter = AswaFilter::mean_norm, .accumulate = accumulate}, s);
+      [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
+        return Aswa<P, S>(p, {.filter = AswaFilter::mean_norm, .accumulate = accumulate}, s...);
       });
 #endif
 }
