@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The one list of the library's methods. The batteries, the fused steps, the emulated device, the
-/// tests of users' build settings and the check of the README's table are made from it, so a new
-/// method is one entry here, and one more for each variant whose law differs.
+/// The one list of the library's methods. The batteries, the fused steps, the emulated device and
+/// the tests of users' build settings are made from it; the golden files, the benchmarks and the
+/// tables of the READMEs are checked against it. A new method is one entry here, and one more for
+/// each variant whose law differs.
 ///
 /// Needs no test framework, and nothing that nvcc does not compile.
 ///
