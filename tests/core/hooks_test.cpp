@@ -19,6 +19,8 @@
 #include <polyak/average/ema.hpp>
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/engine/ring_of_blocks.hpp>
+#include <polyak/core/clip.hpp>
+#include <polyak/core/reduce.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/tensors/selection.hpp>
@@ -36,6 +38,7 @@ namespace {
 
 using polyak::Nonfinite;
 using Params = polyak::Parameters<float>;
+using Gradients = polyak::Gradients<float>;
 using Journal = std::vector<std::string>;
 
 /// Tells a method from outside what to do in its hooks.
@@ -53,12 +56,12 @@ using ScriptPointer = std::shared_ptr<Script>;
 
 /// The largest magnitude of the weights, or of the gradients there are, by the executor.
 double largest(const polyak::ExecutorRef& executor, const Params& params,
-               const float* const* gradients) {
+               const Gradients* gradients) {
   double found = 0;
   std::mutex guard;
   for (std::size_t k = 0; k < params.size(); ++k) {
     if (params[k].info().role == polyak::Role::copy) continue;
-    const float* const values = gradients == nullptr ? params[k].data() : gradients[k];
+    const float* const values = gradients == nullptr ? params[k].data() : (*gradients)[k];
     if (values == nullptr) continue;
     executor(params[k].size(), [&](std::size_t begin, std::size_t end) {
       double here = 0;
@@ -80,7 +83,7 @@ struct Additions {
   std::int64_t advanced = 0, finished = 0, skips = 0;
 
   void prepare(const polyak::ExecutorRef& executor, const Params& params,
-               const float* const* gradients) {
+               const Gradients* gradients) {
     script->note("prepare");
     prepared = script->reads          ? largest(executor, params, nullptr)
                : gradients != nullptr ? largest(executor, params, gradients)
@@ -121,7 +124,7 @@ class OwnAverage final
   [[nodiscard]] const Additions& additions() const { return more_; }
 
   [[nodiscard]] bool reads_weights() const { return more_.script->reads; }
-  void prepare(const polyak::ExecutorRef& executor, const Params& params, const float* const*) {
+  void prepare(const polyak::ExecutorRef& executor, const Params& params, const Gradients*) {
     more_.prepare(executor, params, nullptr);  // an update has no gradients
   }
   void advance(const Params& params, const float* const* gradients) {
@@ -170,7 +173,7 @@ class OwnRing final : public polyak::RingOfBlocks<OwnRing, float, TwoOfThree, fl
   [[nodiscard]] const Additions& additions() const { return more_; }
 
   [[nodiscard]] bool reads_weights() const { return more_.script->reads; }
-  void prepare(const polyak::ExecutorRef& executor, const Params& params, const float* const*) {
+  void prepare(const polyak::ExecutorRef& executor, const Params& params, const Gradients*) {
     more_.prepare(executor, params, nullptr);
   }
   void advance(const Params& params, const float* const* gradients) {
@@ -243,7 +246,7 @@ class OwnOptimizer final : public polyak::Elementwise<OwnOptimizer, OwnRule, flo
 
   [[nodiscard]] bool reads_weights() const { return more_.script->reads; }
   void prepare(const polyak::ExecutorRef& executor, const Params& params,
-               const float* const* gradients) {
+               const Gradients* gradients) {
     more_.prepare(executor, params, gradients);
   }
   void advance(const Params& params, const float* const* gradients) {
@@ -592,6 +595,90 @@ TEST_CASE("a method that reads the weights after an optimizer refuses its own up
                   std::invalid_argument);
   CHECK(model.x == trained);
   CHECK(polyak::state_bytes(optimizer) == polyak::state_bytes(same));
+}
+
+namespace {
+
+/// An optimizer whose steps are relative to the norm of the gradients, found by prepare().
+class NormedOptimizer final : public polyak::Elementwise<NormedOptimizer, OwnRule, float, float> {
+ public:
+  explicit NormedOptimizer(const Params& params, const polyak::Selection& tensors = {})
+      : Elementwise(params, {}, tensors) {}
+
+  void prepare(const polyak::ExecutorRef& executor, const Params&, const Gradients* gradients) {
+    norm_ = polyak::norm(executor, *gradients);
+  }
+  [[nodiscard]] polyak::StepOf<float> step_of(std::size_t tensor) const {
+    polyak::StepOf<float> step = Elementwise::step_of(tensor);
+    step.learning_rate /= norm_;
+    return step;
+  }
+  [[nodiscard]] double norm() const { return norm_; }
+
+ private:
+  double norm_ = 1;
+};
+
+/// How gradients are read in this step.
+void set_reading(Model<float>& model, std::uint64_t step) {
+  model.differentiate(step);
+  model.gradients.scale(0.5).clip_value(step % 2 == 0 ? 1e300 : 0.01);
+  polyak::clip_norm(model.gradients, 0.75);
+  REQUIRE(model.gradients.clip_coefficient() < 1);
+}
+
+/// Gradients that are in memory what those of `read` are read as.
+void multiply_by_hand(Model<float>& model, std::uint64_t step, const Gradients& read) {
+  model.differentiate(step);
+  const auto factor = static_cast<float>(read.scale() * read.clip_coefficient());
+  const auto limit = static_cast<float>(read.value_limit());
+  for (std::size_t k = 0; k < model.params.size(); ++k) {
+    if (model.gradients[k] == nullptr) continue;
+    for (std::size_t i = 0; i < model.params[k].size(); ++i) {
+      float& one = const_cast<float*>(model.gradients[k])[i];
+      one = std::clamp(one * factor, -limit, limit);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("prepare() finds the norm of the gradients that the step reads, scaled and clipped") {
+  Model<float> alone({5, 70, 0, 33, 160}, true), fused({5, 70, 0, 33, 160}, true),
+      by_hand({5, 70, 0, 33, 160}, true);
+  const auto some = polyak::named("tensor 1");
+  NormedOptimizer a(alone.params), b(fused.params), c(by_hand.params);
+  for (NormedOptimizer* const one : {&a, &b, &c}) one->group(some, {.learning_rate_factor = 0.5});
+  polyak::Ema<float> ema(fused.params, {.decay = 0.75});
+  Splitter pieces(Split::pieces);
+  for (std::uint64_t step = 0; step < 6; ++step) {
+    set_reading(alone, step);
+    set_reading(fused, step);
+    multiply_by_hand(by_hand, step, alone.gradients);
+    CHECK(a.step(alone.params, alone.gradients));
+    CHECK(polyak::step(pieces, fused.params, fused.gradients, b, ema));
+    CHECK(c.step(by_hand.params, by_hand.gradients));
+    CHECK(a.norm() == polyak::norm(by_hand.gradients));
+    CHECK(a.norm() == b.norm());
+    CHECK(a.norm() == c.norm());
+    if (step % 2 == 0) CHECK(a.norm() == Approx(0.75).epsilon(1e-6));
+    CHECK(alone.bytes() == by_hand.bytes());
+    CHECK(fused.bytes() == by_hand.bytes());
+    CHECK(polyak::state_bytes(a) == polyak::state_bytes(c));
+    CHECK(polyak::state_bytes(b) == polyak::state_bytes(c));
+  }
+}
+
+TEST_CASE("prepare() of two optimizers in one step sees the gradients of both") {
+  Model<float> model({5, 70, 0, 33, 160}, true);
+  const auto first = polyak::named("tensor 0", "tensor 1");
+  NormedOptimizer a(model.params, first), b(model.params, !first);
+  model.differentiate(1);
+  model.gradients.scale(0.25);
+  const double norm = polyak::norm(model.gradients);
+  polyak::step(model.params, model.gradients, a, b);
+  CHECK(a.norm() == norm);
+  CHECK(b.norm() == norm);
 }
 
 }  // namespace hooks_test

@@ -13,14 +13,19 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include <polyak/core/clip.hpp>
 #include <polyak/core/executors/openmp.hpp>
 #include <polyak/core/fold.hpp>
 #include <polyak/core/fold_loops.hpp>
 #include <polyak/core/fold_plan.hpp>
 #include <polyak/core/fold_tree.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/selection.hpp>
+#include <polyak/core/tensors/stream.hpp>
 
 #include "../support/allocations.hpp"
 #include "../support/bits.hpp"
@@ -205,7 +210,8 @@ constexpr ReductionOptions all_options[] = {
 /// The results of three folds with one, two and three accumulators, as bits.
 template <class P, class E>
 std::vector<std::uint64_t> everything(const List<P>& list, E&& executor) {
-  const Gradients<P> gradients = list.gradients();
+  const Gradients<P> list_of_gradients = list.gradients();
+  const auto gradients = stream_of(list_of_gradients);
   std::vector<std::uint64_t> all;
   const auto append = [&](std::span<const double> results) {
     for (const double result : results) all.push_back(bits::of(result));
@@ -286,7 +292,101 @@ struct CountAbove : Fold<1> {
   }
 };
 
+/// What folds read of gradients, computed by hand: in the type that a step computes in.
+template <class P>
+auto read_by_hand(const std::vector<P>& gradient, double scale, double limit) {
+  using C = std::conditional_t<std::same_as<P, double>, double, float>;
+  std::vector<C> all;
+  for (const P one : gradient) {
+    const C scaled = static_cast<C>(one) * static_cast<C>(scale), most = static_cast<C>(limit);
+    all.push_back(scaled > most ? most : scaled < -most ? -most : scaled);
+  }
+  return all;
+}
+
+/// The gradients that were multiplied and clipped before, of the same shapes.
+template <class C>
+struct ByHand {
+  std::vector<std::vector<C>> numbers;
+  Parameters<C> list;
+};
+
+template <class P>
+void check_folds_of_read_gradients() {
+  using C = std::conditional_t<std::same_as<P, double>, double, float>;
+  List<P> list(shapes());
+  for (auto& slopes : list.slopes) {  // some as large as the limit, and rounded by the scale
+    for (std::size_t k = 0; k < slopes.size(); k += 3) slopes[k] = static_cast<P>(-C(1) / C(3));
+  }
+  Gradients<P> gradients = list.gradients();
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const auto& [scale, limit] : std::vector<std::pair<double, double>>{
+           {0.5, infinity}, {1.0 / 3, 0.125}, {1, 0.25}, {0, infinity}, {0.7, 1e300}}) {
+    gradients.scale(scale).clip_value(limit);
+    ByHand<C> by_hand;
+    by_hand.numbers.reserve(shapes().size());
+    for (std::size_t k = 0; k < shapes().size(); ++k) {
+      by_hand.numbers.push_back(read_by_hand(list.slopes[k], scale, limit));
+      by_hand.list.add(list.params[k].name(), by_hand.numbers[k].data(), shapes()[k]);
+    }
+    for (const ReductionOptions& options : all_options) {
+      INFO("scale " << scale << ", limit " << limit << ", per " << static_cast<int>(options.per)
+                    << ", view " << static_cast<int>(options.view));
+      const auto same = [&](std::span<const double> a, std::span<const double> b) {
+        return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                          [](double x, double y) { return bits::same(x, y); });
+      };
+      Splitter pieces(Split::pieces);
+      for (const int level : levels::supported()) {
+        const LevelCap cap(level);
+        Reduction<Norm> norms(gradients, options), norms_by_hand(by_hand.list, options);
+        CHECK(same(norms(serial, gradients), norms_by_hand(serial, by_hand.list)));
+        if constexpr (std::same_as<P, float>) {  // a fold that looks at first elements
+          Reduction<Variance> variances(gradients, options), others(by_hand.list, options);
+          CHECK(same(variances(pieces, gradients), others(pieces, by_hand.list)));
+        }
+      }
+      // In memory they are as before.
+      Reduction<Norm> norms(gradients, options);
+      const auto stored = norms(serial, stream_of(gradients));
+      const std::vector<double> kept(stored.begin(), stored.end());
+      CHECK(same(norms(serial, list.gradients()), kept));
+    }
+    if constexpr (std::same_as<P, float>) {  // beside another stream, which is read as it is
+      for (std::size_t k = 0; k < shapes().size(); ++k) {
+        Reduction<Dot> dots(list.params, [k](std::size_t tensor) { return tensor == k; });
+        CHECK(bits::same(dots(serial, list.params, gradients)[0],
+                         reduce<Dot>(list.weights[k], by_hand.numbers[k])));
+      }
+    }
+  }
+}
+
 }  // namespace
+
+TEMPLATE_TEST_CASE("folds read gradients as a step does, with scale and limit", "", float, double,
+                   Eigen::bfloat16) {
+  check_folds_of_read_gradients<TestType>();
+}
+TEST_CASE("the norm of clipped gradients is that of what a step reads") {
+  List<float> list({{3}, {2, 700}});
+  Gradients<float> gradients = list.gradients();
+  gradients.scale(0.5);
+  const double before = norm(gradients),
+               stored = reduce<Norm>(serial, gradients, stream_of(gradients));
+  CHECK(before == 0.5 * stored);  // a power of two rounds nothing
+  CHECK(clip_norm(gradients, before / 4) == before);
+  CHECK(norm(gradients) == before / 4);
+  CHECK(clip_norm(gradients, before / 2) == before);  // clipping anew begins from the memory
+  std::vector<double> each(2);
+  norms(serial, gradients, each);
+  CHECK(std::hypot(each[0], each[1]) == Approx(before / 2));
+  CHECK(norm_of(serial, gradients, polyak::named("a")) == each[0]);
+  gradients.scale(1).clip_value(0.125);
+  CHECK(reduce<MaxAbs>(serial, gradients, gradients) == 0.125);
+  list.slopes[1][5] = std::numeric_limits<float>::quiet_NaN();
+  CHECK(bits::is_nan(norm(gradients)));  // a limit hides no NaN
+}
 
 TEST_CASE("folds of one stream are those of long double: float") { check_folds_of_one<float>(); }
 TEST_CASE("folds of one stream are those of long double: double") { check_folds_of_one<double>(); }

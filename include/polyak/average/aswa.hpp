@@ -178,8 +178,7 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
     accepted_ = false;
     Base::skip();
   }
-  void prepare(const ExecutorRef& executor, const Parameters<P>& params,
-               const element_t<P>* const*) {
+  void prepare(const ExecutorRef& executor, const Parameters<P>& params, const Gradients<P>*) {
     const std::int64_t call = this->calls() + 1;
     next_ = {.accepts = call >= start_ && (call - start_) % period_ == 0, .norm = 0};
     if (!next_.accepts || filter_ == AswaFilter::all) return;

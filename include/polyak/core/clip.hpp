@@ -15,13 +15,15 @@
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/selection.hpp>
+#include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
 inline namespace v0 {
 
 /// Sets the clip coefficient of gradients for the norm of all of them, or of those that the
 /// `workspace` takes, and returns that norm, the scale included. The coefficient replaces that of
-/// the last call. A norm that is NaN or infinite clips nothing: Nonfinite says what happens then.
+/// the last call; the value limit is applied after it. A norm that is NaN or infinite clips
+/// nothing: Nonfinite says what happens then.
 ///
 /// Allocates nothing where it is given a workspace: `Reduction<Norm> workspace(gradients)`. Throws
 /// std::invalid_argument unless max_norm >= 0, and for a workspace of another list.
@@ -29,7 +31,7 @@ template <Executor E, FloatingScalar P>
 double clip_norm(E&& executor, Gradients<P>& gradients, double max_norm,
                  Reduction<Norm>& workspace) {
   require(max_norm >= 0, "clip_norm: max_norm must be >= 0", max_norm);
-  const double norm = gradients.scale() * workspace(executor, gradients)[0];
+  const double norm = gradients.scale() * workspace(executor, stream_of(gradients))[0];
   GradientAccess<P>::set_clip(gradients, detail::clip_coefficient(norm, max_norm));
   return norm;
 }
@@ -47,7 +49,8 @@ double clip_norm(Gradients<P>& gradients, double max_norm) {
   return clip_norm(serial, gradients, max_norm);
 }
 
-/// The norm of the selected gradients, the scale included.
+/// The norm of the selected gradients as a step reads them: with scale, clip coefficient and value
+/// limit.
 template <Executor E, FloatingScalar P>
 [[nodiscard]] double norm_of(E&& executor, const Gradients<P>& gradients,
                              const Selection& selection) {
@@ -55,7 +58,7 @@ template <Executor E, FloatingScalar P>
   Reduction<Norm> workspace(gradients, [&](std::size_t k) {
     return layout.tensors[k].role != Role::copy && selection(layout.tensors[k]);
   });
-  return gradients.scale() * workspace(executor, gradients)[0];
+  return workspace(executor, gradients)[0];
 }
 
 }  // namespace v0

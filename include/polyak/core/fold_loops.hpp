@@ -14,7 +14,9 @@
 #include <polyak/core/fold.hpp>
 #include <polyak/core/fold_plan.hpp>
 #include <polyak/core/fold_tree.hpp>
+#include <polyak/core/gradient_factor.hpp>
 #include <polyak/core/law.hpp>
+#include <polyak/core/number.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/simd/pack.hpp>
 #include <polyak/core/simd/pack_x86.hpp>
@@ -82,33 +84,55 @@ requires(scalar_bytes<E> == 2) POLYAK_INLINE
   convert(singles, to);
 }
 
+/// Gradients as a step reads them: scaled and clipped in the type of the list.
+template <class E, int Lanes, class Level>
+POLYAK_INLINE void load_double(const ReadGradients<E>& from, Pack<double, Lanes, Level>& to) {
+  using V = Pack<carrier_t<E>, Lanes, Level>;
+  V gradient;
+  load_pack(from.data, gradient);
+  from.template factor<V>().apply(gradient);
+  convert(gradient, to);
+}
+
 /// The first `count` lanes, fewer than all. The rest are 0, or where the fold is shifted the first
 /// number of the block, whose difference to itself is 0.
-template <class E, int Lanes, class Level>
-POLYAK_INLINE void load_double_part(const E* from, std::size_t count, const E* filler,
+template <class Source, class E, int Lanes, class Level>
+POLYAK_INLINE void load_double_part(const Source& from, std::size_t count, const E* filler,
                                     Pack<double, Lanes, Level>& to) {
   constexpr auto lanes = static_cast<std::size_t>(Lanes);
   alignas(cache_line) std::byte copy[lanes * scalar_bytes<E>] = {};
-  std::memcpy(copy, from, count * scalar_bytes<E>);
+  std::memcpy(copy, memory_of(from), count * scalar_bytes<E>);
   for (std::size_t k = count; filler != nullptr && k < lanes; ++k) {
     std::memcpy(copy + k * scalar_bytes<E>, filler, scalar_bytes<E>);
   }
-  load_double(reinterpret_cast<const E*>(copy), to);
+  load_double(alike(from, reinterpret_cast<const E*>(copy)), to);
+}
+
+template <class E>
+[[nodiscard]] POLYAK_INLINE double first_double(const E* from) {
+  return widened<double>(from, 0);
+}
+template <class E>
+[[nodiscard]] POLYAK_INLINE double first_double(const ReadGradients<E>& from) {
+  using V = Number<carrier_t<E>>;
+  V gradient(widened<carrier_t<E>>(from.data, 0));
+  from.template factor<V>().apply(gradient);
+  return static_cast<double>(gradient.value);
 }
 
 // ---- the loops ---------------------------------------------------------------------------------
 
-/// One block, or rows of a strip of columns, of elements of the types E.
-template <class F, class Level, class... E>
+/// One block, or rows of a strip of columns. A source is a pointer, or gradients that are scaled.
+template <class F, class Level, class... Source>
 struct FoldLoops {
-  static constexpr std::size_t streams = sizeof...(E);
+  static constexpr std::size_t streams = sizeof...(Source);
   static constexpr auto accumulators = static_cast<std::size_t>(F::accumulators);
-  using Streams = std::index_sequence_for<E...>;
+  using Streams = std::index_sequence_for<Source...>;
   using Accumulators = std::make_index_sequence<accumulators>;
-  using Pointers = std::tuple<const E*...>;
+  using Sources = std::tuple<Source...>;
 
   /// `count` consecutive elements from `from` on, at most fold_block; to one part.
-  POLYAK_INLINE static void block(const F& fold, const Pointers& from, std::size_t count,
+  POLYAK_INLINE static void block(const F& fold, const Sources& from, std::size_t count,
                                   double* part) {
     constexpr auto lanes = static_cast<std::size_t>(fold_lanes<F>);
     using V = Pack<double, fold_lanes<F>, Level>;
@@ -135,7 +159,7 @@ struct FoldLoops {
 
   /// `rows` rows of `width` columns, at most fold_block_rows; `inner` elements lie from one row to
   /// the next, and from one accumulator of the parts to the next.
-  POLYAK_INLINE static void strip(const F& fold, const Pointers& from, std::size_t rows,
+  POLYAK_INLINE static void strip(const F& fold, const Sources& from, std::size_t rows,
                                   std::size_t width, std::size_t inner, double* parts) {
     constexpr std::size_t lanes = 16, rows_at_once = 4;
     using V = Pack<double, lanes, Level>;
@@ -198,30 +222,29 @@ struct FoldLoops {
     }
   }
   template <class V, std::size_t... S>
-  POLYAK_INLINE static void load(const Pointers& from, std::size_t at, V* x,
+  POLYAK_INLINE static void load(const Sources& from, std::size_t at, V* x,
                                  std::index_sequence<S...>) {
     (load_double(std::get<S>(from) + at, x[S]), ...);
   }
   template <class V, std::size_t... S>
-  POLYAK_INLINE static void load_part(const Pointers& from, std::size_t at, std::size_t count, V* x,
+  POLYAK_INLINE static void load_part(const Sources& from, std::size_t at, std::size_t count, V* x,
                                       std::index_sequence<S...>) {
-    (load_double_part(std::get<S>(from) + at, count, F::shifted ? std::get<S>(from) : nullptr,
-                      x[S]),
+    (load_double_part(std::get<S>(from) + at, count,
+                      F::shifted ? memory_of(std::get<S>(from)) : nullptr, x[S]),
      ...);
   }
   template <class V, std::size_t... S>
-  POLYAK_INLINE static void load_zeros(const Pointers& from, std::size_t at, std::size_t count,
-                                       V* x, std::index_sequence<S...>) {
+  POLYAK_INLINE static void load_zeros(const Sources& from, std::size_t at, std::size_t count, V* x,
+                                       std::index_sequence<S...>) {
     (load_some_double(std::get<S>(from) + at, count, x[S]), ...);
   }
-  template <class T, class V>
-  POLYAK_INLINE static void load_some_double(const T* from, std::size_t count, V& to) {
-    load_double_part(from, count, static_cast<const T*>(nullptr), to);
+  template <class One, class V>
+  POLYAK_INLINE static void load_some_double(const One& from, std::size_t count, V& to) {
+    load_double_part(from, count, decltype(memory_of(from)){nullptr}, to);
   }
   template <class V, std::size_t... S>
-  POLYAK_INLINE static void spread_first(const Pointers& from, V* first,
-                                         std::index_sequence<S...>) {
-    ((first[S] = V(widened<double>(std::get<S>(from), 0))), ...);
+  POLYAK_INLINE static void spread_first(const Sources& from, V* first, std::index_sequence<S...>) {
+    ((first[S] = V(first_double(std::get<S>(from)))), ...);
   }
   template <class V, std::size_t... S, std::size_t... A>
   POLYAK_INLINE static void apply(const F& fold, V* x, [[maybe_unused]] const V* first, V* sums,
@@ -230,10 +253,10 @@ struct FoldLoops {
     fold(static_cast<const V&>(x[S])..., sums[A]...);
   }
   template <std::size_t... S>
-  POLYAK_INLINE static void close(const F& fold, const Pointers& from, std::size_t at,
+  POLYAK_INLINE static void close(const F& fold, const Sources& from, std::size_t at,
                                   typename F::Part& all, std::index_sequence<S...>) {
     if constexpr (F::shifted) {
-      const double first[] = {widened<double>(std::get<S>(from), at)...};
+      const double first[] = {first_double(std::get<S>(from) + at)...};
       fold.close(all, first);
     } else {
       const double zeros[streams] = {};
@@ -258,11 +281,12 @@ inline constexpr std::size_t fold_strip = 512;
 
 /// Elements begin..end of all tensors that have elements this time, counted through them. A block
 /// or strip belongs to the range in which it begins.
-template <class F, class... E>
+template <class F, class... S>
 struct FoldPass {
+  using Sources = std::tuple<fold_source_t<S>...>;
   const F& fold;
   const FoldPlan& plan;
-  const std::tuple<FoldStream<E>...>& streams;
+  const std::tuple<S...>& streams;
   double* parts;
   std::size_t begin, end;
 
@@ -272,7 +296,7 @@ struct FoldPass {
     for (const FoldTensor& tensor : plan.tensors) {
       if (start >= end) return;
       const auto from = std::apply(
-          [&](const auto&... stream) { return std::tuple<const E*...>(stream[tensor.index]...); },
+          [&](const auto&... stream) { return Sources(fold_source(stream, tensor.index)...); },
           streams);
       if (!has_all(from)) continue;
       const std::size_t size = tensor.shape.size();
@@ -285,16 +309,16 @@ struct FoldPass {
     }
   }
 
-  [[nodiscard]] static bool has_all(const std::tuple<const E*...>& from) {
-    return std::apply([](const auto*... p) { return ((p != nullptr) && ...); }, from);
+  [[nodiscard]] static bool has_all(const Sources& from) {
+    return std::apply([](const auto&... p) { return ((memory_of(p) != nullptr) && ...); }, from);
   }
 
  private:
   /// The blocks of one tensor that begin in low..high.
   template <class Level>
-  POLYAK_INLINE void units(const FoldTensor& tensor, const std::tuple<const E*...>& from,
-                           std::size_t low, std::size_t high) const {
-    using Loops = FoldLoops<F, Level, E...>;
+  POLYAK_INLINE void units(const FoldTensor& tensor, const Sources& from, std::size_t low,
+                           std::size_t high) const {
+    using Loops = FoldLoops<F, Level, fold_source_t<S>...>;
     const FoldShape& shape = tensor.shape;
     const std::size_t block = shape.block(), blocks = shape.blocks(), inner = shape.inner;
     const std::size_t strips = (inner + fold_strip - 1) / fold_strip;
@@ -314,8 +338,7 @@ struct FoldPass {
       const std::size_t rows = rows_of(b), column = s * fold_strip;
       if (o * slice + b * block * inner + column * rows >= high) return;
       const std::size_t at = o * slice + b * block * inner + column;
-      const auto here =
-          std::apply([&](const auto*... p) { return std::tuple<const E*...>((p + at)...); }, from);
+      const auto here = std::apply([&](const auto&... p) { return Sources((p + at)...); }, from);
       double* const to =
           parts + tensor.parts + (o * blocks + b) * Loops::accumulators * inner + column;
       if (inner == 1) {

@@ -11,6 +11,7 @@
 
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slots.hpp>
 
@@ -63,8 +64,11 @@ struct MethodHooks {
   [[nodiscard]] bool reads_weights() const { return false; }
   /// Runs before any clock moves: passes over whole tensors, and refusals. Changes no state. Where
   /// it throws, nothing of the step has changed; but a method that reads the weights after others
-  /// wrote them is prepared after these, whose updates stand.
-  void prepare(const ExecutorRef&, const Parameters<P>&, const element_t<P>* const*) {}
+  /// wrote them is prepared after these, whose updates stand. The gradients, null in an update, are
+  /// those of all tensors, whoever owns them. Folds over them (core/reduce.hpp) read them as the
+  /// pass will, with scale, clip coefficient and value limit; their pointers lead to memory that
+  /// has none of these.
+  void prepare(const ExecutorRef&, const Parameters<P>&, const Gradients<P>*) {}
   /// Runs after the pass, and after every law of the step. A method that changes weights here is
   /// named last in a step.
   void finish(const ExecutorRef&, const Parameters<P>&) {}
@@ -78,7 +82,8 @@ struct MethodHooks {
 /// says more. Methods in their usual variant share a pass.
 template <class M>
 concept Method = requires(M& method, const M& constant, const ExecutorRef& executor,
-                          const element_t<typename M::Parameter>* const* gradients,
+                          const element_t<typename M::Parameter>* const* pointers,
+                          const Gradients<typename M::Parameter>* gradients,
                           const Parameters<typename M::Parameter>& params) {
   typename M::State;
   { M::trains } -> std::convertible_to<bool>;  // reads gradients
@@ -88,8 +93,8 @@ concept Method = requires(M& method, const M& constant, const ExecutorRef& execu
   { constant.nonfinite() } -> std::same_as<Nonfinite>;
   { constant.reads_weights() } -> std::same_as<bool>;
   {method.prepare(executor, params, gradients)};
-  {method.advance(params, gradients)};  // the clock moves on by one step, and the laws with it
-  {method.skip()};                      // instead of advance
+  {method.advance(params, pointers)};  // the clock moves on by one step, and the laws with it
+  {method.skip()};                     // instead of advance
   { constant.resting() } -> std::same_as<bool>;  // does nothing in this step
   requires !std::is_void_v<decltype(constant.bind())>;
   {method.finish(executor, params)};

@@ -68,14 +68,16 @@ class Reduction {
 
   /// Folds the elements of as many streams as the fold reads (see stream_of()), all of them with
   /// the tensors of the list. A tensor for which a stream has no elements is left out: its results
-  /// are those of no numbers. Returns results().
+  /// are those of no numbers. Gradients are folded as a step reads them, with scale, clip
+  /// coefficient and value limit; stream_of(gradients) has them as they lie in memory. Returns
+  /// results().
   ///
   /// Throws std::invalid_argument for streams of another layout or size.
   template <Executor E, class... Streams>
   std::span<const Result> operator()(E&& executor, const Streams&... streams) {
     static_assert(sizeof...(Streams) == static_cast<std::size_t>(F::streams),
                   "polyak: a reduction is given as many streams as its fold reads");
-    return run(executor, stream_of(streams)...);
+    return run(executor, detail::folded_stream(streams)...);
   }
 
   /// Per::list: one. Per::tensor: one for each tensor taken, in their order. Rows and columns:
@@ -139,12 +141,17 @@ class Reduction {
   }
 
   template <class E, class... S>
-  std::span<const Result> run(E& executor, const FoldStream<S>&... streams) {
+  std::span<const Result> run(E& executor, const S&... streams) {
+    if constexpr ((detail::is_gradient_stream<S> || ...)) {  // loops of pointers are faster
+      if ((detail::reads_as_stored(detail::reading_of(streams)) && ...)) {
+        return run(executor, FoldStream<typename S::Element>(streams)...);
+      }
+    }
     using Pass = detail::FoldPass<F, S...>;
     detail::check_executor(executor);
     (check(streams), ...);
     const int level = detail::level_in_use();
-    const std::tuple<FoldStream<S>...> all(streams...);
+    const std::tuple<S...> all(streams...);
     std::size_t elements = 0;
     for (const detail::FoldTensor& tensor : plan_.tensors) {
       if (((streams[tensor.index] != nullptr) && ...)) elements += tensor.shape.size();
@@ -235,7 +242,7 @@ template <class F, Executor E, HostList List, class... Streams>
 }
 
 /// The Euclidean norm of all weights (buffers, Role::copy, do not count), or of all gradients that
-/// are set. 0 for none.
+/// are set, as a step reads them. 0 for none.
 template <Executor E, HostList List>
 [[nodiscard]] double norm(E&& executor, const List& list) {
   return reduce<Norm>(executor, list, list);

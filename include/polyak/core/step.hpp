@@ -79,15 +79,16 @@ inline constexpr bool finishes = !requires {
 /// The functions of a method that the driver calls, without its type.
 template <class P>
 struct MethodTable {
-  using Gradient = const element_t<P>* const*;
+  using Pointers = const element_t<P>* const*;
   using Single = typename Sweep<P>::Plan::Single;
   bool trains;
   bool writes_weights;  ///< optimizers do
   MethodFacts (*facts)(const void*);
-  void (*prepare)(void*, const ExecutorRef&, const Parameters<P>&, Gradient);  ///< may be null
+  void (*prepare)(void*, const ExecutorRef&, const Parameters<P>&,
+                  const Gradients<P>*);  ///< may be null
   /// Advances the method's clock and binds its law in `memory`, unless the method rests. Returns
   /// whether the law is the usual one, which shares loops.
-  bool (*start)(void*, const Parameters<P>&, Gradient, void* memory, Single&);
+  bool (*start)(void*, const Parameters<P>&, Pointers, void* memory, Single&);
   void (*finish)(void*, const ExecutorRef&, const Parameters<P>&);  ///< may be null
   void (*skip)(void*);
   typename Sweep<P>::Hooks hooks;  ///< of the memory that the list lies in
@@ -104,7 +105,9 @@ struct MethodTable {
                       Sweep<P>::Hooks::template of<M>()};
     if constexpr (prepares<P, M>) {
       table.prepare = [](void* m, const ExecutorRef& executor, const Parameters<P>& params,
-                         Gradient g) { static_cast<M*>(m)->prepare(executor, params, g); };
+                         const Gradients<P>* g) {
+        static_cast<M*>(m)->prepare(executor, params, g);
+      };
     }
     if constexpr (finishes<P, M>) {
       table.finish = [](void* m, const ExecutorRef& executor, const Parameters<P>& params) {
@@ -123,7 +126,7 @@ struct MethodTable {
             method.nonfinite()};
   }
   template <class M>
-  static bool start_of(void* object, const Parameters<P>& params, Gradient gradients, void* memory,
+  static bool start_of(void* object, const Parameters<P>& params, Pointers gradients, void* memory,
                        Single& single) {
     M& method = *static_cast<M*>(object);
     method.advance(params, gradients);
@@ -257,6 +260,11 @@ void check_owners(const Layout& layout, std::span<const StepMethod<P>> methods) 
   }
 }
 
+template <class P>
+[[nodiscard]] GradientReading reading_of(const Gradients<P>* gradients) {
+  return gradients == nullptr ? GradientReading{} : GradientAccess<P>::reading(*gradients);
+}
+
 /// One call of step() or update(): who is checked, who waits for whom, and who is skipped. Knows
 /// nothing of the methods' types.
 template <class P>
@@ -266,12 +274,11 @@ class StepDriver {
   using Chosen = std::uint64_t;  ///< a bit for each method
 
   StepDriver(const ExecutorRef& executor, const Parameters<P>& params,
-             const element_t<P>* const* gradients, const GradientReading& reading,
-             const StepParts<P>& parts)
+             const Gradients<P>* gradients, const StepParts<P>& parts)
       : executor_(executor),
         params_(params),
-        gradients_(gradients),
-        reading_(reading),
+        list_(gradients),
+        gradients_(gradients == nullptr ? nullptr : gradients->data()),
         methods_(parts.methods),
         parts_(parts) {}
 
@@ -296,7 +303,7 @@ class StepDriver {
   }
   void prepare(Chosen chosen) {
     each(chosen, [&](const auto& m) {
-      if (m.table->prepare != nullptr) m.table->prepare(m.object, executor_, params_, gradients_);
+      if (m.table->prepare != nullptr) m.table->prepare(m.object, executor_, params_, list_);
     });
   }
   void advance_prepared(Chosen chosen);
@@ -420,8 +427,8 @@ class StepDriver {
  protected:
   const ExecutorRef& executor_;
   const Parameters<P>& params_;
+  const Gradients<P>* list_;  ///< of gradients; null in an update
   const element_t<P>* const* gradients_;
-  GradientReading reading_;
   std::span<StepMethod<P>> methods_;
   StepParts<P> parts_;
 };
@@ -468,16 +475,11 @@ void StepDriver<P>::advance_prepared(Chosen chosen) {
       *laws++ = parts_.singles[std::countr_zero(rest)].loop.bound;
     }
   }
-  Sweep<P>::over(executor_, params_, gradients_, reading_,
+  Sweep<P>::over(executor_, params_, gradients_, reading_of(list_),
                  Plan{parts_.singles, methods_.size(), parts_.shared.data(), parts_.shared.size()});
   each(chosen, [&](const auto& m) {
     if (m.table->finish != nullptr) m.table->finish(m.object, executor_, params_);
   });
-}
-
-template <class P>
-[[nodiscard]] GradientReading reading_of(const Gradients<P>* gradients) {
-  return gradients == nullptr ? GradientReading{} : GradientAccess<P>::reading(*gradients);
 }
 
 /// Refuses a step that cannot be made, before anything changes.
@@ -500,9 +502,7 @@ bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradient
   StepMemory<P, M...> memory(methods...);
   const ExecutorRef any(executor);
   using Driver = typename Sweep<P>::template Driver<StepDriver<P>>;
-  return Driver(any, params, gradients == nullptr ? nullptr : gradients->data(),
-                reading_of(gradients), memory.parts())
-      .run();
+  return Driver(any, params, gradients, memory.parts()).run();
 }
 
 }  // namespace detail

@@ -21,6 +21,7 @@
 
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/executors/executor.hpp>
+#include <polyak/core/gradient_factor.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/members.hpp>
 #include <polyak/core/simd/denormals.hpp>
@@ -53,25 +54,6 @@ struct TensorLaw {
       for (auto& slot : slots) slot += offset;
     }
     if constexpr (requires { key.tensor; }) key.tensor = tensor;
-  }
-};
-
-/// How gradients are read, in the type of the list.
-template <class V>
-struct GradientFactor {
-  V scale, limit, lower_limit;
-  bool clips;
-
-  template <class T>
-  POLYAK_INLINE GradientFactor(T factor, T most, bool clipped)
-      : scale(factor), limit(most), lower_limit(-most), clips(clipped) {}
-  POLYAK_INLINE void apply(V& gradient) const {
-    gradient = gradient * scale;
-    if (clips) [[unlikely]] {
-      POLYAK_KEEP_BRANCH();  // a NaN stays
-      gradient = select(limit < gradient, limit, gradient);
-      gradient = select(gradient < lower_limit, lower_limit, gradient);
-    }
   }
 };
 

@@ -119,14 +119,15 @@ class CapturedStep {
   }
 
   void advance() {
+    gradients_.scale(read_->scale()).clip_value(read_->value_limit());
+    Access::set_clip(gradients_, coefficient_);
     detail::call_state().recording = &recording_;
     const Restore end;
     std::apply(
         [&](M&... methods) {
           polyak::detail::StepMemory<P, M...> memory(methods...);
           const ExecutorRef any(executor_);
-          Driver driver(any, params_, gradients_.data(),
-                        {read_->scale(), read_->value_limit(), coefficient_.get()}, memory.parts());
+          Driver driver(any, params_, &gradients_, memory.parts());
           driver.check();
           driver.advance(driver.everything());
         },
@@ -153,7 +154,7 @@ class CapturedStep {
   Executor executor_;
   Parameters<T> params_;
   Gradients<T> gradients_;                     // where they were when it was made
-  const Gradients<T>* read_;                   // how they are read now
+  const Gradients<T>* read_;                   // whose scale and limit hold now
   std::shared_ptr<const double> coefficient_;  // of clipping, as recorded
   std::tuple<M&...> methods_;
   detail::Recording recording_;

@@ -86,7 +86,7 @@ class ClipWorkspace {
   /// Called by clip_norm().
   void operator()(Gradients<T>& gradients, double max_norm) {
     require(max_norm >= 0, "clip_norm: max_norm must be >= 0", max_norm);
-    norms_(gradients);
+    norms_(stream_of(gradients));
     detail::DeviceSpace& space = *executor_.space();
     const bool captured = space.capturing();
     detail::launch(

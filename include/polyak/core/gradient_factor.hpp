@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Gradients as a step reads them: element times scale and clip coefficient, then clipped to the
+/// value limit; all in the type that the list is computed in.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+#include <polyak/core/law.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/scalar.hpp>
+#include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/stream.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+/// How gradients are read, in the type of the list.
+template <class V>
+struct GradientFactor {
+  V scale, limit, lower_limit;
+  bool clips;
+
+  template <class T>
+  POLYAK_INLINE GradientFactor(T factor, T most, bool clipped)
+      : scale(factor), limit(most), lower_limit(-most), clips(clipped) {}
+  POLYAK_INLINE void apply(V& gradient) const {
+    gradient = gradient * scale;
+    if (clips) [[unlikely]] {
+      POLYAK_KEEP_BRANCH();  // a NaN stays
+      gradient = select(limit < gradient, limit, gradient);
+      gradient = select(gradient < lower_limit, lower_limit, gradient);
+    }
+  }
+};
+
+// ---- for folds ---------------------------------------------------------------------------------
+
+/// The gradients of a list as a step reads them.
+template <FloatingScalar E>
+struct GradientStream : Stream<const E> {
+  GradientReading reading;
+};
+template <class S>
+inline constexpr bool is_gradient_stream = false;
+template <class E>
+inline constexpr bool is_gradient_stream<GradientStream<E>> = true;
+
+/// What a reduction folds: gradients as a step reads them, others as stream_of() has them.
+template <class Source>
+[[nodiscard]] auto folded_stream(const Source& source) {
+  return stream_of(source);
+}
+template <ParameterScalar P>
+[[nodiscard]] GradientStream<element_t<P>> folded_stream(const Gradients<P>& gradients) {
+  return {stream_of(gradients), GradientAccess<P>::reading(gradients)};
+}
+
+template <class E>
+[[nodiscard]] GradientReading reading_of(const Stream<const E>&) {
+  return {};
+}
+template <class E>
+[[nodiscard]] GradientReading reading_of(const GradientStream<E>& stream) {
+  return stream.reading;
+}
+/// Whether elements are read as they lie in memory.
+[[nodiscard]] inline bool reads_as_stored(const GradientReading& reading) {
+  return reading.scale == 1 && !is_finite(reading.limit);
+}
+
+/// A pointer to gradients, and how they are read. Folds take it where they take a pointer.
+template <class E>
+struct ReadGradients {
+  const E* data;
+  carrier_t<E> scale, limit;
+  bool clips;
+
+  [[nodiscard]] POLYAK_INLINE ReadGradients operator+(std::size_t count) const {
+    return at(data + count);
+  }
+  /// Elements in other memory, read alike.
+  [[nodiscard]] POLYAK_INLINE ReadGradients at(const E* other) const {
+    return {other, scale, limit, clips};
+  }
+  template <class V>
+  [[nodiscard]] POLYAK_INLINE GradientFactor<V> factor() const {
+    return GradientFactor<V>(scale, limit, clips);
+  }
+};
+
+/// The elements of tensor k.
+template <class E>
+[[nodiscard]] const E* fold_source(const Stream<const E>& stream, std::size_t k) {
+  return stream[k];
+}
+template <class E>
+[[nodiscard]] ReadGradients<E> fold_source(const GradientStream<E>& stream, std::size_t k) {
+  const GradientReading& reading = stream.reading;
+  return {stream[k], static_cast<carrier_t<E>>(reading.scale),
+          static_cast<carrier_t<E>>(reading.limit), is_finite(reading.limit)};
+}
+template <class S>
+using fold_source_t = decltype(fold_source(std::declval<const S&>(), 0));
+
+template <class E>
+[[nodiscard]] POLYAK_INLINE const E* memory_of(const E* source) {
+  return source;
+}
+template <class E>
+[[nodiscard]] POLYAK_INLINE const E* memory_of(const ReadGradients<E>& source) {
+  return source.data;
+}
+template <class E>
+[[nodiscard]] POLYAK_INLINE const E* alike(const E*, const E* other) {
+  return other;
+}
+template <class E>
+[[nodiscard]] POLYAK_INLINE ReadGradients<E> alike(const ReadGradients<E>& source, const E* other) {
+  return source.at(other);
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
