@@ -14,6 +14,8 @@
 #include <polyak/average/ema.hpp>
 #include <polyak/core/tensors/selection.hpp>
 #include <polyak/optim/adamw.hpp>
+#include <polyak/optim/elementwise.hpp>
+#include <polyak/optim/lion.hpp>
 #include <polyak/optim/sgd.hpp>
 
 #include "../support/bits.hpp"
@@ -187,6 +189,103 @@ TEST_CASE("a captured clip_norm clips each replay by its own norm and scale") {
     twin::check_state(here, state_bytes(there));
     twin::check_state(average_here, state_bytes(average_there));
   }
+}
+
+namespace {
+
+/// An optimizer on a device whose prepare() finds the norm of the gradients, without waiting.
+class Normed final : public Elementwise<Normed, LionRule, cuda::Device<float>, float> {
+  using P = cuda::Device<float>;
+
+ public:
+  Normed(const cuda::Executor& executor, const cuda::Parameters<float>& params)
+      : Elementwise(params, {.learning_rate = 0.01}, {}), norms_(executor, params) {}
+  void prepare(const ExecutorRef&, const polyak::Parameters<P>&,
+               const polyak::Gradients<P>* gradients) {
+    norms_(*gradients);
+  }
+  /// Waits for it.
+  [[nodiscard]] double norm() const { return norms_.read()[0]; }
+
+ private:
+  cuda::Reduction<Norm, float> norms_;
+};
+
+}  // namespace
+
+TEST_CASE("prepare() on a device finds the norm of the gradients that the step reads") {
+  Both both;
+  Lion here(both.model.params, {.learning_rate = 0.01});
+  Normed there(both.executor, both.device.params);
+  Ema average_here(both.model.params);
+  Ema average_there(both.device.params);
+  here.group(named("tensor 1"), {.learning_rate_factor = 0.5});
+  there.group(named("tensor 1"), {.learning_rate_factor = 0.5});
+  cuda::ClipWorkspace<float> clip(both.executor, both.device.gradients);
+  for (std::uint64_t k = 0; k < 6; ++k) {
+    both.differentiate(k);
+    const double limit = k % 3 == 2 ? 0.01 : std::numeric_limits<double>::infinity();
+    both.model.gradients.scale(0.5).clip_value(limit);
+    both.device.gradients.scale(0.5).clip_value(limit);
+    if (k > 0) {
+      clip_norm(both.model.gradients, 0.75);
+      clip_norm(both.executor, both.device.gradients, 0.75, clip);
+      CHECK(both.model.gradients.clip_coefficient() < 1);
+    }
+    const double norm = polyak::norm(both.model.gradients);
+    if (k % 2 == 0) {
+      step(both.model.params, both.model.gradients, here);
+      step(both.executor, both.device.params, both.device.gradients, there);
+    } else {
+      step(both.model.params, both.model.gradients, here, average_here);
+      step(both.executor, both.device.params, both.device.gradients, there, average_there);
+    }
+    CHECK(bits::of(there.norm()) == bits::of(norm));
+    both.check_weights();
+    twin::check_state(here, state_bytes(there));
+  }
+}
+
+TEST_CASE("the norm that prepare() finds in a replay has the scale, limit and coefficient of it") {
+  Graph g;
+  Normed there(g.executor, g.device.params);
+  cuda::ClipWorkspace<float> clip(g.executor, g.device.gradients);
+  g.differentiate(0);
+  cuda::CapturedStep again(g.executor, g.device.params, g.device.gradients, there);
+  cudaGraph_t graph = nullptr;
+  REQUIRE(cudaStreamBeginCapture(g.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  clip_norm(g.executor, g.device.gradients, 0.75, clip);
+  again.record();
+  REQUIRE(cudaStreamEndCapture(g.stream, &graph) == cudaSuccess);
+  REQUIRE(cudaGraphInstantiate(&g.replayed, graph, 0) == cudaSuccess);
+  static_cast<void>(cudaGraphDestroy(graph));
+  for (std::uint64_t k = 1; k < 6; ++k) {
+    // The gradients come after prepare(), as a captured backward pass writes them.
+    const double scale = 1.0 / static_cast<double>(k);
+    const double limit = k % 2 == 0 ? 0.01 : 1e300;
+    g.model.gradients.scale(scale).clip_value(limit);
+    g.device.gradients.scale(scale).clip_value(limit);
+    again.prepare();
+    g.differentiate(k);
+    g.replay();
+    clip_norm(g.model.gradients, 0.75);
+    CHECK(bits::of(there.norm()) == bits::of(polyak::norm(g.model.gradients)));
+  }
+}
+
+TEST_CASE("a captured reduction of gradients whose scale is new to it is refused") {
+  Graph g;
+  g.differentiate(0);
+  cuda::Reduction<Norm, float> norms(g.executor, g.device.params);
+  g.device.gradients.scale(0.25);
+  cudaGraph_t graph = nullptr;
+  REQUIRE(cudaStreamBeginCapture(g.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  CHECK(refuses([&] { norms(g.device.gradients); }, "once before the capture"));
+  REQUIRE(cudaStreamEndCapture(g.stream, &graph) == cudaSuccess);
+  static_cast<void>(cudaGraphDestroy(graph));
+  norms(g.device.gradients);
+  g.model.gradients.scale(0.25);
+  CHECK(bits::of(norms.read()[0]) == bits::of(polyak::norm(g.model.gradients)));
 }
 
 }  // namespace device_tests::clip_test

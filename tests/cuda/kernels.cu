@@ -16,7 +16,8 @@ template <class P, class S, class... Averages>
 void steps(const polyak::cuda::Executor& executor) {
   using D = polyak::cuda::Device<P>;
   polyak::cuda::Parameters<P> params(executor);
-  const polyak::cuda::Gradients<P> gradients(params);
+  polyak::cuda::Gradients<P> gradients(params);
+  static_cast<void>(polyak::clip_norm(executor, gradients, 1));
   polyak::AdamW<D, S> adamw(params);
   polyak::Ema<D, S> first(params), second(params);
   polyak::step(executor, params, gradients, adamw, first, second);
@@ -36,4 +37,5 @@ int main() {
   polyak::ScheduleFreeAdamW free(params);
   polyak::step(executor, params, gradients, mix);
   polyak::step(executor, params, gradients, free);
+  static_cast<void>(polyak::norm(executor, gradients));
 }

@@ -12,7 +12,11 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
+
+#include <polyak/core/clip.hpp>
+#include <polyak/cuda/clip.hpp>
 
 #include "../support/bits.hpp"
 #include "../support/catch.hpp"
@@ -126,6 +130,57 @@ TEMPLATE_TEST_CASE("reductions on a device have the host's bits", "", float, dou
 
 TEST_CASE("a long tensor on a device, of several levels of blocks") {
   check<float>({{300'000}, {17'000, 3}}, Order::row_major, 1);
+}
+
+TEMPLATE_TEST_CASE("reductions on a device read gradients as a step does", "", float, double,
+                   Eigen::half, Eigen::bfloat16) {
+  using P = TestType;
+  Both<P> both(shapes, Order::row_major, 1);
+  Gradients<P> here(both.params);
+  cuda::Gradients<P> there(both.device);
+  for (std::size_t k = 0; k < shapes.size(); ++k) {
+    if (both.values[2 * k].empty()) continue;
+    const std::string name = both.params[k].name();
+    here.set(name, both.values[2 * k + 1].data());
+    there.set(name, static_cast<const P*>(both.address(2 * k + 1, 1)));
+  }
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const ReductionOptions& options : all_options) {
+    polyak::Reduction<Norm> norms(here, options);
+    polyak::Reduction<Variance> variances(here, options);
+    polyak::Reduction<Cosine> cosines(both.params, options);
+    cuda::Reduction<Norm, P> device_norms(both.executor, there, options);
+    cuda::Reduction<Variance, P> device_variances(both.executor, there, options);
+    cuda::Reduction<Cosine, P, P> device_cosines(both.executor, both.device, options);
+    for (const auto& [scale, limit, clips] :
+         std::vector<std::tuple<double, double, bool>>{{0.5, infinity, false},
+                                                       {1.0 / 3, 0.25, false},
+                                                       {1, 0.125, true},
+                                                       {0.7, 0.3, true},
+                                                       {1, infinity, false}}) {
+      INFO("scale " << scale << ", limit " << limit << ", per " << static_cast<int>(options.per)
+                    << ", view " << static_cast<int>(options.view));
+      here.scale(scale).clip_value(limit);
+      there.scale(scale).clip_value(limit);
+      if (clips) {
+        const double norm = clip_norm(here, 1.5);
+        CHECK(bits::of(clip_norm(both.executor, there, 1.5).read_norm()) == bits::of(norm));
+        CHECK(here.clip_coefficient() < 1);
+      }
+      device_norms(there);
+      CHECK(differing(norms(serial, here), device_norms.read()) == 0);
+      device_variances(there);
+      CHECK(differing(variances(serial, here), device_variances.read()) == 0);
+      device_cosines(both.device, there);
+      CHECK(differing(cosines(serial, both.params, here), device_cosines.read()) == 0);
+      // The weights, and gradients as they lie in memory, do not take the scale of the last call.
+      device_norms(both.device);
+      CHECK(differing(norms(serial, both.params), device_norms.read()) == 0);
+      device_norms(stream_of(there));
+      CHECK(differing(norms(serial, stream_of(here)), device_norms.read()) == 0);
+    }
+    CHECK(bits::of(norm(both.executor, there)) == bits::of(norm(here)));
+  }
 }
 
 TEST_CASE("slots of another type than the weights, on a device") {

@@ -50,6 +50,29 @@ template <class Row>
   return low;
 }
 
+/// How the streams of a reduction are read: gradients as a step reads them, others at scale 1.
+template <int Streams>
+struct FoldReadings {
+  static constexpr auto count = static_cast<std::size_t>(Streams);
+  double scale[count];
+  double limit[count];
+};
+
+/// Where a launch finds them. What is in memory may change between the replays of a graph.
+template <int Streams>
+struct FoldReadingPlaces {
+  const FoldReadings<Streams>* memory;
+  const double* coefficient[FoldReadings<Streams>::count];  ///< of clipping; null: 1
+
+  [[nodiscard]] POLYAK_LAW FoldReadings<Streams> now() const {
+    FoldReadings<Streams> readings = *memory;
+    for (int s = 0; s < Streams; ++s) {
+      if (coefficient[s] != nullptr) readings.scale[s] *= *coefficient[s];
+    }
+    return readings;
+  }
+};
+
 /// The work of one thread for a fold F of streams of the types E.
 template <class F, class... E>
 struct FoldThreads {
@@ -64,6 +87,7 @@ struct FoldThreads {
   static constexpr int accumulators = F::accumulators;
   static constexpr std::size_t threads_per_block = static_cast<std::size_t>(lanes / N);
   using Row = FoldRow<F::streams>;
+  using Readings = FoldReadings<F::streams>;
   using Streams = std::index_sequence_for<E...>;
   using Accumulators = std::make_index_sequence<static_cast<std::size_t>(accumulators)>;
 
@@ -83,29 +107,38 @@ struct FoldThreads {
     double x[sizeof...(E)][static_cast<std::size_t>(N)];
   };
   template <class S>
-  POLYAK_LAW static void load_one(const void* data, std::size_t at, std::size_t count,
-                                  double filler, double* to) {
+  [[nodiscard]] POLYAK_LAW static double read(const raw_t<S>& element, const Readings& readings,
+                                              std::size_t stream) {
+    using C = carrier_t<S>;
+    return static_cast<double>(read_gradient(widened<S>(element),
+                                             static_cast<C>(readings.scale[stream]),
+                                             static_cast<C>(readings.limit[stream])));
+  }
+  template <class S>
+  POLYAK_LAW static void load_one(const Row& row, const Readings& readings, std::size_t stream,
+                                  std::size_t at, std::size_t count, double filler, double* to) {
     Lanes<S, N> raw;
-    const void* const from = static_cast<const unsigned char*>(data) + at * scalar_bytes<S>;
+    const void* const from =
+        static_cast<const unsigned char*>(row.data[stream]) + at * scalar_bytes<S>;
     if (count >= static_cast<std::size_t>(N) && is_aligned(from)) {
       raw.load(from, 0);
     } else {
       raw.load_some(from, 0, count);
     }
     for (int k = 0; k < N; ++k) {
-      to[k] = static_cast<std::size_t>(k) < count ? static_cast<double>(widened<S>(raw.raw[k]))
-                                                  : filler;
+      to[k] = static_cast<std::size_t>(k) < count ? read<S>(raw.raw[k], readings, stream) : filler;
     }
   }
   template <std::size_t... S>
-  POLYAK_LAW static void load(const Row& row, std::size_t at, std::size_t count,
-                              const double* filler, Elements& to, std::index_sequence<S...>) {
-    (load_one<E>(row.data[S], at, count, filler[S], to.x[S]), ...);
+  POLYAK_LAW static void load(const Row& row, const Readings& readings, std::size_t at,
+                              std::size_t count, const double* filler, Elements& to,
+                              std::index_sequence<S...>) {
+    (load_one<E>(row, readings, S, at, count, filler[S], to.x[S]), ...);
   }
   template <std::size_t... S>
-  POLYAK_LAW static void first_of(const Row& row, std::size_t at, double* to,
-                                  std::index_sequence<S...>) {
-    ((to[S] = static_cast<double>(widened<E>(static_cast<const raw_t<E>*>(row.data[S])[at]))), ...);
+  POLYAK_LAW static void first_of(const Row& row, const Readings& readings, std::size_t at,
+                                  double* to, std::index_sequence<S...>) {
+    ((to[S] = read<E>(static_cast<const raw_t<E>*>(row.data[S])[at], readings, S)), ...);
   }
   template <std::size_t... S, std::size_t... A>
   POLYAK_LAW static void apply(const F& fold, const Elements& elements, const Elements& first,
@@ -124,8 +157,8 @@ struct FoldThreads {
   }
 
   /// Thread `thread` of one block of a row of numbers: its lanes, to [lane][accumulator].
-  POLYAK_LAW static void block(const F& fold, const Row& row, std::size_t number,
-                               std::size_t thread, double* to) {
+  POLYAK_LAW static void block(const F& fold, const Row& row, const Readings& readings,
+                               std::size_t number, std::size_t thread, double* to) {
     const std::size_t blocks = row.shape.blocks(), size = row.shape.block();
     const std::size_t b = number % blocks, rest = row.shape.reduced - b * size;
     const std::size_t begin = number / blocks * row.shape.reduced + b * size;
@@ -135,13 +168,13 @@ struct FoldThreads {
     double filler[sizeof...(E)] = {};
     Elements first, elements;
     if constexpr (F::shifted) {
-      first_of(row, begin, filler, Streams{});
+      first_of(row, readings, begin, filler, Streams{});
       for (std::size_t s = 0; s < sizeof...(E); ++s) {
         for (int k = 0; k < N; ++k) first.x[s][k] = filler[s];
       }
     }
     for (std::size_t i = own; i < count; i += static_cast<std::size_t>(lanes)) {
-      load(row, begin + i, count - i, filler, elements, Streams{});
+      load(row, readings, begin + i, count - i, filler, elements, Streams{});
       apply(fold, elements, first, sums, Streams{}, Accumulators{});
     }
     for (int k = 0; k < N; ++k) {
@@ -150,8 +183,8 @@ struct FoldThreads {
   }
 
   /// N columns, from `column` on, of one block of rows: to its parts.
-  POLYAK_LAW static void strip(const F& fold, const Row& row, std::size_t number,
-                               std::size_t column, double* to) {
+  POLYAK_LAW static void strip(const F& fold, const Row& row, const Readings& readings,
+                               std::size_t number, std::size_t column, double* to) {
     const FoldShape& shape = row.shape;
     const std::size_t blocks = shape.blocks(), size = shape.block();
     const std::size_t b = number % blocks, rest = shape.reduced - b * size;
@@ -160,9 +193,9 @@ struct FoldThreads {
     double sums[static_cast<std::size_t>(N)][static_cast<std::size_t>(accumulators)] = {};
     const double zeros[sizeof...(E)] = {};
     Elements first, elements;
-    if constexpr (F::shifted) load(row, begin, width, zeros, first, Streams{});
+    if constexpr (F::shifted) load(row, readings, begin, width, zeros, first, Streams{});
     for (std::size_t r = 0; r < rows; ++r) {
-      load(row, begin + r * shape.inner, width, zeros, elements, Streams{});
+      load(row, readings, begin + r * shape.inner, width, zeros, elements, Streams{});
       apply(fold, elements, first, sums, Streams{}, Accumulators{});
     }
     for (int k = 0; k < N && static_cast<std::size_t>(k) < width; ++k) {
@@ -180,8 +213,8 @@ struct FoldThreads {
   }
 
   /// Joins the lanes of one block, into its part.
-  POLYAK_LAW static void join(const F& fold, const Row& row, std::size_t number, double* lanes_of,
-                              double* to) {
+  POLYAK_LAW static void join(const F& fold, const Row& row, const Readings& readings,
+                              std::size_t number, double* lanes_of, double* to) {
     const std::size_t blocks = row.shape.blocks(), size = row.shape.block();
     const std::size_t b = number % blocks, rest = row.shape.reduced - b * size;
     typename F::Part part;
@@ -192,7 +225,7 @@ struct FoldThreads {
     }
     double shift[sizeof...(E)] = {};
     if constexpr (F::shifted) {
-      first_of(row, number / blocks * row.shape.reduced + b * size, shift, Streams{});
+      first_of(row, readings, number / blocks * row.shape.reduced + b * size, shift, Streams{});
     }
     fold.close(part, shift);
     polyak::detail::put_part<F>(to, number, 0, 1, part);
@@ -205,6 +238,7 @@ template <class F, class... E>
 struct FoldKernel {
   using Threads = FoldThreads<F, E...>;
   F fold;
+  FoldReadingPlaces<F::streams> readings;
   const typename Threads::Row* rows;
   std::size_t count;
   std::uint64_t tasks;
@@ -219,12 +253,13 @@ struct FoldKernel {
     const auto own = static_cast<std::size_t>(task - row.first_task);
     if (row.shape.inner == 1) {
       const std::size_t number = own / Threads::threads_per_block;
-      Threads::block(fold, row, number, own % Threads::threads_per_block,
+      Threads::block(fold, row, readings.now(), number, own % Threads::threads_per_block,
                      lanes + row.lanes + number * Threads::room);
     } else if (own < Threads::tasks(row.shape)) {
       constexpr auto columns = static_cast<std::size_t>(Threads::N);
       const std::size_t across = (row.shape.inner + columns - 1) / columns;
-      Threads::strip(fold, row, own / across, own % across * columns, parts + row.parts);
+      Threads::strip(fold, row, readings.now(), own / across, own % across * columns,
+                     parts + row.parts);
     }
   }
 };
@@ -233,6 +268,7 @@ template <class F, class... E>
 struct JoinKernel {
   using Threads = FoldThreads<F, E...>;
   F fold;
+  FoldReadingPlaces<F::streams> readings;
   const typename Threads::Row* rows;
   std::size_t count;
   std::uint64_t tasks;
@@ -247,7 +283,8 @@ struct JoinKernel {
     if (row.present == 0 || row.shape.inner != 1) return;
     const auto number =
         static_cast<std::size_t>(task - row.first_task) / Threads::threads_per_block;
-    Threads::join(fold, row, number, lanes + row.lanes + number * Threads::room, parts + row.parts);
+    Threads::join(fold, row, readings.now(), number, lanes + row.lanes + number * Threads::room,
+                  parts + row.parts);
   }
 };
 

@@ -170,6 +170,14 @@ template <class S>
   }
 }
 
+/// A gradient as a step reads it: times `scale`, then no further from 0 than `limit`.
+template <class C>
+[[nodiscard]] POLYAK_LAW C read_gradient(C gradient, C scale, C limit) {
+  const C scaled = gradient * scale;
+  const C below = limit < scaled ? limit : scaled;  // a NaN stays
+  return below < -limit ? -limit : below;
+}
+
 /// N numbers of type S in registers, as they lie in memory.
 template <class S, int N>
 struct Lanes {
@@ -351,9 +359,7 @@ struct GridSweep {
       if (coefficient != nullptr) scale = static_cast<carrier_t<T>>(exact_scale * *coefficient);
     }
     [[nodiscard]] POLYAK_LAW carrier_t<T> read(carrier_t<T> gradient) const {
-      const carrier_t<T> scaled = gradient * scale;
-      const carrier_t<T> below = limit < scaled ? limit : scaled;  // a NaN stays
-      return below < -limit ? -limit : below;
+      return read_gradient(gradient, scale, limit);
     }
 
    private:

@@ -9,10 +9,12 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -22,7 +24,9 @@
 
 #include <polyak/core/fold.hpp>
 #include <polyak/core/fold_plan.hpp>
+#include <polyak/core/gradient_factor.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/tensors/gradients.hpp>
 #include <polyak/cuda/executor.hpp>
 #include <polyak/cuda/fold_grid.hpp>
 #include <polyak/cuda/grid.hpp>
@@ -48,6 +52,8 @@ class Reduction {
                 "polyak: a reduction is given as many streams as its fold reads");
   using Threads = detail::FoldThreads<F, E...>;
   using Row = typename Threads::Row;
+  using Readings = typename Threads::Readings;
+  using Places = detail::FoldReadingPlaces<F::streams>;
 
  public:
   using Result = fold_result_t<F>;
@@ -93,21 +99,29 @@ class Reduction {
       return std::make_shared<Buffer<std::byte>>(executor, std::max<std::size_t>(bytes, 8));
     };
     table_ = allocate(rows_.size() * sizeof(Row));
+    readings_ = allocate(sizeof(Readings));
     const std::size_t parts = plan_.parts * sizeof(double);
     lanes_ = allocate(static_cast<std::size_t>(lanes) * sizeof(double));
     parts_[0] = allocate(parts);
     parts_[1] = allocate(parts);
     totals_ = allocate(per_list_ ? rows_.size() * sizeof(typename F::Part) : 0);
     results_ = allocate(plan_.results * sizeof(Result));
+    write_readings(*executor_.space(), {});
   }
 
   /// Launches the fold in the order of the executor's stream, after what is there. Streams: lists
-  /// (Parameters, Gradients) in the memory of this device, or stream_of(slots, slot). Throws
-  /// std::invalid_argument for those of another layout.
+  /// (Parameters, Gradients) in the memory of this device, or stream_of(slots, slot). Gradients are
+  /// folded as a step reads them, with scale, clip coefficient and value limit;
+  /// stream_of(gradients) has them as they lie in memory. Throws std::invalid_argument for streams
+  /// of another layout.
+  ///
+  /// A graph that captures this reads gradients in each replay with the scale and limit of the last
+  /// call that was not captured, and with the coefficient that clip_norm() has found by then.
+  /// Throws std::logic_error for a captured call whose scale or limit differs from that.
   template <class... Streams>
   void operator()(const Streams&... streams) {
     static_assert(sizeof...(Streams) == sizeof...(E));
-    run(stream_of(streams)...);
+    run(polyak::detail::folded_stream(streams)...);
   }
 
   /// The results, in the order of polyak::Reduction::results(), on the device.
@@ -129,9 +143,13 @@ class Reduction {
     return reinterpret_cast<T*>(memory->data());
   }
 
-  void run(const FoldStream<E>&... streams) {
+  template <class... S>
+  void run(const S&... streams) {
+    static_assert((std::same_as<typename S::Element, E> && ...),
+                  "polyak: a reduction is given streams of its types");
     (check(streams.layout()), ...);
     detail::DeviceSpace& space = *executor_.space();
+    const Places places = write_readings(space, {polyak::detail::reading_of(streams)...});
     // A graph brings its table along, for its replays may come at any time, and after them the
     // device has theirs.
     captured_ = captured_ || space.capturing();
@@ -158,11 +176,11 @@ class Reduction {
     double* const lanes = as<double>(lanes_);
     double* from = as<double>(parts_[0]);
     double* to = as<double>(parts_[1]);
-    detail::launch(space,
-                   detail::FoldKernel<F, E...>{fold_, rows, rows_.size(), tasks_, lanes, from},
-                   detail::blocks_for(tasks_), "the launch of a reduction");
     detail::launch(
-        space, detail::JoinKernel<F, E...>{fold_, rows, rows_.size(), tasks_, lanes, from},
+        space, detail::FoldKernel<F, E...>{fold_, places, rows, rows_.size(), tasks_, lanes, from},
+        detail::blocks_for(tasks_), "the launch of a reduction");
+    detail::launch(
+        space, detail::JoinKernel<F, E...>{fold_, places, rows, rows_.size(), tasks_, lanes, from},
         detail::blocks_for(tasks_ / Threads::threads_per_block + 1), "the launch of a reduction");
     std::size_t level = 0;
     for (std::size_t nodes = longest_; nodes > 1; ++level) {
@@ -177,6 +195,29 @@ class Reduction {
                    detail::FinishKernel<F>{fold_, rows, rows_.size(), lines_, from, totals,
                                            as<Result>(results_)},
                    per_list_ ? 1 : detail::blocks_for(lines_), "the launch of a reduction");
+  }
+
+  /// Brings scales and limits to the device, where they differ from those there.
+  Places write_readings(detail::DeviceSpace& space,
+                        const std::array<polyak::detail::GradientReading, sizeof...(E)>& readings) {
+    Places places{as<Readings>(readings_), {}};
+    Readings now;
+    for (std::size_t s = 0; s < sizeof...(E); ++s) {
+      now.scale[s] = readings[s].scale;
+      now.limit[s] = readings[s].limit;
+      places.coefficient[s] = readings[s].coefficient;
+    }
+    std::uint64_t words[sizeof(Readings) / 8];
+    std::memcpy(words, &now, sizeof now);
+    if (std::equal(std::begin(words), std::end(words), std::begin(written_))) return places;
+    if (space.capturing()) {
+      polyak::detail::refuse_order(
+          "polyak: a captured reduction of gradients whose scale or limit is new to it; call it "
+          "once before the capture");
+    }
+    detail::write_words(space, readings_->data(), words, std::size(words));
+    std::copy(std::begin(words), std::end(words), std::begin(written_));
+    return places;
   }
 
   void check(const Layout* layout) const {
@@ -200,7 +241,8 @@ class Reduction {
   std::vector<std::uint64_t> words_;
   std::uint64_t tasks_ = 0, lines_ = 0;
   std::size_t longest_ = 1;
-  Memory table_, lanes_, parts_[2], totals_, results_;
+  std::uint64_t written_[sizeof(Readings) / 8] = {};  // readings on the device
+  Memory table_, readings_, lanes_, parts_[2], totals_, results_;
 };
 
 /// The Euclidean norm of all weights, or of all gradients that are set, of a list on a device.

@@ -6,6 +6,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <tuple>
 #include <type_traits>
@@ -52,7 +53,10 @@ class Stream {
     if (memory_ != nullptr) return static_cast<E*>(memory_[k].data);
     if (pointers_ != nullptr) return pointers_[k];
     if (offsets_ == nullptr) return first_;
-    return offsets_[k] == Slots<Element>::absent ? nullptr : first_ + offsets_[k];
+    if (offsets_[k] == Slots<Element>::absent) return nullptr;
+    // In bytes: of 16 bits E need not be complete.
+    const auto place = reinterpret_cast<std::uintptr_t>(first_);
+    return reinterpret_cast<E*>(place + offsets_[k] * detail::scalar_bytes<Element>);
   }
   /// Whether there are elements of tensor k: not where it is of another type or a buffer
   /// (Role::copy), has no gradient, or is not kept by a slot.
