@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Aswa: the equal average of an epoch's iterates, or of those that a norm lets pass, put into the
-/// model at its end.
+/// Aswa: the equal average of an epoch's iterates, or of the iterates that pass a test by norm. At
+/// the end of the epoch it is copied into the model.
 ///
 ///   offered x:   nu = mean (or max) over tensors of |average - x|          N: norms since the last
 ///                accept where  nu > mean(N),  mean of none = 0              one that was accepted
@@ -9,8 +9,8 @@
 ///   rejected:    N <- N + {nu}  where nu > 0
 ///   epoch ends:  x <- average,  N = {}
 ///
-/// ASWA accepts all, NASWA by the norm (arXiv 1909.10447). State: 1 slot ("average"). 3 words per
-/// parameter and accepted call, and 2 for the norm.
+/// ASWA accepts all iterates, NASWA tests the norm (arXiv 1909.10447). State: 1 slot ("average"). 3
+/// words per parameter and accepted call, and 2 for the norm.
 #pragma once
 
 #include <cstddef>
@@ -30,11 +30,11 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Which iterates an Aswa takes.
+/// The iterates that Aswa accepts.
 enum class AswaFilter : std::uint8_t {
   all,           ///< ASWA
-  mean_norm,     ///< NASWA, nu the mean of the tensors' norms
-  largest_norm,  ///< NASWA, nu the largest of them
+  mean_norm,     ///< NASWA, nu is the mean of the tensors' norms
+  largest_norm,  ///< NASWA, nu is the largest norm
 };
 [[nodiscard]] constexpr std::string_view name_of(AswaFilter value) {
   switch (value) {
@@ -52,7 +52,7 @@ struct AswaOptions {
   std::vector<std::string> normed = {};  ///< tensors whose norms count; empty: all averaged ones
   std::int64_t start = 1;                ///< first call that is offered, >= 1
   std::int64_t period = 1;               ///< calls from one offer to the next, >= 1
-  /// As the authors' code: at the end of an epoch average and weights change places, and with
+  /// Follows the authors' code: at the end of an epoch, average and weights are exchanged, and with
   /// AswaFilter::all the first iterate counts twice.
   bool reference_swap = false;
   Accumulate accumulate = Accumulate::plain;
@@ -75,11 +75,11 @@ void fields(AswaOptions& o, Fields& field) {
   field("nonfinite", o.nonfinite);
 }
 
-/// c = 1/(n + 1) of an accepted call, 0 of another.
+/// c = 1/(n + 1) if the call is accepted, else 0.
 struct AswaWeighting {
   std::int64_t averaged = 0;  ///< n
   bool first_twice = false;
-  bool accepts = true;  ///< the next call
+  bool accepts = true;  ///< whether the next call is accepted
 
   [[nodiscard]] double gain(std::int64_t) const {
     return accepts ? 1 / (static_cast<double>(averaged) + 1) : 0;
@@ -97,7 +97,7 @@ struct AswaWeighting {
   }
 };
 
-/// x and the average change places.
+/// Exchanges x and the average.
 template <class T>
 struct ExchangeLaw {
   static constexpr LawSlots slots = LawSlots::exchanging("average");
@@ -110,8 +110,8 @@ struct ExchangeLaw {
 };
 
 /// Offer the weights by update() (or step()) after each iteration, and call end_epoch() after each
-/// epoch; n goes on counting. An iterate with a NaN or an infinity never passes the filters with a
-/// norm. It cannot grow(). On the host alone. Everything else is Average.
+/// epoch; n is not reset. The norm filters reject an iterate with a NaN or an infinity. There is no
+/// grow(). Runs on the host only. For everything else see Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
   using Base = AverageOf<Aswa<P, S>, P, AswaWeighting, S>;
@@ -120,8 +120,8 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
   static constexpr std::string_view type_name = "Aswa";
   static constexpr bool host_only = true;
 
-  /// Throws std::invalid_argument for options out of range, and for `normed` names of tensors that
-  /// are unknown or not averaged.
+  /// Throws std::invalid_argument for options out of range, and for names in `normed` of unknown or
+  /// not averaged tensors.
   explicit Aswa(const Parameters<P>& params, AswaOptions options = {},
                 const Selection& selection = {})
       : Base(params, weighting_of(options), options.nonfinite,
@@ -150,13 +150,13 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
 
   /// Whether the last call was accepted.
   [[nodiscard]] bool accepted() const { return accepted_; }
-  /// n: iterates in the average.
+  /// n: the number of iterates in the average.
   [[nodiscard]] std::int64_t averaged() const { return this->weighting().averaged; }
   /// nu of the last call; 0 where none was computed.
   [[nodiscard]] double norm() const { return norm_; }
 
-  /// An epoch ends: the average goes into the model. Throws std::logic_error before the first call
-  /// and while an average is swapped in, std::invalid_argument for other parameters.
+  /// Ends the epoch: copies the average into the model. Throws std::logic_error before the first
+  /// call and while an average is swapped in, std::invalid_argument for other parameters.
   void end_epoch(const Parameters<P>& params) {
     this->require_ready();
     if (params.swapped()) {
@@ -172,7 +172,7 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
   }
 
   // Called by step() and update().
-  /// Called before the pass: it needs the weights that earlier methods write.
+  /// Called before the sweep: it needs the weights that earlier methods write.
   [[nodiscard]] bool reads_weights() const { return filter_ != AswaFilter::all; }
   void skip() {
     accepted_ = false;
@@ -224,7 +224,7 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
     validate(options);
     return {0, options.reference_swap && options.filter == AswaFilter::all, true};
   }
-  /// The mean or the largest of the tensors' distances; NaN where one of them is.
+  /// The mean or the maximum of the tensors' distances; NaN if any of them is NaN.
   [[nodiscard]] double distance(const ExecutorRef& executor, const Parameters<P>& params) {
     this->with_stored([]<class C>(C) { return ReadLaw<C>{}; },
                       [&](const auto& bound) {
@@ -248,7 +248,7 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
   }
 
   AswaFilter filter_;
-  /// Found by `prepare` about the next call.
+  /// Set by `prepare` for the next call.
   struct Next {
     bool accepts = true;
     double norm = 0;

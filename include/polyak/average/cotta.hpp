@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// CottaTeacher: a teacher that follows a student at test time, and a student that forgets back.
+/// CottaTeacher: a teacher that averages a student at test time, and a student whose elements
+/// return to the source at random.
 ///
 ///   teacher <- m teacher + (1 - m) student          the student as its optimizer left it
-///   student <- source, element by element, each with probability r           and only then
+///   student <- source, afterwards, for each element with probability r
 ///
 /// "Continual Test-Time Domain Adaptation" (arXiv 2203.13591). The source is the model at
-/// construction. Whether an element returns depends on seed, call, tensor and element only: on 40
-/// random bits, which are below r 2^40. State: 2 slots ("average", and "source" in the parameters'
-/// type). Elementwise; any shape. 3 words per parameter and call, and the cache lines that return.
+/// construction. Whether an element is restored depends only on seed, call, tensor and element: it
+/// is restored if its 40 random bits, as a number, are below r 2^40. State: 2 slots ("average", and
+/// "source" in the parameters' type). Elementwise; any shape. 3 words per parameter and call, and
+/// the cache lines with restored elements.
 ///
 /// Above 300 lines: the choice of elements by random masks is written out for speed beside the
 /// method.
@@ -42,7 +44,7 @@ struct CottaOptions {
   double decay = 0.99;               ///< m, 0 or in [0.5, 1]; 0.999 in the paper's experiments
   bool any_decay = false;            ///< accepts decays in (0, 0.5) too
   double restore_probability = 0.1;  ///< r per call, in [0, 1]; 0.01 or 0.001 in the experiments
-  std::vector<std::string> restored = {};  ///< tensors that return; empty: all averaged ones
+  std::vector<std::string> restored = {};  ///< tensors to restore; empty: all averaged ones
   std::uint64_t restore_seed = 0;          ///< of the choice of elements
   Accumulate accumulate = Accumulate::plain;
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic
@@ -63,10 +65,10 @@ void fields(CottaOptions& o, Fields& field) {
 
 namespace detail {
 
-/// Which elements of a tensor are chosen with a given probability: those of whose 40 random bits
-/// the number is below r 2^40. 8 of them decide nearly always.
+/// Chooses elements of a tensor with a given probability: an element is chosen if its 40 random
+/// bits, as a number, are below r 2^40. The highest 8 bits nearly always decide.
 struct RandomChoice {
-  /// Elements that eight calls of Philox give 8 bits each, and those of one mask.
+  /// Elements for which eight calls of Philox make 8 bits each, and elements of one mask.
   static constexpr std::size_t group = 128, masked = 64;
   static constexpr std::uint64_t all = std::uint64_t{1} << 40;
 
@@ -78,8 +80,8 @@ struct RandomChoice {
     if (probability > 0 && below == 0) below = 1;
   }
 
-  /// Calls `use(first, chosen)` for 64 elements of begin..end at a time of which any is chosen; bit
-  /// k of `chosen` is element first + k.
+  /// Goes through begin..end in groups of 64 elements, and calls `use(first, chosen)` for each
+  /// group with a chosen element; bit k of `chosen` is element first + k.
   template <class Level, class Use>
   POLYAK_INLINE void each(std::size_t begin, std::size_t end, Use use) const {
     const auto high = static_cast<std::uint32_t>(below >> 32);
@@ -109,9 +111,9 @@ struct RandomChoice {
   }
 
  private:
-  /// A bit for each of 64 bytes: set where it is below `limit` <= 0x7f, and for few others. Eight
-  /// bytes at a time: the highest bit of each that a subtraction borrows from, gathered by a
-  /// product.
+  /// One bit for each of 64 bytes: set if the byte is below `limit` <= 0x7f, and for a few other
+  /// bytes. It takes eight bytes at a time: a subtraction sets the highest bit of each such byte,
+  /// and a product gathers these bits.
   [[nodiscard]] POLYAK_INLINE static std::uint64_t perhaps_below(const unsigned char* bytes,
                                                                  std::uint32_t limit) {
     constexpr std::uint64_t ones = 0x0101010101010101u, gather = 0x0102040810204080u;
@@ -130,7 +132,7 @@ struct RandomChoice {
     }
     return mask;
   }
-  /// The lower 32 bits of an element whose upper 8 decide nothing.
+  /// Compares the lower 32 bits of an element whose upper 8 bits are equal.
   [[nodiscard]] bool tie(std::size_t element) const {
     const auto words = philox4x32<RandomKey::rounds>(
         key.counter((std::uint64_t{1} << 35) + element / 4), key.key());
@@ -146,8 +148,8 @@ struct RestorePass {
   std::size_t begin, end;
   RandomChoice choice;
 
-  /// Elements that are chosen lie far apart, and nothing but the choice says where: their lines are
-  /// asked for some groups before they are used.
+  /// Chosen elements are far apart, so the processor cannot predict their addresses. Their cache
+  /// lines are prefetched some groups before they are used.
   template <class Level>
   POLYAK_INLINE void run() const {
     constexpr std::size_t most = 32;
@@ -182,11 +184,11 @@ struct RestorePass {
 
 }  // namespace detail
 
-/// The teacher is an average like any other: hand it out, save it. Its update changes the student
-/// too, so name it last in a step. With Nonfinite::skip_step a call that is skipped restores
+/// The teacher is an average like any other: read it, swap it in, save it. Its update also changes
+/// the student, so name it last in a step. With Nonfinite::skip_step, a skipped call restores
 /// nothing. BatchNorm statistics and other buffers are not restored. Throws std::invalid_argument
-/// for options out of range and for `restored` names of tensors that are unknown or not averaged;
-/// everything else is Average.
+/// for options out of range and for names in `restored` of unknown or not averaged tensors; for
+/// everything else see Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWeighting, S> {
   using Base = AverageOf<CottaTeacher<P, S>, P, ExponentialWeighting, S>;
@@ -223,9 +225,9 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
   /// The source cannot grow.
   void grow(const Parameters<P>& params) = delete;
 
-  /// Returns the elements to the source for which `choose(tensor, element)` holds, whatever the
-  /// options say; for a choice of one's own, with restore_probability = 0. Throws
-  /// std::invalid_argument for other parameters, std::logic_error while an average is swapped in.
+  /// Restores the elements for which `choose(tensor, element)` holds, whatever the options are. Use
+  /// it with restore_probability = 0 to make your own choice. Throws std::invalid_argument for
+  /// other parameters, std::logic_error while an average is swapped in.
   template <class Choose>
   void restore(const Parameters<P>& params, Choose&& choose) const {
     if (params.swapped()) detail::refuse_order("polyak: restore() while an average is swapped in");
@@ -242,7 +244,7 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
 
   /// The model at construction.
   [[nodiscard]] SlotView<element_t<P>> source() const { return {source_, 0}; }
-  /// Whether call t returns this element of this tensor to its source.
+  /// Whether call `call` restores this element of this tensor.
   [[nodiscard]] bool restores(std::int64_t call, std::size_t tensor, std::size_t element) const {
     require(tensor < restores_.size(),
             "CottaTeacher: tensor must be below " + detail::text(restores_.size()), tensor);
@@ -306,7 +308,7 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
     return {options.decay, Start::params, 1};
   }
   [[nodiscard]] detail::RandomChoice choice(std::int64_t call, std::size_t tensor) const {
-    // Not the stream that rounds at random.
+    // A random stream other than that of stochastic rounding.
     return {{seed_ ^ 0x436f5454412e2e2eu, static_cast<std::uint64_t>(call), tensor}, probability_};
   }
 

@@ -8,9 +8,9 @@
 ///   c_t   = (1 - decay) / (1 - decay^t)            Start::zero_debiased
 ///
 /// Weight of x_t in avg_T: (1 - decay) decay^(T-t), over 1 - decay^T where debiased.
-/// Followed through the tasks of continual learning (grow() where the model does), with decay 0.99,
-/// it is the temporal ensemble of "Improving Online Continual Learning Performance and Stability
-/// with Temporal Ensembles" (arXiv 2306.16817).
+/// In continual learning, with decay 0.99 and a call of grow() whenever the model grows, it is the
+/// temporal ensemble of "Improving Online Continual Learning Performance and Stability with
+/// Temporal Ensembles" (arXiv 2306.16817).
 /// Debiasing: "Adam: A Method for Stochastic Optimization" (arXiv 1412.6980), section 3.
 /// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and update.
 #pragma once
@@ -32,7 +32,7 @@ struct EmaOptions {
   Start start = Start::params;  ///< the value before the first update
   std::int64_t update_every =
       1;  ///< calls per update, >= 1; an update then decays by decay^update_every
-  Accumulate accumulate = Accumulate::plain;  ///< how small changes are taken up
+  Accumulate accumulate = Accumulate::plain;  ///< how the average is stored
   std::uint64_t seed = 0;                     ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
@@ -51,7 +51,7 @@ void fields(EmaOptions& o, Fields& field) {
 }
 
 /// Exponential moving average of a model's weights. Throws std::invalid_argument for options out of
-/// range; everything else is Average.
+/// range; for everything else see Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Ema final : public AverageOf<Ema<P, S>, P, ExponentialWeighting, S> {
  public:

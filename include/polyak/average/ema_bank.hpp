@@ -4,11 +4,11 @@
 ///
 ///   avg_k <- avg_k + c_k (x - avg_k)      c_k = 1 - decay_k, as of Ema;  k = 0, ..., N-1
 ///
-/// Which decay is best is known after training: follow several, look at each, keep one.
+/// The best decay is known only after training: follow several, evaluate each, keep one.
 /// State: N slots ("average.0", ...). Elementwise; any shape. 2 N + 1 words per parameter and
-/// update, N of N Emas that are updated one after the other.
+/// update; N separate Emas move 3 N.
 ///
-/// Above 300 lines: it binds and hands out N averages, where Average has one.
+/// Above 300 lines: it binds and returns N averages, where Average has one.
 #pragma once
 
 #include <array>
@@ -47,7 +47,7 @@ struct EmaBankLaw {
   }
 };
 
-/// The same for any gains: 1 copies, 0 rests.
+/// The same for any gains, 1 (copies) and 0 (rests) included.
 template <class T, std::size_t N>
 struct AnyEmaBankLaw {
   static constexpr LawSlots slots = LawSlots::averaging(N);
@@ -65,7 +65,7 @@ struct AnyEmaBankLaw {
   }
 };
 
-/// The options that the averages of a bank share; as in EmaOptions.
+/// Options that all averages of a bank share; see EmaOptions.
 struct EmaBankOptions {
   Start start = Start::params;    ///< the values before the first update
   std::int64_t update_every = 1;  ///< calls per update, >= 1
@@ -107,7 +107,7 @@ class EmaBankAverage {
   std::size_t index_;
 };
 
-/// The average that a bank chose.
+/// The result of EmaBank::best().
 struct EmaBankChoice {
   std::size_t index = 0;
   double decay = 0;
@@ -122,7 +122,7 @@ struct EmaBankChoice {
 ///     const auto best = bank.best(params, [&] { return loss(model, validation); });
 ///     const auto averaged = bank.swap_into(params, best.index);
 ///
-/// Throws std::invalid_argument for options out of range and for decays as Ema does. With
+/// Throws std::invalid_argument for options out of range and for decays that Ema rejects. With
 /// Accumulate::stochastic the averages round by the same random bits.
 template <ParameterScalar P, std::size_t N, StateScalar S = default_state_t<P>>
 class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
@@ -153,7 +153,7 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
       : EmaBank(params, options, weightings_of(decays, options), selection) {}
 
   [[nodiscard]] static constexpr std::size_t size() { return N; }
-  /// Throw std::invalid_argument for an index beyond the last average.
+  /// These throw std::invalid_argument for an index beyond the last average.
   [[nodiscard]] double decay(std::size_t index) const { return weightings_[at(index)].decay; }
   [[nodiscard]] const ExponentialWeighting& weighting(std::size_t index) const {
     return weightings_[at(index)];
@@ -165,11 +165,11 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
     return updates_ > 0 || (weightings_[0].weighs_initial() && this->calls() > 0);
   }
 
-  /// One of the averages, to be saved: `save_average(file, params, bank.average(best.index))`.
+  /// One of the averages, for saving: `save_average(file, params, bank.average(best.index))`.
   [[nodiscard]] EmaBankAverage<EmaBank> average(std::size_t index) const {
     return {*this, at(index)};
   }
-  /// One of the averages, as Average hands its own out.
+  /// Access to one of the averages, as in Average.
   [[nodiscard]] SlotView<S> view(std::size_t index) const { return this->view_of(at(index)); }
   void copy_to(const Parameters<P>& target, std::size_t index) const {
     this->copy_of(at(index), target);
@@ -178,9 +178,9 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
     return this->swap_of(at(index), params);
   }
 
-  /// Puts one average after the other into the model, calls `metric()`, and returns its numbers; in
-  /// the end the model has its own weights again, bit for bit, also after an exception. Throws as
-  /// swap_into().
+  /// Swaps one average after the other into the model, calls `metric()` for each, and returns its
+  /// numbers. Afterwards the model has its own weights again, bit for bit, also after an exception.
+  /// Throws as swap_into().
   template <class Metric>
   requires std::convertible_to < std::invoke_result_t<Metric&>,
   double >
@@ -194,7 +194,7 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   }
 
   /// The average with the lowest (or highest) metric, the first of several; NaN is never best.
-  /// Throws std::runtime_error where the metric of all is NaN.
+  /// Throws std::runtime_error if the metric of every average is NaN.
   template <class Metric>
   [[nodiscard]] EmaBankChoice best(const Parameters<P>& params, Metric&& metric,
                                    bool highest = false) {
@@ -279,7 +279,7 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   static double least_gain(const Weightings& weightings) {
     double least = 1;
     for (const auto& one : weightings) {
-      if (one.decay < 1) least = std::fmin(least, one.least_gain());  // at 1 it is meant to rest
+      if (one.decay < 1) least = std::fmin(least, one.least_gain());  // 1 stalls on purpose
     }
     return least;
   }

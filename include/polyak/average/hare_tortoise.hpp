@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// HareTortoise: fast weights (the hare) that return to their slow average every k calls.
+/// HareTortoise: fast weights (the hare) that are reset to their slow average (the tortoise) every
+/// k calls.
 ///
 ///   each call j = 0, 1, ...:  avg <- avg + c_j (x - avg)
 ///     c_j = 1                                               for j <= update_after
@@ -8,8 +9,8 @@
 ///   after call j >= 1, j a multiple of switch_every:  x <- blend x + (1 - blend) avg
 ///
 /// "Slow and Steady Wins the Race: Maintaining Plasticity with Hare and Tortoise Networks"
-/// (arXiv 2406.02596). The optimizer's state stays, as with SwitchEma, where reset_moments() is
-/// shown. The decay's warmup is that of the ema-pytorch package. State: 1 slot ("average").
+/// (arXiv 2406.02596). The optimizer's state is kept; SwitchEma shows how to reset the moments. The
+/// warmup of the decay is taken from the ema-pytorch package. State: 1 slot ("average").
 /// Elementwise; any shape. 3 words per parameter and call, 4 at a switch.
 #pragma once
 
@@ -34,14 +35,15 @@ struct HareTortoiseOptions {
   double inverse_gamma = 1;          ///< of the warmup, > 0
   double power = 2.0 / 3.0;          ///< of the warmup, >= 0
   double min_decay = 0;              ///< floor of the decay, in [0, decay]
-  std::int64_t update_every = 1;     ///< only calls j that it divides update, >= 1
+  std::int64_t update_every = 1;     ///< calls from one update to the next, >= 1
   Accumulate accumulate = Accumulate::plain;
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
 namespace detail {
-/// The fields that options and weighting share. The decay is not among them: its rule differs.
+/// The fields that options and weighting share. The decay is not one of them, because its rule
+/// differs.
 template <class Fields>
 void hare_tortoise_fields(HareTortoiseOptions& o, Fields& field) {
   field("switch_every", o.switch_every, at_least_1);
@@ -101,8 +103,9 @@ struct HareTortoiseRule {
   [[nodiscard]] bool after(std::int64_t t) const { return t > 1 && (t - 1) % switch_every == 0; }
 };
 
-/// Exponential average with warmup that the weights return to every k calls. Optimizer state goes
-/// on. Throws std::invalid_argument for options out of range; everything else is Average.
+/// Exponential average with warmup that is fed back into the weights every k calls. The optimizer's
+/// state is kept. Throws std::invalid_argument for options out of range; for everything else see
+/// Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class HareTortoise final
     : public FedBackAverage<HareTortoise<P, S>, P, HareTortoiseWeighting, HareTortoiseRule, S> {

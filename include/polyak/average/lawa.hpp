@@ -6,10 +6,11 @@
 ///   average = (x_{t} + x_{t - period} + ... + x_{t - (k-1) period}) / k      once k are held
 ///
 /// "Stop Wasting My Time! Saving Days of ImageNet and BERT Training with Latest Weight Averaging"
-/// (arXiv 2209.14981), Algorithm 1, one checkpoint per epoch; there more than 16 of them hurt.
-/// State: k + 1 slots. Elementwise; any shape. 2 words per parameter at a checkpoint, and for the
-/// mean, made of four checkpoints at a time and then single ones, k + 2 (k/4 + k mod 4); with
-/// running_mean 5 together.
+/// (arXiv 2209.14981), Algorithm 1, one checkpoint per epoch; in the paper, more than 16
+/// checkpoints do harm.
+/// State: k + 1 slots. Elementwise; any shape. 2 words per parameter at a checkpoint, and
+/// k + 2 (k/4 + k mod 4) for the mean, which is summed four checkpoints at a time and then one by
+/// one; with running_mean 5 in all.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +26,8 @@ inline namespace v0 {
 struct LawaOptions {
   std::int64_t checkpoints = 6;  ///< k in [1, 65536]; 1 is the last checkpoint
   std::int64_t period = 1;       ///< calls from one checkpoint to the next, >= 1
-  /// Moves the mean on, and makes it anew every k checkpoints: so long a NaN may outlive the
-  /// checkpoint that brought it.
+  /// Updates the mean from its last value, and recomputes it every k checkpoints. Until then a NaN
+  /// can outlive its checkpoint.
   bool running_mean = false;
   Accumulate accumulate = Accumulate::plain;
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic
@@ -46,7 +47,7 @@ void fields(LawaOptions& o, Fields& field) {
   field("nonfinite", o.nonfinite);
 }
 
-/// Every `period` calls one block of one iterate.
+/// One block of one iterate, every `period` calls.
 struct LawaWeighting {
   std::int64_t period = 1;
 
@@ -59,9 +60,9 @@ void fields(LawaWeighting& w, Fields& field) {
   field("period", w.period, at_least_1);
 }
 
-/// Latest weight averaging. Throws std::invalid_argument for options out of range. Until k
-/// checkpoints are held it hands nothing out. Buffers (Role::copy) are those of the newest
-/// checkpoint: re-estimate BatchNorm statistics. Everything else is RingOfBlocks.
+/// Latest weight averaging. Throws std::invalid_argument for options out of range. It is not
+/// readable until it holds k checkpoints. Buffers (Role::copy) belong to the newest checkpoint, so
+/// re-estimate BatchNorm statistics. For everything else see RingOfBlocks.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Lawa final : public RingOfBlocks<Lawa<P, S>, P, LawaWeighting, S> {
  public:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// PosthocEma: any power average, at any time, after training, from snapshots of a few.
+/// PosthocEma: after training, a power average of any width at any time, from snapshots of a few
+/// power averages.
 ///
 ///   snapshots i at times t_i of exponents g_i, target r:  x = argmin | sum_i x_i p_i - p_r |
 ///   G x = h,   G_ij = <i, j>,   h_i = <i, r>
@@ -36,11 +37,11 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The power average to reconstruct: either its width or its exponent, and when.
+/// The power average to reconstruct: its time, and either its width or its exponent.
 struct PosthocTarget {
   double sigma_rel = std::numeric_limits<double>::quiet_NaN();  ///< in (0, 1/sqrt(12)]
   double gamma = std::numeric_limits<double>::quiet_NaN();      ///< finite, >= 0
-  double time = std::numeric_limits<double>::quiet_NaN();  ///< in (0, last snapshot]; NaN: that one
+  double time = std::numeric_limits<double>::quiet_NaN();  ///< in (0, last snapshot]; NaN: last
   Normalisation normalisation = Normalisation::by_sum;
 };
 
@@ -54,11 +55,11 @@ void fields(PosthocTarget& o, Fields& field) {
   field("normalisation", o.normalisation);
 }
 
-/// The weights of the snapshots, and how close the result is.
+/// The weights of the snapshots, and the quality of the result.
 struct PosthocSolution {
   double gamma = 0;
   double time = 0;
-  std::vector<double> weights;  ///< one per snapshot, 0 for those after `time`
+  std::vector<double> weights;  ///< one per snapshot, 0 for snapshots after `time`
   double residual = 0;      ///< |achieved - wanted profile| / |wanted|, L2; resolved to about 1e-8
   double condition = 0;     ///< estimated 1-norm condition of G with unit diagonal; weights from
                             ///< beyond 1e12 (snapshots that hardly differ) are not to be trusted
@@ -86,16 +87,17 @@ struct PowerProfile {
   return power_profile_product(a.gamma, a.time, b.gamma, b.time);
 }
 
-/// Weights, residual and condition of `solution`, whose gamma and time are set, from the profiles
-/// up to that time. In terms of `Real`, so that Eigen's solver is compiled only where this is used.
+/// Computes weights, residual and condition of `solution`, whose gamma and time are set, from the
+/// profiles up to that time. A template on `Real`, so that Eigen's solver is compiled only where it
+/// is used.
 template <class Real>
 void solve_power_profiles(const std::vector<PowerProfile>& profiles, Normalisation normalisation,
                           PosthocSolution& solution);
 
 }  // namespace detail
 
-/// Snapshots of power averages in memory, and averages made from them. They end with the program:
-/// for snapshots on disk, of any average, and for other targets, see SnapshotStore (io/).
+/// Snapshots of power averages in memory, and averages made from them. SnapshotStore (io/) keeps
+/// snapshots of any average on disk and supports other targets.
 template <ParameterScalar P, ComputeScalar S = default_state_t<P>>
 class PosthocEma {
  public:
@@ -106,10 +108,10 @@ class PosthocEma {
     Slots<S> average;
   };
 
-  /// Keeps a copy of each average as it is now. Two or more of different widths, taken at regular
-  /// times, serve best. Throws std::logic_error for an average without updates or swapped in,
-  /// std::invalid_argument for other parameters than before, or for a time and exponent kept
-  /// already.
+  /// Stores a copy of each average as it is now. Two or more averages of different widths, at
+  /// regular times, give the best results. Throws std::logic_error for an average that is not
+  /// readable, std::invalid_argument for other parameters than before, or for a time and exponent
+  /// that are stored already.
   template <std::same_as<PowerEma<P, S>>... Averages>
   void snapshot(const Averages&... averages) {
     std::vector<Snapshot> added;
@@ -117,7 +119,8 @@ class PosthocEma {
     keep(std::move(added));
   }
 
-  /// Keeps a copy of weights that hold such an average, from a file, say. gamma >= 0, time > 0.
+  /// Stores a copy of weights that hold such an average, for example from a file.
+  /// gamma >= 0, time > 0.
   void snapshot(const Parameters<P>& average, double gamma, double time) {
     require(gamma >= 0 && detail::is_finite(gamma), "a snapshot's gamma must be finite and >= 0",
             gamma);
@@ -142,8 +145,9 @@ class PosthocEma {
     return report;
   }
 
-  /// The weights that come closest to the target's profile, from the snapshots up to its time.
-  /// Throws std::invalid_argument for a target out of range, std::logic_error without snapshots.
+  /// Solves for the weights that come closest to the target's profile, from the snapshots up to its
+  /// time. Throws std::invalid_argument for a target out of range, std::logic_error without
+  /// snapshots.
   [[nodiscard]] PosthocSolution solve(const PosthocTarget& target) const {
     if (snapshots_.empty()) detail::refuse_order("polyak: solve() without snapshots");
     validate(target);
@@ -168,8 +172,8 @@ class PosthocEma {
 
   /// Writes the combination into `target`, a list of the snapshots' layout, in one pass over the
   /// snapshots: the sum of core/sum.hpp, in their order and type, rounded once. Buffers
-  /// (Role::copy) and what the averages leave out stay as they are. Throws std::logic_error while
-  /// an average is swapped in, std::invalid_argument for other parameters or other snapshots.
+  /// (Role::copy) and tensors that the averages leave out stay as they are. Throws std::logic_error
+  /// while an average is swapped in, std::invalid_argument for other parameters or other snapshots.
   void reconstruct(const PosthocSolution& solution, const Parameters<P>& target) const {
     require(solution.weights.size() == snapshots_.size() && !snapshots_.empty(),
             "a solution must have one weight per snapshot", solution.weights.size());
@@ -193,7 +197,7 @@ class PosthocEma {
 
  private:
   static Slots<S> copied(const PowerEma<P, S>& average) {
-    const auto view = average.view();  // refuses what must not be handed out
+    const auto view = average.view();  // throws if the average is not readable
     if (average.accumulate() == Accumulate::plain) return average.slots();
     const auto& layout = average.slots().layout();
     Slots<S> slots(layout, detail::dtype_of<P>(), Kept::averaged, {"average"},

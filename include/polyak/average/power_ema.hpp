@@ -23,13 +23,13 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Give either the width or the exponent.
+/// Options of PowerEma. Set either the width or the exponent.
 struct PowerEmaOptions {
   double sigma_rel = std::numeric_limits<double>::quiet_NaN();  ///< in (0, 1/sqrt(12)]
   double gamma = std::numeric_limits<double>::quiet_NaN();      ///< finite, >= 0
-  double batch_size = 1;          ///< time that one call advances, in any unit; finite, > 0
-  std::int64_t update_every = 1;  ///< calls per update, >= 1; dt is then the time of all of them
-  Accumulate accumulate = Accumulate::plain;  ///< how small changes are taken up
+  double batch_size = 1;          ///< time per call, in any unit; finite, > 0
+  std::int64_t update_every = 1;  ///< calls per update, >= 1; dt is the time of all of them
+  Accumulate accumulate = Accumulate::plain;  ///< how the average is stored
   std::uint64_t seed = 0;                     ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
@@ -47,7 +47,7 @@ void fields(PowerEmaOptions& o, Fields& field) {
   field("nonfinite", o.nonfinite);
 }
 
-/// The power weighting on a clock whose pace may change. It answers for the next call only.
+/// The power weighting on a clock whose pace may change. gain() is for the next call only.
 struct PowerClock {
   static constexpr std::string_view type_name = "power_clock";
   double gamma = 0;
@@ -80,9 +80,9 @@ void fields(PowerClock& w, Fields& field) {
   field("update_every", w.update_every, at_least_1);
 }
 
-/// Power-function average of a model's weights. Snapshots of two or more of different widths give
-/// any other width after training: see PosthocEma. Throws std::invalid_argument for options out of
-/// range; everything else is Average.
+/// Power-function average of a model's weights. From snapshots of two or more widths, PosthocEma
+/// makes any other width after training. Throws std::invalid_argument for options out of range; for
+/// everything else see Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class PowerEma final : public AverageOf<PowerEma<P, S>, P, PowerClock, S> {
  public:
@@ -106,7 +106,7 @@ class PowerEma final : public AverageOf<PowerEma<P, S>, P, PowerClock, S> {
   [[nodiscard]] double sigma_rel() const { return sigma_rel_from_gamma(gamma()); }
   /// Time so far: the sum of the batch sizes of all calls.
   [[nodiscard]] double time() const { return this->weighting().time; }
-  /// Time of the last update; a snapshot taken now is of this time.
+  /// Time of the last update; a snapshot taken now has this time.
   [[nodiscard]] double updated_time() const { return this->weighting().updated_time; }
 
  private:

@@ -7,7 +7,7 @@
 ///   avg <- d avg + (1 - d) x          d = 2^(-batch/h)
 ///
 /// Invariance of the half-life in samples: "How to Scale Your EMA" (arXiv 2307.13813). The rampup
-/// is that of the traditional EMA of "Analyzing and Improving the Training Dynamics of Diffusion
+/// is taken from the traditional EMA of "Analyzing and Improving the Training Dynamics of Diffusion
 /// Models" (arXiv 2312.02696). State: 1 slot ("average"). Elementwise; any shape. 3 words per
 /// parameter and call.
 #pragma once
@@ -75,9 +75,9 @@ void fields(SampleClock& w, Fields& field) {
   field("rampup", w.rampup, above_0);
 }
 
-/// Exponential average of a model's weights with a half-life in samples, from the parameters at
-/// construction: `ema.at(batch.size()).update(params)`. Throws std::invalid_argument for options
-/// out of range; everything else is Average.
+/// Exponential average of a model's weights with a half-life in samples, starting from the
+/// parameters at construction: `ema.at(batch.size()).update(params)`. Throws std::invalid_argument
+/// for options out of range; for everything else see Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class SampleEma final : public AverageOf<SampleEma<P, S>, P, SampleClock, S> {
  public:
@@ -90,7 +90,7 @@ class SampleEma final : public AverageOf<SampleEma<P, S>, P, SampleClock, S> {
             {options.accumulate, options.seed, selection}) {}
 
   /// The next calls count `batch_size` samples each. Throws std::invalid_argument unless it is
-  /// finite and > 0, and where an average of 16 bits would then rest.
+  /// finite and > 0, or if a 16-bit average would then stall.
   SampleEma& at(double batch_size) {
     detail::require_rule("batch_size", batch_size, finite_and_positive);
     SampleClock changed = this->weighting();

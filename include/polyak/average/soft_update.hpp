@@ -5,7 +5,7 @@
 ///   target <- target + tau (online - target)          tau = 1: a copy
 ///
 /// "Continuous control with deep reinforcement learning" (arXiv 1509.02971); mean teachers
-/// (arXiv 1703.01780) do the same with tau = 1 - decay. No state: both are lists of the program's.
+/// (arXiv 1703.01780) do the same with tau = 1 - decay. No state: both lists belong to the program.
 /// 3 words per parameter.
 #pragma once
 
@@ -27,7 +27,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// target + tau (online - target); on a device the online weights come as the gradient does.
+/// target + tau (online - target); on a device the online weights are passed as the gradient.
 template <class T>
 struct SoftUpdateLaw {
   using Value = T;
@@ -44,7 +44,8 @@ struct SoftUpdateLaw {
 /// tensors with Role::ignore are left alone. Reads `online` only. With tau = 1 every bit is copied.
 ///
 /// Throws std::invalid_argument for tau out of range and for lists of different tensors or of the
-/// same memory, std::logic_error while an average is swapped into either; nothing has changed then.
+/// same memory, std::logic_error while an average is swapped into either. If it throws, nothing has
+/// changed.
 template <class E, ParameterScalar P>
 requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Parameters<P>& target,
                                                     const Parameters<P>& online, double tau) {

@@ -22,7 +22,7 @@ inline namespace v0 {
 struct SwaOptions {
   std::int64_t start = 1;   ///< first call that is collected, >= 0; calls are counted from 1
   std::int64_t period = 1;  ///< calls from one collection to the next, >= 1
-  Accumulate accumulate = Accumulate::plain;  ///< how small changes are taken up
+  Accumulate accumulate = Accumulate::plain;  ///< how the average is stored
   std::uint64_t seed = 0;                     ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
 };
@@ -36,9 +36,9 @@ void fields(SwaOptions& o, Fields& field) {
   field("nonfinite", o.nonfinite);
 }
 
-/// Equal average of the collected weights; a call is whatever unit the caller counts (steps,
-/// epochs). Throws std::invalid_argument for options out of range; everything else is Average.
-/// BatchNorm statistics do not belong to the averaged weights: re-estimate them.
+/// Equal average of the collected weights; the caller chooses the unit of a call (steps, epochs).
+/// Throws std::invalid_argument for options out of range; for everything else see Average.
+/// BatchNorm statistics do not fit the averaged weights: re-estimate them.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Swa final : public AverageOf<Swa<P, S>, P, UniformWeighting, S> {
  public:

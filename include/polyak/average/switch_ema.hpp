@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// SwitchEma: an exponential average that training goes on from.
+/// SwitchEma: an exponential average from which training continues at each switch.
 ///
 ///   each call:      avg <- decay_i avg + (1 - decay_i) x          i = 0, 1, ... counts the calls
 ///   at a switch:    x <- avg                                      avg itself unchanged
@@ -8,8 +8,8 @@
 ///                     0
 ///   unit iterations:  after call i when start < i <= end, (i + 1) % interval = 0
 ///
-/// Optimizer state, learning-rate schedule and warmup go on through a switch as if there was none,
-/// as in the authors' code. Moments that belong to the weights before it can be forgotten instead:
+/// A switch changes neither the optimizer's state nor the learning-rate schedule nor the warmup, as
+/// in the authors' code. The moments belong to the weights before the switch; you may reset them:
 ///
 ///   if (ema.begin_epoch(params)) optimizer.reset_moments();                       unit epochs
 ///   step(params, grads, optimizer, ema);                                          unit iterations
@@ -73,7 +73,7 @@ struct SwitchEmaOptions {
   std::int64_t interval = 1;             ///< from one switch to the next, >= 1
   std::int64_t start = 0;  ///< the first switch comes after this epoch or iteration, >= 0
   std::int64_t end =
-      std::numeric_limits<std::int64_t>::max();  ///< the last one at the latest, >= start
+      std::numeric_limits<std::int64_t>::max();  ///< no switch comes after it, >= start
   SwitchWarmup warmup = SwitchWarmup::none;
   std::int64_t warmup_iterations = 0;  ///< W, >= 1 with a warmup
   double warmup_ratio = 0.1;           ///< r in (0, 1]
@@ -83,7 +83,8 @@ struct SwitchEmaOptions {
 };
 
 namespace detail {
-/// The fields that options and weighting share. The decay is not among them: its rule differs.
+/// The fields that options and weighting share. The decay is not one of them, because its rule
+/// differs.
 template <class Fields>
 void switch_warmup_fields(SwitchEmaOptions& o, Fields& field) {
   field("warmup", o.warmup);
@@ -139,7 +140,7 @@ void fields(SwitchWeighting& w, Fields& field) {
   detail::switch_warmup_fields(w.made_with, field);
 }
 
-/// Which iterations and epochs end or begin with a switch.
+/// Determines the iterations that end, and the epochs that begin, with a switch.
 struct SwitchRule {
   SwitchUnit unit;
   std::int64_t interval, start, end;
@@ -165,9 +166,9 @@ void fields(SwitchRule& w, Fields& field) {
 }
 
 /// Exponential average of the weights that is copied into the model at regular times. In unit
-/// epochs call begin_epoch() at the beginning of each epoch, the first included; evaluate the end
-/// of an epoch with swap_into() before that. BatchNorm statistics stay those of the online model.
-/// Throws std::invalid_argument for options out of range; everything else is Average.
+/// epochs, call begin_epoch() at the beginning of each epoch, the first included; to evaluate an
+/// epoch, call swap_into() before that. BatchNorm statistics remain those of the online model.
+/// Throws std::invalid_argument for options out of range; for everything else see Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class SwitchEma final : public FedBackAverage<SwitchEma<P, S>, P, SwitchWeighting, SwitchRule, S> {
  public:
@@ -180,7 +181,7 @@ class SwitchEma final : public FedBackAverage<SwitchEma<P, S>, P, SwitchWeightin
             {options.unit, options.interval, options.start, options.end}, 0, options.nonfinite,
             {options.accumulate, options.seed, selection}) {}
 
-  /// A new epoch begins: copies the average into the model if the rule says so, and returns whether
+  /// Begins a new epoch: copies the average into the model if the rule says so, and returns whether
   /// it did. Throws std::logic_error in unit iterations and while an average is swapped in,
   /// std::invalid_argument for other parameters.
   bool begin_epoch(const Parameters<P>& params) {

@@ -8,7 +8,7 @@
 /// alpha-suffix averaging, "Making Gradient Descent Optimal for Strongly Convex Stochastic
 /// Optimization" (arXiv 1109.5647): start = ceil((1 - alpha) T) + 1 of T calls.
 /// State: 1 slot ("average"). Elementwise; any shape. 3 words per parameter and call, 2 before the
-/// start. Where the end is not known in advance, keep blocks: WindowAverage.
+/// start. If the end of the run is not known in advance, use WindowAverage.
 #pragma once
 
 #include <cmath>
@@ -23,18 +23,18 @@ namespace polyak {
 inline namespace v0 {
 
 /// The first call of the last `share` of `calls` calls: ceil((1 - share) calls) + 1. share in
-/// (0, 1], calls >= 1; at least the last call belongs to it.
+/// (0, 1], calls >= 1; at least the last call is included.
 [[nodiscard]] inline std::int64_t suffix_start(double share, std::int64_t calls) {
   require(share > 0 && share <= 1, "suffix_start: share must lie in (0, 1]", share);
   require(calls >= 1, "suffix_start: calls must be >= 1", calls);
   const auto all = static_cast<double>(calls);
-  // The share of 0.7 is a little less than 7/10, which must not cost a call.
+  // The double 0.7 is a little less than 7/10; that must not cost a call.
   const double taken = std::floor(share * all * (1 + 0x1p-50));
   return calls - static_cast<std::int64_t>(std::fmax(std::fmin(taken, all), 1)) + 1;
 }
 
 struct TailOptions {
-  std::int64_t start = 1;  ///< first call of the tail, >= 1; suffix_start() gives that of a share
+  std::int64_t start = 1;  ///< first call of the tail, >= 1; see suffix_start()
   Accumulate accumulate = Accumulate::plain;
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
@@ -49,7 +49,7 @@ void fields(TailOptions& o, Fields& field) {
 }
 
 /// Equal average of the calls from `start` on; before that the newest weights. Throws
-/// std::invalid_argument for options out of range; everything else is Average.
+/// std::invalid_argument for options out of range; for everything else see Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Tail final : public AverageOf<Tail<P, S>, P, TailWeighting, S> {
  public:

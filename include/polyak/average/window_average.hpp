@@ -4,7 +4,7 @@
 ///
 ///   n calls made before:  n % interval = 0:  block <- block + (x - block)/j,
 ///                         j = (n % horizon)/interval + 1    the j-th sample of its block
-///   block complete after every `horizon` calls;  sweep: the mean of the m newest complete blocks
+///   block complete after every `horizon` calls; average: the mean of the m newest complete blocks
 ///
 /// "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations" (arXiv 2405.18392),
 /// `WeightAverager`. The first call of an interval is sampled. State: blocks + 2 slots.
@@ -26,7 +26,7 @@ struct WindowAverageOptions {
   std::int64_t horizon = 500;  ///< calls of a block, a multiple of `interval`
   std::int64_t interval = 5;   ///< calls from one sample to the next, >= 1
   std::int64_t blocks =
-      1;  ///< newest complete blocks that are kept: the widest sweep, in [1, 65535]
+      1;  ///< newest complete blocks that are stored: the widest window, in [1, 65535]
   Accumulate accumulate = Accumulate::plain;
   std::uint64_t seed = 0;  ///< of Accumulate::stochastic
   Nonfinite nonfinite = Nonfinite::propagate;
@@ -47,7 +47,7 @@ void fields(WindowAverageOptions& o, Fields& field) {
   field("nonfinite", o.nonfinite);
 }
 
-/// Blocks of `horizon` calls, sampled at the first of every `interval`.
+/// Blocks of `horizon` calls; the first of every `interval` calls is sampled.
 struct WindowWeighting {
   std::int64_t horizon = 500, interval = 5;
 
@@ -63,10 +63,10 @@ void fields(WindowWeighting& w, Fields& field) {
   field("interval", w.interval, at_least_1);
 }
 
-/// Block means of the weights. By default the newest complete block is handed out;
-/// `copy_to(target, m)` and `swap_into(params, m)` give the mean of the m newest ones: after
-/// training, look at several m. So a tail average needs no start that is known in advance. Throws
-/// std::invalid_argument for options out of range. Everything else is RingOfBlocks.
+/// Block means of the weights. By default it returns the newest complete block;
+/// `copy_to(target, m)` and `swap_into(params, m)` return the mean of the m newest ones, so
+/// evaluate several m after training. A tail average then needs no start that is known in advance.
+/// Throws std::invalid_argument for options out of range. For everything else see RingOfBlocks.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class WindowAverage final : public RingOfBlocks<WindowAverage<P, S>, P, WindowWeighting, S> {
  public:
@@ -79,7 +79,7 @@ class WindowAverage final : public RingOfBlocks<WindowAverage<P, S>, P, WindowWe
             {.ring = options.blocks + 1, .kept = options.blocks, .width = 1}, options.nonfinite,
             {options.accumulate, options.seed, selection}) {}
 
-  /// The block that is being sampled, or was completed by the last call. Throws std::logic_error
+  /// The block that is being sampled, or that the last call completed. Throws std::logic_error
   /// before the first call.
   [[nodiscard]] SlotView<S> current() const { return this->current_block(); }
 
