@@ -132,8 +132,7 @@ TEST_CASE("bad PowerEmaOptions are refused", "[power_ema]") {
   const auto make = [&](const PowerEmaOptions& options) {
     polyak::PowerEma<double> power(params, options);
   };
-  const std::string one_of =
-      "PowerEmaOptions: one of sigma_rel and gamma must be given; sigma_rel is";
+  const std::string one_of = "PowerEmaOptions.sigma_rel must be set if gamma is not, and only then";
   check_refused(make, PowerEmaOptions{.sigma_rel = 0.1}, &PowerEmaOptions::sigma_rel, one_of,
                 {nan_value});
   check_refused(make, PowerEmaOptions{.gamma = 1}, &PowerEmaOptions::sigma_rel, one_of, {0.1, 0});

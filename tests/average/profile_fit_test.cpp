@@ -282,7 +282,7 @@ TEST_CASE("Fits that cannot be trusted are refused") {
                                              {ProfileTarget::uniform()}, {.force = true}));
     });
   };
-  CHECK(refused({}) == "polyak: fit_profiles: there must be snapshots; they are, got 0");
+  CHECK(refused({}) == "polyak: fit_profiles must have at least one snapshot, got 0");
   refused({{2, 10}});
   refused({{0, 0}});
   refused({{0, 10}, {1, 10}, {0, 10}});
@@ -291,8 +291,9 @@ TEST_CASE("Fits that cannot be trusted are refused") {
         "and 4096, got 5000");
   fit(ProfileTarget::uniform().at(511));
   CHECK(fit(ProfileTarget::window(5000)) ==
-        "polyak: ProfileTarget \"window 5000\" must not begin before the first iterate; calls are, "
-        "got 4096");
+        "polyak: ProfileTarget \"window 5000\" must not begin before the first iterate, calls must "
+        "be "
+        ">= 5000, got 4096");
   fit(ProfileTarget::weights({1, 2}).at(4096));
   fit(ProfileTarget::uniform(), {.ridge = -1});
   fit(ProfileTarget::uniform(), {.residual_limit = -1});

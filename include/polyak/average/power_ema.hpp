@@ -37,7 +37,7 @@ struct PowerEmaOptions {
 template <class Fields>
 void fields(PowerEmaOptions& o, Fields& field) {
   field.check(detail::is_nan(o.sigma_rel) != detail::is_nan(o.gamma),
-              ": one of sigma_rel and gamma must be given; sigma_rel is", o.sigma_rel);
+              "sigma_rel must be set if gamma is not, and only then", o.sigma_rel);
   field("sigma_rel", o.sigma_rel, width_of_power_or_none);
   field("gamma", o.gamma, finite_and_not_negative_or_none);
   field("batch_size", o.batch_size, finite_and_positive);

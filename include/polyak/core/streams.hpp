@@ -179,12 +179,11 @@ requires(Executor<E> && (std::same_as<Out, Outs> && ...)) void merge_streams(
   const detail::InputsOf<Inputs> streams{inputs};
   require(streams.size() >= 1 && streams.size() % inputs_each == 0,
           "merge_streams: inputs must be " + detail::text(inputs_each) +
-              " for each of one or more terms; they are",
+              " for each of one or more terms",
           streams.size());
-  require(
-      weights.size() == streams.size() / inputs_each * weights_each,
-      "merge_streams: weights must be " + detail::text(weights_each) + " for each term; they are",
-      weights.size());
+  require(weights.size() == streams.size() / inputs_each * weights_each,
+          "merge_streams: weights must be " + detail::text(weights_each) + " for each term",
+          weights.size());
   for (std::size_t k = 0; k < weights.size(); ++k) {
     using T = typename Law::Value;
     const bool fits = detail::is_finite(static_cast<double>(static_cast<T>(weights[k])));

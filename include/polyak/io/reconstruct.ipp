@@ -378,7 +378,7 @@ POLYAK_DEFINE std::vector<double> achieved_profile(const ReconstructReport& repo
 POLYAK_DEFINE ReconstructReport reconstruct(const SnapshotStore& store,
                                             const std::vector<ReconstructOutput>& outputs,
                                             const ReconstructOptions& options) {
-  require(!outputs.empty(), "reconstruct: there must be outputs; they are", outputs.size());
+  require(!outputs.empty(), "reconstruct must have at least one output", outputs.size());
   validate(options);
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     for (std::size_t j = 0; j < i; ++j) {
@@ -391,7 +391,7 @@ POLYAK_DEFINE ReconstructReport reconstruct(const SnapshotStore& store,
   for (const StoredSnapshot& one : store.snapshots()) {
     if (!options.use || options.use(one)) report.snapshots.push_back(one);
   }
-  require(!report.snapshots.empty(), "reconstruct: there must be snapshots; they are",
+  require(!report.snapshots.empty(), "reconstruct must have at least one snapshot",
           report.snapshots.size());
   for (const StoredSnapshot& one : report.snapshots) {
     const std::string& run = report.snapshots.front().run;

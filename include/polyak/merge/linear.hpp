@@ -146,7 +146,7 @@ void average_memory(Executor& executor, Out& out, const Inputs& inputs,
                 inputs.data()[k].size());
       }
     } else if (inputs.data()[k] == nullptr && out.size() != 0) {
-      require(false, "average_n: input " + text(k) + " must have memory; its address",
+      require(false, "average_n: input " + text(k) + " must have memory, not a null address",
               std::string_view("null"));
     }
   }

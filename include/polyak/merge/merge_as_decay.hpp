@@ -102,7 +102,7 @@ struct MultiplierFault {
 };
 [[nodiscard]] inline MultiplierFault fault_of(std::span<const double> multipliers,
                                               const MergeOptions& o) {
-  if (multipliers.empty()) return {"decay multipliers: there must be at least one; they are", 0};
+  if (multipliers.empty()) return {"decay multipliers: there must be at least one", 0};
   double last = 1;
   for (const double multiplier : multipliers) {
     if (o.allow_negative) {
@@ -145,8 +145,7 @@ inline void require_multipliers(std::span<const double> multipliers, const Merge
 /// Throws std::invalid_argument for fewer than two weights, weights that are not finite, or a sum
 /// further than 1e-9 from 1.
 [[nodiscard]] inline std::vector<double> multipliers_of(std::span<const double> weights) {
-  require(weights.size() >= 2, "multipliers_of: there must be at least two weights; they are",
-          weights.size());
+  require(weights.size() >= 2, "multipliers_of must have at least two weights", weights.size());
   bool positive = true;
   for (const double weight : weights) {
     require(detail::is_finite(weight), "multipliers_of: weights must be finite", weight);
@@ -160,7 +159,7 @@ inline void require_multipliers(std::span<const double> multipliers, const Merge
     multipliers[i - 1] = positive ? std::min(sum, 1.0) : sum;
   }
   sum += weights[0];
-  require(std::fabs(sum - 1) <= 1e-9, "multipliers_of: weights must sum to 1; the sum is", sum);
+  require(std::fabs(sum - 1) <= 1e-9, "multipliers_of: weights must have the sum 1", sum);
   return multipliers;
 }
 
@@ -170,10 +169,10 @@ template <class Lists>
                                               std::span<const double> multipliers,
                                               const MergeOptions& o) {
   std::vector<double> weights = merge_weights(multipliers, o);
-  require(checkpoints.size() == weights.size(),
-          "merge_as_decay: there must be one checkpoint more than multipliers, " +
-              text(weights.size()) + "; they are",
-          checkpoints.size());
+  require(
+      checkpoints.size() == weights.size(),
+      "merge_as_decay: there must be one checkpoint more than multipliers, " + text(weights.size()),
+      checkpoints.size());
   return weights;
 }
 }  // namespace detail

@@ -45,15 +45,12 @@ void fields(SgdOptions& o, Fields& field) {
   field("momentum", o.momentum, in_0_1);
   field("dampening", o.dampening, in_closed_0_1);
   field("nesterov", o.nesterov);
-  field.check(!o.nesterov || o.momentum > 0, "nesterov needs momentum > 0; momentum is",
-              o.momentum);
-  field.check(!o.nesterov || o.dampening == 0, "nesterov needs dampening = 0; dampening is",
-              o.dampening);
+  field.check(!o.nesterov || o.momentum > 0, "momentum must be > 0 with nesterov", o.momentum);
+  field.check(!o.nesterov || o.dampening == 0, "dampening must be 0 with nesterov", o.dampening);
   field("weight_decay", o.weight_decay, finite_and_not_negative);
   field("coupled_weight_decay", o.coupled_weight_decay, finite_and_not_negative);
   field.check(o.weight_decay == 0 || o.coupled_weight_decay == 0,
-              ": only one of weight_decay and coupled_weight_decay may be set; the second is",
-              o.coupled_weight_decay);
+              "coupled_weight_decay must be 0 with weight_decay", o.coupled_weight_decay);
   field("nonfinite", o.nonfinite);
 }
 

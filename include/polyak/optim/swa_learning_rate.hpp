@@ -51,8 +51,7 @@ struct SwaLearningRateOptions {
 
 template <class Fields>
 void fields(SwaLearningRateOptions& o, Fields& field) {
-  field.check(!o.swa_learning_rate.empty(),
-              "swa_learning_rate must have at least one rate; rates are",
+  field.check(!o.swa_learning_rate.empty(), "swa_learning_rate must have at least one rate",
               o.swa_learning_rate.size());
   field.list("swa_learning_rate", o.swa_learning_rate, 0, finite_and_not_negative);
   field("anneal_epochs", o.anneal_epochs, at_least_0);
@@ -78,15 +77,15 @@ class SwaLearningRate {
   explicit SwaLearningRate(std::vector<double> initial_rates, SwaLearningRateOptions options)
       : initial_(std::move(initial_rates)), options_(std::move(options)) {
     validate(options_);
-    require(!initial_.empty(),
-            "SwaLearningRate: there must be at least one initial rate; rates are", initial_.size());
+    require(!initial_.empty(), "SwaLearningRate must have at least one initial rate",
+            initial_.size());
     for (const double rate : initial_) {
       detail::require_rule("SwaLearningRate: initial rates", rate, finite_and_not_negative);
     }
     auto& targets = options_.swa_learning_rate;
     require(targets.size() == 1 || targets.size() == initial_.size(),
             "SwaLearningRateOptions.swa_learning_rate must have one rate, or one per group, " +
-                detail::text(initial_.size()) + "; rates are",
+                detail::text(initial_.size()),
             targets.size());
     if (targets.size() == 1) targets.resize(initial_.size(), targets.front());
     rates_ = options_.anneal_epochs == 0 ? targets : initial_;
@@ -110,10 +109,10 @@ class SwaLearningRate {
   const std::vector<double>& step(std::span<const double> current_rates) {
     require_rebase();
     if (current_rates.size() != rates_.size()) {  // the words are not made otherwise
-      require(false,
-              "SwaLearningRate::step: there must be one rate per group, " +
-                  detail::text(rates_.size()) + "; rates are",
-              current_rates.size());
+      require(
+          false,
+          "SwaLearningRate::step: there must be one rate per group, " + detail::text(rates_.size()),
+          current_rates.size());
     }
     for (const double rate : current_rates) {
       detail::require_rule("SwaLearningRate::step: rates", rate, finite_and_not_negative);

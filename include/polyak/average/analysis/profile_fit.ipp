@@ -184,7 +184,7 @@ POLYAK_DEFINE void check_fit(const ProfileTarget& target, const ProfileFit& fit,
 
 POLYAK_DEFINE void check_snapshots(const std::vector<GainSequence>& averages,
                                    const std::vector<ProfileSnapshot>& snapshots) {
-  require(!snapshots.empty(), "fit_profiles: there must be snapshots; they are", snapshots.size());
+  require(!snapshots.empty(), "fit_profiles must have at least one snapshot", snapshots.size());
   for (std::size_t j = 0; j < snapshots.size(); ++j) {
     require(snapshots[j].average < averages.size(),
             "fit_profiles: a snapshot must be of one of the " + text(averages.size()) +

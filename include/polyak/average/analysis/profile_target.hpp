@@ -200,9 +200,11 @@ class ProfileTarget {
   static ProfileTarget tail(std::string name, std::int64_t count, Weight weight) {
     ProfileTarget target;
     target.make_ = [name, count, weight](std::int64_t calls) {
-      require(count <= calls,
-              "ProfileTarget \"" + name + "\" must not begin before the first iterate; calls are",
-              calls);
+      require(
+          count <= calls,
+          "ProfileTarget \"" + name +
+              "\" must not begin before the first iterate, calls must be >= " + detail::text(count),
+          calls);
       std::vector<double> all(static_cast<std::size_t>(calls) + 1, 0.0);
       for (std::int64_t i = 1; i <= count; ++i) {
         all[static_cast<std::size_t>(calls - count + i)] = weight(i);

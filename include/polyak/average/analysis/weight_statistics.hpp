@@ -85,7 +85,7 @@ template <class W>
     now = {gain * gain + complement * complement * now.squares, complement * older,
            complement * (now.variance + gain * older * older)};
   });
-  require(ready, "weight profile: there is no average before the first update; calls are", calls);
+  require(ready, "weight profile: calls must reach the first update", calls);
   return now;
 }
 

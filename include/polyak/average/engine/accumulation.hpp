@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Accumulation: how the numbers of an average are stored, and when an average stalls.
+/// Accumulation: how an average is stored, and when it stalls.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,11 @@
 namespace polyak {
 inline namespace v0 {
 
-/// How an average is kept.
+/// How an average is stored.
 struct Accumulation {
   Accumulate accumulate = Accumulate::plain;
-  std::uint64_t seed = 0;  ///< of Accumulate::stochastic; another one for another average
-  Selection tensors = {};  ///< that are averaged; buffers (Role::copy) are copied all the same
+  std::uint64_t seed = 0;  ///< of Accumulate::stochastic; use a different one for each average
+  Selection tensors = {};  ///< averaged tensors; buffers (Role::copy) are copied in any case
 };
 
 namespace detail {
@@ -28,7 +28,9 @@ namespace detail {
 [[nodiscard]] inline const Accumulation& checked(const Accumulation& o) {
 #if defined(__FAST_MATH__)
   if (o.accumulate == Accumulate::kahan) {
-    refuse_value("polyak: accumulate = kahan is removed by -ffast-math");
+    refuse_value(
+        "polyak: accumulate = kahan cannot be used with -ffast-math, which removes its "
+        "compensation");
   }
 #endif
   return o;
@@ -36,16 +38,16 @@ namespace detail {
 
 [[nodiscard]] double dead_zone(DType average, double gain, Accumulate accumulate);
 
-/// Refuses a way of storing that the type does not have, and 16-bit averages that would hardly move
-/// at the least gain.
+/// Refuses a way of storing that the type does not support, and 16-bit averages that would stall
+/// far from their input at the least gain.
 void validate(const Accumulation& o, DType average, double least);
 
 }  // namespace detail
 
-/// Largest distance, relative to a weight, at which an average of gain c stays although its input
-/// is constant: half an ulp of S over c, of a sum of two S with Accumulate::kahan. Of averages that
-/// round at random half an ulp of float, which their sums are formed in. (Halves have subnormals
-/// from 6e-5 on, below which the distance is larger.)
+/// Largest distance, relative to a constant weight, at which an average of gain c stalls: half an
+/// ulp over c. The ulp is that of S, with Accumulate::kahan that of a sum of two S, and with
+/// Accumulate::stochastic that of float, in which the sums are formed. (Below 6e-5 halves are
+/// subnormal, and the distance is larger.)
 template <StateScalar S>
 [[nodiscard]] double dead_zone(double gain, Accumulate accumulate = Accumulate::plain) {
   return detail::dead_zone(detail::dtype_of<S>(), gain, accumulate);

@@ -49,7 +49,7 @@ POLYAK_DEFINE void validate(const Accumulation& o, DType average, double least) 
   const double zone = dead_zone(average, least, o.accumulate);
   require(zone <= 0.01,
           "an average of " + type + " with accumulate = " + std::string(name_of(o.accumulate)) +
-              " must rest within 0.01 of a constant weight (relative), use " +
+              " must stall within 0.01 of a constant weight (relative), use " +
               (o.accumulate == Accumulate::plain   ? "stochastic or kahan or an average of float"
                : o.accumulate == Accumulate::kahan ? "stochastic or an average of float"
                                                    : "an average of float with kahan") +

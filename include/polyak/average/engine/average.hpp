@@ -29,12 +29,12 @@ struct AverageLaw {
   }
 };
 
-/// Both in one, for the ways of keeping an average that are used more seldom.
+/// The same for 0 < c <= 1, where c = 1 copies. For the rarer ways of storing an average.
 template <class T>
 struct AverageOrCopyLaw {
   static constexpr LawSlots slots = LawSlots::averaging("average");
   T gain;
-  T complement;  ///< 1 - c, of which only counts whether it is 0
+  T complement;  ///< 1 - c; the law only tests whether it is 0
   template <class V, class Slot>
   POLYAK_LAW void operator()(const V& x, Slot& average) const {
     average = if_zero(complement, x, fma(gain, x - average, average));
@@ -51,7 +51,7 @@ template <class W>
     return 0;
   }
 }
-/// The weighting, whose fields are in order.
+/// Returns the weighting after checking its fields.
 template <class W>
 [[nodiscard]] W validated(W weighting) {
   if constexpr (HasFields<W>) polyak::validate(weighting);
@@ -59,17 +59,17 @@ template <class W>
 }
 }  // namespace detail
 
-/// The average of a model's weights under any Weighting W, kept in type S.
+/// The average of a model's weights under any Weighting W, stored in type S.
 ///
 /// State: one slot "average" of the parameters' layout (and "compensation" with Accumulate::kahan),
-/// and the newest value of each buffer (Role::copy). The weighting is asked once per call, in
-/// double. A plain float average moves as long as c |x - avg| exceeds half an ulp of avg: for a
-/// constant gain c it comes to rest within 2^-24 / c (relative) of a constant x; where that
-/// matters, accumulate with kahan or in float64, or keep it in double (`Ema<float, double>`, which
-/// is also fused with other methods).
+/// and the newest value of each buffer (Role::copy). The gain is computed once per call, in double.
+/// A plain float average moves as long as c |x - avg| exceeds half an ulp of avg: for a constant
+/// gain c it stalls within 2^-24 / c (relative) of a constant x. If that matters, accumulate with
+/// kahan or in float64, or store it in double (`Ema<float, double>`, which is also fused with other
+/// methods).
 ///
-/// `Derived` is the method, and has a `type_name`, for messages and files. What it has of the hooks
-/// of a method holds alone and in a step.
+/// `Derived` is the method. It has a `type_name`, for messages and files. A hook that it overrides
+/// works the same alone and in a step.
 template <class Derived, ParameterScalar P, Weighting W, StateScalar S>
 class AverageOf : public AveragedWeights<Derived, P, S> {
   using Base = AveragedWeights<Derived, P, S>;
@@ -88,24 +88,24 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
                                  typename Base::template Stored<AverageOrCopy>>;
 
  public:
-  /// The average begins as a copy of the parameters; whether that copy has any weight is the
-  /// weighting's affair. Throws std::logic_error while an average is swapped in,
-  /// std::invalid_argument for an accumulation that S cannot have, or with which a 16-bit average
-  /// would rest further than 1 % from a constant weight.
+  /// The average begins as a copy of the parameters; the weighting decides whether that copy has
+  /// any weight. Throws std::logic_error while an average is swapped in, std::invalid_argument for
+  /// an accumulation that S does not support, or with which a 16-bit average would stall more than
+  /// 1 % from a constant weight.
   AverageOf(const Parameters<P>& params, W weighting, Nonfinite nonfinite = Nonfinite::propagate,
             Accumulation accumulation = {});
 
   /// Calls that changed the average.
   [[nodiscard]] std::int64_t count() const { return updates_; }
-  /// Whether there is an average to hand out: after the first update, or, where the parameters at
-  /// construction have a weight, after the first call.
+  /// Whether the average is readable: after the first update, or after the first call if the
+  /// parameters at construction have a weight.
   [[nodiscard]] bool ready() const {
     if constexpr (requires { weighting_.weighs_initial(); }) {
       if (weighting_.weighs_initial() && this->calls() > 0) return true;
     }
     return updates_ > 0;
   }
-  /// The gain c of the last call, as it was applied.
+  /// The gain c of the last call, rounded as it was applied.
   [[nodiscard]] double gain() const { return gain_; }
   [[nodiscard]] const W& weighting() const { return weighting_; }
 
@@ -157,12 +157,12 @@ AverageOf<Derived, P, W, S>::AverageOf(const Parameters<P>& params, W weighting,
     : Base(params, nonfinite, accumulation, detail::least_gain(detail::validated(weighting))),
       weighting_(std::move(weighting)) {}
 
-/// The average under a weighting of the user's own: `Average average(params, MyWeighting{});`.
+/// The average under a weighting of your own: `Average average(params, MyWeighting{});`.
 template <ParameterScalar P, Weighting W, StateScalar S = default_state_t<P>>
 class Average final : public AverageOf<Average<P, W, S>, P, W, S> {
  public:
   static constexpr std::string_view type_name = "Average";
-  /// As AverageOf.
+  /// See AverageOf.
   Average(const Parameters<P>& params, W weighting, Nonfinite nonfinite = Nonfinite::propagate,
           Accumulation accumulation = {})
       : AverageOf<Average<P, W, S>, P, W, S>(params, std::move(weighting), nonfinite,

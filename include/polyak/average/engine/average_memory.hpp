@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// AverageMemory: the memory of averages, the ways of storing them, guards and copies. Knows
-/// nothing of the method, so that it is compiled once for all of them.
+/// AverageMemory: the memory of averages, the ways of storing them, guards and copies. It does not
+/// depend on the method, so it is compiled once for all methods.
 ///
 /// One or more averages of the parameters' layout in one block of slots, the newest values of the
-/// buffers (Role::copy), the count of calls. How an average moves is up to the classes derived
-/// from this: Average, EmaBank, RingOfBlocks.
+/// buffers (Role::copy), the count of calls. The derived classes define how an average moves:
+/// Average, EmaBank, RingOfBlocks.
 ///
 /// Above 300 lines: each way of storing an average is bound in one place.
 #pragma once
@@ -78,12 +78,12 @@ struct StoredLaws<double, T, Make> {
   using type = std::variant<BoundLaw<decltype(std::declval<Make>()(double())), double>>;
 };
 
-/// A variant as one that has its alternatives and more.
+/// Converts a variant to one with these and more alternatives.
 template <class To, class... From>
 [[nodiscard]] To widen_variant(const std::variant<From...>& from) {
   return std::visit([](const auto& one) { return To(one); }, from);
 }
-/// The alternatives of several variants.
+/// A variant of the alternatives of several variants.
 template <class... Variants>
 struct JoinedVariants;
 template <class Variant>
@@ -113,10 +113,11 @@ class AverageMemory : public MethodHooks<P> {
   [[nodiscard]] std::int64_t skipped() const { return record_.skipped; }
   [[nodiscard]] Accumulate accumulate() const { return record_.accumulation.accumulate; }
 
-  /// Goes on with a list that has all the tensors of before and more: a model that grew. The
-  /// averages of the old tensors stay; a new tensor enters by copy, as if it had always had the
-  /// values of now. Throws std::invalid_argument, with the differences, where one of before is
-  /// missing or another, std::logic_error while something is swapped in; nothing has changed then.
+  /// Continues with a larger model: a list that has all previous tensors and new ones. The averages
+  /// of previous tensors are kept; the average of a new tensor is a copy, as if the tensor had
+  /// always had its current values. Throws std::invalid_argument, with the differences, if a
+  /// previous tensor is missing or differs, std::logic_error while something is swapped in. If it
+  /// throws, nothing has changed.
   void grow(const Parameters<P>& params);
 
   /// Bytes of state.
@@ -134,15 +135,15 @@ class AverageMemory : public MethodHooks<P> {
   void skip() { ++record_.skipped; }
 
  protected:
-  /// The type that laws compute in, unless the averages are kept in double.
+  /// The type that laws compute in, unless the averages are stored in double.
   using T = detail::carrier_t<S>;
   static constexpr bool may_be_wide = std::same_as<S, float>;
-  /// The bound laws `make(C())`, C the type that a law computes in, for each way of storing values.
+  /// A variant of the bound laws `make(C())` for each way of storing values; a law computes in C.
   template <class Make>
   using Stored = typename detail::StoredLaws<S, T, Make>::type;
 
-  /// The averages of those names, each a copy of the parameters. `least_gain`: the smallest that
-  /// moves them.
+  /// Averages with these names, each a copy of the parameters. `least_gain` is their smallest gain
+  /// above 0.
   AverageMemory(const Parameters<P>& params, std::string_view owner, Nonfinite nonfinite,
                 const Accumulation& accumulation, double least_gain,
                 const std::vector<std::string>& names);
@@ -180,13 +181,13 @@ class AverageMemory : public MethodHooks<P> {
     return guard;
   }
 
-  // ---- laws on the averages, however they are kept
+  // ---- laws on the averages, however they are stored
 
-  /// The way the values are kept, as a number: plain, kahan, and the third that S may have.
+  /// How the values are stored, as a number: 0 plain, 1 kahan, 2 the third way that S supports.
   [[nodiscard]] int storage() const {
     return accumulate() == Accumulate::plain ? 0 : accumulate() == Accumulate::kahan ? 1 : 2;
   }
-  /// Binds the law `make(C())` to some of the averages, as these are stored.
+  /// Binds the law `make(C())` to some of the averages, for the way they are stored.
   template <class Make, class... Which>
   [[nodiscard]] Stored<Make> bind_stored(Make make, Which... which) const {
     const std::array<std::size_t, sizeof...(Which)> values{which...};
@@ -214,7 +215,7 @@ class AverageMemory : public MethodHooks<P> {
   void with_stored(Make make, Use use, Which... which) const {
     std::visit(use, bind_stored(make, which...));
   }
-  /// Memory for one average that is stored as `Like`, a bound law, has it.
+  /// Memory for one average, stored as in the bound law `Like`.
   template <class Like>
   [[nodiscard]] auto average_memory() const {
     std::vector<std::string> names{"average"};
@@ -222,13 +223,13 @@ class AverageMemory : public MethodHooks<P> {
     return Slots<typename Like::State>(slots_.layout(), detail::specs_of(names),
                                        record_.averaged());
   }
-  /// One law without scalars over all weights and one average, in the calling thread.
+  /// Runs a law without scalars over all weights and one average, in the calling thread.
   template <template <class> class Law>
   void sweep_all(const Parameters<P>& params, std::size_t which = 0) const {
     with_stored([]<class C>(C) { return Law<C>{}; },
                 [&](const auto& bound) { detail::Sweep<P>::all(serial, params, bound); }, which);
   }
-  /// A gain as it is applied: rounded to the type of the law.
+  /// The gain, rounded to the type of the law.
   [[nodiscard]] double applied(double gain) const {
     return wide_ ? gain : static_cast<double>(static_cast<T>(gain));
   }
@@ -288,7 +289,7 @@ class AverageMemory : public MethodHooks<P> {
   }
 
   detail::AverageRecord record_;
-  Slots<S> slots_;                     // without memory where the averages are wide
+  Slots<S> slots_;                     // without memory if the averages are wide
   std::optional<Slots<double>> wide_;  // of Accumulate::float64
 };
 

@@ -29,9 +29,9 @@ namespace detail {
 
 class AverageRecord {
  public:
-  /// Of the averages `all` of weights of one type. Throws std::invalid_argument for what
-  /// validate(how, ...) refuses and for a selection of nothing, std::logic_error while something is
-  /// swapped in.
+  /// The record of the averages named `all`, whose weights have one type. Throws
+  /// std::invalid_argument as validate(how, ...) does and for an empty selection, std::logic_error
+  /// while something is swapped in.
   AverageRecord(std::string_view method, const ParameterList& params, DType weights, DType average,
                 Nonfinite policy, const Accumulation& how, double least_gain,
                 const std::vector<std::string>& all);
@@ -43,25 +43,25 @@ class AverageRecord {
 
   /// The tensors that are averaged.
   [[nodiscard]] const std::vector<bool>& averaged() const { return averaged_; }
-  /// The slots of the averages in their own type; none where they are kept in double.
+  /// The slots of the averages in their own type; none if they are stored in double.
   [[nodiscard]] std::vector<SlotSpec> slots() const;
   /// The slots in double.
   [[nodiscard]] std::vector<SlotSpec> wide_slots() const { return specs_of(names); }
-  /// Slots of each average.
+  /// Number of slots of each average.
   [[nodiscard]] std::size_t arrays() const {
     return accumulation.accumulate == Accumulate::kahan ? 2 : 1;
   }
 
-  /// The copies that bring the newest values of the buffers here. Valid until the next call.
+  /// The copies that update the buffers here to their newest values. Valid until the next call.
   [[nodiscard]] const std::vector<CopyPiece>& copies_of(const ParameterList& params);
-  /// Writes the buffers to a target.
+  /// Writes the buffers into a target.
   void write_buffers(const ParameterList& target) const;
-  /// The memory that a guard exchanges or keeps: averaged tensors, with the memory of their average
-  /// unless it is `wide`, and buffers.
+  /// The memory that a guard exchanges or saves: the averaged tensors, with the memory of their
+  /// average unless it is `wide`, and the buffers.
   [[nodiscard]] std::vector<SwapGuard::Piece> pieces(const ParameterList& params,
                                                      const SlotMemory& slots, std::size_t which,
                                                      bool wide) const;
-  /// Copies the buffers of an average of fewer tensors.
+  /// Copies the buffers of `before`, an average of fewer tensors.
   void grow_buffers(const Layout& now, const AverageRecord& before, const Layout& then) const;
 
   std::string_view owner;  ///< the method's name
@@ -74,14 +74,15 @@ class AverageRecord {
 
  private:
   std::vector<bool> averaged_;
-  std::vector<CopyPiece> copies_;  // kept for its memory
+  std::vector<CopyPiece> copies_;  // a member, so that a call does not allocate
 };
 
-/// Refuses a grown list that lacks a tensor of before or has another in its place.
+/// Refuses a grown list that lacks a previous tensor or changes it.
 void require_grown(const Layout& now, const Layout& before);
-/// Refuses an update of another step than the next.
+/// Refuses an update for any step but the next one.
 void require_next_call(std::int64_t step, std::int64_t calls);
-/// Refuse the use of a method while its average is swapped in, and a target that holds an average.
+/// The first refuses the use of a method while its average is swapped in, the second a target that
+/// holds an average.
 void require_home(const SlotMemory& slots);
 void require_target(const ParameterList& target, const SlotMemory& slots);
 

@@ -3,8 +3,8 @@
 /// AveragedWeights: the base of all averages.
 ///
 /// One or more averages of the parameters' layout in one block of slots, the newest values of the
-/// buffers (Role::copy), the count of calls. How an average moves is up to the classes derived
-/// from this: AverageOf, EmaBank, RingOfBlocks.
+/// buffers (Role::copy), the count of calls. The derived classes define how an average moves:
+/// AverageOf, EmaBank, RingOfBlocks.
 #pragma once
 
 #include <cstddef>
@@ -32,40 +32,40 @@ class AveragedWeights : public AverageMemory<P, S> {
   /// One call. Returns false where Nonfinite::skip_step skipped it. Throws as polyak::update.
   bool update(const Parameters<P>& params) { return polyak::update(params, derived()); }
 
-  /// The same, where the caller keeps the clock: `step` must be calls() + 1. Throws
-  /// std::logic_error for a step that was counted already, or left out.
+  /// The same, for a caller with its own clock: `step` must be calls() + 1. Throws std::logic_error
+  /// for a step that was counted already or that leaves one out.
   bool update(const Parameters<P>& params, std::int64_t step) {
     this->require_next(step);
     return update(params);
   }
 
-  /// Reads the average in place, rounded to S where it is kept more precisely. Throws
-  /// std::logic_error before there is one, and while a guard has exchanged it for the weights.
+  /// Reads the average in place, rounded to S if it is stored more precisely. Throws
+  /// std::logic_error unless the average is readable.
   [[nodiscard]] SlotView<S> view() const { return view_of(0); }
 
   /// Writes the average into `target`, a list of the same layout; buffers (Role::copy) too. Throws
-  /// std::logic_error before there is one.
+  /// std::logic_error unless the average is readable.
   void copy_to(const Parameters<P>& target) const { copy_of(0, target); }
 
-  /// The same, but leaves `target` as it is before there is one.
+  /// The same, but leaves `target` as it is before the first update.
   void copy_to(const Parameters<P>& target, OrCurrent) const {
     if (derived().ready()) copy_to(target);
   }
 
   /// Puts the average into the model until the guard ends; then the model has its own weights
-  /// again, bit for bit. Costs no memory where weights and average have one type. Throws
-  /// std::logic_error before there is one or while something is swapped in already.
+  /// again, bit for bit. Needs no memory if weights and average have the same type. Throws
+  /// std::logic_error before the first update and while something is swapped in already.
   [[nodiscard]] SwapGuard swap_into(const Parameters<P>& params) { return swap_of(0, params); }
 
-  /// The same, but keeps the current weights before there is one.
+  /// The same, but keeps the current weights before the first update.
   [[nodiscard]] SwapGuard swap_into(const Parameters<P>& params, OrCurrent) {
     return derived().ready() ? swap_into(params)
                              : SwapGuard::keep(ParameterAccess<P>::list(params), {});
   }
 
  protected:
-  /// The averages of those names, each a copy of the parameters. `least_gain`: the smallest that
-  /// moves them.
+  /// Averages with these names, each a copy of the parameters. `least_gain` is their smallest gain
+  /// above 0.
   AveragedWeights(const Parameters<P>& params, Nonfinite nonfinite,
                   const Accumulation& accumulation, double least_gain,
                   const std::vector<std::string>& names = {"average"})

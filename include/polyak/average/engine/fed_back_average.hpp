@@ -17,7 +17,7 @@ inline namespace v0 {
 template <class T>
 struct SwitchLaw {
   static constexpr LawSlots slots = LawSlots::exchanging("average");
-  T gain, blend;  ///< 0: rests; 0: does not blend
+  T gain, blend;  ///< gain 0: rests; blend 0: x becomes avg
   template <class V, class Slot>
   POLYAK_LAW void operator()(V& x, Slot& average) const {
     average = if_zero(gain, average, fma(gain, x - average, average));
@@ -26,7 +26,7 @@ struct SwitchLaw {
 };
 
 /// An average whose rule says after which updates the weights become avg + blend (x - avg).
-/// `Rule::after(t)` answers for call t = 1, 2, ...
+/// `Rule::after(t)` says so for call t = 1, 2, ...
 template <class Derived, ParameterScalar P, Weighting W, class Rule, StateScalar S>
 class FedBackAverage : public AverageOf<Derived, P, W, S> {
   using Base = AverageOf<Derived, P, W, S>;
@@ -45,8 +45,8 @@ class FedBackAverage : public AverageOf<Derived, P, W, S> {
                  Nonfinite nonfinite, Accumulation accumulation = {})
       : Base(params, std::move(weighting), nonfinite, accumulation), rule_(rule), blend_(blend) {}
 
-  /// Whether the last call of this object fed the average back into the weights; not kept in files,
-  /// and on a device not known of a step that Nonfinite::skip_step may skip.
+  /// Whether the last call of this object fed the average back into the weights. Not saved in
+  /// files; on a device, unreliable for a step that Nonfinite::skip_step may have skipped.
   [[nodiscard]] bool switched() const { return switching_; }
   /// How often the average was fed back into the weights.
   [[nodiscard]] std::int64_t switches() const { return switches_; }
@@ -59,7 +59,7 @@ class FedBackAverage : public AverageOf<Derived, P, W, S> {
   }
   void advance(const Parameters<P>& params, const element_t<P>* const* gradients) {
     Base::advance(params, gradients);
-    switching_ = this->gain() != 1 && rule_.after(this->calls());  // after a copy x is avg
+    switching_ = this->gain() != 1 && rule_.after(this->calls());  // after a copy, x equals avg
     if (switching_) ++switches_;
   }
   [[nodiscard]] bool resting() const { return !switching_ && Base::resting(); }

@@ -5,8 +5,8 @@
 ///   each call:       block <- block + c_t (x - block)        c_t = 1 begins a block
 ///   block complete:  average <- mean of the n newest complete blocks
 ///
-/// The blocks are a ring of slots in one arena: the oldest one is the next to be overwritten, and
-/// nothing is moved. The mean is made of the ring anew, block by block: it does not drift.
+/// The blocks are a ring of slots in one block of memory: a new block overwrites the oldest, and
+/// nothing is moved. The mean is recomputed from the ring, block by block, so it does not drift.
 #pragma once
 
 #include <algorithm>
@@ -52,7 +52,7 @@ struct FoldLaw {
   }
 };
 
-/// A full ring of iterates moves on by one: average <- average + (x - oldest)/k, oldest <- x.
+/// Advances a full ring of iterates by one: average <- average + (x - oldest)/k, oldest <- x.
 template <class T>
 struct RunningMeanLaw {
   static constexpr LawSlots slots = LawSlots::averaging("average", "oldest");
@@ -64,19 +64,19 @@ struct RunningMeanLaw {
   }
 };
 
-/// How many blocks there are.
+/// The numbers of blocks.
 struct Window {
   std::int64_t ring = 1;   ///< slots
-  std::int64_t kept = 1;   ///< newest complete blocks that are always there
-  std::int64_t width = 1;  ///< blocks of the average that is handed out
-  bool running = false;    ///< the mean moves on by RunningMeanLaw, made anew once per turn
+  std::int64_t kept = 1;   ///< newest complete blocks that are always stored
+  std::int64_t width = 1;  ///< blocks in the readable average
+  bool running = false;    ///< RunningMeanLaw updates the mean, recomputed once per turn
 };
 
 /// Blocks of a run, and the mean of the newest ones. `W::samples(t)` says whether call t belongs to
 /// a block, `W::completes(t)` whether the block ends with it.
 ///
-/// State: "average" and `ring` slots "block.0", ..., the number of complete blocks, and of the
-/// samples in the one that is open. Where the ring stands follows from them.
+/// State: "average" and `ring` slots "block.0", ..., the number of complete blocks, and the number
+/// of samples in the open block. The position in the ring follows from them.
 template <class Derived, ParameterScalar P, class W, StateScalar S>
 class RingOfBlocks : public AveragedWeights<Derived, P, S> {
   using Base = AveragedWeights<Derived, P, S>;
@@ -112,24 +112,24 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
   using Base::copy_to;
   using Base::swap_into;
 
-  /// Complete blocks so far, and complete blocks that are held now.
+  /// The number of complete blocks so far, and of complete blocks that are stored now.
   [[nodiscard]] std::int64_t count() const { return count_; }
   [[nodiscard]] std::int64_t held() const {
     return std::clamp<std::int64_t>(count_, 0, window_.kept);
   }
-  /// Whether there are as many complete blocks as the average takes.
+  /// Whether the average is readable: there are as many complete blocks as it needs.
   [[nodiscard]] bool ready() const { return held() >= window_.width; }
   [[nodiscard]] const W& weighting() const { return weighting_; }
 
   /// Writes the mean of the `blocks` newest complete blocks into `target`; otherwise as copy_to().
-  /// Needs memory for one average meanwhile. Throws std::invalid_argument unless 1 <= blocks <=
+  /// Needs temporary memory for one average. Throws std::invalid_argument unless 1 <= blocks <=
   /// held().
   void copy_to(const Parameters<P>& target, std::int64_t blocks) const {
     require_held(blocks);
     this->check_target(target);
     mean_into(target, blocks);
   }
-  /// The same, into the model, until the guard ends.
+  /// The same, swapped into the model until the guard ends.
   [[nodiscard]] SwapGuard swap_into(const Parameters<P>& params, std::int64_t blocks) const {
     require_held(blocks);
     this->require_home();
@@ -195,7 +195,7 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
   }
 
  protected:
-  /// The block that is being averaged, or was completed last.
+  /// The block that is being averaged, or else the last complete one.
   [[nodiscard]] SlotView<S> current_block() const {
     if (count_ == 0 && open_ == 0) detail::refuse_order("polyak: no block has begun");
     return this->view_of_unready(slot(place(open_ > 0 ? count_ : count_ - 1)));
@@ -204,7 +204,7 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
  private:
   friend Base;
 
-  /// Of a block, or of the mean of all blocks that are kept.
+  /// The smallest gain above 0: of a block, or of the mean of all stored blocks.
   static double least_gain(const W& weighting, const Window& window) {
     return std::min(weighting.least_gain(), 1 / static_cast<double>(window.kept));
   }

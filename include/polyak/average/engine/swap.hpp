@@ -16,38 +16,39 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Says that an average without updates may be handed out as the current weights.
+/// Allows reading an average before its first update: it is then the current weights.
 struct OrCurrent {};
 inline constexpr OrCurrent or_current{};
 
-/// While it lives, the model's memory holds an average; its end, also by an exception, restores the
-/// weights bit for bit. Meanwhile step, update and a second guard on the same parameter list throw
-/// std::logic_error. It refers to memory only, so the method may move or die before it.
+/// While the guard lives, the model's memory holds an average. When it ends, also by an exception,
+/// it restores the weights bit for bit. Meanwhile step, update and a second guard on the same
+/// parameter list throw std::logic_error. The guard refers to memory only, so the method may move
+/// or die before it.
 class [[nodiscard]] SwapGuard {
  public:
-  /// Memory of the model, and where the other bits are.
+  /// Memory of the model, and the place of the bits that it is exchanged with.
   struct Piece {
     void* model;
     void* other;
     std::size_t bytes;
   };
 
-  /// Marks the list as swapped and exchanges the contents of the pieces with those of the blocks
-  /// they lie in: the average's, and that of its copied buffers. Throws std::logic_error where
-  /// something is swapped in already.
+  /// Marks the list as swapped and exchanges the memory of each piece: the model's, with the
+  /// average's in `block` or a copied buffer's in `buffers`. Throws std::logic_error if something
+  /// is swapped in already.
   static SwapGuard exchange(const detail::ParameterList& params,
                             std::shared_ptr<detail::Block> block,
                             std::shared_ptr<detail::Block> buffers, std::vector<Piece> pieces);
 
-  /// Marks the list as swapped and keeps the bits of the model's memory (`Piece::other` is set
-  /// here). The caller then overwrites that memory.
+  /// Marks the list as swapped and saves the bits of the model's memory (this sets `Piece::other`).
+  /// The caller then overwrites that memory.
   static SwapGuard keep(const detail::ParameterList& params, std::vector<Piece> pieces);
 
   SwapGuard(SwapGuard&& other) noexcept;
   SwapGuard& operator=(SwapGuard&& other) noexcept;
   ~SwapGuard();
 
-  /// Gives the model its weights back now.
+  /// Restores the model's weights now.
   void restore() noexcept;
 
  private:

@@ -45,7 +45,7 @@ POLYAK_DEFINE const void* GradientPlaces::place_of(std::size_t index, const void
     refuse_value("polyak: \"" + tensor.name + "\" is not trained, it takes no gradient");
   }
   if (data == nullptr && tensor.size != 0) {
-    refuse_argument("the gradient of \"" + tensor.name + "\" must have memory; its address",
+    refuse_argument("the gradient of \"" + tensor.name + "\" must have memory, not a null address",
                     std::string_view("null"));
   }
   if (tensor.size != 0) {

@@ -39,7 +39,7 @@ POLYAK_DEFINE void ParameterList::add(TensorInfo tensor, void* data) {
                     name_of(tensor.dtype));
   }
   if (data == nullptr && bytes != 0) {
-    refuse_argument("tensor \"" + name + "\" must have memory; its address",
+    refuse_argument("tensor \"" + name + "\" must have memory, not a null address",
                     std::string_view("null"));
   }
   if (layout_->space != nullptr && bytes != 0) layout_->space->check(data, name);
