@@ -4,17 +4,17 @@
 ///
 ///   out = w_0 x_0 + w_1 x_1 + ... + w_(N-1) x_(N-1)
 ///
-/// Weights of a mean, that is none negative and their sum 1 but for the rounding of N doubles
-/// (N 2^-52), are taken as a running mean, which returns equal inputs bit for bit:
+/// Weights of a mean are not negative and sum to 1 up to the rounding of N doubles (N 2^-52). For
+/// them a running mean is computed, which returns equal inputs bit for bit:
 ///
 ///   out = x_0, then out = out + c_k (x_k - out), c_k = w_k / (w_0 + ... + w_k)
 ///
-/// from the first input with a weight on. All others, such as task vectors, as a sum: sum = w_0
-/// x_0, then sum = fma(w_k, x_k, sum). Both in the order of the inputs and in the type of the
-/// accumulator, into which weights and gains are rounded first. The result is rounded once, to
-/// nearest even, when it is stored (one of doubles reaches 16 bits through float, as everywhere).
-/// Every input is read once, and the output written once, without being read: past the caches where
-/// it would not fit there. Nothing is allocated.
+/// from the first input with a weight on. For all other weights, such as those of task vectors, a
+/// sum is computed: sum = w_0 x_0, then sum = fma(w_k, x_k, sum). Both follow the order of the
+/// inputs and compute in the type of the accumulator, to which weights and gains are rounded first.
+/// The result is rounded once, to nearest even, when it is stored (from double to 16 bits through
+/// float, as everywhere). Every input is read once. The output is written once and not read; it
+/// bypasses the caches if it would not fit there. Nothing is allocated.
 ///
 /// "Model soups: averaging weights of multiple fine-tuned models" (arXiv 2203.05482).
 #pragma once
@@ -70,7 +70,7 @@ template <FlatObject T>
   return std::as_const(input).data();
 }
 
-/// Pointers to numbers, or spans, vectors and the like of them.
+/// Pointers to numbers, or spans, vectors and similar containers.
 template <class T>
 concept SummedMemory = FlatObject<T> && requires(const T& inputs) {
   requires ParameterScalar<std::remove_cvref_t<decltype(*memory_of(*inputs.data()))>>;
@@ -86,7 +86,7 @@ concept SummedLists = FlatObject<T> && requires(const T& lists) {
   { list_of(*lists.data()) } -> std::same_as<const Parameters<P>&>;
 };
 
-/// Plain memory, as many elements from each address.
+/// Plain memory with the same number of elements at each address.
 template <class Inputs>
 struct MemoryInputs {
   using In = std::remove_cvref_t<decltype(*memory_of(*std::declval<const Inputs&>().data()))>;
@@ -115,7 +115,7 @@ void require_weights(std::size_t inputs, std::span<const double> weights) {
   }
 }
 
-/// The mean or the sum, as the weights say.
+/// Computes the mean or the sum, depending on the weights.
 template <class Accumulator, class Executor, class Out, class Inputs>
 void average_streams(Executor& executor, const Stream<Out>& out, const Inputs& inputs,
                      std::span<const double> weights, const StreamPlan& plan) {
@@ -171,20 +171,20 @@ void average_lists(Executor& executor, const Parameters<P>& target, const Lists&
 
 }  // namespace detail
 
-/// out = the sum of weights[k] * inputs[k], in one pass; where the weights are those of a mean, the
-/// running mean: see the head of this file.
+/// out = the sum of weights[k] * inputs[k], in one pass. For the weights of a mean it computes the
+/// running mean; see the top of this file.
 ///
-/// `out` is a span, std::vector or std::array; `inputs` one of spans and the like, or of pointers
-/// to as many elements as `out` has. Numbers are float, double, Eigen::half or Eigen::bfloat16, and
-/// inputs may be of another type than the output. `Accumulator` is float or double; unless given,
-/// double where a double is read or written, else float.
+/// `out` is a span, std::vector or std::array; `inputs` is a container of such, or of pointers to
+/// as many elements as `out` has. Numbers are float, double, Eigen::half or Eigen::bfloat16, and
+/// inputs may be of another type than the output. `Accumulator` is float or double; the default is
+/// double if a double is read or written, else float.
 ///
-/// `out` may be one of the inputs. Any finite weights will do, negative ones too; they need not sum
-/// to 1. NaN and infinity propagate as IEEE 754 says, also from inputs of weight 0.
+/// `out` may be one of the inputs. Weights may be any finite numbers, also negative; they need not
+/// sum to 1. NaN and infinity propagate as IEEE 754 specifies, also from inputs of weight 0.
 ///
 /// Throws std::invalid_argument, before anything is written, without inputs, for another number of
 /// weights than of inputs, a weight that is not finite in the accumulator's type (naming index and
-/// value), inputs of another size than the output, or an output that overlaps an input otherwise.
+/// value), inputs of another size than the output, or an output that partly overlaps an input.
 ///
 ///     polyak::average_n(soup, std::array{a.data(), b.data()}, std::array{0.5, 0.5});
 template <class Accumulator = void, detail::SumTarget Out, detail::SummedMemory Inputs>
@@ -192,8 +192,7 @@ void average_n(Out&& out, const Inputs& inputs, std::span<const double> weights)
   detail::average_memory<Accumulator>(serial, out, inputs, weights);
 }
 
-/// As above, on the executor given. The result does not depend, in any bit, on how it splits the
-/// elements.
+/// As above, on the given executor. No bit of the result depends on how it splits the elements.
 template <class Accumulator = void, class E, detail::SumTarget Out, detail::SummedMemory Inputs>
 requires Executor<E>
 void average_n(E&& executor, Out&& out, const Inputs& inputs, std::span<const double> weights) {
@@ -204,8 +203,8 @@ void average_n(E&& executor, Out&& out, const Inputs& inputs, std::span<const do
 ///
 /// The target's weights are written: tensors of roles average and ignore (which running averages
 /// leave to training, but a merged model needs). Buffers, of role copy, are left alone. A tensor of
-/// the target may be its namesake in one of the lists. Inputs are read as they are, also while an
-/// average is swapped in.
+/// the target may be the tensor of the same name in one of the lists. Inputs are read as they are,
+/// also while an average is swapped in.
 ///
 /// Throws as above, for lists of another layout (listing the differences), and std::logic_error
 /// while an average is swapped into the target.
@@ -223,7 +222,7 @@ void average_n(const Parameters<P>& target,
                                      weights);
 }
 
-/// As above, on the executor given.
+/// As above, on the given executor.
 template <class Accumulator = void, class E, ParameterScalar P, detail::SummedLists<P> Lists>
 requires Executor<E>
 void average_n(E&& executor, const Parameters<P>& target, const Lists& lists,

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Merging as learning-rate decay: checkpoints of a run at a constant rate, weighted so that their
-/// sum is, to first order, what a run with a decaying rate would have given.
+/// sum is, to first order, the result of a run with a decaying rate.
 ///
 ///   x_i = x_{i-1} + u_i,   i = 1..K;   multipliers 1 >= d_1 >= ... >= d_K >= 0 of the updates
 ///   sum_j c_j x_j = x_0 + sum_i d_i u_i   <=>   c_0 = 1 - d_1,  c_j = d_j - d_{j+1},  c_K = d_K
 ///                                         <=>   d_i = sum_{j>=i} c_j
 ///
-/// Exact for the updates given; a run that decayed would have seen other gradients. u_i is all that
-/// happened between two checkpoints. A linear decay is the uniform average.
+/// Exact for the updates given; a run that decayed would have seen other gradients. u_i is the
+/// whole change between two checkpoints. A linear decay is the uniform average.
 ///
 /// "WSM: Decay-Free Learning Rate Schedule via Checkpoint Merging" (arXiv 2507.17634).
 #pragma once
@@ -33,7 +33,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Where on its curve the decay of each update lies, i = 1..K.
+/// The position u of update i on the curve, i = 1..K.
 enum class DecayAbscissa : std::uint8_t {
   before,  ///< u = (i-1)/K: d_1 = 1, so x_0 has no weight
   within,  ///< u = i/(K+1): linear weighs all K + 1 checkpoints alike
@@ -41,7 +41,7 @@ enum class DecayAbscissa : std::uint8_t {
 
 struct DecayMultipliersOptions {
   DecayAbscissa abscissa = DecayAbscissa::before;
-  double floor = 0;  ///< f, where the rate ends, of the rate before; in [0, 1]
+  double floor = 0;  ///< f, the last rate divided by the rate before; in [0, 1]
 };
 template <class Fields>
 void fields(DecayMultipliersOptions& o, Fields& field) {
@@ -78,8 +78,8 @@ template <class Multiplier>
       checkpoints, o, [&](double u) { return detail::cooldown_factor(curve, u, o.floor); });
 }
 
-/// The same for an exponential decay: f^u. Its floor, where the last checkpoint keeps at least that
-/// weight, must be > 0.
+/// The same for an exponential decay, f^u. The floor f must be > 0; it is the least weight of the
+/// last checkpoint.
 [[nodiscard]] inline std::vector<double> exponential_decay_multipliers(
     std::int64_t checkpoints, const DecayMultipliersOptions& o) {
   return decay_multipliers(CooldownCurve::exponential, checkpoints, o);
@@ -95,7 +95,7 @@ void fields(MergeOptions& o, Fields& field) {
 }
 
 namespace detail {
-/// A rule of multipliers that is broken, and the number that breaks it.
+/// A broken rule of the multipliers, and the number that breaks it.
 struct MultiplierFault {
   std::string_view rule = {};  ///< empty: none is broken
   double value = 0;
@@ -126,8 +126,8 @@ inline void require_multipliers(std::span<const double> multipliers, const Merge
 }  // namespace detail
 
 /// c_0..c_K of d_1..d_K. They sum to 1. Throws std::invalid_argument without multipliers, and for
-/// those out of [0, 1] or that increase, unless negative weights are allowed: then only for those
-/// that are not finite.
+/// multipliers that are outside [0, 1] or increase. If negative weights are allowed, it only
+/// rejects multipliers that are not finite.
 [[nodiscard]] inline std::vector<double> merge_weights(std::span<const double> multipliers,
                                                        const MergeOptions& o = {}) {
   detail::require_multipliers(multipliers, o);
@@ -141,7 +141,8 @@ inline void require_multipliers(std::span<const double> multipliers, const Merge
   return weights;
 }
 
-/// d_1..d_K of c_0..c_K: the decay that any weights of checkpoints stand for, a profile's too.
+/// d_1..d_K of c_0..c_K: the decay that given weights of checkpoints correspond to, for example a
+/// profile's.
 /// Throws std::invalid_argument for fewer than two weights, weights that are not finite, or a sum
 /// further than 1e-9 from 1.
 [[nodiscard]] inline std::vector<double> multipliers_of(std::span<const double> weights) {
@@ -155,7 +156,7 @@ inline void require_multipliers(std::span<const double> multipliers, const Merge
   double sum = 0;
   for (std::size_t i = multipliers.size(); i >= 1; --i) {
     sum += weights[i];
-    // Rounding of the sum shall not make a decay begin above 1.
+    // The rounding of the sum must not make a decay begin above 1.
     multipliers[i - 1] = positive ? std::min(sum, 1.0) : sum;
   }
   sum += weights[0];
@@ -177,10 +178,10 @@ template <class Lists>
 }
 }  // namespace detail
 
-/// Writes sum_j c_j x_j into `target`, in one pass. `checkpoints` holds x_0..x_K, Parameters or
-/// pointers to such, as average_n takes them; `multipliers` are d_1..d_K. NaN and infinity of x_0
-/// arrive even where its weight is 0. Throws as merge_weights and average_n do, and
-/// std::invalid_argument unless there is one checkpoint more than multipliers.
+/// Writes sum_j c_j x_j into `target`, in one pass. `checkpoints` holds x_0..x_K, as Parameters or
+/// pointers to Parameters; `multipliers` are d_1..d_K. A NaN or infinity in x_0 propagates even if
+/// its weight is 0. Throws as merge_weights and average_n do, and std::invalid_argument unless
+/// there is one checkpoint more than multipliers.
 ///
 ///     polyak::merge_as_decay(merged, {x0, x1, x2},
 ///                            polyak::decay_multipliers(polyak::CooldownCurve::one_minus_sqrt, 2));
@@ -215,9 +216,10 @@ void merge_as_decay(E&& executor, const Parameters<P>& target,
                          detail::weights_for(checkpoints, multipliers, options));
 }
 
-/// The same as the run goes on, without keeping checkpoints: `Average(params, MergeWeighting(d))`,
-/// whose call t = 1..K+1 is checkpoint x_{t-1}. After each it is the merge of the checkpoints so
-/// far, their weights divided by their sum, and after the last the merge; then it rests.
+/// The same during the run, without storing checkpoints: `Average(params, MergeWeighting(d))`,
+/// whose call t = 1..K+1 takes checkpoint x_{t-1}. After each call it is the merge of the
+/// checkpoints so far, with their weights divided by their sum. After the last call it is the whole
+/// merge and rests.
 ///
 ///   c'_t = c_{t-1}/(c_0 + ... + c_{t-1}) = (d_{t-1} - d_t)/(1 - d_t),   d_0 = 1, d_{K+1} = 0
 ///
@@ -225,8 +227,8 @@ void merge_as_decay(E&& executor, const Parameters<P>& target,
 class MergeWeighting {
  public:
   static constexpr std::string_view type_name = "merge_as_decay";
-  /// d_1..d_K. Throws std::invalid_argument without multipliers, and for those out of [0, 1] or
-  /// that increase: a running average has no negative weights.
+  /// d_1..d_K. Throws std::invalid_argument without multipliers, and for multipliers that are
+  /// outside [0, 1] or increase: a running average has no negative weights.
   explicit MergeWeighting(std::vector<double> multipliers) : multipliers_(std::move(multipliers)) {
     detail::require_multipliers(multipliers_, {});
     find_least_gain();
@@ -239,7 +241,7 @@ class MergeWeighting {
     field.check(fault.rule.empty(), std::string(": ").append(fault.rule), fault.value);
     field.after_reading([&] { w.find_least_gain(); });
   }
-  /// Calls that it listens to: K + 1.
+  /// Calls after which it rests: K + 1.
   [[nodiscard]] std::int64_t checkpoints() const {
     return static_cast<std::int64_t>(multipliers_.size()) + 1;
   }

@@ -29,7 +29,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Options of AdamW and Adam, which differ in whether there is a decoupled decay.
+/// Options of AdamW and Adam. Only AdamW has a decoupled decay.
 template <bool Decoupled>
 struct AdamFamilyOptions {
   static constexpr std::string_view options_name = Decoupled ? "AdamWOptions" : "AdamOptions";
@@ -37,9 +37,9 @@ struct AdamFamilyOptions {
   double beta1 = 0.9;                          ///< in [0, 1)
   double beta2 = 0.999;                        ///< in [0, 1)
   double epsilon = 1e-8;                       ///< finite, > 0; added after the correction of v
-  double weight_decay = Decoupled ? 1e-2 : 0;  ///< decoupled, finite, >= 0; of Adam 0
+  double weight_decay = Decoupled ? 1e-2 : 0;  ///< decoupled, finite, >= 0; 0 for Adam
   double coupled_weight_decay = 0;             ///< added to the gradient, finite, >= 0
-  bool amsgrad = false;                        ///< never let the second moment fall
+  bool amsgrad = false;                        ///< the second moment never falls
   bool bias_correction = true;                 ///< false: 1 - beta^t is taken as 1
   bool epsilon_before_correction = false;  ///< sqrt(v) + epsilon is corrected, as in the Adam paper
   bool allow_zero_epsilon = false;         ///< epsilon = 0 is meant; then 0/0 is 0
@@ -121,7 +121,7 @@ struct AdamVariantLaw {
   }
 };
 
-/// The rule of AdamW, and of Adam, whose decoupled decay is 0.
+/// The rule of AdamW and of Adam; the decoupled decay of Adam is 0.
 template <bool Decoupled>
 struct AdamFamilyRule {
   using Options = AdamFamilyOptions<Decoupled>;

@@ -35,7 +35,7 @@ inline namespace v0 {
 
 struct AdEMAMixOptions {
   double learning_rate = 1e-3;    ///< finite, >= 0
-  double beta1 = 0.9;             ///< of the fast average, in [0, 1); 0 keeps no fast average
+  double beta1 = 0.9;             ///< of the fast average, in [0, 1); 0: no fast average
   double beta2 = 0.999;           ///< of the second moment, in [0, 1)
   double beta3 = 0.9999;          ///< of the slow average, in [0, 1)
   double alpha = 5;               ///< weight of the slow average, finite, >= 0
@@ -178,8 +178,8 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
                     const Selection& selection = {})
       : Base(params, options, selection), slow_start_(params.size(), 0) {}
 
-  /// Forgets the slow average and begins its schedules anew: for a run that was resumed from AdamW
-  /// or whose data changed.
+  /// Resets the slow average and restarts its schedules, for a run that was resumed from AdamW or
+  /// whose data changed.
   void reset_slow() {
     const std::size_t slow = this->slots().find("exp_avg_slow");
     for (std::size_t k = 0; k < slow_start_.size(); ++k) {

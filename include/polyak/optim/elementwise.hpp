@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Elementwise: an optimizer that is a rule. The rule has options, a name and laws; the clocks, the
-/// slots, the learning rate of a step, saving and restoring are here.
+/// Elementwise: the base of optimizers that are defined by a rule. The rule has options, a name and
+/// laws; Elementwise adds clocks, slots, the learning rate of a step, saving and restoring.
 ///
-/// Above 300 lines: groups, clocks and laws of all elementwise optimizers, so that each of them is
-/// short.
+/// Above 300 lines: it holds the groups, clocks and laws of all elementwise optimizers, so that
+/// each optimizer is short.
 #pragma once
 
 #include <algorithm>
@@ -51,24 +51,24 @@ void require_epsilon(double value, bool zero_allowed, const char* rule) {
 
 }  // namespace detail
 
-/// Rule of an epsilon that may be 0 where `zero_allowed` says that this is meant.
+/// Rule of an epsilon that may be 0 only if `zero_allowed`.
 [[nodiscard]] constexpr Rule<double> epsilon_or_zero(bool zero_allowed) {
   constexpr std::string_view words = "must be finite and > 0 (0 with allow_zero_epsilon)";
   constexpr double nan = detail::nan_value, infinity = detail::infinite;
   if (zero_allowed) return {finite_and_not_negative.holds, words, {-1, nan, infinity, -infinity}};
   return {finite_and_positive.holds, words, {0, -1, nan, infinity, -infinity}};
 }
-/// Rule of a length in steps that is 0 where there is none.
+/// Rule of a length in steps; 0 means none.
 inline constexpr Rule<std::int64_t> at_least_1_or_none{
     at_least_0.holds, "must be >= 1, or 0 for none", {-1, -100}};
 
-/// A step as a rule sees it, for one tensor. `step(x)` rounds a number to the type of the law.
+/// The step of one tensor, as passed to a rule. `step(x)` rounds a number to the type of the law.
 template <class T>
 struct StepOf {
   std::int64_t t = 1;        ///< steps of the tensor, this one included
   double learning_rate = 0;  ///< of this step and tensor
-  double rate_factor = 1;    ///< of the tensor's group, in learning_rate already
-  bool coupled = false;      ///< the optimizer has a coupled decay; that of a group may be 0
+  double rate_factor = 1;    ///< of the tensor's group, included in learning_rate
+  bool coupled = false;      ///< the optimizer has a coupled decay; a group's may be 0
 
   [[nodiscard]] T operator()(double value) const { return static_cast<T>(value); }
   /// 1 - beta^t: the sum of the weights that an average of decay beta has given so far.
@@ -77,7 +77,7 @@ struct StepOf {
 
 namespace detail {
 
-/// The step that a rule is given: StepOf, unless the rule has a Step of its own.
+/// The type of step passed to a rule: StepOf, unless the rule has a Step of its own.
 template <class Rule, class T>
 struct StepFor {
   using type = StepOf<T>;
@@ -100,7 +100,7 @@ struct BoundLaws<std::variant<Law...>, S> {
   using type = std::variant<BoundLaw<Law, S>...>;
 };
 
-/// The slots of the law that a rule chose.
+/// The slots of the law that a rule returned.
 template <class Law>
 [[nodiscard]] std::vector<SlotSpec> slots_of(const Law&) {
   return {Law::slots.names, Law::slots.names + Law::slots.count};
@@ -118,12 +118,12 @@ template <class... Law>
 ///   using Options            a struct with learning_rate and nonfinite, and fields() (options.hpp)
 ///   static constexpr std::string_view name
 ///   static LAWS law<T>(const Options&, const StepOf<T>&)
-///   template <class T> using Step       where the laws need more than StepOf<T> has
+///   template <class T> using Step       if the laws need more than StepOf<T> has
 /// where LAWS is a law, or a std::variant of laws with the usual one first. Each law names its
-/// slots. The options choose the alternative, the same for all groups: those of a group differ from
-/// the optimizer's in the decays, and where a rule asks for a coupled decay of 0 it asks
-/// StepOf::coupled too. A rule whose optimizer keeps more slots than the law's, such as sums of
-/// rows, lists them in
+/// slots. The options choose the alternative, which must be the same for all groups. The options of
+/// a group differ from the optimizer's only in the decays, so a rule that tests for a coupled decay
+/// must test StepOf::coupled too. A rule whose optimizer has more slots than the law, such as sums
+/// of rows, lists them in
 ///   static std::vector<SlotSpec> more_slots(const Options&)
 /// These slots come after those of the law, and the optimizer moves them in `prepare` or `finish`.
 ///
@@ -137,7 +137,7 @@ class Elementwise : public MethodHooks<P> {
   using Step = detail::step_t<Rule, S>;
   using Laws = decltype(Rule::template law<S>(std::declval<const typename Rule::Options&>(),
                                               std::declval<const Step&>()));
-  /// Named, so that a program that links the library does not ask the body of bind().
+  /// A named type, so that a program that links the library does not need the body of bind().
   using Bound = typename detail::BoundLaws<Laws, S>::type;
 
  public:
@@ -169,9 +169,10 @@ class Elementwise : public MethodHooks<P> {
   ///     optimizer.group(named("backbone.*"), {.learning_rate_factor = 0.1});
   ///     optimizer.group(named("backbone.stem.*"), {.frozen = true});
   ///
-  /// A frozen tensor loses its state, and begins anew when a later group thaws it. Groups are
-  /// saved; loading compares them as it does options. Throws std::invalid_argument for factors out
-  /// of range and for a selection that holds for no tensor of the optimizer, with nothing changed.
+  /// A frozen tensor loses its state, and starts from the beginning when a later group unfreezes
+  /// it. Groups are saved; loading compares them as it does options. Throws std::invalid_argument
+  /// for factors out of range and for a selection that matches no tensor of the optimizer; nothing
+  /// has changed then.
   Derived& group(const Selection& selection, const GroupOptions& group) {
     if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
     const Layout& layout = *slots_.layout();
@@ -196,14 +197,14 @@ class Elementwise : public MethodHooks<P> {
     return groups_.of(tensor);
   }
 
-  /// Steps made, and steps that Nonfinite::skip_step left out.
+  /// The number of steps made, and of steps that Nonfinite::skip_step left out.
   [[nodiscard]] std::int64_t count() const { return steps_; }
   [[nodiscard]] std::int64_t skipped() const { return skipped_; }
 
-  /// Forgets the moments: all state is 0 and bias corrections begin anew, as after construction.
-  /// Learning rate, count() and schedules go on. What to do where weights jump, if anything: see
-  /// SwitchEma. On a device it throws std::logic_error while it is open whether the last step was
-  /// skipped: cuda::settle() first.
+  /// Resets the moments: all state is 0 and bias corrections restart, as after construction.
+  /// Learning rate, count() and schedules are kept. SwitchEma shows a use. On a device it throws
+  /// std::logic_error while it is not known whether the last step was skipped; call cuda::settle()
+  /// first.
   void reset_moments() {
     if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
     detail::clear_bytes(slots_.space(), slots_.block()->data(), slots_.block()->bytes());
@@ -227,9 +228,9 @@ class Elementwise : public MethodHooks<P> {
     make_laws(gradients);
   }
   void skip() { ++skipped_; }
-  // An optimizer whose rule has a Step of its own has versions of the next two, and one with
-  // clocks of its own for each tensor of the third.
-  /// The step of a tensor as the rule gets it.
+  // An optimizer whose rule has a Step of its own overrides the next two; an optimizer with clocks
+  // of its own for each tensor overrides the third.
+  /// The step of a tensor that is passed to the rule.
   [[nodiscard]] StepOf<S> step_of(std::size_t tensor) const {
     const double factor = group_of(tensor).learning_rate_factor;
     return {tensor_steps_[tensor], learning_rate_ * factor, factor, is_coupled(options_)};
@@ -238,7 +239,7 @@ class Elementwise : public MethodHooks<P> {
   [[nodiscard]] bool same_step(std::size_t a, std::size_t b) const {
     return tensor_steps_[a] == tensor_steps_[b];
   }
-  /// The training of a tensor begins anew.
+  /// Restarts the clock of a tensor.
   void forget_steps(std::size_t tensor) { tensor_steps_[tensor] = 0; }
   [[nodiscard]] Bound bind() const { return alternative(laws_.front()); }
 
@@ -324,7 +325,7 @@ class Elementwise : public MethodHooks<P> {
         law);
   }
 
-  /// Memory for the tensors that are trained.
+  /// Allocates memory for the tensors that are trained.
   [[nodiscard]] Slots<S> slots_for(const std::shared_ptr<const Layout>& layout,
                                    const detail::TensorGroups& groups) const {
     std::vector<SlotSpec> all = detail::slots_of(Rule::template law<S>(options_, Step{}));
@@ -341,7 +342,7 @@ class Elementwise : public MethodHooks<P> {
       return false;
     }
   }
-  /// Refuses groups whose laws are of several types: one table holds those of all tensors.
+  /// Refuses groups whose laws are of several types: one table holds the laws of all tensors.
   void require_one_alternative(const std::vector<Options>& options) const {
     if constexpr (requires(const Laws& laws) { laws.index(); }) {
       Step step{};
@@ -375,7 +376,7 @@ class Elementwise : public MethodHooks<P> {
   std::vector<std::int64_t> tensor_steps_;
   std::vector<Options> group_options_;  // of each group
   std::vector<Laws> laws_;              // of this step
-  std::vector<std::size_t> lawful_;     // a tensor that each of them is for
+  std::vector<std::size_t> lawful_;     // a tensor that each law is for
   std::vector<std::uint32_t> which_;    // the law of each tensor
   double learning_rate_;
   std::int64_t steps_ = 0;

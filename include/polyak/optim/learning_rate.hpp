@@ -26,7 +26,7 @@ inline namespace v0 {
   return static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
 }
 
-/// The other warmup in use: from 1/start_divisor at step 0 to 1 at step warmup_steps, linearly.
+/// The other common warmup: linear from 1/start_divisor at step 0 to 1 at step warmup_steps.
 [[nodiscard]] inline double linear_warmup_from(std::int64_t step, std::int64_t warmup_steps,
                                                double start_divisor) {
   require(step >= 0, "linear_warmup_from: step must be >= 0", step);
@@ -93,7 +93,7 @@ struct CooldownOptions {
 };
 
 namespace detail {
-/// D of options whose fraction is in order.
+/// D, for a valid fraction.
 [[nodiscard]] inline std::int64_t cooldown_steps(const CooldownOptions& o) {
   if (!in_0_1.holds(o.cooldown_fraction)) return 0;
   return static_cast<std::int64_t>(o.cooldown_fraction * static_cast<double>(o.total_steps));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The parts that Schedule-Free optimizers share: the averaging weights, the move of y and z, and
-/// x.
+/// The parts that Schedule-Free optimizers share: the averaging weights, the update of y and z, and
+/// access to x.
 ///
 ///   gamma_t = learning_rate min(1, t/warmup_steps)
 ///   L_t = max(L_{t-1}, gamma_t),  w_t = t^r L_t^weight_lr_power,  c_t = w_t / sum_{s<=t} w_s
@@ -9,8 +9,9 @@
 ///   x <- x + c_t (z - x)                         average: evaluate and ship this one
 ///   y <- beta x + (1 - beta) z                   the model's memory: train at this one
 ///
-/// Only y and z are kept: y <- y + c (z - y) + gamma (beta (1 - c) - 1) d, and x is recovered as
-/// y + (1 - 1/beta)(z - y), by copy, guard or view; the model holds y always, there are no modes.
+/// Only y and z are stored: y <- y + c (z - y) + gamma (beta (1 - c) - 1) d, and x is recovered as
+/// y + (1 - 1/beta)(z - y), by copy, guard or view. The model always holds y, so there are no
+/// modes.
 /// "The Road Less Scheduled" (arXiv 2405.15682).
 ///
 /// Above 300 lines: two optimizers share these steps, views and guards.
@@ -32,10 +33,10 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The learning rate that the averaging weights w_t are made of.
+/// The learning rate from which the averaging weights w_t are computed.
 enum class AverageWeight : std::uint8_t {
-  running_maximum,  ///< L_t, as the authors' code
-  learning_rate,    ///< gamma_t, as the paper
+  running_maximum,  ///< L_t, as in the authors' code
+  learning_rate,    ///< gamma_t, as in the paper
 };
 
 [[nodiscard]] constexpr std::string_view name_of(AverageWeight value) {
@@ -55,7 +56,7 @@ struct ScheduleFreeScalars {
   double gain = 0;                ///< c_t
 };
 
-/// The move of y and z along a direction d.
+/// Moves y and z along a direction d.
 template <class T>
 struct ScheduleFreeMove {
   T gain;  ///< c_t
@@ -68,7 +69,7 @@ struct ScheduleFreeMove {
   }
 };
 
-/// A step of a Schedule-Free optimizer as its rule sees it.
+/// A step of a Schedule-Free optimizer, as passed to its rule.
 template <class T>
 struct ScheduleFreeStep : StepOf<T> {
   ScheduleFreeScalars scalars = {};
@@ -81,7 +82,7 @@ struct ScheduleFreeStep : StepOf<T> {
   }
 };
 
-/// z = y, where the training of a tensor begins.
+/// Sets z = y when the training of a tensor begins.
 struct ScheduleFreeBeginLaw {
   static constexpr LawSlots slots = LawSlots::averaging("z");
   template <class V>
@@ -104,7 +105,7 @@ struct ScheduleFreeReadLaw {
 template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
 class ScheduleFree;
 
-/// The elements of x of one tensor, each computed when it is asked for.
+/// The elements of x of one tensor, each computed when it is read.
 template <ParameterScalar P, ComputeScalar S>
 class ScheduleFreeTensor {
  public:
@@ -113,7 +114,7 @@ class ScheduleFreeTensor {
                      ScheduleFreeReadLaw<S> law, MemorySpace* space)
       : y_(y), z_(z), size_(size), law_(law), space_(space) {}
   [[nodiscard]] std::size_t size() const { return size_; }
-  /// On a device each element is a copy to the host: for a look, not for loops.
+  /// On a device, reading an element copies it to the host: use it for inspection, not in loops.
   [[nodiscard]] Element operator()(std::size_t k) const {
     if constexpr (detail::on_device<P>) {
       Element value{};
@@ -144,7 +145,7 @@ class ScheduleFreeTensor {
   }
 
   const Element* y_;
-  std::span<const S> z_;  // empty where x = y: no gradient yet, or a buffer
+  std::span<const S> z_;  // empty if x = y: no gradient yet, or a buffer
   std::size_t size_;
   ScheduleFreeReadLaw<S> law_;
   MemorySpace* space_;
@@ -177,9 +178,9 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
 
  public:
   [[nodiscard]] const ScheduleFreeScalars& scalars() const { return scalars_; }
-  /// z is no moment: it cannot be forgotten.
+  /// z is not a moment, so it cannot be reset.
   void reset_moments() = delete;
-  /// Whether there is an average to hand out.
+  /// Whether the average is readable.
   [[nodiscard]] bool ready() const { return this->count() > 0; }
 
   /// Reads x, element by element, without a copy; `params` hold y. Throws std::logic_error before
@@ -255,7 +256,7 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
     const double base = schedule_.average_weight == AverageWeight::learning_rate
                             ? rate
                             : scalars_.learning_rate_max;
-    const bool counts = base > 0 || schedule_.weight_lr_power == 0;  // no weight for a rate of 0
+    const bool counts = base > 0 || schedule_.weight_lr_power == 0;  // a rate of 0 has no weight
     const double weight =
         counts ? std::pow(t, schedule_.r) * std::pow(base, schedule_.weight_lr_power) : 0;
     scalars_.weight_sum += weight;
@@ -281,7 +282,7 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
     std::int64_t warmup_steps;
     double r, weight_lr_power;
     AverageWeight average_weight;
-    double corrected_beta2 = 0;  // of bias_correction_in_lr, else 0
+    double corrected_beta2 = 0;  // used with bias_correction_in_lr, else 0
   };
 
   ScheduleFree(const Parameters<P>& params, const typename Base::Options& options,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Learning rates of SWA: to a constant rate, by annealing or by a fixed plan, and cyclic ones.
+/// Learning rates of SWA: annealing to a constant rate, a fixed plan to a constant rate, and a
+/// cyclic rate.
 ///
 ///   SwaLearningRate   s f(u) + lr_0 (1 - f(u)),   u = min(k/N, 1) after k steps
 ///                     f(u) = (1 - cos(pi u))/2 or u
@@ -29,7 +30,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// How a rate goes to another, u from 0 to 1: f(u) of the way.
+/// The curve between two rates: f(u) is the part of the way done, u from 0 to 1.
 enum class AnnealStrategy : std::uint8_t {
   cosine,  ///< (1 - cos(pi u))/2
   linear,  ///< u
@@ -44,8 +45,8 @@ struct SwaLearningRateOptions {
   std::vector<double> swa_learning_rate = {};
   std::int64_t anneal_epochs = 10;  ///< N >= 0; 0: s at once
   AnnealStrategy strategy = AnnealStrategy::cosine;
-  /// Each step goes on from the rates there are, which may have been changed since the last one.
-  /// Otherwise from lr_0, and nothing else may change them.
+  /// true: each step starts from the current rates, which may have been changed since the last
+  /// step. false: it starts from lr_0, and nothing else may change the rates.
   bool rebase = false;
 };
 
@@ -59,13 +60,14 @@ void fields(SwaLearningRateOptions& o, Fields& field) {
   field("rebase", o.rebase);
 }
 
-/// Anneals the learning rates of one or more groups of parameters to those of SWA.
+/// Anneals the learning rates of one or more groups of parameters to their SWA rates.
 ///
-/// Rates are absolute. With `rebase` (as in PyTorch) step k replaces lr, whoever set it, by
+/// Rates are absolute. With `rebase` (as in PyTorch) step k replaces the current rate lr by
 ///   base = (lr - f(u') s)/(1 - f(u')),   lr <- s f(u) + base (1 - f(u)),   u' = min((k-1)/N, 1)
 /// which is computed as s + (lr - s)(1 - f(u))/(1 - f(u')), from 1 - f without cancellation, so
-/// that no digits are lost near the end. From step N on it is s, also after a change from outside.
-/// Undisturbed, both give the same rates to rounding, and step N gives s to the last bit.
+/// that no digits are lost near the end. From step N on the rate is s, even if it was changed from
+/// outside. Without such changes both ways give the same rates up to rounding, and step N gives
+/// exactly s.
 ///
 ///     polyak::SwaLearningRate rate({0.1}, {.swa_learning_rate = {0.05}, .anneal_epochs = 5});
 ///     optimizer.at(rate.rate());            // an epoch
@@ -73,7 +75,7 @@ void fields(SwaLearningRateOptions& o, Fields& field) {
 class SwaLearningRate {
  public:
   /// `initial_rates`: lr_0 of each group, at least one, finite, >= 0. Throws std::invalid_argument
-  /// for rates or options out of range, and for another number of s than 1 or that of the groups.
+  /// for rates or options out of range, and unless there is one s or as many as groups.
   explicit SwaLearningRate(std::vector<double> initial_rates, SwaLearningRateOptions options)
       : initial_(std::move(initial_rates)), options_(std::move(options)) {
     validate(options_);
@@ -91,7 +93,7 @@ class SwaLearningRate {
     rates_ = options_.anneal_epochs == 0 ? targets : initial_;
   }
 
-  /// The next step, of an epoch as a rule. Returns rates().
+  /// Advances by one step, usually an epoch. Returns rates().
   const std::vector<double>& step() {
     ++steps_;
     const double left = remainder(steps_), before = remainder(steps_ - 1);
@@ -108,7 +110,7 @@ class SwaLearningRate {
   /// std::invalid_argument for another number of rates than of groups, or rates out of range.
   const std::vector<double>& step(std::span<const double> current_rates) {
     require_rebase();
-    if (current_rates.size() != rates_.size()) {  // the words are not made otherwise
+    if (current_rates.size() != rates_.size()) {  // build the message only if needed
       require(
           false,
           "SwaLearningRate::step: there must be one rate per group, " + detail::text(rates_.size()),
@@ -117,15 +119,15 @@ class SwaLearningRate {
     for (const double rate : current_rates) {
       detail::require_rule("SwaLearningRate::step: rates", rate, finite_and_not_negative);
     }
-    // Not std::copy: they may be rates() itself.
+    // Not std::copy: current_rates may be rates() itself.
     for (std::size_t group = 0; group < rates_.size(); ++group) {
       rates_[group] = current_rates[group];
     }
     return step();
   }
 
-  /// Changes the rate of a group, from which the next step goes on. Throws std::logic_error without
-  /// `rebase`, std::invalid_argument for a group that there is not, or a rate out of range.
+  /// Changes the rate of a group; the next step starts from it. Throws std::logic_error without
+  /// `rebase`, std::invalid_argument for an unknown group or a rate out of range.
   void set_rate(std::size_t group, double rate) {
     require_rebase();
     require_group(group);
@@ -133,16 +135,16 @@ class SwaLearningRate {
     rates_[group] = rate;
   }
 
-  /// The rates now, one per group.
+  /// The current rates, one per group.
   [[nodiscard]] const std::vector<double>& rates() const { return rates_; }
-  /// That of one group. Throws std::invalid_argument for a group that there is not.
+  /// The current rate of one group. Throws std::invalid_argument for an unknown group.
   [[nodiscard]] double rate(std::size_t group = 0) const {
     require_group(group);
     return rates_[group];
   }
   /// Steps so far.
   [[nodiscard]] std::int64_t count() const { return steps_; }
-  /// As given, but with one s per group.
+  /// The options as given, but with one s per group.
   [[nodiscard]] const SwaLearningRateOptions& options() const { return options_; }
 
   /// Lists the whole state once, for state_bytes() and restore_state(); see core/state.hpp.
@@ -157,7 +159,7 @@ class SwaLearningRate {
   }
 
  private:
-  /// 1 - f(k/N), of the steps that are left: they say it to the last digit.
+  /// 1 - f(k/N), computed from the number of remaining steps, which loses no digits.
   [[nodiscard]] double remainder(std::int64_t k) const {
     const std::int64_t all = std::max<std::int64_t>(options_.anneal_epochs, 1);
     if (k >= all) return 0;
@@ -200,9 +202,9 @@ void fields(SwaConstantOptions& o, Fields& field) {
 }
 
 /// The rate of an epoch, counted from 0: lr_0 for half the time until `start`, then linear, and s
-/// for the last tenth and ever after. Without averaging the script takes the same, with the number
-/// of epochs as `start` and 0.01 lr_0 as s. Throws std::invalid_argument for epoch < 0 and options
-/// out of range.
+/// for the last tenth and afterwards. For runs without averaging the script uses the same plan,
+/// with the number of epochs as `start` and 0.01 lr_0 as s. Throws std::invalid_argument for epoch
+/// < 0 and options out of range.
 [[nodiscard]] inline double swa_constant(std::int64_t epoch, const SwaConstantOptions& o) {
   require(epoch >= 0, "swa_constant: epoch must be >= 0", epoch);
   validate(o);
@@ -225,9 +227,9 @@ void fields(SwaCyclicOptions& o, Fields& field) {
   field("cycle", o.cycle, at_least_1);
 }
 
-/// The rate of an iteration, counted from 1: every cycle falls linearly from a_1 (which it does not
-/// quite reach) to a_2, its last iteration's. Throws std::invalid_argument for iteration < 1 and
-/// options out of range.
+/// The rate of an iteration, counted from 1: in every cycle it falls linearly from a_1 (which it
+/// does not quite reach) to a_2 in the last iteration. Throws std::invalid_argument for iteration <
+/// 1 and options out of range.
 [[nodiscard]] inline double swa_cyclic(std::int64_t iteration, const SwaCyclicOptions& o) {
   require(iteration >= 1, "swa_cyclic: iteration must be >= 1", iteration);
   validate(o);
@@ -236,8 +238,8 @@ void fields(SwaCyclicOptions& o, Fields& field) {
   return (1 - u) * o.first_rate + u * o.last_rate;
 }
 
-/// Whether an iteration, counted from 1, is the last of its cycle: then SWA takes the weights, as
-/// `Swa(params, {.start = cycle, .period = cycle})` does on its own. Throws std::invalid_argument
+/// Whether an iteration, counted from 1, is the last of its cycle: SWA collects the weights there;
+/// `Swa(params, {.start = cycle, .period = cycle})` does so by itself. Throws std::invalid_argument
 /// for iteration < 1 or cycle < 1.
 [[nodiscard]] inline bool swa_cycle_ends(std::int64_t iteration, std::int64_t cycle) {
   require(iteration >= 1, "swa_cycle_ends: iteration must be >= 1", iteration);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The tensors of an optimizer: those that a selection leaves to it, and groups of them with
-/// factors of their own.
+/// The tensors of an optimizer: the selected ones, and groups of them with factors of their own.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +19,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The factors that a group of tensors has in an optimizer.
+/// The factors of a group of tensors in an optimizer.
 struct GroupOptions {
   double learning_rate_factor = 1;  ///< multiplies the learning rate; finite, >= 0
   double weight_decay_factor = 1;   ///< multiplies every weight decay; finite, >= 0
@@ -38,15 +37,15 @@ void fields(GroupOptions& o, Fields& field) {
 
 namespace detail {
 
-/// Which tensors an optimizer owns, and the group of each. Group 0 has the factors 1.
+/// The tensors that an optimizer owns, and the group of each. Group 0 has the factors 1.
 class TensorGroups {
  public:
-  /// All that are selected, in group 0. Throws std::invalid_argument where there is none.
+  /// All selected tensors, in group 0. Throws std::invalid_argument if none is selected.
   TensorGroups(const Layout& layout, DType parameters, const Selection& selection,
                std::string_view owner);
 
-  /// The same with a new group of the owned tensors that are selected. Throws std::invalid_argument
-  /// for factors out of range, and where no owned tensor is selected.
+  /// A copy with a new group: the owned tensors that are selected. Throws std::invalid_argument for
+  /// factors out of range, or if no owned tensor is selected.
   [[nodiscard]] TensorGroups with(const Layout& layout, const Selection& selection,
                                   const GroupOptions& group, std::string_view owner) const;
 
@@ -60,7 +59,7 @@ class TensorGroups {
     return owned_[tensor] && !of(tensor).frozen;
   }
 
-  /// Lists the selection and the groups, tensor by tensor; nothing where there are none.
+  /// Lists the selection, if there is one, and the factors of each tensor whose factors are not 1.
   template <class Visitor>
   void list(const Layout& layout, Visitor& visit) const {
     for (std::size_t k = 0; k < owned_.size(); ++k) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// How weights of snapshots are made to sum to 1.
+/// Normalisation: how weights of snapshots are made to sum to 1.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ inline namespace v0 {
 /// How the weights of the snapshots are made to sum to 1.
 enum class Normalisation : std::uint8_t {
   by_sum,       ///< divided by their sum, as the authors do
-  constrained,  ///< the best weights among those that sum to 1
+  constrained,  ///< the best weights with the sum 1
   none,         ///< not at all
 };
 

@@ -6,12 +6,13 @@
 ///   iterate metric:  w = argmin |A w - b|^2 + ridge |w|^2   subject to  sum w = 1
 ///   update metric:   the same of tail sums S_a[t] = sum_{s>=t} a[s]: x_t = x_{t-1} + u_t
 ///
-/// The first is the expected error where iterates scatter independently around a point, the second
-/// where they drift; for targets with an atom, as cooldowns have, only the second is of use. The
-/// constraint makes a constant offset of all iterates come out exactly. A is never formed: its rows
-/// run by backwards, from the gains of the averages, and are folded into a triangle by Householder
-/// reflections, which do not square the condition number as A^T A does. (Not part of polyak.hpp:
-/// Eigen's decompositions take their time to compile.)
+/// The iterate metric is the expected error if iterates scatter independently around a point, the
+/// update metric if they drift. For targets with an atom (one large weight), such as cooldowns,
+/// only the update metric is useful. The constraint reproduces a constant offset of all iterates
+/// exactly. A is never formed: its rows are computed from last to first, from the gains of the
+/// averages, and folded into a triangle by Householder reflections, which do not square the
+/// condition number as A^T A does. (Not part of polyak.hpp, because Eigen's decompositions are slow
+/// to compile.)
 ///
 /// Generalises "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv
 /// 2312.02696), section 3.2.
@@ -32,10 +33,10 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The measure of how close two profiles are.
+/// The measure of the distance between two profiles.
 enum class Metric : std::uint8_t { iterate, update };
 
-/// Which average, by its number, after which call.
+/// A snapshot: the number of its average, and the call after which it was taken.
 struct ProfileSnapshot {
   std::size_t average = 0;
   std::int64_t calls = 0;  ///< >= 1
@@ -50,7 +51,7 @@ struct ProfileFitOptions {
   /// updates.
   double residual_limit = std::numeric_limits<double>::quiet_NaN();
   double condition_limit = 1e12;  ///< largest condition that is accepted
-  bool force = false;             ///< accepts anything
+  bool force = false;             ///< accepts any residual and condition
 };
 
 template <class Fields>
@@ -68,12 +69,12 @@ void fields(ProfileFitOptions& o, Fields& field) {
   field("force", o.force);
 }
 
-/// The weights of the snapshots, and how close the result is.
+/// The weights of the snapshots, and the quality of the result.
 struct ProfileFit {
   std::int64_t calls = 0;       ///< T of the target
-  std::vector<double> weights;  ///< one per snapshot, 0 for those after T
+  std::vector<double> weights;  ///< one per snapshot, 0 for snapshots after T
   double residual = 0;          ///< |A w - b| / |b| over the iterates
-  double update_residual = 0;   ///< the same of the tail sums
+  double update_residual = 0;   ///< the same for the tail sums
   double condition = 0;         ///< estimated 1-norm condition of A^T A + ridge, of unit diagonal
   double absolute_sum = 0;      ///< sum of |w|: multiplies the rounding of the snapshots
   double norm = 0;              ///< |w|: multiplies their independent noise
@@ -81,7 +82,7 @@ struct ProfileFit {
 
 namespace detail {
 
-/// Refuses a fit that is out of its limits.
+/// Refuses a fit whose residual or condition is above its limit.
 void check_fit(const ProfileTarget& target, const ProfileFit& fit,
                const ProfileFitOptions& options);
 
@@ -95,7 +96,7 @@ struct ProfileProducts {
   Eigen::MatrixXd triangle;  ///< R of [A B] = Q R
 };
 
-/// The products of snapshots and targets, all of them of the same T.
+/// The products of snapshots and targets, all at the same T.
 [[nodiscard]] ProfileProducts profile_products(const std::vector<GainSequence>& averages,
                                                const std::vector<ProfileSnapshot>& snapshots,
                                                const std::vector<std::vector<double>>& targets,
@@ -103,21 +104,21 @@ struct ProfileProducts {
 
 }  // namespace detail
 
-/// The profile that weights of snapshots achieve: entry t is the weight of the iterate of call t,
-/// for t = 0 (the initial value) to `calls`.
+/// The profile that a combination of snapshots achieves: entry t is the weight of the iterate of
+/// call t, from t = 0 (the initial value) to `calls`.
 [[nodiscard]] std::vector<double> achieved_profile(const std::vector<GainSequence>& averages,
                                                    const std::vector<ProfileSnapshot>& snapshots,
                                                    const std::vector<double>& weights,
                                                    std::int64_t calls);
 
 /// The weights of the snapshots for each target, from the snapshots up to its T. `averages` are the
-/// gains of the averages that snapshots were taken of. One pass over the calls for all targets of a
-/// T: O(calls x snapshots^2) time, memory for the targets' profiles.
+/// gains of the averages in the snapshots. One pass over the calls for all targets with the same T:
+/// O(calls x snapshots^2) time, and memory for the targets' profiles.
 ///
 /// Throws std::invalid_argument for options, snapshots and targets out of range (T after the last
-/// snapshot or before the first; a target that reaches back before the first iterate), and for a
-/// target that the snapshots cannot reach: a residual or a condition above its limit, unless
-/// forced.
+/// snapshot or before the first; a target that reaches back before the first iterate), and, unless
+/// forced, for a target that the snapshots cannot reach: its residual or condition is above the
+/// limit.
 [[nodiscard]] std::vector<ProfileFit> fit_profiles(const std::vector<GainSequence>& averages,
                                                    const std::vector<ProfileSnapshot>& snapshots,
                                                    const std::vector<ProfileTarget>& targets,

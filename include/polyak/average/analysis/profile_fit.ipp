@@ -44,8 +44,8 @@ void profile_rows(const std::vector<GainSequence>& averages,
   row(0, share);  // of the initial value
 }
 
-/// Folds the `count` rows from `first` on, by Householder reflections, into the triangle above
-/// them; what is left of them does not count.
+/// Folds the `count` rows from `first` on into the triangle above them, by Householder reflections.
+/// Ignore their contents afterwards.
 inline void fold_rows(Eigen::MatrixXd& rows, Eigen::Index first, Eigen::Index count) {
   for (Eigen::Index k = 0; k < rows.cols(); ++k) {
     const Eigen::VectorXd below = rows.col(k).segment(first, count);
@@ -74,7 +74,7 @@ POLYAK_DEFINE ProfileProducts profile_products(const std::vector<GainSequence>& 
   ProfileProducts products;
   products.gram = Eigen::MatrixXd::Zero(n, n);
   products.right = Eigen::MatrixXd::Zero(n, width - n);
-  // Rows are gathered below the triangle so far, which they are then folded into.
+  // Rows are gathered below the current triangle and then folded into it.
   const Eigen::Index block = std::max<Eigen::Index>(256, 2 * width);
   Eigen::MatrixXd rows = Eigen::MatrixXd::Zero(width + block, width);
   Eigen::Index filled = 0;
@@ -110,7 +110,7 @@ POLYAK_DEFINE ProfileProducts profile_products(const std::vector<GainSequence>& 
   const Eigen::Index free = constrained ? n - 1 : n;
   Eigen::VectorXd z(n), mirror;
   double scale = 0;
-  if (constrained) {  // a reflection turns c into the first axis; what is left is free
+  if (constrained) {  // a reflection maps c to the first axis; the other axes are free
     const double length = c.norm();
     mirror = c;
     mirror[0] += c[0] < 0 ? -length : length;
@@ -135,7 +135,7 @@ POLYAK_DEFINE ProfileProducts profile_products(const std::vector<GainSequence>& 
   return z;
 }
 
-/// The weights for the target number `target`, and their condition.
+/// Computes the weights for target number `target`, and their condition.
 inline void solve_profile(const ProfileProducts& products, Eigen::Index target,
                           const ProfileFitOptions& options, std::vector<double>& weights,
                           double& condition) {
@@ -243,7 +243,7 @@ POLYAK_DEFINE std::vector<ProfileFit> fit_profiles(const std::vector<GainSequenc
             fits[k].calls);
   }
   for (std::size_t k = 0; k < targets.size(); ++k) {
-    if (!fits[k].weights.empty()) continue;  // done with an earlier target of the same T
+    if (!fits[k].weights.empty()) continue;  // solved with an earlier target of the same T
     const std::int64_t calls = fits[k].calls;
     std::vector<std::size_t> used, together;
     std::vector<ProfileSnapshot> taken;

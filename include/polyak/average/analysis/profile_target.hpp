@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Profiles: how much each iterate weighs in an average. What averages have, and what may be wished
-/// for after training.
+/// Profiles: the weight of each iterate in an average. GainSequence holds the gains of an existing
+/// average, ProfileTarget describes a profile wanted after training.
 ///
 ///   avg_T = sum_t a[t] x_t,   t = 0 (the initial value), 1, ..., T;   sum_t a[t] = 1
 ///   cooldown: multipliers d_i = f((i-1)/K) on the last K updates <=> a[T-K+i] = d_i - d_{i+1}
@@ -29,10 +29,10 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The gains of an average, call by call, without the type of its weighting.
+/// The gains of an average, call by call, independent of the type of its weighting.
 class GainSequence {
  public:
-  /// Of a weighting whose gains are functions of the call.
+  /// From a weighting whose gains are functions of the call.
   template <Weighting W>
   requires(!requires(W & w) { w.advance(std::int64_t{1}); }) explicit GainSequence(W weighting)
       : gain_([weighting](std::int64_t t) { return static_cast<double>(weighting.gain(t)); }),
@@ -40,8 +40,8 @@ class GainSequence {
           return static_cast<double>(weighting.complement(t));
         }) {}
 
-  /// Gains as they were applied, of calls 1, 2, ...: for schedules that no formula gives. Their
-  /// complements are formed by subtraction, which costs digits of gains close to 1.
+  /// From recorded gains of calls 1, 2, ..., for schedules without a formula. Complements are
+  /// computed by subtraction, which loses digits for gains close to 1.
   static GainSequence recorded(std::vector<double> gains) {
     for (const double gain : gains) {
       require(gain >= 0 && gain <= 1, "GainSequence: recorded gains must lie in [0, 1]", gain);
@@ -49,8 +49,8 @@ class GainSequence {
     return GainSequence(Recorded{std::move(gains)});
   }
 
-  /// The same average, whose first call comes after `steps` calls of the others, >= 0. Its initial
-  /// value must have no weight.
+  /// The same average, begun after `steps` >= 0 calls of the other averages. Its initial value must
+  /// have no weight.
   [[nodiscard]] static GainSequence begun_after(std::int64_t steps, GainSequence own) {
     require(steps >= 0, "GainSequence::begun_after: steps must be >= 0", steps);
     GainSequence later = own;
@@ -81,8 +81,8 @@ class GainSequence {
   std::function<double(std::int64_t)> gain_, complement_;
 };
 
-/// The profile of an average that is wished for, at call T. A value made by one of the functions
-/// below; each throws std::invalid_argument for arguments out of range.
+/// The wanted profile of an average at call T. Make it with one of the functions below; each throws
+/// std::invalid_argument for arguments out of range.
 class ProfileTarget {
  public:
   /// Power function: weights proportional to t^(gamma+1) - (t-1)^(gamma+1).
@@ -125,9 +125,9 @@ class ProfileTarget {
             "ProfileTarget::polynomial: eta must be finite and >= 0", eta);
     return weighted("polynomial eta " + detail::text(eta), PolynomialWeighting{eta});
   }
-  /// What a learning rate that falls over the last `calls` updates would have given, to first
-  /// order; `floor` is where it ends, a fraction of the rate before. One weight is large (an atom),
-  /// so fit it by Metric::update.
+  /// To first order, the result of a learning rate that falls over the last `calls` updates to the
+  /// fraction `floor` of the rate before. One weight is large (an atom), so fit it by
+  /// Metric::update.
   [[nodiscard]] static ProfileTarget cooldown(CooldownCurve curve, std::int64_t calls,
                                               double floor = 0) {
     require(calls >= 1, "ProfileTarget::cooldown: calls must be >= 1", calls);
@@ -152,8 +152,8 @@ class ProfileTarget {
     target.make_ = [weighting](std::int64_t calls) { return polyak::profile(weighting, calls); };
     return target;
   }
-  /// Weights of the iterates 1, 2, ..., finite, of any sign, with a sum that is not 0: they are
-  /// divided by it.
+  /// Weights of the iterates 1, 2, ..., finite and of any sign. They are divided by their sum,
+  /// which must not be 0.
   [[nodiscard]] static ProfileTarget weights(std::vector<double> weights) {
     double sum = 0;
     for (const double weight : weights) {
@@ -176,7 +176,7 @@ class ProfileTarget {
     return target;
   }
 
-  /// The same target, at another call than that of the last snapshot. >= 1.
+  /// The same target at call `calls` >= 1, instead of the call of the last snapshot.
   [[nodiscard]] ProfileTarget at(std::int64_t calls) const {
     require(calls >= 1, "ProfileTarget::at: calls must be >= 1", calls);
     ProfileTarget target = *this;
@@ -186,16 +186,16 @@ class ProfileTarget {
 
   /// For reports: "sigma_rel 0.15".
   [[nodiscard]] const std::string& name() const { return name_; }
-  /// The call that it belongs to, 0: that of the last snapshot.
+  /// T; 0 means the call of the last snapshot.
   [[nodiscard]] std::int64_t calls() const { return calls_; }
   /// The exponent of a power function; NaN for all others.
   [[nodiscard]] double gamma() const { return gamma_; }
-  /// a[0..calls]. Throws std::invalid_argument where it would reach back before the first iterate.
+  /// a[0..calls]. Throws std::invalid_argument if the profile would begin before the first iterate.
   [[nodiscard]] std::vector<double> profile(std::int64_t calls) const { return make_(calls); }
 
  private:
   ProfileTarget() = default;
-  /// weight(i), i = 1..count, on the last `count` iterates.
+  /// A profile of weight(i), i = 1..count, on the last `count` iterates.
   template <class Weight>
   static ProfileTarget tail(std::string name, std::int64_t count, Weight weight) {
     ProfileTarget target;

@@ -8,14 +8,14 @@
 ///   m_T = sum_t w_{t,T} (T - t) = (1 - c_T)(m_{T-1} + 1)     mean age, in calls
 ///   v_T = (1 - c_T) (v_{T-1} + c_T (m_{T-1} + 1)^2)          variance of the age
 ///
-/// 1/q: L. Kish, "Survey Sampling" (1965); the recursions follow from that of the average. The
-/// initial value is iterate 0: of age T, and with the weight that the average gives it. Where
-/// weighs_initial() is there and false it does not count, and the others' weights are taken over
-/// their sum.
+/// 1/q: L. Kish, "Survey Sampling" (1965); the recursions follow from the recursion of the average.
+/// The initial value is iterate 0, with age T and the weight that the average gives it. If the
+/// weighting has weighs_initial() and it is false, the initial value does not count, and the other
+/// weights are divided by their sum.
 ///
-/// All take time O(T) and no memory, and throw std::invalid_argument for T < 1. Conversions of a
-/// single decay, which these tend to in long runs, have the same names in conversions.hpp. A
-/// weighting that keeps a clock of its own (PowerClock) is to be given as it was before call 1.
+/// All take time O(T) and no memory, and throw std::invalid_argument for T < 1. In long runs these
+/// tend to the conversions of a single decay with the same names in conversions.hpp. Pass a
+/// weighting with a clock of its own (PowerClock) in its state before call 1.
 #pragma once
 
 #include <cmath>
@@ -29,8 +29,8 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Calls visit(c_t, 1 - c_t) for t = first, ..., calls. A gain of 1 forgets all, whatever the
-/// complement says.
+/// Calls visit(c_t, 1 - c_t) for t = first, ..., calls. For a gain of 1 the complement is 0,
+/// whatever the weighting returns.
 template <class W, class Visit>
 void for_each_gain(const W& weighting, std::int64_t first, std::int64_t calls, Visit&& visit) {
   const auto at = [&visit](const W& now, std::int64_t t) {
@@ -104,8 +104,8 @@ template <Weighting W>
 }
 
 /// w_{t,T}: the weight of iterate t, 0 being the initial value, in the average at call `calls` = T.
-/// Exactly 0 where a later call copied. Throws as cumulative_weight. For all of them at once see
-/// profile().
+/// Exactly 0 where a later call copied. Throws as cumulative_weight. profile() returns all weights
+/// at once.
 template <Weighting W>
 [[nodiscard]] double weight(const W& weighting, std::int64_t t, std::int64_t calls) {
   detail::require_iterate(t, calls);
@@ -119,9 +119,9 @@ template <Weighting W>
   return kept;
 }
 
-/// 1 / sum of squared weights at call `calls`: how many equally weighted independent iterates would
-/// leave as much noise. Throws std::invalid_argument for calls < 1, or where the average has not
-/// been updated by then and so is not handed out (Average::ready).
+/// 1 / sum of squared weights at call `calls`: the number of equally weighted independent iterates
+/// with the same noise. Throws std::invalid_argument for calls < 1, or if the average is not yet
+/// readable at that call (Average::ready).
 template <Weighting W>
 [[nodiscard]] double effective_samples(const W& weighting, std::int64_t calls) {
   return 1 / detail::profile_moments(weighting, calls).squares;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The widths of averages in each other's terms: decay, half-life, time constant, window, age,
-/// effective samples; gamma and sigma_rel of power functions.
+/// Conversions between measures of an average's width: decay, half-life, time constant, window,
+/// age, effective samples; gamma and sigma_rel of power functions.
 ///
 /// Times are in updates. Inverse maps come in pairs, decay and 1 - decay: the second keeps its
-/// digits where the decay is close to 1.
+/// digits if the decay is close to 1.
 #pragma once
 
 #include <cmath>
@@ -20,9 +20,9 @@ namespace polyak {
 inline namespace v0 {
 
 namespace detail {
-/// A decay out of range may have been meant as a time.
+/// The hint for a decay out of range, which may have been meant as a time.
 [[nodiscard]] std::string time_hint(double decay);
-/// A decay below 0.5 may have been meant as a gain.
+/// The hint for a decay below 0.5, which may have been meant as a gain.
 [[nodiscard]] std::string gain_hint(double decay);
 }  // namespace detail
 
@@ -32,8 +32,8 @@ inline constexpr Rule<double> decay_in_0_1{
     in_closed_0_1.words,
     {-0.5, 1.5, 1000, detail::nan_value, detail::infinite, -detail::infinite},
     &detail::time_hint};
-/// Rule of the decay that an average is made with: decays in (0, 0.5) are refused unless they are
-/// meant.
+/// Rule of the decay that an average is constructed with: decays in (0, 0.5) are refused unless
+/// any_decay is set.
 [[nodiscard]] constexpr Rule<double> likely_decay(bool any_decay) {
   if (any_decay) return {[](double) { return true; }, "", {}};
   return {[](double v) { return v == 0 || !(v < 0.5); },
@@ -108,15 +108,15 @@ inline void require_decay(double decay) { require_rule("decay", decay, decay_in_
   return (1 + decay) / (1 - decay);
 }
 
-/// The decay for kappa times the batch size, kappa finite and > 0: decay^kappa, so that the
-/// half-life in samples stays. "How to Scale Your EMA" (arXiv 2307.13813). Schedules scale by their
-/// clock instead: count samples, with SampleEma, PowerEma or RepeatedWeighting.
+/// The decay for kappa times the batch size, kappa finite and > 0: decay^kappa, which keeps the
+/// half-life in samples. "How to Scale Your EMA" (arXiv 2307.13813). Do not scale a schedule this
+/// way: let its clock count samples, with SampleEma, PowerEma or RepeatedWeighting.
 [[nodiscard]] inline double scale_decay(double decay, double kappa) {
   detail::require_decay(decay);
   detail::require_rule("kappa", kappa, finite_and_positive);
   return std::pow(decay, kappa);
 }
-/// 1 - decay of that: 1 - decay^kappa, which keeps its digits.
+/// The gain for kappa times the batch size: 1 - decay^kappa, computed without cancellation.
 [[nodiscard]] inline double complement_of_scaled_decay(double decay, double kappa) {
   detail::require_decay(decay);
   detail::require_rule("kappa", kappa, finite_and_positive);
@@ -131,13 +131,13 @@ inline void require_decay(double decay) { require_rule("decay", decay, decay_in_
   return std::sqrt(gamma + 1) / ((gamma + 2) * std::sqrt(gamma + 3));
 }
 
-/// Rule of a width that a power function has: in (0, 1/sqrt(12)].
+/// Rule of the width of a power function: in (0, 1/sqrt(12)].
 inline constexpr Rule<double> width_of_power{
     [](double v) { return v > 0 && v <= 1 / std::sqrt(12.0); },
     "must lie in (0, 1/sqrt(12)]",
     {-0.1, 0, 0.3, 1, detail::infinite, detail::nan_value}};
 
-/// The same rule, and that of an exponent, where NaN stands for none.
+/// The rules of a width and of an exponent that may be unset (NaN).
 inline constexpr Rule<double> width_of_power_or_none{
     [](double v) { return detail::is_nan(v) || width_of_power.holds(v); },
     width_of_power.words,
@@ -147,8 +147,8 @@ inline constexpr Rule<double> finite_and_not_negative_or_none{
     finite_and_not_negative.words,
     {-0.5, -1, detail::infinite, -detail::infinite}};
 
-/// The exponent of a width in (0, 1/sqrt(12)], by Newton's method on ln sigma_rel(gamma). Beyond
-/// that range two exponents, or none, have the width.
+/// The exponent of a width in (0, 1/sqrt(12)], by Newton's method on ln sigma_rel(gamma). Outside
+/// that range, two exponents or none have the width.
 [[nodiscard]] inline double gamma_from_sigma_rel(double sigma_rel) {
   detail::require_rule("sigma_rel", sigma_rel, width_of_power);
   if (sigma_rel == 1 / std::sqrt(12.0)) return 0;
@@ -164,15 +164,16 @@ inline constexpr Rule<double> finite_and_not_negative_or_none{
   return gamma > 0 ? gamma : 0;
 }
 
-/// Half-life, in updates, whose exponential average at time T is as wide (standard deviation of the
-/// age) as the power average of that sigma_rel: a rule of thumb for moving from one to the other.
+/// Half-life, in updates, of the exponential average that at time T is as wide (standard deviation
+/// of the age) as the power average of this sigma_rel: a rule of thumb for changing from one to the
+/// other.
 [[nodiscard]] inline double half_life_from_sigma_rel(double sigma_rel, double updates) {
   detail::require_rule("sigma_rel", sigma_rel, above_0);
   detail::require_rule("updates", updates, above_0);
   return std::numbers::ln2 * sigma_rel * updates;
 }
-/// The inverse: sigma_rel of a power average at time T as wide as an exponential one of a
-/// half-life.
+/// The inverse: sigma_rel of the power average that at time T is as wide as an exponential average
+/// of this half-life.
 [[nodiscard]] inline double sigma_rel_from_half_life(double half_life, double updates) {
   detail::require_rule("half_life", half_life, above_0);
   detail::require_rule("updates", updates, above_0);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Cooldowns: how a learning rate falls at the end of a run, or an average stands for such a fall.
+/// Cooldowns: the fall of a learning rate at the end of a run, or of the rate that an average
+/// simulates.
 ///
 ///   f(u) = floor + (1 - floor) curve(u),   u from 0 to 1, f(0) = 1, f(1) = floor
 ///

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Exponential averages whose decay changes: the schedules of other libraries, each as it behaves
-/// there, for `Average(params, DiffusersWeighting{...})`.
+/// Exponential averages whose decay changes: the schedules of other libraries, with the same
+/// behaviour as there, for `Average(params, DiffusersWeighting{...})`.
 ///
 ///   avg_t = d_t avg_{t-1} + (1 - d_t) x_t         t = 1, 2, ...: the number of the call
 ///
@@ -11,16 +11,17 @@
 ///   TimmWeighting         the same, but without warmup d = decay
 ///   EmaPytorchWeighting   acts where (t-1) % update_every = 0;  t-1 <= update_after: copy
 ///                         d = warm(t-1-update_after) within [min_decay, decay]
-///   IntervalWeighting     t-1 < warmup: rest;  t-1 = warmup: copy;  (t-1) % interval = 0: d =
-///   decay AnnealedWeighting     1 - d = max(min_gain, gamma/(gamma + t - 1)) HalfLifeWeighting d =
-///   2^(-batch/h),  h = min(half_life, rampup t batch)         in samples CosineDecayWeighting  1 -
-///   d = (1 - base)(1 + cos(pi min(t-1, K)/K))/2               BYOL GainWarmupWeighting   of 1 - d:
-///   exponential or linear towards `gain` PowerGainWeighting    1 - d = max(min_gain, (t -
-///   burn_in)^-alpha);  t <= burn_in: copy RepeatedWeighting<W>  one call stands for `repeats`
-///   calls of W: d = d_W ... d_W
+///   IntervalWeighting     t-1 < warmup: rest;  t-1 = warmup: copy
+///                         (t-1) % interval = 0: d = decay
+///   AnnealedWeighting     1 - d = max(min_gain, gamma/(gamma + t - 1))
+///   HalfLifeWeighting     d = 2^(-batch/h),  h = min(half_life, rampup t batch)     in samples
+///   CosineDecayWeighting  1 - d = (1 - base)(1 + cos(pi min(t-1, K)/K))/2           BYOL
+///   GainWarmupWeighting   1 - d falls exponentially or linearly to gain_at_end
+///   PowerGainWeighting    1 - d = max(min_gain, (t - burn_in)^-alpha);  t <= burn_in: copy
+///   RepeatedWeighting<W>  one call counts as `repeats` calls of W: d = d_W ... d_W
 ///
-/// Decays are not corrected for skipped calls unless said. `validate` throws std::invalid_argument
-/// for what is out of range, as Average does with them.
+/// Decays are not corrected for skipped calls unless stated. `validate` and the constructor of
+/// Average throw std::invalid_argument for fields out of range.
 ///
 /// Above 300 lines: ten short weightings, to be compared side by side.
 #pragma once
@@ -46,7 +47,7 @@ namespace detail {
 [[nodiscard]] inline double inverse_gamma_decay(double s, double inverse_gamma, double power) {
   return -std::expm1(-power * std::log1p(s / inverse_gamma));
 }
-/// A decay within [min_decay, decay], of which the lower bound wins; and the gain.
+/// A decay clipped to [min_decay, decay], the lower bound last, and its gain.
 [[nodiscard]] inline double within(double value, double decay, double min_decay) {
   return std::fmax(std::fmin(value, decay), min_decay);
 }
@@ -54,7 +55,7 @@ namespace detail {
   return std::fmin(std::fmax(gain, 1 - decay), 1 - min_decay);
 }
 
-/// warm(s) and 1 - warm(s) of a weighting, within its bounds; s >= 1 calls after the copies.
+/// warm(s) and 1 - warm(s) of a weighting, clipped to its bounds; s >= 1 calls after the copies.
 template <class W>
 [[nodiscard]] double warm_decay(const W& w, std::int64_t s) {
   return within(inverse_gamma_decay(static_cast<double>(s), w.inverse_gamma, w.power), w.decay,
@@ -65,7 +66,7 @@ template <class W>
   return gain_within(inverse_gamma_gain(static_cast<double>(s), w.inverse_gamma, w.power), w.decay,
                      w.min_decay);
 }
-/// The fields that they share.
+/// The fields that weightings with a warmup share.
 template <class W, class Fields>
 void warmup_fields(W& w, Fields& field) {
   field("decay", w.decay, in_closed_0_1);
@@ -79,8 +80,8 @@ void warmup_fields(W& w, Fields& field) {
 
 }  // namespace detail
 
-/// `EMAModel` of Hugging Face's diffusers. Without `warmup` it warms up all the same, by
-/// (1+s)/(10+s): for a constant decay use Ema.
+/// `EMAModel` of Hugging Face's diffusers. Without `warmup` it still warms up, by (1+s)/(10+s): for
+/// a constant decay use Ema.
 struct DiffusersWeighting {
   static constexpr std::string_view type_name = "diffusers";
   double decay = 0.9999;          ///< in [0, 1]
@@ -137,8 +138,8 @@ void fields(TimmWeighting& w, Fields& field) {
   field("warmup", w.warmup);
 }
 
-/// `EMA` of ema-pytorch, in double where the reference computes the decay in float. With decay 1
-/// it never moves again after its copies.
+/// `EMA` of ema-pytorch, in double; the reference computes the decay in float. With decay 1 it
+/// never moves after its copies.
 struct EmaPytorchWeighting {
   static constexpr std::string_view type_name = "ema_pytorch";
   double decay = 0.9999;            ///< "beta", in [0, 1]
@@ -167,7 +168,8 @@ void fields(EmaPytorchWeighting& w, Fields& field) {
 }
 
 /// `ExponentialWeightAverager` of "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
-/// Durations" (arXiv 2405.18392): an interval, whose phase is that of the calls, after a warmup.
+/// Durations" (arXiv 2405.18392): one update per interval after a warmup; intervals are counted
+/// from the first call.
 struct IntervalWeighting {
   static constexpr std::string_view type_name = "interval";
   double decay = 0.95;        ///< of each update, in [0, 1]
@@ -192,7 +194,7 @@ void fields(IntervalWeighting& w, Fields& field) {
 }
 
 /// `MomentumAnnealingEMA` of MMEngine: the gain of an equal average, scaled by gamma, down to a
-/// least one.
+/// minimum.
 struct AnnealedWeighting {
   static constexpr std::string_view type_name = "annealed";
   double min_gain = 2e-4;  ///< in (0, 1]
@@ -243,7 +245,7 @@ void fields(HalfLifeWeighting& w, Fields& field) {
 struct CosineDecayWeighting {
   static constexpr std::string_view type_name = "cosine_decay";
   double base_decay = 0.996;        ///< in [0, 1]
-  std::int64_t total_steps = 1000;  ///< K >= 1, after which the average rests
+  std::int64_t total_steps = 1000;  ///< K >= 1; the average rests after it
 
   [[nodiscard]] bool weighs_initial() const { return true; }
   [[nodiscard]] double gain(std::int64_t t) const {
@@ -291,7 +293,7 @@ void fields(GainWarmupWeighting& w, Fields& field) {
 }
 
 /// A gain that falls by a power of the time, as in "Butterfly Effects of SGD Noise" (arXiv
-/// 2310.11428). alpha = 1 without a least gain is uniform.
+/// 2310.11428). alpha = 1 without a minimum is uniform.
 struct PowerGainWeighting {
   static constexpr std::string_view type_name = "power_gain";
   double alpha = 0.67;       ///< in (0, 1]
@@ -316,10 +318,9 @@ void fields(PowerGainWeighting& w, Fields& field) {
   field("burn_in", w.burn_in, at_least_0);
 }
 
-/// Any weighting by another clock: each call stands for `repeats` calls of `weighting` with the
-/// same weights. So a schedule that was made for one batch size serves batches that many times as
-/// large
-/// ("How to Scale Your EMA", arXiv 2307.13813), or counts samples. O(repeats) numbers per call.
+/// Any weighting on another clock: each call counts as `repeats` calls of `weighting` with the same
+/// weights. A schedule for one batch size then fits batches that are `repeats` times as large ("How
+/// to Scale Your EMA", arXiv 2307.13813), or counts samples. Costs O(repeats) gains per call.
 template <class W>
 struct RepeatedWeighting {
   static_assert(

@@ -7,10 +7,10 @@
 ///   w_{0,T} = prod_{s=1..T} (1 - c_s)                   weight of the initial value
 ///
 /// A weighting is a value with `gain(t)` = c_t (1: copy, 0: rest) and `complement(t)` = 1 - c_t,
-/// computed directly, because the subtraction loses the digits that profiles need. One whose gains
-/// do not go to 0 says so by `least_gain()`, the smallest of them but for rests; a list of its
-/// `fields` (core/options.hpp) is validated by Average and saved, so that loading a state can
-/// refuse another one. Write your own and give it to Average.
+/// computed directly, because the subtraction loses digits that profiles need. A weighting whose
+/// gains do not go to 0 has `least_gain()`, its smallest gain above 0. Average validates its
+/// `fields` (core/options.hpp) and saves them, so that loading can refuse a state with others.
+/// Write your own and pass it to Average.
 #pragma once
 
 #include <cmath>
@@ -53,9 +53,9 @@ enum class Start : std::uint8_t {
   }
 }
 
-/// Profile w_{0..T, T}: the weight of the initial value, then of each call's iterate. Sums to 1. A
-/// weighting with a clock of its own is to be given as it was before call 1.
-/// Throws std::invalid_argument for calls < 0.
+/// Profile w_{0..T, T}: the weight of the initial value, then of each call's iterate. Sums to 1.
+/// Pass a weighting with a clock of its own in its state before call 1. Throws
+/// std::invalid_argument for calls < 0.
 template <Weighting W>
 [[nodiscard]] std::vector<double> profile(const W& weighting, std::int64_t calls) {
   require(calls >= 0, "profile: calls must be >= 0", calls);
@@ -80,7 +80,7 @@ template <Weighting W>
 struct UniformWeighting {
   static constexpr std::string_view type_name = "uniform";
   std::int64_t start = 1;   ///< first call that counts, >= 0
-  std::int64_t period = 1;  ///< calls from one to the next, >= 1
+  std::int64_t period = 1;  ///< calls from one counted call to the next, >= 1
 
   [[nodiscard]] bool counts(std::int64_t t) const {
     return t >= start && (t - start) % period == 0;
@@ -105,7 +105,7 @@ void fields(UniformWeighting& w, Fields& field) {
   field("period", w.period, at_least_1);
 }
 
-/// Weights that fall by the factor `decay` per call, whichever way the average starts.
+/// Weights that fall by the factor `decay` per call, for each way to start.
 struct ExponentialWeighting {
   static constexpr std::string_view type_name = "exponential";
   double decay = 0.999;  ///< b in [0, 1]
@@ -230,7 +230,7 @@ void fields(InverseGammaWeighting& w, Fields& field) {
   field("decay", w.decay, in_closed_0_1);
 }
 
-/// Equal weights of the calls from `start` on; before that the newest iterate.
+/// Equal weights of the calls from `start` on; before `start`, the newest iterate.
 struct TailWeighting {
   static constexpr std::string_view type_name = "tail";
   std::int64_t start = 1;  ///< first call of the tail, >= 1
