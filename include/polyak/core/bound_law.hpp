@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// A law that is bound to the slots it runs on. Methods give these to the sweep.
+/// BoundLaw: a law with the slots that it runs on. Methods pass bound laws to the sweep.
 #pragma once
 
 #include <array>
@@ -21,8 +21,8 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// A law, the slots it runs on, and how these store their values. Tensors whose scalars differ have
-/// laws of their own, in a table.
+/// A law, the slots that it runs on, and how the slots store their values. If the scalars differ by
+/// tensor, a table holds a law for each set of scalars.
 template <class L, class S, template <class> class StoredAs = Plain>
 struct BoundLaw {
   using Law = L;
@@ -32,18 +32,18 @@ struct BoundLaw {
   static constexpr int arrays = slot_count<L> * Storage::arrays;
   static constexpr std::size_t array_count = static_cast<std::size_t>(arrays == 0 ? 1 : arrays);
 
-  L law;                                   ///< of all tensors, unless there is a table
+  L law;                                   ///< for all tensors, unless there is a table
   std::array<S*, array_count> slots = {};  ///< first elements
-  const std::size_t* offsets = nullptr;    ///< of each tensor in a slot; null without slots
-  [[no_unique_address]] Key key = {};      ///< of the random bits
-  const L* table = nullptr;                ///< null: `law` holds for all tensors
-  std::size_t stride = 0;                  ///< bytes from one law of the table to the next
-  const std::uint32_t* which = nullptr;    ///< the law of each tensor in the table
+  const std::size_t* offsets = nullptr;  ///< where each tensor begins in a slot; null without slots
+  [[no_unique_address]] Key key = {};    ///< of the random bits
+  const L* table = nullptr;              ///< null: `law` is for all tensors
+  std::size_t stride = 0;                ///< bytes from one law of the table to the next
+  const std::uint32_t* which = nullptr;  ///< the law of each tensor in the table
 
   [[nodiscard]] const L& law_of(std::size_t tensor) const {
     return table == nullptr ? law : law_at(which[tensor]);
   }
-  /// The law of that number in the table.
+  /// The law with this number in the table.
   [[nodiscard]] const L& law_at(std::size_t number) const {
     const auto* const first = reinterpret_cast<const std::byte*>(table);
     return *std::launder(reinterpret_cast<const L*>(first + stride * number));
@@ -53,7 +53,7 @@ struct BoundLaw {
   }
 };
 
-/// Refuses slots that have a shape of their own: a law goes over elements of the parameters.
+/// Refuses slots that have a shape of their own: a law runs over the elements of the parameters.
 template <class S, std::size_t N>
 POLYAK_COLD void require_full(const Slots<S>& slots, const std::array<std::size_t, N>& values,
                               std::size_t each) {
@@ -66,8 +66,8 @@ POLYAK_COLD void require_full(const Slots<S>& slots, const std::array<std::size_
   }
 }
 
-/// Binds a law to slots. `values` says which values of the slots the arguments of the law are;
-/// unless given, the first ones in order. A value has as many arrays as its storage.
+/// Binds a law to slots. `values[k]` is the number of the stored value that is slot argument k of
+/// the law; by default 0, 1, 2, ... A value has as many arrays as its storage.
 template <template <class> class StoredAs = Plain, class Law, class S>
 [[nodiscard]] BoundLaw<Law, S, StoredAs> bind_law(
     const Law& law, const Slots<S>& slots, const typename StoredAs<S>::Key& key,
@@ -92,8 +92,8 @@ template <template <class> class StoredAs = Plain, class Law, class S>
   return bind_law<StoredAs>(law, slots, key, values);
 }
 
-/// What `bind()` of a method returns is one BoundLaw, or a std::variant of them: the usual one
-/// first. In their usual variant methods share a pass.
+/// `bind()` of a method returns one BoundLaw, or a std::variant of them with the usual one first.
+/// Methods in their usual variant share a sweep.
 template <class Bound>
 struct VariantsOf {
   using Usual = Bound;
@@ -112,7 +112,7 @@ struct VariantsOf<std::variant<First, Others...>> {
   static constexpr std::size_t count = 1 + sizeof...(Others);
   static std::size_t index(const Bound& bound) { return bound.index(); }
   static const Usual& usual(const Bound& bound) { return *std::get_if<0>(&bound); }
-  /// Calls use(index, law) with the one that the variant holds.
+  /// Calls use(index, law) with the law that the variant holds.
   template <class Use>
   static void visit(const Bound& bound, Use&& use) {
     [&]<std::size_t... I>(std::index_sequence<I...>) {
@@ -125,8 +125,8 @@ struct VariantsOf<std::variant<First, Others...>> {
   }
 };
 
-/// A variant that holds what `make()` returns, made in its place: a copy of fields that were just
-/// written would wait until they have reached the cache, for longer than a small loop takes.
+/// A variant that holds the result of `make()`, constructed in place. A copy would have to wait
+/// until the fields that were just written reach the cache, which takes longer than a small loop.
 template <class Variant, class Make>
 [[nodiscard]] POLYAK_INLINE Variant variant_of(const Make& make) {
   using Made = decltype(make());
@@ -137,7 +137,7 @@ template <class Variant, class Make>
   return Variant(std::in_place_type<Made>, InPlace{make});
 }
 
-/// A variant that has another type in front.
+/// The variant type with one more alternative in front.
 template <class First, class Rest>
 struct Prepended {
   using type = std::variant<First, Rest>;
@@ -149,7 +149,7 @@ struct Prepended<First, std::variant<Rest...>> {
 template <class First, class Rest>
 using prepended_t = typename Prepended<First, Rest>::type;
 
-/// Bytes to copy within the memory of a list.
+/// Bytes to copy from one place to another in the memory of a list.
 struct CopyPiece {
   void* to;
   const void* from;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// clip_norm: gradients whose norm is too large are read as multiples of themselves.
+/// clip_norm: scales gradients down, as they are read, if their norm is too large.
 ///
 ///   norm = |scale g|,  coefficient = min(1, max_norm / norm),  read as coefficient scale g
 ///
-/// One extra read of the gradients in all: the coefficient is applied as optimizers read them. For
-/// single elements see Gradients::clip_value(), for norms of tensors norms() in reduce.hpp.
+/// It costs one extra read of the gradients: optimizers apply the coefficient as they read.
+/// Gradients::clip_value() clips single elements; norms() in reduce.hpp computes norms of tensors.
 /// "On the difficulty of training Recurrent Neural Networks" (arXiv 1211.5063).
 #pragma once
 
@@ -20,12 +20,12 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Sets the clip coefficient of gradients for the norm of all of them, or of those that the
-/// `workspace` takes, and returns that norm, the scale included. The coefficient replaces that of
-/// the last call; the value limit is applied after it. A norm that is NaN or infinite clips
-/// nothing: Nonfinite says what happens then.
+/// Sets the clip coefficient of the gradients and returns their norm, the scale included. The norm
+/// is of all gradients, or of the tensors that the `workspace` takes. The coefficient replaces the
+/// one of the last call; the value limit is applied after it. A norm that is NaN or infinite clips
+/// nothing; Nonfinite determines what a step then does.
 ///
-/// Allocates nothing where it is given a workspace: `Reduction<Norm> workspace(gradients)`. Throws
+/// Allocates nothing if it gets a workspace: `Reduction<Norm> workspace(gradients)`. Throws
 /// std::invalid_argument unless max_norm >= 0, and for a workspace of another list.
 template <Executor E, FloatingScalar P>
 double clip_norm(E&& executor, Gradients<P>& gradients, double max_norm,
@@ -36,7 +36,7 @@ double clip_norm(E&& executor, Gradients<P>& gradients, double max_norm,
   return norm;
 }
 
-/// The same with a workspace for this call.
+/// The same with a temporary workspace.
 template <Executor E, FloatingScalar P>
 double clip_norm(E&& executor, Gradients<P>& gradients, double max_norm) {
   Reduction<Norm> workspace(gradients);

@@ -3,12 +3,12 @@
 /// Header-only use, and use with the compiled library polyak::compiled, which defines
 /// POLYAK_COMPILED.
 ///
-/// Functions that are no templates are declared in NAME.hpp and defined in NAME.ipp. Header-only,
-/// NAME.hpp includes NAME.ipp at its end. The library compiles all of them once, together with the
-/// loops of usual methods that <polyak/compiled.hpp> lists.
+/// Functions that are not templates are declared in NAME.hpp and defined in NAME.ipp. In
+/// header-only use, NAME.hpp includes NAME.ipp at its end. The library compiles all of them once,
+/// together with the loops of usual methods that <polyak/compiled.hpp> lists.
 #pragma once
 
-/// Before each definition in an .ipp file.
+/// Stands before each definition in an .ipp file.
 #if defined(POLYAK_COMPILED)
 #define POLYAK_DEFINE
 #else

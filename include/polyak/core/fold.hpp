@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Folds: laws with accumulators, which turn many numbers into one, and those that the library has.
+/// Folds: laws with accumulators, which reduce many numbers to one, and the folds of the library.
 ///
 /// A fold derives from Fold and has
 ///   `template <class V> void operator()(const V& x, [const V& y,] V& accumulator...) const`,
 /// written like a law (core/law.hpp), where V is a pack of doubles or one double. Accumulators
 /// start at 0, and an element that is 0 in every stream must leave them as they are: tails are
-/// padded with zeros. The other functions of Fold are hooks that a fold may hide by its own.
+/// padded with zeros. The other functions of Fold are hooks that a fold may override.
 ///
 /// The tree is fixed by the shape alone. A row of numbers is cut into blocks of fold_block,
 /// element k of a block belongs to lane k mod fold_lanes, lanes are joined by halves, and blocks
@@ -14,9 +14,10 @@
 /// executor, number of threads and split, on any instruction set with a fused multiply-add, and on
 /// a device.
 ///
-/// All of it is computed in double: a sum differs from the exact one by at most 600 * 2^-53 (7e-14)
-/// times the sum of the terms' magnitudes, for any number of terms up to 2^36. Products of two
-/// floats, or of 16-bit numbers, are exact, and squares of floats neither overflow nor underflow.
+/// Everything is computed in double: a sum differs from the exact one by at most 600 * 2^-53
+/// (7e-14) times the sum of the terms' magnitudes, for any number of terms up to 2^36. Products of
+/// two floats, or of 16-bit numbers, are exact, and squares of floats neither overflow nor
+/// underflow.
 #pragma once
 
 #include <cmath>
@@ -29,7 +30,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The accumulators of a part of the numbers, and how many numbers that part has.
+/// The accumulators of a part of the numbers, and the count of numbers in it.
 template <int Accumulators>
 struct Folded {
   double value[static_cast<std::size_t>(Accumulators)] = {};
@@ -37,7 +38,7 @@ struct Folded {
 };
 
 namespace detail {
-/// fold.join() of two numbers.
+/// fold.join() for single numbers.
 template <class F>
 POLYAK_LAW void join_numbers(const F& fold, double& a, double b) {
   Number<double> joined(a);
@@ -46,29 +47,29 @@ POLYAK_LAW void join_numbers(const F& fold, double& a, double b) {
 }
 }  // namespace detail
 
-/// The base of folds: the defaults of all that a fold may say.
+/// The base of folds: the defaults of all hooks.
 template <int Accumulators, int Streams = 1>
 struct Fold {
   static constexpr int accumulators = Accumulators;
   static constexpr int streams = Streams;  ///< arrays that are read together
   using Part = Folded<Accumulators>;
 
-  /// Whether elements arrive as their difference to the first one of their block.
+  /// Whether a fold gets the difference of each element to the first one of its block.
   static constexpr bool shifted = false;
 
-  /// Joins one accumulator of two lanes, or of two parts, in `a`.
+  /// Joins an accumulator of two lanes or parts; the result is in `a`.
   template <class V>
   POLYAK_LAW static void join(V& a, const V& b) {
     a = a + b;
   }
   /// Called once for each block, with the first element of each stream.
   POLYAK_LAW static void close(Part&, const double*) {}
-  /// Combines two parts in `a`, neither of which is empty; the counts are added by the caller.
+  /// Combines two parts, neither of them empty; the result is in `a`. The caller adds the counts.
   template <class F>
   POLYAK_LAW static void combine(const F& fold, Part& a, const Part& b) {
     for (int k = 0; k < Accumulators; ++k) detail::join_numbers(fold, a.value[k], b.value[k]);
   }
-  /// The result. `all.count` is 0 where there are no numbers.
+  /// The result. `all.count` is 0 if there are no numbers.
   POLYAK_LAW static double result(const Part& all) { return all.value[0]; }
 };
 
@@ -161,9 +162,9 @@ struct Cosine : Fold<3, 2> {
 
 /// sum (x - mean)^2 / n, the variance of all n numbers; NaN for none.
 ///
-/// Each block sums the differences to its first element and their squares, and has its mean and the
-/// squares around it from them. Since that element is one of the block's, at most log2(block) bits
-/// cancel. Blocks are combined by Chan's formula, which cancels nothing.
+/// Each block sums the differences to its first element, and their squares; its mean and the sum of
+/// squares around the mean follow from these sums. Because the first element belongs to the block,
+/// at most log2(block) bits cancel. Chan's formula combines blocks without cancellation.
 struct Variance : Fold<2> {
   static constexpr bool shifted = true;
 
@@ -172,7 +173,7 @@ struct Variance : Fold<2> {
     sum = sum + x;
     squares = fma(x, x, squares);
   }
-  /// From then on the mean, and the sum of squares around it.
+  /// Replaces the sums by the mean, and by the sum of squares around it.
   POLYAK_LAW static void close(Part& block, const double* first) {
     const double sum = block.value[0], shift = sum / block.count;
     block.value[0] = first[0] + shift;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The plan of a reduction: which tensors it folds, along which dimensions, and where their
-/// elements are. Shared by the loops of the host (core/reduce.hpp) and of a device
-/// (cuda/reduce.hpp).
+/// The plan of a reduction: the tensors that it folds, the dimensions, and the places of the
+/// elements. Shared by the loops of the host (core/reduce.hpp) and of a device (cuda/reduce.hpp).
 #pragma once
 
 #include <cstddef>
@@ -38,18 +37,18 @@ struct ListScalar<Gradients<P>> {
 };
 }  // namespace detail
 
-/// P of a list that is Parameters<P> or Gradients<P>.
+/// The P of Parameters<P> or Gradients<P>.
 template <class List>
 using list_scalar_t = typename detail::ListScalar<List>::type;
 template <class List>
 concept TensorList = requires {
   typename list_scalar_t<List>;
 };
-/// Such a list in the host's memory.
+/// Parameters or Gradients in the host's memory.
 template <class List>
 concept HostList = TensorList<List> && !detail::on_device<list_scalar_t<List>>;
 
-/// The unit that has a result of its own.
+/// What each result is computed over.
 enum class Per : std::uint8_t {
   list,    ///< all tensors together
   tensor,  ///< each tensor
@@ -70,7 +69,7 @@ inline void validate(const ReductionOptions& o) {
 
 namespace detail {
 
-/// The loops that fold a tensor of `shape` as the options say.
+/// The loops that fold a tensor of `shape` under the options.
 [[nodiscard]] inline FoldShape fold_shape(const Shape& shape, Order order,
                                           const ReductionOptions& options, std::size_t size) {
   if (options.per == Per::list || options.per == Per::tensor) return {1, size, 1};
@@ -103,7 +102,7 @@ struct FoldTensor {
   std::size_t results;  ///< where its results begin
 };
 
-/// The tensors that a reduction takes, and the room that it needs.
+/// The tensors of a reduction, and the memory that it needs.
 struct FoldPlan {
   std::vector<FoldTensor> tensors;
   std::vector<std::size_t> of_tensor;  ///< place in `tensors`, or `none`
@@ -120,7 +119,7 @@ struct FoldPlan {
   static constexpr std::size_t none = static_cast<std::size_t>(-1);
 };
 
-/// The tensors of `layout` that hold `dtype` and that `takes(index)` takes.
+/// The tensors of `layout` with type `dtype` for which `takes(index)` is true.
 template <class Takes>
 [[nodiscard]] FoldPlan fold_plan(const Layout& layout, DType dtype, const Takes& takes,
                                  const ReductionOptions& options, std::size_t accumulators) {
@@ -135,7 +134,7 @@ template <class Takes>
   return plan;
 }
 
-/// The tensors that optimizers train: all but buffers.
+/// The tensors that optimizers train: all except buffers.
 struct Trained {
   const Layout* layout;
   bool operator()(std::size_t k) const { return layout->tensors[k].role != Role::copy; }
@@ -143,7 +142,7 @@ struct Trained {
 
 }  // namespace detail
 
-/// One of the streams of a reduction; stream_of() makes it.
+/// A stream of a reduction, made by stream_of().
 template <FloatingScalar E>
 using FoldStream = Stream<const E>;
 

@@ -17,10 +17,10 @@ namespace detail {
 /// Elements of a block in a row of numbers; rows of a block where columns are folded.
 inline constexpr std::size_t fold_block = 4096;
 inline constexpr std::size_t fold_block_rows = 128;
-/// Parts that are combined in order, before their results are.
+/// Number of parts that are combined in order to one part of the next level.
 inline constexpr std::size_t fold_group = 64;
 
-/// As many as keep the units for multiplication busy and fit the registers.
+/// Enough lanes to keep the multipliers busy, and few enough to fit the registers.
 template <class F>
 inline constexpr int fold_lanes = F::accumulators == 1 ? 32 : 16;
 
@@ -58,8 +58,8 @@ POLYAK_LAW double joined(const F& fold, double* lanes, int count) {
   return lanes[0];
 }
 
-/// Parts lie as [node][accumulator][inner]. Node k of a level covers `span` numbers from k span on,
-/// of `reduced` in all.
+/// Parts are stored as [node][accumulator][inner]. Node k of a level covers the numbers k span to
+/// (k + 1) span, up to `reduced`.
 template <class F>
 [[nodiscard]] POLYAK_LAW typename F::Part part_of(const double* parts, std::size_t node,
                                                   std::size_t column, std::size_t inner,
@@ -80,7 +80,7 @@ POLYAK_LAW void put_part(double* parts, std::size_t node, std::size_t column, st
   }
 }
 
-/// Group `group` of the `nodes` of a level.
+/// Combines group `group` of the `nodes` of a level.
 template <class F>
 [[nodiscard]] POLYAK_LAW typename F::Part combined_group(const F& fold, const double* parts,
                                                          std::size_t nodes, std::size_t group,
@@ -95,7 +95,7 @@ template <class F>
   return all;
 }
 
-/// Combines parts in place in the same tree: those of whole tensors, some of which may be empty.
+/// Combines the parts of whole tensors in place, in the same tree. Parts may be empty.
 template <class F>
 [[nodiscard]] POLYAK_LAW typename F::Part combined_all(const F& fold, typename F::Part* parts,
                                                        std::size_t count) {
@@ -114,7 +114,7 @@ template <class F>
   return parts[0];
 }
 
-/// The result, a NaN always with the same bits.
+/// The result; every NaN has the same bits.
 template <class F>
 [[nodiscard]] POLYAK_LAW fold_result_t<F> finished(const F& fold, const typename F::Part& all) {
   const fold_result_t<F> result = fold.result(all);

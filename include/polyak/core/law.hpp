@@ -7,10 +7,11 @@
 /// and one `template <class V> void operator()(V& x, [const V& gradient,] V& slot...) const`, where
 /// V is a detail::Number<T> or a detail::Pack of T. The contract:
 ///   - no branches on data, no loops, no memory; selection by `select`, `if_zero`, `max`;
-///   - every a * b + c and a * b - c written as fma, because compilers contract the rest or not as
-///     the target pleases, and levels and scalars would differ;
-///   - functions called unqualified, with a V among the arguments, by which they are found; plain
-///     numbers beside it convert. core/vocabulary.hpp lists them.
+///   - every a * b + c and a * b - c written as fma, because otherwise the compiler decides for
+///   each target whether to contract, and levels and scalars would differ;
+///   - functions called unqualified, with at least one V among the arguments, so that
+///   argument-dependent lookup finds them; the other arguments may be plain numbers.
+///   core/vocabulary.hpp lists them.
 #pragma once
 
 #include <concepts>
@@ -25,15 +26,15 @@
 #define POLYAK_LAW __forceinline
 #endif
 
-/// The same for functions that only the host has.
+/// The same for functions of the host only.
 #if defined(__GNUC__)
 #define POLYAK_INLINE __attribute__((always_inline)) inline
 #else
 #define POLYAK_INLINE __forceinline
 #endif
 
-/// Stands in a branch of a loop that is seldom taken: the compiler then jumps over it and does not
-/// compute both ways for every element.
+/// Marks a rare branch in a loop: the compiler then jumps over the branch and does not compute both
+/// sides for every element.
 #if defined(__GNUC__)
 #define POLYAK_KEEP_BRANCH() __asm__ volatile("")
 #else
@@ -43,16 +44,16 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The state slots of a law, in the order of its arguments, and what the law reads and writes
-/// besides. Each law has one: `static constexpr LawSlots slots{"exp_avg", "exp_avg_sq"};`
+/// The state slots of a law, in the order of its arguments, and its other reads and writes. Each
+/// law has one: `static constexpr LawSlots slots{"exp_avg", "exp_avg_sq"};`
 ///
-/// Written like that it is the law of an optimizer, `law(V& x, const V& gradient, V& slot...)`. The
-/// functions below say which other kind a law is of; they have no gradient.
+/// This constructor is for the law of an optimizer, `law(V& x, const V& gradient, V& slot...)`. The
+/// functions below are for the other kinds of laws, which have no gradient.
 struct LawSlots {
   static constexpr int most_names = 6;
   std::string_view names[most_names] = {};
   int count = 0;
-  int written = 0;  ///< how many the law changes: the first ones
+  int written = 0;  ///< the law changes the first `written` slots
   bool reads_gradient = true;
   bool writes_parameter = true;
 
@@ -67,7 +68,7 @@ struct LawSlots {
     slots.reads_gradient = slots.writes_parameter = false;
     return slots;
   }
-  /// The same for a number of slots that the method names.
+  /// The same for a number of slots whose names the method sets.
   static constexpr LawSlots averaging(std::size_t number) {
     LawSlots slots = averaging();
     slots.count = slots.written = static_cast<int>(number);
@@ -88,7 +89,7 @@ struct LawSlots {
     slots.reads_gradient = false;
     return slots;
   }
-  /// Of several slots the first alone is changed.
+  /// The same for several slots; the law changes only the first.
   [[nodiscard]] constexpr LawSlots first_written() const {
     LawSlots slots = *this;
     slots.written = 1;
@@ -100,15 +101,15 @@ struct LawSlots {
 struct LawStreams {
   int outputs = 1;
   int inputs = 1;
-  bool updates = false;  ///< the outputs are read too, and moved on
+  bool updates = false;  ///< the outputs are read, too, and updated
   bool rare = false;     ///< used too rarely to be compiled for every level
 };
 
 /// The streams of a law that merges: `first` and `next` as
 /// `(V& accumulator..., const V& weight..., const V& input...)`, and
-/// `finish(V& output..., const V& accumulator...)`. A law may name a more careful one of the same
-/// streams, `using Careful = Law`, which runs instead where it gives a NaN or an infinity, and
-/// where an output is an input.
+/// `finish(V& output..., const V& accumulator...)`. A law may name a more careful law on the same
+/// streams, `using Careful = Law`. The careful law replaces it if the result has a NaN or an
+/// infinity, or if an output is also an input.
 struct LawMerge {
   int inputs = 1;   ///< of each term
   int weights = 1;  ///< of each term
@@ -117,7 +118,7 @@ struct LawMerge {
   bool rare = false;
 };
 
-/// The same of LawSlots as constants that a device may use.
+/// The values of LawSlots as constants that a device can use.
 template <class Law>
 inline constexpr int slot_count = Law::slots.count;
 template <class Law>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Members: values of several types in one object, as in std::tuple, whose constructors take
-/// compilers as long as the loops that hold one. Loops have hundreds of them.
+/// Members: values of several types in one object, like std::tuple but cheap to compile. The
+/// constructors of std::tuple take a compiler as long as the loops that use them, and there are
+/// hundreds.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +23,7 @@ struct MembersOf;
 template <std::size_t... I, class... T>
 struct MembersOf<std::index_sequence<I...>, T...> : Member<I, T>... {};
 
-/// An aggregate: `Members<A, B> both{{{a}, {b}}};`, and for a pack `Members<T...>{{{value}...}}`.
+/// It is an aggregate: `Members<A, B> both{{{a}, {b}}};`, for a pack `Members<T...>{{{value}...}}`.
 template <class... T>
 struct Members : MembersOf<std::index_sequence_for<T...>, T...> {};
 
@@ -36,7 +37,7 @@ POLYAK_INLINE constexpr const T& member(const Member<I, T>& members) {
   return members.value;
 }
 
-/// Pointers that lie in an array without their types.
+/// Typed pointers from an array of untyped ones.
 template <class... T>
 [[nodiscard]] POLYAK_INLINE Members<const T*...> members_at(const void* array) {
   const auto* const all = static_cast<const void* const*>(array);
@@ -46,7 +47,7 @@ template <class... T>
   (std::index_sequence_for<T...>{});
 }
 
-/// Calls use(value) with each of them.
+/// Calls use(value) with each value.
 template <class... T, class Use>
 void each_member(const Members<T...>& members, Use use) {
   [&]<std::size_t... I>(std::index_sequence<I...>) { (use(member<I>(members)), ...); }

@@ -10,7 +10,7 @@
 #include <polyak/core/law.hpp>
 #include <polyak/core/vocabulary.hpp>
 
-/// Whether the instructions that this translation unit is compiled for fuse multiply-adds.
+/// Whether the target of this translation unit has fused multiply-adds.
 #if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__) || defined(__CUDA_ARCH__)
 #define POLYAK_TARGET_FUSES 1
 #else
@@ -24,12 +24,12 @@ namespace detail {
 template <class T, int Lanes, class Level>
 struct Pack;  // pack.hpp
 
-/// The level of single numbers. Its fma rounds once if Fused, else twice. Levels that differ in
-/// Target alone compute the same.
+/// The level of single numbers. Its fma rounds once if Fused, else twice. Levels that differ only
+/// in Target compute the same.
 template <bool Fused, int Target = 0>
 struct Scalars {};
 
-/// A number that laws run on. It converts from T, and back by `.value` alone.
+/// A single number that a law runs on. It converts from T; `.value` converts back.
 template <class T>
 using Number = Pack<T, 1, Scalars<true>>;
 
@@ -59,7 +59,7 @@ struct Pack<T, 1, Scalars<Fused, Target>> : Vocabulary<Pack<T, 1, Scalars<Fused,
       return std::fma(a.value, b.value, c.value);
     } else {
 #if POLYAK_TARGET_FUSES
-      const volatile T product = a.value * b.value;  // so that nothing contracts the two
+      const volatile T product = a.value * b.value;  // volatile: not contracted
 #else
       const T product = a.value * b.value;
 #endif

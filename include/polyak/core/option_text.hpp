@@ -24,8 +24,8 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Names of enumerators. Apart from `detail`, which has a name_of() of its own that would be found
-/// or not by the order of includes.
+/// Names of enumerators. Not in `detail`: its own name_of() would be found or not, depending on the
+/// order of includes.
 namespace enum_names {
 
 template <class T>
@@ -38,9 +38,9 @@ template <NamedEnum E>
   return name_of(value);
 }
 
-/// The enumerator of a name. Enumerators are numbered from 0 without gaps, and name_of() gives what
-/// is beyond them the name of one of them: a value is an enumerator where it is the first of its
-/// name.
+/// The enumerator with this name. Enumerators are numbered from 0 without gaps. Beyond the last
+/// one, name_of() repeats the name of an enumerator, so the first value with a name is the
+/// enumerator.
 template <NamedEnum E>
 [[nodiscard]] std::optional<E> find(std::string_view wanted) {
   for (int k = 0; k <= std::numeric_limits<std::uint8_t>::max(); ++k) {
@@ -58,8 +58,8 @@ inline constexpr bool is_optional = false;
 template <class T>
 inline constexpr bool is_optional<std::optional<T>> = true;
 
-/// A value as it is saved: a number so that it reads back to the same bits, an enum by its name.
-/// Functions have no text.
+/// The text of a value in files: a number with enough digits to read back the same bits, an enum as
+/// its name. Functions have no text.
 template <class T>
 [[nodiscard]] std::string option_text(const T& value) {
   if constexpr (enum_names::NamedEnum<T>) {
@@ -80,7 +80,7 @@ template <class T>
   return all;
 }
 
-/// Reads a value that option_text() wrote; false where the words are none of its type.
+/// Reads a value that option_text() wrote; returns false if the text is not a value of the type.
 template <class T>
 [[nodiscard]] bool read_option(std::string_view words, T& value) {
   if constexpr (std::same_as<T, bool>) {
@@ -123,7 +123,7 @@ class FieldReader : public FieldVisitor<FieldReader> {
   using Texts = std::map<std::string, std::string>;
   explicit FieldReader(const Texts& texts) : texts_(texts) {}
 
-  /// A number must be there. A flag or an enum that is not keeps its default.
+  /// A number must be present. A flag or an enum that is absent keeps its default.
   template <class T, class... Rules>
   void operator()(std::string_view name, T& value, const Rules&...) {
     const auto found = texts_.find(std::string(name));
@@ -148,7 +148,7 @@ class FieldReader : public FieldVisitor<FieldReader> {
   void after_reading(Action&& action) {
     action();
   }
-  /// "lacks the option decay"; empty where all fields were read.
+  /// The first fault, such as "lacks the option decay"; empty if all fields were read.
   [[nodiscard]] const std::string& problem() const { return problem_; }
 
  private:
@@ -168,7 +168,7 @@ template <HasFields O>
 
 }  // namespace detail
 
-/// Whether all fields are the same, numbers bit for bit up to the sign and bits of a NaN.
+/// Whether all fields are equal. Numbers are compared bit for bit, except that all NaNs are equal.
 template <HasFields O>
 [[nodiscard]] bool same_options(const O& a, const O& b) {
   return detail::option_texts(a) == detail::option_texts(b);
@@ -186,7 +186,7 @@ struct OptionRow {
 struct OptionTable {
   std::string name;  ///< of the struct
   std::vector<OptionRow> rows;
-  std::vector<std::string> rules;  ///< those of several fields
+  std::vector<std::string> rules;  ///< rules of several fields
 };
 
 namespace detail {

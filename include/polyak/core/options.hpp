@@ -10,8 +10,8 @@
 ///     field.check(o.beta1 <= o.beta2, "beta1 must be at most beta2", o.beta1);
 ///   }
 ///
-/// Validation and its messages, saving, loading, comparison, the tests of refusals and the option
-/// tables are visitors of that list. Besides the two calls above a visitor has
+/// Validation and its messages, saving, loading, comparison, the tests of rejected values and the
+/// option tables are visitors of that list. Besides the two calls above, a visitor has
 ///   field.list("weight", o.weights, 1, rules...)   a vector, element by element: "weight.1", ...
 ///   field.inside(o.part)                           all fields of another struct, under its name
 ///   field.after_reading(action)                    runs `action` after loading: derived members
@@ -41,8 +41,8 @@ struct Rule {
   bool (*holds)(T value);
   std::string_view words;                  ///< "must lie in [0, 1)"
   T breaks[6] = {};                        ///< values that break it, for tests
-  std::size_t count = 0;                   ///< how many of them
-  std::string (*hint)(T value) = nullptr;  ///< follows the words: "; did you mean ...?"
+  std::size_t count = 0;                   ///< number of values in `breaks`
+  std::string (*hint)(T value) = nullptr;  ///< appended to the words: "; did you mean ...?"
 
   constexpr Rule(bool (*condition)(T), std::string_view text, std::initializer_list<T> bad,
                  std::string (*guess)(T) = nullptr)
@@ -68,7 +68,7 @@ inline constexpr Rule<double> finite_and_positive{
     [](double v) { return v > 0 && detail::is_finite(v); },
     "must be finite and > 0",
     {0, -1, detail::nan_value, detail::infinite, -detail::infinite}};
-/// Infinity is allowed.
+/// Unlike finite_and_positive, it allows infinity.
 inline constexpr Rule<double> above_0{
     [](double v) { return v > 0; }, "must be > 0", {0, -1, detail::nan_value, -detail::infinite}};
 inline constexpr Rule<double> in_0_1{
@@ -125,7 +125,7 @@ struct FieldVisitor {
   [[nodiscard]] Derived& derived() { return static_cast<Derived&>(*this); }
 };
 
-/// Stands for any visitor, to ask whether a type has a list.
+/// A visitor for testing whether a type has a list.
 struct AnyField : FieldVisitor<AnyField> {
   template <class T, class... Rules>
   void operator()(std::string_view, T&, const Rules&...) {}
@@ -141,7 +141,7 @@ concept HasFields = requires(std::remove_const_t<O>& o, detail::AnyField& field)
 
 namespace detail {
 
-/// Visits the fields of an object, those of a constant one in a copy; nothing without a list.
+/// Visits the fields of an object, or of a copy of a constant object. Does nothing without a list.
 template <class O, class Visitor>
 void visit_fields(O& o, Visitor& visitor) {
   if constexpr (!HasFields<O>) {
@@ -154,7 +154,7 @@ void visit_fields(O& o, Visitor& visitor) {
   }
 }
 
-/// The value in a message.
+/// The value as text for a message.
 template <class T>
 [[nodiscard]] std::string refused_text(const T& value) {
   if constexpr (std::is_enum_v<T>) {
@@ -190,8 +190,8 @@ class FieldChecker : public FieldVisitor<FieldChecker> {
     (test(name, value, rules), ...);
     if constexpr (HasFields<T>) inside(value);
   }
-  /// A rule of several fields: "SgdOptions.nesterov needs momentum > 0; momentum is, got 0". Words
-  /// that begin with ':' follow the struct's name at once.
+  /// A rule of several fields: "SgdOptions.momentum must be > 0 with nesterov, got 0". Words that
+  /// begin with ':' follow the struct's name directly.
   template <class Value>
   void check(bool holds, std::string_view words, const Value& value) {
     if (holds || !problem_.empty()) [[likely]] {
@@ -210,7 +210,7 @@ class FieldChecker : public FieldVisitor<FieldChecker> {
     fields(o, part);
     problem_ = std::move(part.problem_);
   }
-  /// As problem_of() says.
+  /// See problem_of().
   [[nodiscard]] const std::string& problem() const { return problem_; }
 
  private:
@@ -243,7 +243,7 @@ template <class O>
   return checker.problem();
 }
 
-/// Hands the fields to a visitor of a state (core/state.hpp): `visit.option(name, value)`.
+/// Passes the fields to a visitor of a state (core/state.hpp): `visit.option(name, value)`.
 template <class Visitor>
 class FieldLister : public FieldVisitor<FieldLister<Visitor>> {
  public:
@@ -257,7 +257,7 @@ class FieldLister : public FieldVisitor<FieldLister<Visitor>> {
   Visitor& visit_;
 };
 
-/// Lists the fields of options as a visitor of a state gets them; nothing without a list.
+/// Passes the fields of options to a visitor of a state. Does nothing without a list.
 template <class O, class Visitor>
 void visit_options(O& o, Visitor& visit) {
   FieldLister<Visitor> lister(visit);

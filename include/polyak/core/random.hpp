@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Random bits that depend on seed, step, tensor and element only, and on no order of execution.
+/// Random bits that depend only on seed, step, tensor and element, not on the order of execution.
 ///
 ///   Philox4x32-R, R rounds on a counter (c0, c1, c2, c3) under a key (k0, k1):
 ///     c <- (hi(M1 c2) ^ c1 ^ k0,  lo(M1 c2),  hi(M0 c0) ^ c3 ^ k1,  lo(M0 c0)),   k <- k + W
 ///
-/// "Parallel Random Numbers: As Easy as 1, 2, 3" (Salmon et al., SC 2011), whose tests 7 rounds
-/// pass. Key: the seed. Counter: the call's number within the tensor, the tensor, the step. Eight
-/// calls give 16 bits to each of 128 elements.
+/// "Parallel Random Numbers: As Easy as 1, 2, 3" (Salmon et al., SC 2011), which reports that 7
+/// rounds pass its tests. Key: the seed. Counter: the call's number within the tensor, the tensor,
+/// the step. Eight calls give 16 bits to each of 128 elements.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ namespace polyak {
 inline namespace v0 {
 
 namespace detail {
-/// std::array, whose functions are the host's alone.
+/// Stands for std::array, whose functions cannot run on a device.
 template <class T, std::size_t N>
 struct Array {
   T values[N];
@@ -31,7 +31,7 @@ struct Array {
 };
 }  // namespace detail
 
-/// The four words that Philox4x32 makes of a counter and a key.
+/// The four output words of Philox4x32 for a counter and a key.
 template <int Rounds = 10>
 [[nodiscard]] POLYAK_LAW detail::Array<std::uint32_t, 4> philox4x32(
     detail::Array<std::uint32_t, 4> counter, detail::Array<std::uint32_t, 2> key) {
@@ -50,7 +50,7 @@ template <int Rounds = 10>
 
 namespace detail {
 
-/// Whose random bits: a seed, the step of the method, the number of the tensor.
+/// The key of random bits: a seed, the step of the method, the number of the tensor.
 struct RandomKey {
   static constexpr int rounds = 7;
   std::uint64_t seed = 0;
@@ -60,7 +60,7 @@ struct RandomKey {
   [[nodiscard]] POLYAK_LAW Array<std::uint32_t, 2> key() const {
     return {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
   }
-  /// The counter of a call. Tensors beyond 2^36 elements share numbers with tensor + 2^24.
+  /// The counter of a call. Elements beyond 2^36 share their numbers with tensor + 2^24.
   [[nodiscard]] POLYAK_LAW Array<std::uint32_t, 4> counter(std::uint64_t call) const {
     return {static_cast<std::uint32_t>(call),
             static_cast<std::uint32_t>(tensor + ((call >> 32) << 24)),
@@ -68,11 +68,11 @@ struct RandomKey {
   }
 };
 
-/// The random bits of 128 consecutive elements, 16 for each, from the 128 bytes that eight calls
-/// give: the first two words of each call in turn, then their last two, lower bytes first. Element
-/// k < 64 has bytes 2k (lower) and 2k + 1; element 64 + k has bytes 2k + 1 and 2k + 2, the last one
-/// byte 0. So every element has uniform bits, and no two have a higher byte, which decides nearly
-/// always, in common.
+/// The random bits of 128 consecutive elements, 16 for each, from the 128 bytes of eight calls:
+/// first the first two words of each call in turn, then the last two, lower bytes first. Element k
+/// < 64 has bytes 2k (lower) and 2k + 1; element 64 + k has bytes 2k + 1 (lower) and 2k + 2, where
+/// byte 128 is byte 0. So the bits of every element are uniform, and no two elements share a higher
+/// byte, which nearly always decides.
 struct RandomBits {
   static constexpr std::size_t elements = 128;
   static constexpr std::size_t none = ~std::size_t{0};
@@ -96,12 +96,12 @@ struct RandomBits {
   }
 };
 
-/// The number that two bytes make.
+/// The number made of two bytes.
 [[nodiscard]] POLYAK_LAW std::uint32_t sixteen_bits(const unsigned char* bytes) {
   return static_cast<std::uint32_t>(bytes[0] | bytes[1] << 8);
 }
 
-/// The bytes of one group by single numbers: the reference for every level.
+/// Computes the bytes of one group with single numbers: the reference for every level.
 POLYAK_LAW void fill_bytes(const RandomKey& key, std::size_t group, RandomBits& to) {
   for (std::size_t call = 0; call < 8; ++call) {
     const auto words =

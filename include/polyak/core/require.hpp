@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Errors: how polyak refuses misuse, with and without C++ exceptions.
+/// Errors: how polyak rejects misuse, with and without C++ exceptions.
 #pragma once
 
 #include <bit>
@@ -29,7 +29,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Thrown where Nonfinite::error meets a NaN or an infinity. Nothing has changed when it arrives.
+/// Thrown if Nonfinite::error finds a NaN or an infinity. Nothing has changed then.
 class nonfinite_error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -37,7 +37,8 @@ class nonfinite_error : public std::runtime_error {
 
 namespace detail {
 
-/// std::isnan and std::isfinite, also under -ffast-math, where those are constants.
+/// std::isnan and std::isfinite that also work under -ffast-math, where the standard ones are
+/// constants.
 [[nodiscard]] inline bool is_nan(double value) {
   return (std::bit_cast<std::uint64_t>(value) << 1) > (std::uint64_t{0x7ff} << 53);
 }

@@ -21,8 +21,8 @@ namespace polyak {
 inline namespace v0 {
 
 namespace cuda {
-/// Stands for T in the type of a parameter list whose numbers lie in the memory of a GPU. Complete
-/// nowhere: there are no such numbers on the host.
+/// Stands for T in the type of a parameter list in the memory of a GPU. Never complete: there are
+/// no such numbers on the host.
 template <class T>
 struct Device;
 }  // namespace cuda
@@ -36,13 +36,12 @@ template <class T>
 struct ElementOf<cuda::Device<T>> {
   using type = T;
 };
-/// The type that memory of T is registered as: T, or the type of Eigen that a type of CUDA stands
-/// for.
+/// The type under which memory of T is registered: T, or Eigen's counterpart of a type of CUDA.
 template <class T>
 struct Registered {
   using type = T;
 };
-/// Whether a list of P lies in the memory of a GPU.
+/// Whether a list of P is in the memory of a GPU.
 template <class P>
 inline constexpr bool on_device = false;
 template <class T>
@@ -53,7 +52,7 @@ inline constexpr bool on_device<cuda::Device<T>> = true;
 template <class P>
 using element_t = typename detail::ElementOf<P>::type;
 
-/// Types of registered tensors. Only the floating-point ones are trained or averaged.
+/// Types of registered tensors. Only floating-point tensors are trained or averaged.
 enum class DType : std::uint8_t {
   boolean,
   int8,
@@ -70,7 +69,7 @@ enum class DType : std::uint8_t {
   float64
 };
 
-/// Floating-point types in memory. Those of Eigen are known by name here, and need not be complete.
+/// Floating-point types in memory. Eigen's types are only named here; they need not be complete.
 template <class T>
 concept FloatingScalar = std::same_as<T, float> || std::same_as<T, double> ||
     std::same_as<T, Eigen::half> || std::same_as<T, Eigen::bfloat16>;
@@ -87,7 +86,7 @@ concept ComputeScalar = std::same_as<T, float> || std::same_as<T, double>;
 template <class T>
 concept StateScalar = FloatingScalar<T>;
 
-/// State of a parameter type unless told otherwise: double for double, else float.
+/// The default type of state for a parameter type: double for double, else float.
 template <ParameterScalar P>
 using default_state_t = std::conditional_t<std::same_as<element_t<P>, double>, double, float>;
 
@@ -146,7 +145,7 @@ template <class P>
 }
 
 [[nodiscard]] POLYAK_LAW std::uint32_t bits_of(float value) {
-  return __builtin_bit_cast(std::uint32_t, value);  // std::bit_cast is the host's alone
+  return __builtin_bit_cast(std::uint32_t, value);  // std::bit_cast is for the host only
 }
 [[nodiscard]] POLYAK_LAW float float_of(std::uint32_t bits) {
   return __builtin_bit_cast(float, bits);
@@ -186,8 +185,8 @@ template <class P>
   return static_cast<std::uint16_t>(sign | rest);
 }
 
-// With 16 random bits they round at random instead, up with the probability of the remainder: the
-// expectation is the number itself. NaN and infinity stay what they are.
+// With 16 random bits they round at random instead, up with the probability of the remainder, so
+// that the expectation is the number itself. NaN and infinity are kept.
 
 [[nodiscard]] POLYAK_LAW std::uint16_t half_from_float(float value, std::uint32_t random) {
   const auto bits = bits_of(value);
@@ -220,7 +219,7 @@ template <class P>
   return static_cast<std::uint16_t>((bits + random) >> 16);
 }
 
-/// The type that a value stored as P is computed in, and that holds it exactly.
+/// The type in which values stored as P are computed; it holds them exactly.
 template <class P>
 using carrier_t = std::conditional_t<std::same_as<element_t<P>, double>, double, float>;
 

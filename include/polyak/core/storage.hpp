@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// How slots store the values that laws see: rounded to nearest, at random, or with the
-/// rounding errors beside them. A law is the same for all of them.
+/// How slots store the values of a law: rounded to nearest, rounded at random, or with the rounding
+/// errors in a second array. The law does not depend on the way of storing.
 #pragma once
 
 #include <cstddef>
@@ -17,13 +17,13 @@
 namespace polyak {
 inline namespace v0 {
 
-/// How an average takes up changes that are smaller than its numbers resolve.
+/// How an average is stored, and so what happens to changes below its resolution.
 enum class Accumulate : std::uint8_t {
-  plain,       ///< rounded to nearest: it rests within half an ulp / gain of a constant input
+  plain,       ///< rounded to nearest: it stalls within half an ulp / gain of a constant input
   kahan,       ///< a second slot of the same type keeps the rounding errors
   stochastic,  ///< 16-bit averages: rounded at random, right in expectation, the same bits for the
                ///< same seed, call, tensor and element
-  float64,     ///< averages of float kept in double
+  float64,     ///< averages of float, stored in double
 };
 [[nodiscard]] constexpr std::string_view name_of(Accumulate value) {
   switch (value) {
@@ -40,8 +40,8 @@ enum class Accumulate : std::uint8_t {
 
 namespace detail {
 
-/// A number as the sum of two, for a running sum whose lost digits count: Kahan's summation with
-/// Knuth's exact error of an addition.
+/// A number as the sum of two, for a running sum that keeps its rounding errors: Kahan's summation
+/// with Knuth's exact error of an addition.
 template <class V>
 struct Compensated {
   V high, low;
@@ -98,8 +98,8 @@ struct Plain {
   }
 };
 
-/// Two arrays of S: of floats the parts of a compensated sum; of 16-bit numbers the rounded value
-/// and by how much it is too large, whose difference a float holds exactly.
+/// Two arrays of S. For floats, the two parts of a compensated sum. For 16-bit numbers, the rounded
+/// value and its excess over the exact value; a float holds their difference exactly.
 template <class S>
 struct Kahan : Plain<S> {
   static constexpr int arrays = 2;

@@ -20,12 +20,12 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// Lanes of the packs of streams of E: as many as a register has of the narrowest.
+/// Lanes of the packs of streams of E: the lanes of a register of the narrowest type.
 template <class Level, class... E>
 inline constexpr int stream_lanes = (std::same_as<E, double> && ...) ? native_lanes<double, Level>
                                                                      : native_lanes<float, Level>;
 
-/// `count` elements, fewer than the lanes only at the ends of a tensor.
+/// Loads `count` elements, fewer than all lanes only at the ends of a tensor.
 template <class E, class T, int Lanes, class Level>
 POLYAK_INLINE void load_stream(const E* from, std::size_t count, Pack<T, Lanes, Level>& to) {
   Pack<carrier_t<E>, Lanes, Level> x;
@@ -50,8 +50,8 @@ POLYAK_INLINE void store_stream(E* to, std::size_t count, bool past_caches,
   }
 }
 
-/// Elements to go over before a line of `out` begins, where it pays: many follow, or stores go past
-/// the caches, which need it.
+/// Elements before the first cache line of `out`. Not 0 only if alignment pays: many elements
+/// follow, or stores bypass the caches and require it.
 template <class Out>
 [[nodiscard]] std::size_t elements_before_line(const Out* out, std::size_t count, bool needed) {
   constexpr std::size_t many = 64 * cache_line / scalar_bytes<Out>;
@@ -65,7 +65,7 @@ template <class Out>
 }
 
 /// Elements 0..count: single packs up to `head`, then tiles of several packs, then single packs.
-/// `scratch` is kept from one tile to the next.
+/// `scratch` lives from one tile to the next.
 template <class Level, class Loop, class Scratch>
 POLYAK_INLINE void run_tiles(const Loop& loop, std::size_t head, std::size_t count,
                              Scratch& scratch) {
@@ -106,7 +106,7 @@ struct StreamKernel<Law, std::tuple<Out...>, std::tuple<In...>> {
 
   template <class Level>
   POLYAK_INLINE void run() const {
-    const StreamKernel here(*this);  // a copy, which no store to the outputs can change
+    const StreamKernel here(*this);  // a copy that no store to the outputs can alias
     struct None {
     } none;
     run_tiles<Level>(here, here.head, here.count, none);
@@ -134,16 +134,16 @@ struct StreamKernel<Law, std::tuple<Out...>, std::tuple<In...>> {
 
 // ---- laws that merge any number of streams ----------------------------------------------------
 
-/// Streams that one loop reads. More than this the hardware does not prefetch.
+/// The most streams that one loop reads. The hardware does not prefetch more.
 inline constexpr std::size_t merged_at_once = 8;
-/// Streams that each loop adds to the accumulators so far, where there are more: the fastest
-/// number.
+/// If there are more, the number of streams that each further loop adds to the accumulators. This
+/// number is the fastest.
 inline constexpr std::size_t added_at_once = 4;
-/// The accumulators of a block stay in the second-level cache, and on the stack, between the loops;
-/// long enough for the prefetchers, which start anew for each visit to a stream.
+/// Bytes of a block of accumulators. They fit the stack and stay in the second-level cache between
+/// the loops. The block is long enough for the prefetchers, which restart in each loop.
 inline constexpr std::size_t merge_block_bytes = std::size_t{64} * 1024;
 
-/// Whether a law that merges has a more careful one, for where it gives a NaN or an infinity.
+/// Whether a merging law has a more careful law, for results with a NaN or an infinity.
 template <class Law>
 concept may_fail = requires {
   typename Law::Careful;
@@ -168,20 +168,20 @@ struct MergeKernel {
   std::size_t terms;
   std::array<const In*, most_terms * inputs_each> inputs;
   std::array<T, most_terms * weights_each> weights;
-  std::array<const T*, accumulators> before = {};  ///< null where the merge begins
-  std::array<T*, accumulators> after = {};         ///< null where it ends in the outputs
+  std::array<const T*, accumulators> before = {};  ///< null in the first loop of a merge
+  std::array<T*, accumulators> after = {};  ///< null in the last loop, which writes the outputs
   std::array<Out*, outputs> out = {};
   std::array<bool, outputs> past_caches = {};
-  bool* fails = nullptr;  ///< set where a law that may fail gave a NaN or an infinity
+  bool* fails = nullptr;  ///< set if a law that may fail gave a NaN or an infinity
 
   template <class Level>
   POLYAK_INLINE void run() const {
     using V = Pack<T, lanes<Level>, Level>;
     const MergeKernel here(*this);
-    V doubt(T(0));  // x * 0 is NaN where x is not finite, and NaN stays
+    V doubt(T(0));  // x * 0 is NaN if x is not finite, and a NaN persists
     run_tiles<Level>(here, here.head, here.count, doubt);
     if constexpr (may_fail<Law>) {
-      if (here.fails == nullptr) return;  // the merge goes on
+      if (here.fails == nullptr) return;  // another loop follows
       alignas(cache_line) T last[static_cast<std::size_t>(lanes<Level>)];
       doubt.store(last);
       for (const T one : last) *here.fails = *here.fails || one != 0;
@@ -201,8 +201,8 @@ struct MergeKernel {
   static constexpr auto all_inputs = std::make_index_sequence<inputs_each>{};
   static constexpr auto all_outputs = std::make_index_sequence<outputs>{};
 
-  /// `number` elements for each pack. The packs are values of their own: compilers keep larger ones
-  /// in memory from one term to the next.
+  /// Merges `number` elements for each pack. Each pack is a separate variable, because compilers
+  /// keep arrays of packs in memory from one term to the next.
   template <class V, std::size_t... P>
   POLYAK_INLINE void tile(std::size_t i, std::size_t number, V& doubt,
                           std::index_sequence<P...>) const {

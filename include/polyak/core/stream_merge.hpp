@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Merges of any number of streams, block by block where there are more than one loop reads.
+/// Merges of any number of streams, block by block if there are more than one loop reads.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// The weights of terms as they are given.
+/// The weights of terms, as given.
 struct GivenWeights {
   std::span<const double> weights;
   std::size_t each = 1;
@@ -34,8 +34,8 @@ struct GivenWeights {
   }
 };
 
-/// A merge over parts of tensors. `inputs[k]` is a Stream<const In>, `inputs.size()` says how many
-/// there are; `weights(term, to)` gives the weights of a term, called for one after the other.
+/// A merge over parts of tensors. `inputs[k]` is a Stream<const In>, for k < `inputs.size()`;
+/// `weights(term, to)` writes the weights of a term and is called for one term after the other.
 template <class Law, class Out, class Inputs, class Weights>
 struct MergeSweep {
   using In = typename std::remove_cvref_t<decltype(std::declval<const Inputs&>()[0])>::Element;
@@ -53,7 +53,7 @@ struct MergeSweep {
   std::array<bool, Kernel::outputs> past_caches;
   int level;
 
-  /// Sets `fails` where a law that may fail did.
+  /// Sets `fails` if a law that may fail has failed.
   void operator()(std::size_t tensor, std::size_t low, std::size_t high, bool& fails) const {
     const std::size_t terms = inputs.size() / each;
     if (terms <= most) {
@@ -77,7 +77,7 @@ struct MergeSweep {
     }
     return kernel;
   }
-  /// The last terms, which end in the outputs.
+  /// The last terms, whose loop writes the outputs.
   void end(Kernel& kernel, std::size_t tensor, std::size_t at, bool& fails) const {
     kernel.fails = &fails;
     for (std::size_t o = 0; o < Kernel::outputs; ++o) kernel.out[o] = outputs[o][tensor] + at;
@@ -97,7 +97,8 @@ struct MergeSweep {
     }
   }
 
-  /// More terms than one loop takes. The first loop takes so many that equal numbers remain.
+  /// For more terms than one loop takes. The first loop takes as many terms as leave a multiple of
+  /// `added`.
   void blocks(std::size_t tensor, std::size_t low, std::size_t high, std::size_t terms,
               bool& fails) const {
     alignas(cache_line) T sums[Kernel::accumulators][longest];
@@ -106,7 +107,7 @@ struct MergeSweep {
     for (std::size_t a = 0; a < Kernel::accumulators; ++a) before[a] = after[a] = sums[a];
     const std::size_t begun = added + terms % added;
     const std::size_t last = terms - added;
-    // The first block ends where a line of the output does, and so the others do.
+    // The first block ends at the end of a cache line of the output, and so do the others.
     const auto place = reinterpret_cast<std::uintptr_t>(outputs[0][tensor] + low);
     std::size_t end_of_block = low + longest - place % cache_line / scalar_bytes<Out>;
     for (std::size_t at = low; at < high; at = end_of_block, end_of_block += longest) {
@@ -128,13 +129,13 @@ struct MergeSweep {
   }
 };
 
-/// Merges all tensors that every stream has. Arguments have been checked, but for overlaps.
+/// Merges all tensors that every stream has. Arguments have been checked, except for overlaps.
 template <class E, class Law, class Out, std::size_t N, class Inputs, class Weights, class Takes>
 void merge_all(std::string_view who, E& executor, const Law& law,
                const std::array<Stream<Out>, N>& outputs, const Inputs& inputs,
                const Weights& weights, const Takes& takes, const StreamPlan& plan) {
   static_assert(N == static_cast<std::size_t>(Law::merges.outputs),
-                "polyak: a law is given as many outputs as it says");
+                "polyak: the number of outputs must be LawMerge::outputs");
   const Stream<Out>& first = outputs[0];
   const std::size_t tensors = tensors_of(first);
   const auto size_of = [&](std::size_t k) {

@@ -28,19 +28,20 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// Bytes of output from which on it is written past the caches, which saves reading it first: 15 to
-/// 25 % of the time. Half of the 32 MiB that cores of one die share in processors of today: smaller
-/// results are often still in the cache for who reads them next. The size that the system names is
-/// no better guide: virtual machines show their host's, here ten times too much.
+/// Outputs of more bytes are written past the caches, which saves reading them first: 15 to 25 % of
+/// the time. The limit is half of the 32 MiB that the cores of one die typically share; smaller
+/// results are often still in the cache when they are read next. The cache size reported by the
+/// system is not a better guide: virtual machines report the size of their host, here ten times too
+/// much.
 inline constexpr std::size_t stream_above = std::size_t{16} << 20;
 
-/// How a sweep runs; tests set it otherwise.
+/// How a sweep runs; tests set other values.
 struct StreamPlan {
   int level = level_in_use();
   std::size_t streams_above = stream_above;  ///< bytes of output
 };
 
-/// All tensors, for sweeps that are not told otherwise.
+/// Takes all tensors: the default of sweeps.
 struct AnyTensor {
   bool operator()(const TensorInfo&) const { return true; }
 };
@@ -71,7 +72,7 @@ template <class E>
   return stream.layout() == nullptr ? 1 : stream.layout()->tensors.size();
 }
 
-/// Refuses streams that do not go over the same tensors.
+/// Refuses streams that do not have the same tensors.
 template <class A, class B>
 void require_same_tensors(const Stream<A>& given, const Stream<B>& expected) {
   if (given.layout() == nullptr || expected.layout() == nullptr) {
@@ -96,13 +97,13 @@ void require_same_tensors(const Stream<A>& given, const Stream<B>& expected) {
   if (!tensor.empty()) where.append(", tensor ").append(text(tensor));
   refuse_value(std::string("polyak: ")
                    .append(who)
-                   .append(" writes over one of its inputs or apart from all; what it writes "
-                           "overlaps ") +
+                   .append(" must write over one of its inputs or apart from all of them; its "
+                           "output overlaps ") +
                where);
 }
 
-/// Refuses an output that lies over a part of an input, or over another of its tensors. `other`
-/// names the input in words.
+/// Refuses an output that overlaps a part of an input, or another tensor of the input. `other`
+/// describes the input in the message.
 template <class Out, class In, class Sizes, class Words>
 void require_apart(std::string_view who, const Stream<Out>& output, const Stream<const In>& input,
                    const Sizes& size_of, bool in_place, const Words& other) {
@@ -119,7 +120,7 @@ void require_apart(std::string_view who, const Stream<Out>& output, const Stream
     const std::size_t bytes = size_of(k) * scalar_bytes<Out>;
     const auto begin = reinterpret_cast<std::uintptr_t>(to);
     const bool same = in_place && std::same_as<In, Out> && static_cast<const void*>(input[k]) == to;
-    // The tensors of a list lie apart from each other.
+    // The tensors of one list do not overlap.
     if (bytes == 0 || begin >= high || begin + bytes <= low || same) continue;
     for (std::size_t i = 0; i < tensors; ++i) {
       const std::size_t other_bytes = size_of(i) * scalar_bytes<In>;
@@ -132,7 +133,7 @@ void require_apart(std::string_view who, const Stream<Out>& output, const Stream
   }
 }
 
-/// Whether one of the tensors is written where it is read.
+/// Whether one of the tensors is written in the place where it is read.
 template <class Out, class In, class Sizes>
 [[nodiscard]] bool writes_in_place(const Stream<Out>& output, const Stream<const In>& input,
                                    const Sizes& size_of) {
@@ -142,7 +143,7 @@ template <class Out, class In, class Sizes>
   return false;
 }
 
-/// All outputs apart from each other.
+/// Refuses outputs that overlap each other.
 template <class... Out, class Sizes>
 void require_outputs_apart(std::string_view who, const std::tuple<Stream<Out>...>& outputs,
                            const Sizes& size_of) {
@@ -161,7 +162,7 @@ void require_outputs_apart(std::string_view who, const std::tuple<Stream<Out>...
   all(std::index_sequence_for<Out...>{});
 }
 
-/// Runs `range` in the executor's ranges, in the caller's mode for denormals.
+/// Runs `range` over the executor's ranges, in the caller's mode for denormals.
 template <class E, class Range>
 void run_ranges(E& executor, std::size_t elements, const Range& range) {
   const FloatMode::Word mode = FloatMode::get();

@@ -3,7 +3,7 @@
 /// Sweeps over streams: a law over any number of lists or arrays in one pass over memory.
 ///
 ///   struct Interpolate {                     // a fixed number of streams
-///     using Value = float;                   // what the law computes in: float or double
+///     using Value = float;                   // the type that the law computes in: float or double
 ///     static constexpr LawStreams streams{.outputs = 1, .inputs = 2};
 ///     float t;
 ///     template <class V>
@@ -21,11 +21,11 @@
 ///   };
 ///   merge_streams(executor, WeightedSum{}, writes(target), models, weights);
 ///
-/// Laws keep to the contract of core/law.hpp. Streams may be of different types; each number is
-/// rounded once, to nearest even, when it is stored. An output may be one of the inputs, else it
-/// lies apart from all. No bit of a result depends on the executor, its split, or the level among
-/// those with fused multiply-adds. Nothing is allocated. Outputs that are not read are written past
-/// the caches where they are larger than half of the last one, which saves reading them first.
+/// Laws follow the contract of core/law.hpp. Streams may be of different types; each number is
+/// rounded once, to nearest even, when it is stored. An output may be one of the inputs; otherwise
+/// it must not overlap any input. No bit of a result depends on the executor, its split, or the
+/// level among those with fused multiply-adds. Nothing is allocated. Large outputs that are not
+/// read are written past the caches, which saves reading them first.
 #pragma once
 
 #include <algorithm>
@@ -60,7 +60,7 @@ void sweep_all(E& executor, const Law& law, const std::tuple<Stream<Out>...>& ou
                const StreamPlan& plan) {
   static_assert(sizeof...(Out) == static_cast<std::size_t>(Law::streams.outputs) &&
                     sizeof...(In) == static_cast<std::size_t>(Law::streams.inputs),
-                "polyak: a law is given as many streams as it says");
+                "polyak: the numbers of streams must be those of LawStreams");
   using Kernel = StreamKernel<Law, std::tuple<Out...>, std::tuple<In...>>;
   check_executor(executor);
   const auto& first = std::get<0>(outputs);
@@ -139,7 +139,7 @@ template <class T>
   }
 }
 
-/// The streams of a container of sources, as reads() takes them, or of pointers to sources.
+/// The streams of a container of sources of reads(), or of pointers to such.
 template <class Container>
 struct InputsOf {
   const Container& all;
@@ -149,12 +149,12 @@ struct InputsOf {
 
 }  // namespace detail
 
-/// One pass of a law with a fixed number of streams: `outputs` as writes() gives them, `inputs` as
-/// reads() does. Goes over the tensors that all streams have and that `takes(tensor)` takes, a
-/// Selection, say; buffers (Role::copy) are left alone.
+/// One pass of a law with a fixed number of streams: `outputs` from writes(), `inputs` from
+/// reads(). Runs on the tensors that all streams have and for which `takes(tensor)` is true, for
+/// example a Selection. Buffers (Role::copy) are left alone.
 ///
 /// Throws std::invalid_argument for lists of other tensors or arrays of other sizes, and for an
-/// output that lies over a part of another stream; nothing has been written then.
+/// output that overlaps a part of another stream; nothing has been written then.
 template <class E, class Law, class... Out, class... In, class Takes = detail::AnyTensor>
 requires Executor<E>
 void sweep_streams(E&& executor, const Law& law, const std::tuple<Stream<Out>...>& outputs,
@@ -163,8 +163,9 @@ void sweep_streams(E&& executor, const Law& law, const std::tuple<Stream<Out>...
 }
 
 /// One pass of a law that merges any number of terms. `inputs` is a container of lists, arrays or
-/// streams, or of pointers to lists: those of the first term, then of the next. `weights` has as
-/// many for each term as the law says; they are rounded to its type. Outputs have one type.
+/// streams, or of pointers to lists: first the inputs of the first term, then of the next.
+/// `weights` has LawMerge::weights numbers for each term, which are rounded to the law's type. All
+/// outputs have the same type.
 ///
 /// Throws as sweep_streams(), and std::invalid_argument without inputs, for inputs that do not make
 /// whole terms, for another number of weights, and for weights that are not finite.

@@ -7,7 +7,7 @@
 ///   mean   the same for positive weights that sum to 1
 ///          as mean = x_0, then mean = fma(c_k, x_k - mean, mean), c_k = w_k / (w_0 + ... + w_k)
 ///
-/// Both take the inputs in their order and compute in T, into which weights and gains are rounded
+/// Both use the inputs in their order and compute in T, to which weights and gains are rounded
 /// first. The mean returns equal inputs bit for bit, and its error does not grow with N as long as
 /// the inputs are close to each other.
 #pragma once
@@ -43,8 +43,8 @@ struct WeightedSumLaw {
   }
 };
 
-/// The mean with the sum beside it, which decides where the mean is infinite or NaN: infinite
-/// inputs, and differences that overflow. Weights of a term: -gain, weight.
+/// The mean and, beside it, the sum. The sum is the result where the mean is infinite or NaN,
+/// because of infinite inputs or differences that overflow. Weights of a term: -gain, weight.
 template <ComputeScalar T>
 struct CarefulMeanLaw {
   using Value = T;
@@ -65,7 +65,7 @@ struct CarefulMeanLaw {
   }
 };
 
-/// The mean alone. The difference is turned around so that zeros keep their sign.
+/// The mean alone. The difference is negated, with a negative gain, so that zeros keep their sign.
 template <ComputeScalar T>
 struct WeightedMeanLaw {
   using Value = T;
@@ -87,7 +87,7 @@ struct WeightedMeanLaw {
 
 namespace detail {
 
-/// Whether weights are those of a mean: none negative, and their sum 1 but for the rounding of N
+/// Whether weights belong to a mean: none is negative, and their sum is 1 up to the rounding of N
 /// doubles.
 [[nodiscard]] inline bool are_of_a_mean(std::span<const double> weights) {
   double sum = 0;
@@ -99,8 +99,8 @@ namespace detail {
          static_cast<double>(weights.size()) * std::numeric_limits<double>::epsilon();
 }
 
-/// The order in which a running mean takes its terms: as given, but the first one with a weight
-/// changes places with term 0.
+/// The order in which a running mean takes its terms: as given, except that the first term with a
+/// weight is exchanged with term 0.
 struct MeanOrder {
   std::size_t leader = 0;
   explicit MeanOrder(std::span<const double> weights) {
@@ -111,7 +111,7 @@ struct MeanOrder {
   }
 };
 
-/// Negative gain and weight of each term, for terms that are asked for in order.
+/// Negative gain and weight of each term. Terms must be requested in order.
 struct MeanWeights {
   std::span<const double> weights;
   MeanOrder order;
@@ -125,7 +125,7 @@ struct MeanWeights {
   }
 };
 
-/// Inputs in the order of a mean.
+/// Inputs in the order of a running mean.
 template <class Inputs>
 struct OrderedInputs {
   const Inputs& inputs;

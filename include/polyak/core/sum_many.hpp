@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Several weighted sums of the same inputs at once, for blocks of memory that are in the cache.
+/// Computes several weighted sums of the same inputs at once, for blocks of memory that are in the
+/// cache.
 ///
 ///   out_m = w_(m,0) x_0 + w_(m,1) x_1 + ... + w_(m,N-1) x_(N-1)
 ///
-/// Each input is read once for four sums, which stay in registers. Every sum has the bits that
-/// WeightedSumLaw (core/sum.hpp) gives it: the same operations in the same order.
+/// Each input is read once for four sums, which stay in registers. Every sum has the same bits as
+/// with WeightedSumLaw (core/sum.hpp): the same operations in the same order.
 #pragma once
 
 #include <algorithm>
@@ -110,8 +111,8 @@ class SumMany {
     }
   }
 
-  /// Writes `count` elements of each sum. All memory must hold as many as the next multiple of
-  /// slot_granule.
+  /// Writes `count` elements of each sum. All memory must have room for `count` rounded up to a
+  /// multiple of slot_granule.
   template <class In>
   void operator()(std::size_t count, std::span<const In* const> inputs, std::span<Sum* const> out) {
     const std::size_t whole = (count + slot_granule - 1) / slot_granule * slot_granule;
@@ -128,7 +129,7 @@ class SumMany {
 
  private:
   std::size_t sums_;
-  std::vector<Sum> weights_;  // of four sums after those of the four before
+  std::vector<Sum> weights_;  // of four sums, then of the next four
   std::vector<Sum> spare_;
 };
 

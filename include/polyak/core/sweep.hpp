@@ -6,7 +6,7 @@
 /// Parameters and gradients are the user's memory and are read unaligned; slots are aligned and
 /// padded to whole packs, so only x and the gradient end with the tensor.
 ///
-/// Above 300 lines: tile, tensor, range and list are the nested loops of one pass.
+/// Above 300 lines: tile, tensor, range and list are the nested loops of a sweep.
 #pragma once
 
 #include <array>
@@ -39,7 +39,7 @@ namespace detail {
 
 // ---- tiles ------------------------------------------------------------------------------------
 
-/// A bound law as one tensor sees it.
+/// A bound law for one tensor.
 template <class B>
 struct TensorLaw {
   using Bound = B;
@@ -57,7 +57,7 @@ struct TensorLaw {
   }
 };
 
-/// Laws applied in order to some packs of each stream, taken as one. All loads come before the
+/// Applies laws in order to a few packs of each stream, as one unit. All loads come before the
 /// first store, so that no load waits for a value that is still being computed.
 template <class P, class Level, int Packs, class... B>
 struct Tile {
@@ -77,7 +77,7 @@ struct Tile {
     Value x, gradient;
     Members<SlotValues<B>...> slots;
   };
-  /// Kept by the storages from one pack to the next.
+  /// Data that the storages keep from one pack to the next.
   using Scratch = Members<typename B::Storage::Scratch...>;
   using Laws = Members<TensorLaw<B>...>;
 
@@ -114,7 +114,7 @@ struct Tile {
     }
     if constexpr (writes_parameter<typename One::Law>) {
       convert(parameter, values.x);
-      if constexpr (scalar_bytes<P> == 2) {  // the next law sees what memory will hold
+      if constexpr (scalar_bytes<P> == 2) {  // the next law gets the rounded value
         alignas(cache_line) P rounded[static_cast<std::size_t>(lanes)];
         store_pack(rounded, values.x);
         load_pack(static_cast<const P*>(rounded), values.x);
@@ -139,7 +139,8 @@ struct Tile {
     (store_slot<K>(law, at, from, scratch), ...);
   }
 
-  /// `count` elements, fewer than the lanes only at the end of a tensor; `at` is their place in it.
+  /// Processes `count` elements, fewer than all lanes only at the end of a tensor; `at` is their
+  /// place in it.
   POLYAK_INLINE static void update(P* x, const P* gradient, const GradientFactor<Value>& factor,
                                    const Laws& laws, std::size_t at, std::size_t count,
                                    Scratch& scratch) {
@@ -165,7 +166,7 @@ struct Tile {
     if constexpr (any_writes_parameter) store_some(x + at, count, values.x);
   }
 
-  // A whole pack is known as such when the program is compiled.
+  // Whether a pack is whole is known at compile time.
   static constexpr auto whole = static_cast<std::size_t>(lanes);
   POLYAK_INLINE static void load_some(const P* from, std::size_t count, Value& to) {
     if (Packs > 1 || count == whole) {
@@ -183,8 +184,8 @@ struct Tile {
   }
 };
 
-/// Elements begin..end of one tensor. Two packs at a time (g++ -O2 does not unroll), at the end
-/// one, the last one in part.
+/// Elements begin..end of one tensor. Two packs at a time (g++ -O2 does not unroll), then one at a
+/// time; the last may be partial.
 template <class P, class Level, class... B>
 POLYAK_INLINE void sweep_tensor(P* x, const P* gradient, const GradientReading& reading,
                                 const Members<TensorLaw<B>...>& laws, std::size_t begin,
@@ -201,7 +202,7 @@ POLYAK_INLINE void sweep_tensor(P* x, const P* gradient, const GradientReading& 
   const GradientFactor<typename One::Value> factor_one(scale, limit, clips);
   typename Two::Scratch scratch;
   std::size_t i = begin;
-  if constexpr (native_lanes<carrier_t<P>, Level> != 1) {  // single numbers need no second loop
+  if constexpr (native_lanes<carrier_t<P>, Level> != 1) {  // not needed for single numbers
     for (; i + two <= end; i += two) Two::update(x, gradient, factor_two, laws, i, two, scratch);
   }
   for (; i < end; i += one) {
@@ -221,8 +222,8 @@ struct SweepRange {
   std::size_t begin, end;
 };
 
-/// Laws over a range. A boundary inside a tensor is rounded down to a whole number of packs, the
-/// same from both sides.
+/// Runs laws over a range. A boundary inside a tensor is rounded down to a whole number of packs,
+/// the same from both sides.
 template <class P, class... B>
 struct SweepKernel {
   const SweepRange<P>& range;
@@ -256,15 +257,15 @@ struct SweepKernel {
   }
 };
 
-/// Loops without their types: `sweep(level, bound, range)`.
+/// A type-erased loop: `sweep(level, bound, range)`.
 template <class P>
 struct Loop {
   void (*sweep)(int level, const void* bound, const SweepRange<P>& range) = nullptr;
   const void* bound = nullptr;
 };
 
-/// The loop of one law, of type B. Laws that are rarely used do without v4, unless their numbers
-/// have 16 bits, whose conversions are twice as fast there.
+/// The loop of one law, of type B. Rarely used laws are not compiled for v4, unless their numbers
+/// have 16 bits: v4 converts these twice as fast.
 template <bool Usual, class P, class B>
 void sweep_one(int level, const void* bound, const SweepRange<P>& range) {
   const Members<const B*> all{{{static_cast<const B*>(bound)}}};
@@ -280,7 +281,7 @@ template <bool Usual, class P, class B>
   return {&sweep_one<Usual, P, B>, &bound};
 }
 
-/// The loop of several laws that share a pass. `bound` is an array of their addresses.
+/// The loop of several laws that share a sweep. `bound` is an array of their addresses.
 template <class P, class... B>
 void sweep_together(int level, const void* bound, const SweepRange<P>& range) {
   const Members<const B*...> all = members_at<B...>(bound);
@@ -289,14 +290,14 @@ void sweep_together(int level, const void* bound, const SweepRange<P>& range) {
 
 // ---- lists ------------------------------------------------------------------------------------
 
-/// Elements that the loops of several methods go over one after the other, so that all but the
-/// first find them in the cache.
+/// Elements in a block that the loops of several methods process one after the other. All loops but
+/// the first find the block in the cache.
 inline constexpr std::size_t swept_together = 8192;
 
-/// The end of a range that has no other.
+/// The end of an unlimited range.
 inline constexpr std::size_t all_elements = std::numeric_limits<std::size_t>::max();
 
-/// A range of elements, counted through the tensors that any method runs on.
+/// Processes a range of elements, counted through the tensors that any method runs on.
 template <class P>
 void sweep_range(int level, const SweepPlan<Loop<P>>& plan, const TensorMemory* tensors,
                  std::size_t tensor_count, const P* const* gradients,
@@ -381,7 +382,7 @@ template <class P>
 template <FloatingScalar P>
 struct Sweep<P> {
   using Plan = SweepPlan<Loop<P>>;
-  /// The driver of a step as it is, which needs nothing more of a method.
+  /// The unchanged driver of a step: on the host it needs no further hooks of a method.
   template <class StepDriver>
   using Driver = StepDriver;
   struct Hooks {
@@ -395,7 +396,7 @@ struct Sweep<P> {
   [[nodiscard]] static Loop<P> loop(const B& bound) {
     return loop_of<Usual, P>(bound);
   }
-  /// Its `bound` is to be an array of the laws' addresses.
+  /// The caller sets `bound` to an array of the laws' addresses.
   template <class... B>
   [[nodiscard]] static constexpr Loop<P> shared_loop() {
     return {&sweep_together<P, B...>, nullptr};
@@ -405,10 +406,11 @@ struct Sweep<P> {
   template <class E>
   static void check(const E& executor, const Parameters<P>&) {
     check_executor(executor);
-    static_cast<void>(level_in_use());  // refuses a wrong POLYAK_DISPATCH_LEVEL
+    static_cast<void>(level_in_use());  // throws for a wrong POLYAK_DISPATCH_LEVEL
   }
 
-  /// One pass of the laws of a plan. The result does not depend on how the executor splits it.
+  /// Runs the laws of a plan in one sweep. The result does not depend on how the executor splits
+  /// it.
   static void over(const ExecutorRef& executor, const Parameters<P>& params,
                    const P* const* gradients, const GradientReading& reading, const Plan& plan) {
     const TensorMemory* const tensors = ParameterAccess<P>::memory(params);
@@ -431,7 +433,8 @@ struct Sweep<P> {
     });
   }
 
-  /// One law over every tensor that its slots keep. The gradients may be another list's weights.
+  /// Runs one law over every tensor that its slots keep. The gradients may be another list's
+  /// weights.
   template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound,
                   const std::size_t* offsets, const P* const* gradients = nullptr) {
@@ -442,7 +445,7 @@ struct Sweep<P> {
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound) {
     all(executor, params, bound, bound.offsets);
   }
-  /// One law over one tensor, in the calling thread.
+  /// Runs one law over one tensor, in the calling thread.
   template <class B>
   static void one(const TensorMemory* tensors, std::size_t tensor, const B& bound) {
     const Loop<P> loop = Sweep::loop<false>(bound);
@@ -454,7 +457,7 @@ struct Sweep<P> {
     one(ParameterAccess<P>::memory(params), tensor, bound);
   }
 
-  /// Of the tensors k that takes(k) holds for.
+  /// Checks the tensors k for which takes(k) is true.
   template <class Takes>
   [[nodiscard]] static bool weights_finite(const Parameters<P>& params, const Takes& takes) {
     for (std::size_t k = 0; k < params.size(); ++k) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Which loops run on which tensors in a step, on the host or a device.
+/// SweepPlan: which loops run on which tensors in a step, on the host or a device.
 #pragma once
 
 #include <cstddef>
@@ -13,13 +13,13 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// The laws of a step: of each method its own loop, and loops that some of them share.
+/// The loops of a step: one for each method, and loops that several methods share.
 template <class SomeLoop>
 struct SweepPlan {
   using Mask = std::uint64_t;  ///< a bit for each method
   static constexpr std::size_t most_methods = 64;
   struct Single {
-    const std::size_t* offsets;  ///< of the tensors in the method's slots, or Slots::absent
+    const std::size_t* offsets;  ///< of the tensors in the slots; Slots::absent if not kept
     bool takes_part;             ///< in this step
     bool needs_gradient;
     SomeLoop loop;
@@ -56,8 +56,9 @@ struct SweepPlan {
 template <class>
 inline constexpr bool always_false = false;
 
-/// The loops over the elements of lists of P: core/sweep.hpp has those over the host's memory,
-/// which the host's compiler gets with step.hpp; cuda/sweep.hpp those over a device's, for nvcc.
+/// The loops over the elements of lists of P: core/sweep.hpp has the loops for the host's memory,
+/// which step.hpp includes for the host's compiler; cuda/sweep.hpp has the loops for a device, for
+/// nvcc.
 template <class P>
 struct Sweep {
   static_assert(

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The words of laws that are not instructions, each written once for packs of every level and for
-/// single numbers.
+/// The functions of laws that are not single instructions, each written once for packs of every
+/// level and for single numbers.
 ///
-/// A value type V derives from Vocabulary<V> and brings the primitives:
+/// A value type V derives from Vocabulary<V> and provides the primitives:
 ///
 ///     + - * /   fma   sqrt   max   < <= ==   select   & | ! of masks
 ///     bit_and   bit_or   bit_xor   bit_andnot   nearest   shift_to_exponent
 ///
-/// A new word is one friend below. All words are found by their arguments, at least one of which
-/// must be a V (or a mask of one); the others may be plain numbers, which convert.
+/// To add a function, add one friend below. Argument-dependent lookup finds all of them, so at
+/// least one argument must be a V (or a mask of one); the others may be plain numbers, which
+/// convert.
 ///
-/// Same bits at every level with fused multiply-adds, on single numbers and on a device, holds for
-/// all words. No word ends in a product that a compiler could contract with the caller's sum.
+/// All functions give the same bits at every level with fused multiply-adds, on single numbers and
+/// on a device. No function ends in a product that a compiler could contract with the caller's sum.
 #pragma once
 
 #include <polyak/core/law.hpp>
@@ -22,7 +23,7 @@ inline namespace v0 {
 namespace detail {
 
 /// Constants of e^x in T: the ends of the range in which it is neither 0 nor infinite, and ln 2 in
-/// two parts, of which the first times any exponent is exact.
+/// two parts; the first part times any exponent is exact.
 template <class T>
 struct ExpConstants;
 template <>
@@ -30,7 +31,7 @@ struct ExpConstants<float> {
   static constexpr float lowest = -105, highest = 89;
   static constexpr float log2_e = 0x1.715476p+0f;
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
-  static constexpr float exponent_zero = 0x1.8p+23f + 127;  ///< its last bits are those of 2^0
+  static constexpr float exponent_zero = 0x1.8p+23f + 127;  ///< its last bits encode 2^0
   static constexpr float tanh_is_one = 10;
   static constexpr int degree = 7;
 };
@@ -81,8 +82,8 @@ template <class V>
   return {n, fma(r * r, exp_series<2>(r), r)};
 }
 
-/// (a + a_low) / (b + b_low), as good as exact but for its last rounding, where the low parts are
-/// no more than a rounding of the others.
+/// (a + a_low) / (b + b_low), almost exact before its last rounding, if the low parts are no larger
+/// than a rounding error of the others.
 template <class V>
 [[nodiscard]] POLYAK_LAW V quotient(const V& a, const V& a_low, const V& b, const V& b_low) {
   const V inverse = V(1) / b;
@@ -99,26 +100,26 @@ struct Vocabulary {
   friend POLYAK_LAW auto operator>=(const V& a, const V& b) { return b <= a; }
   friend POLYAK_LAW auto operator!=(const V& a, const V& b) { return !(a == b); }
 
-  /// The magnitude; of a NaN the same without its sign.
+  /// The magnitude; a NaN loses its sign.
   friend POLYAK_LAW V abs(const V& a) { return bit_andnot(V(-0.0f), a); }
   /// The magnitude of a with the sign of b, also for zeros and NaN.
   friend POLYAK_LAW V copysign(const V& a, const V& b) {
     const V mask(-0.0f);
     return bit_or(bit_andnot(mask, a), bit_and(mask, b));
   }
-  /// 1, -1, or a itself where it is 0, -0 or NaN.
+  /// 1, -1, or a itself if a is 0, -0 or NaN.
   friend POLYAK_LAW V sign(const V& a) { return select(abs(a) > V(0), copysign(V(1), a), a); }
-  /// a if a < b, else b: the rule of the hardware, so a NaN in b stays and one in a does not.
+  /// a if a < b, else b: the rule of the hardware, so a NaN in b is returned and a NaN in a is not.
   friend POLYAK_LAW V min(const V& a, const V& b) { return select(a < b, a, b); }
   /// `then` where test == 0, else `otherwise`.
   friend POLYAK_LAW V if_zero(const V& test, const V& then, const V& otherwise) {
     return select(test == V(0), then, otherwise);
   }
-  /// g + decay x; just g where decay is 0, so that an infinite x does not make it NaN.
+  /// g + decay x; just g if decay is 0, so that an infinite x does not make it NaN.
   friend POLYAK_LAW V with_decay(const V& decay, const V& x, const V& g) {
     return if_zero(decay, g, fma(decay, x, g));
   }
-  /// e^x, to infinity and to 0 through the denormal numbers. Error: at most 1.1 units in
+  /// e^x, up to infinity and, through the denormal numbers, down to 0. Error: at most 1.1 units in
   /// the last place.
   friend POLYAK_LAW V exp(const V& x) {
     using C = ExpConstants<typename V::Scalar>;
@@ -126,8 +127,8 @@ struct Vocabulary {
     const V half = nearest(V(0.5f) * e.n);
     return fma((V(1) + e.s) * power_of_two(half), power_of_two(e.n - half), V(0));
   }
-  /// 1 / (1 + e^-x), to 0 through the denormal numbers. Error: at most 1.6 units
-  /// in the last place, 2.5 without fused multiply-adds.
+  /// 1 / (1 + e^-x), through the denormal numbers down to 0. Error: at most 1.6 units in the last
+  /// place, 2.5 without fused multiply-adds.
   friend POLYAK_LAW V sigmoid(const V& x) {
     const V e = exp(-abs(x));
     const V sum = V(1) + e;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Executors: they run the ranges of a pass.
+/// Executors: objects that run the ranges of a sweep.
 #pragma once
 
 #include <concepts>
@@ -14,9 +14,9 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Where the k-th of `shares` equal shares of the elements begins, and the (k-1)-th ends: at a
-/// multiple of slot_granule, so that no pack and no cache line of a slot has two owners. Where
-/// there are more shares than granules some shares are empty.
+/// The first element of the k-th of `shares` equal shares, which is the end of the (k-1)-th. It is
+/// a multiple of slot_granule, so that no pack and no cache line of a slot belongs to two shares.
+/// If there are more shares than granules, some shares are empty.
 [[nodiscard]] constexpr std::size_t share_begin(std::size_t elements, std::size_t shares,
                                                 std::size_t k) {
   const std::size_t granules = (elements + slot_granule - 1) / slot_granule;
@@ -34,7 +34,7 @@ void check_executor(const E& executor) {
 }  // namespace detail
 
 /// Calls `range(begin, end)` for ranges that cover 0..elements without overlap, in any order and
-/// on any threads, and returns when all have ended. Results do not depend, in any bit, on how the
+/// on any threads, and returns when all calls have returned. No bit of a result depends on how the
 /// elements are split.
 template <class E>
 concept Executor = requires(std::remove_reference_t<E>& executor,
@@ -53,8 +53,8 @@ inline constexpr Serial serial{};
 
 namespace detail {
 
-/// Refers to something that is called with ranges, without its type: code that takes one is
-/// compiled once for all of them.
+/// A type-erased reference to a callable on ranges: code that takes one is compiled once for all
+/// callables.
 class RangeRef {
  public:
   template <class Range>
@@ -71,7 +71,7 @@ class RangeRef {
 
 }  // namespace detail
 
-/// Refers to an executor, without its type. Methods get one in `prepare` and `finish`. It must not
+/// A type-erased reference to an executor, passed to `prepare` and `finish` of methods. It must not
 /// outlive the executor.
 class ExecutorRef {
  public:
@@ -81,13 +81,13 @@ class ExecutorRef {
         call_([](const void* object, std::size_t elements, const detail::RangeRef& range) {
           if constexpr (Executor<E>) {
             (*static_cast<E*>(const_cast<void*>(object)))(elements, range);
-          } else {  // of a device, whose loops are launched
+          } else {  // a device's executor: its loops are launched
             range(std::size_t{0}, elements);
           }
         }),
         serial_(!Executor<E> || std::same_as<std::remove_cv_t<E>, Serial>) {}
 
-  /// Runs `range(begin, end)` as Executor says.
+  /// Runs `range(begin, end)`, see Executor.
   template <class Range>
   void operator()(std::size_t elements, Range&& range) const {
     call_(executor_, elements, detail::RangeRef(range));

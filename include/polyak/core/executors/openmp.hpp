@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// An executor that runs a pass on OpenMP's threads.
+/// An executor that runs a sweep on OpenMP's threads.
 #pragma once
 
 #include <cstddef>
@@ -25,16 +25,16 @@ inline constexpr bool compiled_with_openmp = false;
 #endif
 }  // namespace detail
 
-/// Runs a pass on the threads of OpenMP, in equal shares: `polyak::step(polyak::OpenMp{}, ...)`.
+/// Runs a sweep on the threads of OpenMP, in equal shares: `polyak::step(polyak::OpenMp{}, ...)`.
 ///
-/// For programs that are compiled with OpenMP (-fopenmp); elsewhere its use does not compile. Never
-/// changes OpenMP's settings. Inside a parallel region of the caller it has the threads that OpenMP
-/// grants a nested one, one unless told otherwise.
+/// For programs that are compiled with OpenMP (-fopenmp); without it, uses do not compile. Never
+/// changes OpenMP's settings. Inside a parallel region of the caller it gets the threads of a
+/// nested region, by default one.
 struct OpenMp {
   int threads = 0;                     ///< >= 0; 0 is omp_get_max_threads()
-  std::size_t serial_below = 1 << 14;  ///< passes over fewer elements stay in the calling thread
+  std::size_t serial_below = 1 << 14;  ///< sweeps over fewer elements stay in the calling thread
 
-  /// Throws std::invalid_argument where `threads` is negative.
+  /// Throws std::invalid_argument if `threads` is negative.
   void validate() const { require(threads >= 0, "OpenMp.threads must be 0 or more", threads); }
 
   template <class Range>
@@ -48,8 +48,8 @@ struct OpenMp {
       range(std::size_t{0}, elements);
       return;
     }
-    // The whole team, though a small pass leaves some without a share: runtimes end and restart
-    // threads where teams differ in size from region to region.
+    // Always use the whole team, even if a small sweep leaves some threads without a share:
+    // runtimes stop and restart threads when the size of the team changes between regions.
 #pragma omp parallel num_threads(team)
     {
       const auto shares = static_cast<std::size_t>(omp_get_num_threads());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// An executor that runs a pass on the user's Eigen::ThreadPoolDevice.
+/// An executor that runs a sweep on the user's Eigen::ThreadPoolDevice.
 #pragma once
 
 #include <atomic>
@@ -17,16 +17,16 @@ inline namespace v0 {
 
 namespace detail {
 
-/// The part of Eigen::ThreadPoolDevice that is used. Eigen's tensor module is not included here.
+/// The used part of Eigen::ThreadPoolDevice. This header does not include Eigen's tensor module.
 template <class D>
 concept PoolDevice = requires(const D& device, void (*task)()) {
   { device.numThreads() } -> std::convertible_to<int>;
   requires requires { device.enqueueNoNotification(+task); } || requires {
-    { device.enqueue(+task) } -> std::same_as<void>;  // its name in later versions
+    { device.enqueue(+task) } -> std::same_as<void>;  // the name in later versions
   };
 };
 
-/// False where the task could not be queued, for want of memory.
+/// Returns false if the task could not be queued for lack of memory.
 template <class D, class Task>
 [[nodiscard]] bool enqueue(const D& device, Task task) {
 #if defined(__cpp_exceptions)
@@ -45,13 +45,13 @@ template <class D, class Task>
 #endif
 }
 
-/// Passes that a calling thread shares with the threads of a pool, one after the other.
+/// Sweeps that a calling thread shares with the threads of a pool, one sweep at a time.
 ///
-/// The caller takes shares from the front and the helpers from the back, each as many as it can. So
-/// the caller waits for shares that are being worked on, never for a helper that sleeps, is busy
-/// elsewhere or could not be queued, and a thread meets much the same elements at every step.
-/// Helpers may arrive when their pass is over: hence they hold a reference, counted by hand,
-/// because a std::function that is trivial to copy allocates nothing.
+/// The caller takes shares from the front and the helpers from the back, as many as they can. So
+/// the caller waits only for shares in progress, never for a helper that sleeps, is busy elsewhere
+/// or could not be queued; and a thread gets much the same elements in every step. A helper may
+/// start after its sweep has ended, so it holds a reference. The references are counted by hand,
+/// because a std::function allocates nothing if it is trivial to copy.
 class SharedPasses {
  public:
   static constexpr std::size_t most_shares = 1 << 15;
@@ -64,7 +64,7 @@ class SharedPasses {
     if (owners_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
 
-  /// False where another thread is in a call.
+  /// Returns false if another thread is in a call.
   template <class D, class Range>
   [[nodiscard]] bool run(const D& device, std::size_t elements, std::size_t shares, int helpers,
                          Range& range) {
@@ -102,10 +102,10 @@ class SharedPasses {
     release();
   }
 
-  /// Takes and runs a share, if any is left.
+  /// Takes a share, if one is left, and runs it.
   bool take_share(bool first) {
-    // The pass's number in the upper half, which makes each pass's states unlike those before; then
-    // 16 bits each for the first share that is left and for the end of those.
+    // The upper half is the number of the sweep, so that a state never repeats. Then come 16 bits
+    // each for the first remaining share and for the end of the remaining shares.
     std::uint64_t open = open_.load(std::memory_order_acquire);
     std::size_t k = 0;
     for (;;) {
@@ -124,7 +124,7 @@ class SharedPasses {
   }
 
   void wait() {
-    constexpr int patience = 2000;  // some microseconds: helpers end when the caller does
+    constexpr int patience = 2000;  // a few microseconds: helpers end about when the caller does
     for (int spin = 0; spin < patience; ++spin) {
       if (unfinished_.load(std::memory_order_acquire) == 0) return;
     }
@@ -132,11 +132,11 @@ class SharedPasses {
   }
 
   std::atomic<std::uint64_t> open_{0};
-  std::atomic<int> unfinished_{0};  ///< shares of the pass
-  std::atomic<int> helpers_{0};     ///< queued or at work
+  std::atomic<int> unfinished_{0};  ///< shares of the sweep
+  std::atomic<int> helpers_{0};     ///< queued or running
   std::atomic<int> owners_{1};
   std::atomic<bool> in_use_{false};
-  // The pass, for the threads that hold a share of it.
+  // The current sweep, for the threads that hold a share of it.
   std::size_t elements_ = 0, shares_ = 1;
   const void* range_ = nullptr;
   void (*call_)(const void*, std::size_t, std::size_t) = nullptr;
@@ -144,18 +144,18 @@ class SharedPasses {
 
 }  // namespace detail
 
-/// Runs passes on the calling thread and on those of an Eigen::ThreadPoolDevice, numThreads() in
+/// Runs sweeps on the calling thread and the threads of an Eigen::ThreadPoolDevice, numThreads() in
 /// all. See on().
 ///
-/// A pass ends as soon as its work is done, with or without the pool: threads that sleep or have
-/// other work are not waited for, and a call from one of the pool's own threads is like any other.
-/// A call while another thread is in a call of the same executor runs in its own thread alone.
-/// A step allocates nothing but what the pool's queue does.
+/// A sweep ends as soon as its work is done, with or without the pool: it does not wait for threads
+/// that sleep or have other work. Calls from the pool's own threads are allowed. A call while
+/// another thread is in a call of the same executor runs in the calling thread only. In a step,
+/// only the pool's queue may allocate.
 template <detail::PoolDevice D>
 class ThreadPool {
  public:
-  /// A pool's threads sleep between steps. Waking one takes the caller as long as some 25,000
-  /// elements of AdamW with two averages; from about 100,000 on the help is worth it.
+  /// A pool's threads sleep between steps. Waking one costs the caller as much time as about 25,000
+  /// elements of AdamW with two averages; from about 100,000 elements on it is worth it.
   static constexpr std::size_t usual_serial_below = 1 << 17;
 
   /// The device must outlive the executor, which allocates about a hundred bytes.
@@ -170,7 +170,8 @@ class ThreadPool {
     const int threads = static_cast<int>(device_->numThreads());
     const std::size_t granules = elements / detail::slot_granule;
     if (elements >= serial_below_ && threads > 1 && granules > 1) {
-      // Several shares for each thread, but none that is done sooner than it is taken.
+      // Several shares for each thread, but no share so small that taking it costs more than
+      // running it.
       const std::size_t worthwhile = elements / small_share;
       const auto wanted = shares_per_thread * static_cast<std::size_t>(threads);
       std::size_t shares = wanted < worthwhile ? wanted : worthwhile;
@@ -193,8 +194,8 @@ class ThreadPool {
   std::unique_ptr<detail::SharedPasses, detail::SharedPasses::Release> passes_;
 };
 
-/// An executor on the user's Eigen::ThreadPoolDevice, which must outlive it. Passes over fewer
-/// elements than `serial_below` stay in the calling thread. Made once, beside the methods:
+/// An executor on the user's Eigen::ThreadPoolDevice, which must outlive it. Sweeps over fewer
+/// elements than `serial_below` stay in the calling thread. Construct it once, next to the methods:
 /// `const auto threads = polyak::on(device);`, then `polyak::step(threads, params, grads, adamw)`.
 template <detail::PoolDevice D>
 [[nodiscard]] ThreadPool<D> on(const D& device,

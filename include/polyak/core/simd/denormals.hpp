@@ -14,7 +14,7 @@ inline namespace v0 {
 namespace detail {
 
 /// The control bits of the calling thread's floating-point unit: rounding, exceptions, denormals.
-/// The flags of what has happened are not among them, and stay where they are.
+/// The status flags are not included and are not changed.
 struct FloatMode {
 #if defined(__x86_64__) || defined(_M_X64)
   using Word = std::uint32_t;
@@ -39,7 +39,7 @@ struct FloatMode {
 #endif
 };
 
-/// Another mode for the calling thread while the object lives.
+/// Sets another mode for the calling thread while the object lives.
 class WithFloatMode {
  public:
   explicit WithFloatMode(FloatMode::Word mode) : before_(FloatMode::get()) {
@@ -57,13 +57,14 @@ class WithFloatMode {
 
 }  // namespace detail
 
-/// While it lives, denormal numbers (below 1.2e-38 in float, 2.2e-308 in double) are taken and
-/// written as zeros in the calling thread, and in passes that it hands to threads of an executor.
+/// While the guard lives, denormal numbers (below 1.2e-38 in float, 2.2e-308 in double) are read
+/// and written as zeros in the calling thread, and in the sweeps that it runs on the threads of an
+/// executor.
 ///
-/// They cost some processors a great deal, and the moments of an optimizer pass through them where
-/// gradients stay 0. It changes results, for a denormal counts as 0: use it throughout a run or not
-/// at all. It acts on all arithmetic of the thread, on x86-64 and aarch64; elsewhere it does
-/// nothing. The thread has its own mode again afterwards.
+/// Denormals are very slow on some processors, and the moments of an optimizer become denormal if
+/// gradients stay 0. The guard changes results, because a denormal counts as 0: use it throughout a
+/// run or not at all. It affects all arithmetic of the thread, on x86-64 and aarch64; on other
+/// processors it does nothing. Its end restores the mode of the thread.
 class [[nodiscard]] FlushDenormals {
  public:
   FlushDenormals() : mode_(detail::FloatMode::get() | detail::FloatMode::flush) {}

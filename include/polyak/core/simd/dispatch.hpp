@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Choosing the instruction set at run time. Only the entries here and the pack operations name a
-/// target; laws and walk are inlined into them.
+/// Choosing the instruction set at run time. Only the entry functions here and the pack operations
+/// name a target; laws and loops are inlined into them.
 #pragma once
 
 #include <atomic>
@@ -18,9 +18,9 @@ inline namespace v0 {
 /// The instruction sets that loops are compiled for. x86_64_v3 (AVX2, FMA) and x86_64_v4 (AVX-512)
 /// give the same results to the last bit, and so does a baseline that has fused multiply-adds.
 enum class DispatchLevel : std::uint8_t {
-  baseline,   ///< the instruction set of the program; the only level beside x86-64
-  x86_64_v3,  ///< in variables "x86-64-v3"
-  x86_64_v4,  ///< in variables "x86-64-v4"
+  baseline,   ///< the instruction set of the program; the only level except on x86-64
+  x86_64_v3,  ///< "x86-64-v3" in environment variables
+  x86_64_v4,  ///< "x86-64-v4" in environment variables
 };
 
 namespace detail {
@@ -34,7 +34,7 @@ template <class Kernel>
 __attribute__((flatten)) POLYAK_TARGET_V3 void enter_v3(const Kernel& kernel) {
   kernel.template run<X86V3>();
 }
-/// Cold: the compiler spends little on it.
+/// Marked cold, so that the compiler spends little time on it.
 template <class Lowest, class Kernel>
 __attribute__((cold, noinline)) void enter_lowest(const Kernel& kernel) {
   kernel.template run<Lowest>();
@@ -62,8 +62,8 @@ __attribute__((cold, noinline)) void enter_lowest(const Kernel& kernel) {
   return level == DispatchLevel::baseline ? 0 : level == DispatchLevel::x86_64_v3 ? 3 : 4;
 }
 
-/// The limit that POLYAK_DISPATCH_LEVEL sets. Throws std::invalid_argument, at every call, where
-/// its value is none.
+/// The limit from POLYAK_DISPATCH_LEVEL. Throws std::invalid_argument, at every call, if its value
+/// is not a level.
 [[nodiscard]] inline int environment_cap() {
   static const int cap = [] {
     const char* const value = std::getenv("POLYAK_DISPATCH_LEVEL");
@@ -76,11 +76,10 @@ __attribute__((cold, noinline)) void enter_lowest(const Kernel& kernel) {
   return cap;
 }
 
-/// The limit that cap_dispatch_level() sets: the one variable of the library that a whole process
-/// shares.
+/// The limit from cap_dispatch_level(): the only global variable of the library.
 inline std::atomic<int> called_cap{4};
 
-/// The level that loops run at: the widest that the processor supports and both limits allow.
+/// The level of all loops: the widest that the processor supports and both limits allow.
 [[nodiscard]] inline int level_in_use() {
   int level = supported_level();
   if (const int cap = environment_cap(); cap < level) level = cap;
@@ -101,9 +100,9 @@ void run_at(int level, const Kernel& kernel) {
 #endif
 }
 
-/// The same for loops that are used too rarely to be compiled for every level: v3 serves for v4
-/// too, to the same bits. Not so in programs that are compiled for AVX-512 as a whole: there g++
-/// takes the registers of v3 apart, number by number, and the loop is ten times slower.
+/// The same for loops that are used too rarely to be compiled for every level: v3 replaces v4, with
+/// the same bits. Programs compiled for AVX-512 as a whole use v4: in them, g++ would split the
+/// registers of v3 into single numbers, and the loop would be ten times slower.
 template <class Kernel>
 void run_rarely_at(int level, const Kernel& kernel) {
 #if POLYAK_X86_LEVELS
@@ -120,10 +119,10 @@ void run_rarely_at(int level, const Kernel& kernel) {
 
 }  // namespace detail
 
-/// The level that loops run at from now on: the widest that the processor supports, unless
+/// The current level of all loops: the widest that the processor supports, unless
 /// cap_dispatch_level() or the environment variable POLYAK_DISPATCH_LEVEL (`baseline`, `x86-64-v3`
-/// or `x86-64-v4`; read once, at first use) limits it. Throws std::invalid_argument where the
-/// variable holds anything else; so do the first calls of other functions, which change nothing.
+/// or `x86-64-v4`; read once, at first use) limits it. Throws std::invalid_argument if the variable
+/// holds anything else; so does every first call of another function, before it changes anything.
 [[nodiscard]] inline DispatchLevel dispatch_level() {
   const int level = detail::level_in_use();
   return level == 4   ? DispatchLevel::x86_64_v4
@@ -131,10 +130,10 @@ void run_rarely_at(int level, const Kernel& kernel) {
                       : DispatchLevel::baseline;
 }
 
-/// For tests and bug reports: limits the level of all loops in this process that begin from now on.
-/// A level above what the processor or POLYAK_DISPATCH_LEVEL allows is no limit, so
-/// DispatchLevel::x86_64_v4 lifts it. May be called from any thread. Throws std::invalid_argument
-/// for a number that is no level.
+/// For tests and bug reports: limits the level of all loops in this process that begin afterwards.
+/// The processor and POLYAK_DISPATCH_LEVEL still limit it, so DispatchLevel::x86_64_v4 removes this
+/// limit. May be called from any thread. Throws std::invalid_argument for a number that is not a
+/// level.
 inline void cap_dispatch_level(DispatchLevel level) {
   require(level <= DispatchLevel::x86_64_v4, "cap_dispatch_level: level must be a DispatchLevel",
           static_cast<int>(level));

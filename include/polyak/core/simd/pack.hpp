@@ -2,9 +2,10 @@
 /// @file
 /// Packs: SIMD lanes as values with IEEE arithmetic, and the choice of the level that runs them.
 ///
-/// This is the one place where Eigen enters the core. A pack of a dispatched level keeps its lanes
-/// in an array, which each operation loads and stores: so no vector crosses a call whose two sides
-/// were compiled for different instruction sets. Optimisers remove the round trips.
+/// Only this file brings Eigen's arithmetic into the core. A pack of a dispatched level holds its
+/// lanes in an array, which each operation loads and stores, so that no vector is passed between
+/// functions compiled for different instruction sets. The compiler's optimiser removes the extra
+/// loads and stores.
 ///
 /// Above 300 lines: packs of all processors without intrinsics, each operation once.
 #pragma once
@@ -32,8 +33,9 @@
 #define POLYAK_X86 0
 #endif
 
-// Defined for a whole program, POLYAK_NO_DISPATCH leaves only the level that it is compiled for:
-// one form of each loop instead of three, for programs that are built for one machine.
+// POLYAK_NO_DISPATCH, defined for a whole program, leaves only the level that the program is
+// compiled for: one version of each loop instead of three, for programs that are built for one
+// machine.
 #if POLYAK_X86 && !defined(POLYAK_NO_DISPATCH)
 #define POLYAK_X86_LEVELS 1
 #else
@@ -58,14 +60,14 @@ struct BaselineLevel {};
 #define POLYAK_TARGET 0
 #endif
 #if POLYAK_X86_LEVELS
-// Processors of today run a wider level, so the lowest costs little to compile.
+// Current processors use a wider level, so the lowest level is kept cheap to compile.
 using Baseline = Scalars<POLYAK_TARGET_FUSES == 1, POLYAK_TARGET>;
 #else
 using Baseline = BaselineLevel<POLYAK_TARGET>;
 #endif
 #undef POLYAK_TARGET
 
-/// Levels whose conversions and random rounding go lane by lane.
+/// Levels that convert and round at random lane by lane.
 template <class Level>
 inline constexpr bool lane_by_lane = false;
 template <int Target>
@@ -102,7 +104,8 @@ struct Pack : Vocabulary<Pack<T, Lanes, Level>> {
   POLYAK_INLINE Pack(const Half& l, const Half& h) : low(l), high(h) {}
   POLYAK_INLINE static Pack load(const T* p) { return {Half::load(p), Half::load(p + Lanes / 2)}; }
   POLYAK_INLINE void store(T* p) const { low.store(p), high.store(p + Lanes / 2); }
-  /// Stores past the caches, to a multiple of the register's bytes. See fence_streams().
+  /// Stores past the caches. The address must be a multiple of the register's bytes. See
+  /// fence_streams().
   POLYAK_INLINE void stream(T* p) const { low.stream(p), high.stream(p + Lanes / 2); }
 
   friend POLYAK_INLINE Pack operator+(const Pack& a, const Pack& b) {
@@ -158,7 +161,7 @@ struct Pack : Vocabulary<Pack<T, Lanes, Level>> {
 
 // ---- Eigen's packets: whatever the translation unit is compiled for --------------------------
 
-/// A function of single numbers on each lane of a packet.
+/// Applies a function of single numbers to each lane of a packet.
 template <class Packet, class Function>
 POLYAK_INLINE Packet each_lane(const Packet& a, Function function) {
   using T = typename Eigen::internal::unpacket_traits<Packet>::type;
@@ -248,8 +251,8 @@ POLYAK_INLINE void stream_packet(T* to, const Packet& a) {
 }
 #endif
 
-/// Orders stores past the caches before all later stores, as ordinary ones are by themselves: due
-/// before another thread is told that they are done.
+/// Orders stores past the caches before all later stores; ordinary stores have that order anyway.
+/// Call it before another thread learns that the stores are done.
 inline void fence_streams() {
 #if POLYAK_X86
   _mm_sfence();
@@ -354,7 +357,7 @@ requires(lane_by_lane<Level>&& Lanes == native_lanes<T, Level>) POLYAK_INLINE
 template <class P, class T, int Lanes, class Level>
 requires(lane_by_lane<Level>) POLYAK_INLINE
     void stream_bits(P* to, const Pack<T, Lanes, Level>& from) {
-  store_bits(to, from);  // converted one by one: the store is not what takes the time
+  store_bits(to, from);  // converted one by one, so the store does not matter for speed
 }
 template <int Lanes, class Level>
 requires(lane_by_lane<Level>&& Lanes == native_lanes<float, Level>) POLYAK_INLINE
@@ -430,7 +433,7 @@ POLYAK_INLINE void store_pack(P* to, const Pack<carrier_t<P>, Lanes, Level>& fro
   }
 }
 
-/// The first `count` lanes, fewer than all; the rest are 0.
+/// Loads the first `count` lanes, fewer than all; the other lanes are 0.
 template <class P, int Lanes, class Level>
 POLYAK_INLINE void load_part(const P* from, std::size_t count,
                              Pack<carrier_t<P>, Lanes, Level>& to) {
@@ -457,7 +460,7 @@ POLYAK_INLINE void stream_pack(P* to, const Pack<carrier_t<P>, Lanes, Level>& fr
   }
 }
 
-/// Between the carrier of the parameters and the type of a state, in either direction.
+/// Converts between the carrier of the parameters and the type of a state, in either direction.
 template <class From, class To, int Lanes, class Level>
 POLYAK_INLINE void convert(const Pack<From, Lanes, Level>& from, Pack<To, Lanes, Level>& to) {
   if constexpr (std::same_as<From, To>) {
@@ -469,8 +472,8 @@ POLYAK_INLINE void convert(const Pack<From, Lanes, Level>& from, Pack<To, Lanes,
   }
 }
 
-/// The level of the packs in a loop whose memory holds numbers of one type only, but for its end:
-/// they may take the elements in an order of their own, the same from all streams.
+/// The level of the packs in a loop whose memory all has one type, except at the loop's end. Such
+/// packs may permute the elements, in the same way for all streams.
 template <class L, class Memory>
 struct WholePacks {
   using Level = L;
@@ -503,8 +506,9 @@ requires several_registers<float, Lanes, Level> POLYAK_INLINE void store_at_rand
   store_at_random(to + Lanes / 2, from.high, random + Lanes);  // two bytes a lane
 }
 
-/// Rounds a pack into 16-bit numbers, and stores by how much each is too large. A number that is
-/// not finite is not too large; the difference to an excess of 0 keeps the sign of a zero.
+/// Rounds a pack into 16-bit numbers, and stores the excess of each rounded number over the exact
+/// one. The excess of a number that is not finite is 0; subtracting an excess of 0 keeps the sign
+/// of a zero.
 template <class S, int Lanes, class Level>
 requires several_registers<float, Lanes, Level> POLYAK_INLINE void store_split(
     S* to, S* excess, const Pack<float, Lanes, Level>& from) {

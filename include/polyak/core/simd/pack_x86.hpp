@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Packs of x86-64-v3 and v4 by intrinsics. Each operation carries its own target, so a translation
-/// unit compiled for the baseline holds them too. Included at the end of pack.hpp.
+/// Packs of x86-64-v3 and v4 by intrinsics. Each operation names its target, so a translation unit
+/// compiled for the baseline can contain them, too. Included at the end of pack.hpp.
 ///
 /// Above 300 lines: all intrinsics of the library are here.
 #pragma once
@@ -19,8 +19,8 @@ namespace detail {
 
 struct X86V3 {};  ///< AVX2, FMA, F16C
 struct X86V4 {};  ///< AVX-512 F, BW, CD, DQ, VL
-/// The same, for loops in which all memory holds bfloat16: of two registers the first has the even
-/// elements, the second the odd ones, which halves the work of loading and storing.
+/// The same, for loops in which all memory holds bfloat16: the first of two registers has the even
+/// elements, the second the odd ones, which halves the work of loads and stores.
 struct X86V4EvenOdd {};
 
 template <class T>
@@ -30,8 +30,8 @@ inline constexpr int native_lanes<T, X86V4> = static_cast<int>(64 / sizeof(T));
 template <class T>
 inline constexpr int native_lanes<T, X86V4EvenOdd> = native_lanes<T, X86V4>;
 
-// The zero-masked forms with a full mask are the plain instructions. Those that g++ 12 names
-// plainly pass an undefined vector, about which it then warns.
+// Zero-masked intrinsics with a full mask compile to the plain instructions. The plain intrinsics
+// of g++ 12 pass an undefined vector, and g++ warns about it.
 inline constexpr __mmask16 all16 = 0xffff;
 inline constexpr __mmask8 all8 = 0xff;
 
@@ -50,7 +50,7 @@ POLYAK_TARGET_V4 inline __m512d larger(__m512d a, __m512d b) {
 
 POLYAK_TARGET_V3 inline __m256 to_nearest(__m256 a) { return _mm256_round_ps(a, 8); }
 POLYAK_TARGET_V3 inline __m256d to_nearest(__m256d a) { return _mm256_round_pd(a, 8); }
-// Macros of g++ without optimisation, which pass the mask as a signed number.
+// Without optimisation these are macros in g++, which pass the mask as a signed number.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wsign-conversion"
 POLYAK_TARGET_V4 inline __m512 to_nearest(__m512 a) {
@@ -73,7 +73,7 @@ POLYAK_TARGET_V4 inline __m512d shifted(__m512d a) {
   return _mm512_castsi512_pd(_mm512_maskz_slli_epi64(all8, _mm512_castpd_si512(a), 52));
 }
 
-// Masks: of v3 the bits of a register, in memory between operations; of v4 a bit for each lane.
+// Masks: for v3 the bits of a register, in memory between operations; for v4 one bit for each lane.
 
 template <class T>
 struct alignas(32) LaneMask {
@@ -217,7 +217,7 @@ POLYAK_X86_PACK(double, X86V4, POLYAK_TARGET_V4, __m512d, _mm512, pd)
 POLYAK_X86_PACK(float, X86V4EvenOdd, POLYAK_TARGET_V4, __m512, _mm512, ps)
 #undef POLYAK_X86_PACK
 
-// Parts of a register by masks.
+// Loads and stores of a part of a register, by masks.
 
 #define POLYAK_X86_PART(T, LEVEL, TARGET, LOAD, STORE)                                \
   TARGET inline void load_part(const T* from, std::size_t count,                      \
@@ -228,7 +228,7 @@ POLYAK_X86_PACK(float, X86V4EvenOdd, POLYAK_TARGET_V4, __m512, _mm512, ps)
                                 const Pack<T, native_lanes<T, LEVEL>, LEVEL>& from) { \
     STORE;                                                                            \
   }
-/// As many lanes set as `count` says, fewer than all.
+/// A mask with the first `count` lanes set, fewer than all.
 POLYAK_TARGET_V3 inline __m256i first32(std::size_t count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
                             _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
@@ -297,7 +297,7 @@ POLYAK_TARGET_V4 inline void load_bits(const Eigen::bfloat16* from, Pack<float, 
       all16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   _mm512_store_ps(to.s, _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all16, wide, 16)));
 }
-/// The upper halves are the bfloat16 nearest to the floats.
+/// The upper half of each lane is the bfloat16 nearest to the float.
 POLYAK_TARGET_V4 inline __m512i nearest_bfloat16(__m512i bits) {
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
   const __m512i half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
@@ -322,7 +322,7 @@ POLYAK_TARGET_V4 inline void store_upper(Eigen::bfloat16* to, __m512i low, __m51
                        25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
   _mm512_storeu_si512(to, _mm512_permutex2var_epi16(low, odd, high));
 }
-/// The same for two registers. NaNs are so seldom that a branch costs less than selecting.
+/// The same for two registers. NaNs are so rare that a branch costs less than a select.
 template <class Level>
 POLYAK_TARGET_V4 inline void mend_nan(const Pack<float, 32, Level>& from, __m512i& low,
                                       __m512i& high) {
@@ -357,7 +357,7 @@ template <class P>
 POLYAK_TARGET_V4 inline void stream_bits(P* to, const Pack<float, 16, X86V4>& from) {
   _mm256_stream_si256(reinterpret_cast<__m256i*>(to), rounded(from, to));
 }
-/// By how much rounded numbers are too large, itself rounded.
+/// The excess of rounded numbers over exact ones, itself rounded.
 POLYAK_TARGET_V4 inline __m512i excess_bits(__m512i nearest, __m512 from) {
   const __m512 rounded = _mm512_castsi512_ps(
       _mm512_and_si512(nearest, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
@@ -396,8 +396,8 @@ POLYAK_TARGET_V4 inline void narrow(const Pack<double, 16, X86V4>& from,
   _mm256_store_ps(to.s + 8, _mm512_maskz_cvtpd_ps(all8, from.high.v()));
 }
 
-// Rounding at random, as scalar.hpp does it. A float that the 16-bit type holds is made first; the
-// narrowing is then exact.
+// Rounding at random, as scalar.hpp does it. First make a float that the 16-bit type can hold; then
+// the narrowing is exact.
 
 POLYAK_TARGET_V3 inline __m256i eight_words(const unsigned char* bytes) {
   return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
@@ -480,7 +480,7 @@ POLYAK_TARGET_V4 inline void store_at_random(Eigen::half* to, const Pack<float, 
                                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-// The same for even and odd elements.
+// The same for registers of even and odd elements.
 
 /// The upper halves, those of the even elements first in every pair.
 POLYAK_TARGET_V4 inline void store_even_odd(Eigen::bfloat16* to, __m512i even, __m512i odd) {
@@ -520,7 +520,7 @@ POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
   store_even_odd(to, low, high);
 }
 
-// Philox on one call per 64-bit lane: a product fills the lane, its two halves are the words.
+// Philox with one call per 64-bit lane: a product fills the lane, and its two halves are the words.
 
 POLYAK_TARGET_V4 inline void fill_bytes(X86V4, const RandomKey& key, std::size_t group,
                                         RandomBits& to) {
