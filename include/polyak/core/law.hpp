@@ -8,10 +8,10 @@
 /// V is a detail::Number<T> or a detail::Pack of T. The contract:
 ///   - no branches on data, no loops, no memory; selection by `select`, `if_zero`, `max`;
 ///   - every a * b + c and a * b - c written as fma, because otherwise the compiler decides for
-///   each target whether to contract, and levels and scalars would differ;
+///     each target whether to contract, and levels and scalars would differ;
 ///   - functions called unqualified, with at least one V among the arguments, so that
-///   argument-dependent lookup finds them; the other arguments may be plain numbers.
-///   core/vocabulary.hpp lists them.
+///     argument-dependent lookup finds them; the other arguments may be plain numbers.
+///     core/vocabulary.hpp lists them.
 #pragma once
 
 #include <concepts>

@@ -10,7 +10,8 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// The name of a type, without namespaces and template arguments, in that of the function below.
+/// Extracts a type's name, without namespaces and template arguments, from the name of the function
+/// below.
 [[nodiscard]] constexpr std::string_view plain_type_name_in(std::string_view name) {
 #if defined(_MSC_VER) && !defined(__clang__)
   name = name.substr(name.find("plain_type_name<") + 16);
@@ -44,7 +45,7 @@ namespace detail {
   return name.substr(begin, end - begin);
 }
 
-/// The type's own name, without namespaces and template arguments.
+/// The name of a type, without namespaces and template arguments.
 template <class T>
 [[nodiscard]] constexpr std::string_view plain_type_name() {
 #if defined(_MSC_VER) && !defined(__clang__)

@@ -14,22 +14,22 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// Elements that every tensor's slot is padded to a multiple of: whole packs of any type.
+/// Every tensor in a slot is padded to a multiple of this many elements: whole packs of any type.
 inline constexpr std::size_t slot_granule = 32;
 inline constexpr std::size_t huge_page = std::size_t{1} << 21;
 inline constexpr std::size_t page = 4096;
 
-/// Bytes between the end of one slot and the start of the next. Streams at equal addresses modulo
-/// 4 KiB alias in the cache, those of large powers of two in the banks of the memory: an odd number
-/// of lines, above a page where the slots are large.
+/// Bytes between the end of one slot and the start of the next. Streams at equal addresses modulo 4
+/// KiB alias in the cache, streams at equal addresses modulo large powers of two in the banks of
+/// the memory. So the gap is an odd number of lines, and more than a page for large slots.
 [[nodiscard]] constexpr std::size_t stagger(std::size_t slot_bytes) {
   return (slot_bytes >= (std::size_t{1} << 20) ? 107 : 11) * cache_line;
 }
 
-/// One zeroed, 64-byte aligned block, in the host's memory or a space; on huge pages where it is
-/// large and the system grants them. The system puts all larger blocks at one address modulo 4 KiB;
-/// they start at a line of their first page that depends on the page, so that blocks which are
-/// walked together do not alias.
+/// One zeroed, 64-byte aligned block, in the host's memory or a space; on huge pages if it is large
+/// and the system grants them. The system places all large blocks at the same address modulo 4 KiB;
+/// so a block starts at a line of its first page that depends on the page, and blocks in the same
+/// sweep do not alias.
 class Block {
  public:
   explicit Block(std::size_t bytes, std::shared_ptr<MemorySpace> space = nullptr);
@@ -54,7 +54,7 @@ class Block {
   std::byte* data_ = nullptr;
 };
 
-/// Blocks are shared with guards. Made here, so that programs do not compile it.
+/// Makes a block, which guards may share. Not inline, so that programs do not compile it.
 [[nodiscard]] std::shared_ptr<Block> make_block(std::size_t bytes,
                                                 std::shared_ptr<MemorySpace> space);
 [[nodiscard]] std::shared_ptr<Block> copy_of_block(const Block& block);

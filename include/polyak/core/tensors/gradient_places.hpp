@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// GradientPlaces: which tensors have gradients and where these may lie, without their type.
+/// GradientPlaces: checks of the tensors and the memory of gradients, independent of their type.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,7 @@ class GradientPlaces {
   struct Trained {
     std::size_t tensor;
     std::size_t bytes;
-    std::size_t gap;  ///< of the memory between parameters, where the gradient was last
+    std::size_t gap;  ///< the gap between parameters in which the gradient was last
   };
 
   GradientPlaces(const ParameterList& params, DType weights);
@@ -37,8 +37,8 @@ class GradientPlaces {
 
   /// Index of a tensor by name. Throws std::invalid_argument for an alias and an unknown name.
   [[nodiscard]] std::size_t index_of(std::string_view name) const;
-  /// The address of a gradient, after all checks of memory: an empty tensor has one too, though no
-  /// memory. Throws std::invalid_argument.
+  /// Checks the memory of a gradient and returns its address, which is not null even for an empty
+  /// tensor. Throws std::invalid_argument.
   [[nodiscard]] const void* place_of(std::size_t index, const void* data) const;
   /// Throw std::invalid_argument unless a gradient has the tensor's shape and order, or its size.
   void require_shape(std::size_t index, const Shape& shape, Order order) const;
@@ -46,7 +46,8 @@ class GradientPlaces {
   /// Throws std::invalid_argument unless there is a pointer for each trained tensor.
   void require_number(std::string_view function, std::size_t given) const;
 
-  /// Checks the memory of all gradients, a pointer for each trained tensor; null has none.
+  /// Checks the memory of all gradients: one pointer for each trained tensor; null means no
+  /// gradient.
   template <class T>
   void check_all(T* const* pointers) {
     std::size_t last = 0;
@@ -59,7 +60,7 @@ class GradientPlaces {
   void check(Trained& trained, const void* data, std::size_t& last) {
     const std::uintptr_t begin = MemoryIndex::address(data);
     const std::uintptr_t end = begin + trained.bytes;
-    // Mostly the gap where this gradient was before, or that of the one before it.
+    // Usually the gap of this gradient in the last call, or the gap of the previous gradient.
     std::size_t& gap = trained.gap;
     if (!free_.fits(gap, begin, end)) {
       gap = free_.fits(last, begin, end) ? last : free_.gap_before(end);

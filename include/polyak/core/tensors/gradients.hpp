@@ -27,22 +27,22 @@ namespace polyak {
 inline namespace v0 {
 
 namespace detail {
-/// How an element of a gradient is read: times `scale`, then no further from 0 than `limit`.
+/// How an element of a gradient is read: multiplied by `scale`, then clipped to +-limit.
 struct GradientReading {
   double scale = 1;
   double limit = std::numeric_limits<double>::infinity();
-  const double* coefficient = nullptr;  ///< multiplies the scale; on a device, null: 1
+  const double* coefficient = nullptr;  ///< on a device, multiplies the scale; null means 1
 };
 
 /// The coefficient that brings a norm down to max_norm: min(1, max_norm / norm), and 1 for a norm
 /// that is NaN or infinite.
 [[nodiscard]] POLYAK_LAW double clip_coefficient(double norm, double max_norm) {
-  constexpr double largest = 0x1.fffffffffffffp1023;  // numeric_limits are the host's alone
+  constexpr double largest = 0x1.fffffffffffffp1023;  // numeric_limits is for the host only
   return norm > max_norm && norm <= largest ? max_norm / norm : 1;
 }
 }  // namespace detail
 
-/// Stands for the gradient of a tensor that has none this step.
+/// Stands for the gradient of a tensor without one in this step.
 struct NoGradient {};
 inline constexpr NoGradient no_gradient{};
 
@@ -73,8 +73,9 @@ class Gradients {
   /// Sets the gradient of tensor `name`: an Eigen object of its shape and storage order, or a span,
   /// std::vector or std::array of its size (taken to be in its storage order).
   ///
-  /// Throws std::invalid_argument that lists what differs, for a buffer (Role::copy), an alias
-  /// (give its tensor the summed gradient), or memory that overlaps a parameter.
+  /// Throws std::invalid_argument, with the differences, for another shape or order, a buffer
+  /// (Role::copy), an alias (give its tensor the summed gradient), or memory that overlaps a
+  /// parameter.
   template <class Object>
   requires detail::Registrable<std::remove_reference_t<Object>> Gradients& set(
       std::string_view name, Object&& object) {
@@ -86,7 +87,7 @@ class Gradients {
     return set_pointer(places_.index_of(name), data);
   }
 
-  /// The same, of a type of CUDA that stands for the list's.
+  /// The same for the CUDA type that corresponds to the list's.
   template <class U>
   requires(!std::same_as<U, element_t<P>> &&
            std::same_as<typename detail::Registered<U>::type, element_t<P>>)
@@ -94,7 +95,7 @@ class Gradients {
     return set(name, reinterpret_cast<const element_t<P>*>(data));
   }
 
-  /// Tensor `name` has no gradient from now on.
+  /// Removes the gradient of tensor `name`.
   Gradients& set(std::string_view name, NoGradient) {
     data_[places_.index_of(name)] = nullptr;
     return *this;
@@ -106,7 +107,8 @@ class Gradients {
   /// plain array; allocates nothing.
   ///
   /// Throws std::invalid_argument for another number of pointers, and for memory that overlaps a
-  /// parameter (naming both tensors) or is not of the list's device. Nothing has changed then.
+  /// parameter (naming both tensors) or is not in the memory of the list's device. Nothing has
+  /// changed then.
   template <detail::GradientPointers<P> Pointers>
   Gradients& set_all(const Pointers& pointers) {
     places_.require_number("set_all()", std::size(pointers));
@@ -118,19 +120,20 @@ class Gradients {
     return *this;
   }
 
-  /// Number of trained tensors: those of the list's type with the roles average and ignore.
+  /// Number of trained tensors: tensors of the list's type with the roles average and ignore.
   [[nodiscard]] std::size_t trained() const { return places_.trained().size(); }
 
-  /// From now on optimizers read `factor` times each gradient: 1 / n for gradients summed over n
-  /// batches, 1 / loss scale for a scaled loss, the coefficient of clipping. The memory stays as it
-  /// is. The factor is rounded to the type of the parameters (float for 16 bits), and stays until
-  /// another one is set; `set` and `set_all` do not change it. Nonfinite looks at the gradients as
-  /// they are in memory: a finite one that the factor takes beyond its type is not found.
+  /// From now on, optimizers read `factor` times each gradient: 1 / n for gradients summed over n
+  /// batches, 1 / loss scale for a scaled loss, or a coefficient of clipping. The memory is not
+  /// changed. The factor is rounded to the type of the parameters (float for 16 bits) and is kept
+  /// until another one is set; `set` and `set_all` do not change it. Nonfinite checks the gradients
+  /// as they are in memory: it does not find a finite gradient that overflows when it is
+  /// multiplied.
   ///
   /// Throws std::invalid_argument unless 0 <= factor <= the largest float. 0 is the coefficient of
-  /// clipping to a norm of 0, and makes each gradient one of zeros (NaN where it is not finite):
-  /// decay and momentum still act, as they would not on `no_gradient`. A negative factor would
-  /// turn descent into ascent.
+  /// clipping to a norm of 0, and sets each gradient to zeros (NaN where it is not finite): decay
+  /// and momentum still act, unlike with `no_gradient`. A negative factor would turn descent into
+  /// ascent.
   Gradients& scale(double factor) {
     require(factor >= 0 && factor <= static_cast<double>(std::numeric_limits<float>::max()),
             "the scale of gradients must be finite in float and >= 0", factor);
@@ -139,14 +142,14 @@ class Gradients {
     device_clip_.reset();
     return *this;
   }
-  /// The factor that was set; 1 unless there was one.
+  /// The factor that was set; 1 by default.
   [[nodiscard]] double scale() const { return scale_; }
-  /// The coefficient that clip_norm() found for these gradients, 1 before that; it ends with the
-  /// next scale(). That of gradients on a device stays there, and this is 1.
+  /// The coefficient from the last clip_norm() of these gradients; 1 before it and after the next
+  /// scale(). For gradients on a device the coefficient stays there, and this is 1.
   [[nodiscard]] double clip_coefficient() const { return clip_; }
 
-  /// From now on optimizers read elements beyond +-limit as +-limit, after the scale; NaN stays.
-  /// Infinity, as at first, ends that. Throws std::invalid_argument unless limit >= 0.
+  /// From now on, optimizers read elements beyond +-limit, after the scale, as +-limit; NaN stays
+  /// NaN. Infinity, the default, removes the limit. Throws std::invalid_argument unless limit >= 0.
   Gradients& clip_value(double limit) {
     require(limit >= 0, "clip_value: the limit must be >= 0", limit);
     limit_ = limit;
@@ -201,14 +204,14 @@ class Gradients {
   std::vector<const element_t<P>*> data_;
   double scale_ = 1;
   double clip_ = 1;
-  std::shared_ptr<const double> device_clip_;  // the coefficient, in the memory of a device
+  std::shared_ptr<const double> device_clip_;  // in the memory of a device
   double limit_ = std::numeric_limits<double>::infinity();
 };
 
-/// The door through which sweeps and functions of whole lists reach gradients.
+/// Access to the private parts of gradients, for sweeps and functions of whole lists.
 template <ParameterScalar P>
 struct GradientAccess {
-  /// One pointer for each tensor of the list, null where there is no gradient.
+  /// One pointer for each tensor of the list; null without a gradient.
   [[nodiscard]] static const element_t<P>* const* pointers(const Gradients<P>& gradients) {
     return gradients.data_.data();
   }
@@ -219,7 +222,7 @@ struct GradientAccess {
   static void set_clip(Gradients<P>& gradients, double coefficient) {
     gradients.clip_ = coefficient;
   }
-  /// Where a device finds the coefficient.
+  /// Sets the coefficient in the memory of a device.
   static void set_clip(Gradients<P>& gradients, const std::shared_ptr<const double>& coefficient) {
     gradients.device_clip_ = coefficient;
   }

@@ -21,14 +21,13 @@ void make_room(std::vector<T>& items) {
   if (items.size() == items.capacity()) items.reserve(items.empty() ? 8 : 2 * items.size());
 }
 
-/// Numbers of things by their names: a hash table that leaves the names where they are. Costs O(1)
-/// for each name.
+/// A hash table from names to numbers that does not store the names. Costs O(1) for each name.
 class NameIndex {
  public:
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
 
-  /// The number of the entry that was added under `name`, or `none`. `is(k)` says whether entry k
-  /// has that name; it is asked only where the hashes agree.
+  /// The number of the entry that was added under `name`, or `none`. `is(k)` returns whether entry
+  /// k has that name; it is called only if the hashes agree.
   template <class Is>
   [[nodiscard]] std::size_t find(std::string_view name, const Is& is) const {
     if (cells_.empty()) return none;
@@ -61,28 +60,27 @@ class NameIndex {
   std::size_t used_ = 0;
 };
 
-/// The stretches of memory that the tensors of a list occupy, none of which overlap. Costs O(log n)
-/// for each tensor.
+/// The ranges of memory of a list's tensors, which do not overlap. Costs O(log n) for each tensor.
 ///
-/// A treap: a search tree by address and a heap by pseudo-random priority, whose shape, and so its
-/// depth, does not depend on the order in which addresses arrive. Node k is tensor k.
+/// It is a treap: a search tree by address and a heap by pseudo-random priority. So its shape and
+/// depth do not depend on the order in which addresses are added. Node k is tensor k.
 class MemoryIndex {
  public:
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
 
-  /// The first tensor in order of registration that overlaps this memory, or `none`. Nothing
-  /// overlaps 0 bytes.
+  /// The first tensor, in order of registration, that overlaps this memory, or `none`. A range of 0
+  /// bytes overlaps nothing.
   [[nodiscard]] std::size_t first_overlap(const void* data, std::size_t bytes) const;
 
   /// Allocates for one more tensor, so that the next add() cannot fail.
   void make_room();
 
-  /// Adds the next tensor, which must not overlap another. One of 0 bytes occupies nothing.
+  /// Adds the next tensor, which must not overlap another. A tensor of 0 bytes occupies nothing.
   void add(const void* data, std::size_t bytes);
 
-  /// Appends the ends of all stretches, in the order of the addresses.
+  /// Appends begin and end of all ranges, in the order of the addresses.
   void list(std::vector<std::uintptr_t>& begins, std::vector<std::uintptr_t>& ends) const;
-  /// Tensors, those of 0 bytes included.
+  /// Number of tensors, tensors of 0 bytes included.
   [[nodiscard]] std::size_t size() const { return nodes_.size(); }
 
   [[nodiscard]] static std::uintptr_t address(const void* data) {
@@ -91,7 +89,7 @@ class MemoryIndex {
 
  private:
   struct Node {
-    std::uintptr_t begin = 0, end = 0;  // empty where the tensor occupies nothing
+    std::uintptr_t begin = 0, end = 0;  // empty if the tensor occupies nothing
     std::size_t left = none, right = none;
   };
 
@@ -110,19 +108,19 @@ class MemoryIndex {
   std::size_t root_ = none;
 };
 
-/// The memory between the stretches of a MemoryIndex, in sorted arrays, for thousands of look-ups
-/// in a row. Gap k lies behind stretch k - 1 and before stretch k.
+/// The gaps between the ranges of a MemoryIndex, in sorted arrays, for thousands of look-ups in a
+/// row. Gap k is between range k - 1 and range k.
 class FreeMemory {
  public:
   explicit FreeMemory(const MemoryIndex& taken);
 
-  /// Whether [begin, end), which must not be empty, lies in the gap.
+  /// Whether [begin, end), which must not be empty, is in the gap.
   [[nodiscard]] bool fits(std::size_t gap, std::uintptr_t begin, std::uintptr_t end) const {
     return ends_[gap] <= begin && end <= begins_[gap];
   }
 
-  /// The only gap in which memory up to `end` can lie: the number of stretches that begin before
-  /// it, found bit by bit without a branch.
+  /// The only gap that can contain memory up to `end`: the number of ranges that begin before
+  /// `end`, found bit by bit without a branch.
   [[nodiscard]] std::size_t gap_before(std::uintptr_t end) const {
     const std::uintptr_t* const begins = begins_.data();
     std::size_t gap = 0;
@@ -134,8 +132,8 @@ class FreeMemory {
   }
 
  private:
-  std::vector<std::uintptr_t> begins_;  // padded to 2^bits_ > number of stretches
-  std::vector<std::uintptr_t> ends_;    // of stretch k at k + 1; 0 first
+  std::vector<std::uintptr_t> begins_;  // padded to 2^bits_ > number of ranges
+  std::vector<std::uintptr_t> ends_;    // end of range k at k + 1; 0 first
   unsigned bits_ = 0;
 };
 

@@ -57,7 +57,7 @@ POLYAK_DEFINE void MemoryIndex::add(const void* data, std::size_t bytes) {
   if (bytes == 0) return;
   std::size_t* link = &root_;
   while (*link != none && priority(*link) > priority(added)) link = &side(*link, begin);
-  // The subtree whose place the node takes is split into what lies before it and behind it.
+  // Split the subtree in whose place the node comes into the nodes before it and behind it.
   std::size_t rest = *link;
   std::size_t* before = &nodes_[added].left;
   std::size_t* behind = &nodes_[added].right;
@@ -76,7 +76,7 @@ POLYAK_DEFINE void MemoryIndex::list(std::vector<std::uintptr_t>& begins,
                                      std::vector<std::uintptr_t>& ends) const {
   list_subtree(root_, begins, ends);
 }
-// Recursion is as deep as the tree: about 3 log2(n).
+// The recursion is as deep as the tree: about 3 log2(n).
 POLYAK_DEFINE void MemoryIndex::list_subtree(std::size_t node, std::vector<std::uintptr_t>& begins,
                                              std::vector<std::uintptr_t>& ends) const {
   if (node == none) return;

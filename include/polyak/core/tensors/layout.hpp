@@ -23,10 +23,10 @@ inline namespace v0 {
 enum class Role : std::uint8_t {
   average,  ///< a weight: trained by optimizers, averaged by averages
   copy,  ///< a buffer (BatchNorm statistics, counters): not trained; averages keep the newest value
-  ignore,  ///< trained where it has a gradient, but no business of averages
+  ignore,  ///< trained if it has a gradient, but not averaged
 };
 
-/// How the elements of a tensor follow each other in memory.
+/// The order of a tensor's elements in memory.
 enum class Order : std::uint8_t { row_major, column_major };
 
 /// Sizes of the dimensions; empty for a single number.
@@ -36,7 +36,7 @@ using Shape = std::vector<std::int64_t>;
 struct TensorInfo {
   std::string name;
   Shape shape;
-  Order order = Order::row_major;  ///< row_major where both orders are the same
+  Order order = Order::row_major;  ///< row_major if both orders are the same
   Role role = Role::average;
   DType dtype = DType::float32;
   std::size_t size = 0;  ///< elements
@@ -44,7 +44,7 @@ struct TensorInfo {
   friend bool operator==(const TensorInfo&, const TensorInfo&) = default;
 };
 
-/// The items of a Layout: a vector that only the layout extends, so that its indexes stay right.
+/// The items of a Layout: a vector that only the layout can extend, so that its indexes stay valid.
 template <class T>
 class LayoutItems {
  public:
@@ -67,24 +67,24 @@ class LayoutItems {
 /// O(1).
 struct Layout {
   LayoutItems<TensorInfo> tensors;
-  /// Further names of tensors that share their memory: alias, name in `tensors`.
+  /// Other names of tensors, for the same memory: alias, name in `tensors`.
   LayoutItems<std::pair<std::string, std::string>> aliases;
-  /// Where the list and its methods have their memory; null for the host's.
+  /// The memory space of the list and its methods; null for the host's memory.
   std::shared_ptr<MemorySpace> space;
 
-  /// Index of the tensor of that name; tensors.size() where there is none.
+  /// Index of the tensor with this name; tensors.size() if there is none.
   [[nodiscard]] std::size_t find(std::string_view name) const;
 
-  /// Index in `aliases` of that alias; aliases.size() where there is none.
+  /// Index of this alias in `aliases`; aliases.size() if there is none.
   [[nodiscard]] std::size_t find_alias(std::string_view name) const;
 
-  /// Index of the tensor of that name or alias; tensors.size() where there is none.
+  /// Index of the tensor with this name or alias; tensors.size() if there is none.
   [[nodiscard]] std::size_t find_any(std::string_view name) const;
 
-  /// Adds a tensor. Where the name is there already, find() goes on to return the earlier one.
+  /// Adds a tensor. If the name exists already, find() still returns the earlier tensor.
   void add(TensorInfo tensor);
 
-  /// Adds a further name of the tensor `target`.
+  /// Adds another name of the tensor `target`.
   void add_alias(std::string alias, std::string target);
 
   /// Allocates for one more tensor, so that the next add() cannot fail.
@@ -98,18 +98,18 @@ namespace detail {
 
 [[nodiscard]] std::size_t elements_of(const Shape& shape, std::string_view name);
 
-/// Memory order does not matter where at most one dimension is longer than 1.
+/// Returns row_major if both orders are the same: at most one dimension is longer than 1.
 [[nodiscard]] Order canonical(Order order, const Shape& shape);
 
 [[nodiscard]] std::string describe(const TensorInfo& tensor);
 
-/// Whether describe() says the same of both.
+/// Whether describe() returns the same text for both.
 [[nodiscard]] bool alike(const TensorInfo& a, const TensorInfo& b);
 
-/// Every difference between the layout that is given and the one that is expected, or nothing.
+/// Every difference between the given and the expected layout, or an empty text.
 [[nodiscard]] std::string differences(const Layout& given, const Layout& expected);
 
-/// Bytes of the tensors that averages only copy, one after another.
+/// Bytes of all tensors that averages only copy, stored one after another.
 [[nodiscard]] std::size_t buffer_bytes(const Layout& layout);
 
 /// Throws std::invalid_argument that lists the differences, unless the layouts agree.

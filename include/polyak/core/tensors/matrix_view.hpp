@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// How a tensor is seen as a matrix with rows and columns.
+/// MatrixView: how a tensor is treated as a matrix with rows and columns.
 #pragma once
 
 #include <cstddef>
@@ -12,19 +12,19 @@
 namespace polyak {
 inline namespace v0 {
 
-/// How a tensor of more than two dimensions is seen as a matrix. One of fewer than two dimensions
-/// is a single row.
+/// How a tensor of more than two dimensions is treated as a matrix. A tensor of fewer than two
+/// dimensions is a single row.
 enum class MatrixView : std::uint8_t {
   /// d0 rows; the dimensions after the first are flattened into the columns, in the tensor's order.
   first_by_rest,
-  /// A stack of matrices of the last two dimensions, one for each index of those before. Results
-  /// are ordered as a tensor of the shape (d0, ..., rows) or (d0, ..., columns) of the same order.
+  /// A stack of matrices of the last two dimensions, one for each index of the dimensions before.
+  /// Results have the order of a tensor of the shape (d0, ..., rows) or (d0, ..., columns).
   last_two,
 };
 
 namespace detail {
 
-/// The shape of a tensor that has one number for each row of a tensor of `shape`.
+/// The shape of a tensor with one number for each row of a tensor of `shape`.
 [[nodiscard]] inline Shape shape_of_rows(const Shape& shape, MatrixView view) {
   if (shape.size() < 2) return {1};
   if (view == MatrixView::first_by_rest) return {shape.front()};

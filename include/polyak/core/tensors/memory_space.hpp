@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Memory that the host does not reach by itself, as the core sees it.
+/// MemorySpace: the core's interface to memory that the host cannot access directly.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +10,9 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Where a list of parameters and the state of its methods lie, if not in the host's memory. What
-/// copies does so in the order of the calls, and of the steps between them. cuda::Executor makes
-/// one of a GPU's.
+/// A memory other than the host's, for a list of parameters and the state of its methods. Copies
+/// and exchanges take effect in the order of the calls, relative to each other and to steps.
+/// cuda::Executor makes a space for the memory of a GPU.
 class MemorySpace {
  public:
   virtual ~MemorySpace() = default;
@@ -20,28 +20,28 @@ class MemorySpace {
   MemorySpace(const MemorySpace&) = delete;
   MemorySpace& operator=(const MemorySpace&) = delete;
 
-  /// Zeroed memory at a multiple of 256 bytes. Throws std::bad_alloc, or what the device says.
+  /// Zeroed memory at a multiple of 256 bytes. Throws std::bad_alloc, or the device's error.
   [[nodiscard]] virtual std::byte* allocate(std::size_t bytes) = 0;
   virtual void release(std::byte* memory) noexcept = 0;
   virtual void clear(void* memory, std::size_t bytes) = 0;
-  /// From one place in the space to another.
+  /// Copies from one place in the space to another.
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
-  /// Exchanges the contents of two places. Only here and in `copy` errors may be left for a later
-  /// call to report: a SwapGuard must not throw as it ends.
+  /// Exchanges the contents of two places. Only `exchange` and `copy` may leave an error for a
+  /// later call to report, because a SwapGuard must not throw when it ends.
   virtual void exchange(void* a, void* b, std::size_t bytes) noexcept = 0;
-  /// To the host, and from it; both return when they are done.
+  /// Copies to the host, and from the host; both return when the copy is done.
   virtual void read(void* host, const void* from, std::size_t bytes) = 0;
   virtual void write(void* to, const void* host, std::size_t bytes) = 0;
-  /// Refuses to hand out the state in a block whose last step may yet turn out to have been
-  /// skipped. Throws std::logic_error.
+  /// Throws std::logic_error while it is not known whether the last step on the block was skipped;
+  /// its state is not readable then.
   virtual void require_settled(const void* block) const = 0;
-  /// Refuses memory that is not of this space. Throws std::invalid_argument.
+  /// Throws std::invalid_argument for memory that is not in this space.
   virtual void check(const void* memory, std::string_view tensor) const = 0;
 };
 
 namespace detail {
 
-/// std::memcpy where there is no space. Moves nothing for 0 bytes, whatever the addresses.
+/// Copies in a space, by std::memcpy without a space. 0 bytes are allowed with any addresses.
 inline void copy_bytes(MemorySpace* space, void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
   if (space == nullptr) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// ParameterList: the list that Parameters are, without the type of its weights.
+/// ParameterList: the part of Parameters that does not depend on the type of the weights.
 #pragma once
 
 #include <atomic>
@@ -19,7 +19,7 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// Where a tensor's elements are. The sweep reads an array of these.
+/// The place of a tensor's elements. The sweep reads an array of these.
 struct TensorMemory {
   void* data = nullptr;
   std::size_t size = 0;
@@ -32,10 +32,10 @@ struct TensorMemory {
   return a_begin < b_begin + b_bytes && b_begin < a_begin + a_bytes;
 }
 
-/// Tensors in order of registration, and where their memory is.
+/// Tensors in order of registration, and the places of their memory.
 class ParameterList {
  public:
-  /// An empty list of weights of one type, in the host's memory where there is no space.
+  /// An empty list for weights of one type; without a space, in the host's memory.
   ParameterList(DType weights, std::shared_ptr<MemorySpace> space);
   ParameterList(const ParameterList&);
   ParameterList(ParameterList&&) noexcept;
@@ -43,12 +43,12 @@ class ParameterList {
   ParameterList& operator=(ParameterList&&) noexcept;
   ~ParameterList();
 
-  /// As Parameters::add says; the tensor's size is found here.
+  /// See Parameters::add. It sets the tensor's size.
   void add(TensorInfo tensor, void* data);
 
-  /// Index of the tensor of that name or alias. Throws std::invalid_argument where there is none.
+  /// Index of the tensor with this name or alias. Throws std::invalid_argument if there is none.
   [[nodiscard]] std::size_t index_of(std::string_view name) const;
-  /// All elements of the weights' type.
+  /// Number of elements of the weights' type.
   [[nodiscard]] std::size_t elements() const;
 
   [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return layout_; }
@@ -66,7 +66,7 @@ class ParameterList {
   std::shared_ptr<std::atomic<bool>> swapped_;
 };
 
-/// Refuses the elements of a tensor of another type.
+/// Refuses access to the elements of a tensor as another type.
 [[noreturn]] void refuse_data_of(const TensorInfo& tensor);
 /// Refuses memory of another size than its shape.
 [[noreturn]] void refuse_size(std::string_view name, std::size_t given, std::size_t elements);

@@ -55,7 +55,7 @@ POLYAK_DEFINE void ParameterList::add(TensorInfo tensor, void* data) {
     own_layout().add_alias(name, other.name);
     return;
   }
-  detail::make_room(memory_);  // so that nothing can fail between the three lists
+  detail::make_room(memory_);  // so that adding to the three lists cannot fail halfway
   index_.make_room();
   Layout& layout = own_layout();
   layout.make_room();
@@ -80,7 +80,7 @@ POLYAK_DEFINE std::size_t ParameterList::elements() const {
   return sum;
 }
 
-/// The layout, copied first where a method or another list holds it.
+/// The layout for writing; copied first if a method or another list shares it.
 POLYAK_DEFINE Layout& ParameterList::own_layout() {
   auto own = layout_.use_count() > 1 ? std::make_shared<Layout>(*layout_)
                                      : std::const_pointer_cast<Layout>(layout_);

@@ -20,7 +20,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// One registered tensor, as `params[i]` hands it out.
+/// One registered tensor: the result of `params[i]`.
 template <ParameterScalar P>
 class TensorRef {
  public:
@@ -33,8 +33,8 @@ class TensorRef {
   [[nodiscard]] std::size_t bytes() const { return memory_.size * detail::bytes_of(info_->dtype); }
   [[nodiscard]] void* raw() const { return memory_.data; }
 
-  /// The elements, in the order of the layout. Throws std::invalid_argument for a tensor of
-  /// another type than P (a counter, say).
+  /// The elements, in the order of the layout. Throws std::invalid_argument for a tensor of a type
+  /// other than P, such as a counter.
   [[nodiscard]] element_t<P>* data() const {
     if (info_->dtype != detail::dtype_of<P>()) {
       detail::refuse_data_of(*info_);
@@ -47,11 +47,11 @@ class TensorRef {
   detail::TensorMemory memory_;
 };
 
-/// A list of a model's tensors: names, shapes, roles and where their memory is. Owns no memory.
+/// A list of a model's tensors: names, shapes, roles and memory addresses. Owns no memory.
 ///
 /// Weights are of type P; integers and other types can be registered with Role::copy or
-/// Role::ignore. Copies of a list refer to the same tensors, and share the mark that says whether
-/// an average is swapped in.
+/// Role::ignore. Copies of a list refer to the same tensors and share the flag for a swapped-in
+/// average.
 template <ParameterScalar P = float>
 class Parameters {
  public:
@@ -66,7 +66,7 @@ class Parameters {
   /// takes over (vectors have one dimension), or a span, std::vector or std::array of one
   /// dimension. The memory must be contiguous and outlive the list.
   ///
-  /// The very memory of an earlier tensor makes `name` an alias of it. Throws
+  /// If the memory is exactly that of an earlier tensor, `name` becomes an alias of it. Throws
   /// std::invalid_argument for an empty or used name, partial overlap (naming both tensors), null
   /// memory, a type other than P with Role::average, or strides.
   template <class Object>
@@ -80,8 +80,8 @@ class Parameters {
                       described.order);
   }
 
-  /// Registers a span, std::vector or std::array of `shape`, row-major unless told otherwise.
-  /// Throws as above, and where the sizes differ.
+  /// Registers a span, std::vector or std::array of `shape`, by default row-major. Throws as above,
+  /// and if the sizes differ.
   template <class Object>
   requires detail::FlatObject<std::remove_reference_t<Object>> Parameters& add(
       std::string name, Object&& object, Shape shape, Role role = Role::average,
@@ -100,25 +100,25 @@ class Parameters {
     return add_memory(std::move(name), data, std::move(shape), role, order);
   }
 
-  /// Distinct tensors; aliases do not count.
+  /// Number of distinct tensors, without aliases.
   [[nodiscard]] std::size_t size() const { return list_.memory().size(); }
 
-  /// All elements of type P, aliases counted once.
+  /// Number of elements of type P; aliases count once.
   [[nodiscard]] std::size_t elements() const { return list_.elements(); }
 
   [[nodiscard]] TensorRef<P> operator[](std::size_t index) const {
     return {layout()->tensors[index], list_.memory()[index]};
   }
 
-  /// The tensor of that name or alias. Throws std::invalid_argument where there is none.
+  /// The tensor with this name or alias. Throws std::invalid_argument if there is none.
   [[nodiscard]] TensorRef<P> at(std::string_view name) const {
     return (*this)[list_.index_of(name)];
   }
 
-  /// Names, shapes and roles; two lists of equal layout can stand for each other.
+  /// Names, shapes and roles; lists of equal layout are interchangeable.
   [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return list_.layout(); }
 
-  /// Whether the memory holds an average now, through a SwapGuard.
+  /// Whether an average is swapped in now, by a SwapGuard.
   [[nodiscard]] bool swapped() const { return list_.mark()->load(); }
 
  private:
@@ -137,7 +137,7 @@ class Parameters {
   detail::ParameterList list_;
 };
 
-/// The door through which the walk and the guard reach a list's memory and mark.
+/// Access to a list's memory and its swapped-in flag, for sweeps and guards.
 template <ParameterScalar P>
 struct ParameterAccess {
   [[nodiscard]] static const detail::ParameterList& list(const Parameters<P>& params) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Selections of tensors by name, shape and role: which tensors a method owns, or a group.
+/// Selections of tensors by name, shape and role: the tensors of a method or a group.
 ///
 ///   polyak::matrices && !polyak::named("*embedding*")
 ///   polyak::named("*.bias", "*.norm.*") || polyak::rank_below(2)
@@ -41,12 +41,14 @@ struct RankBetween {
 inline constexpr RankBetween everything{};
 /// Tensors of one dimension: biases, and the scales of norms.
 inline constexpr RankBetween vectors{1, 1};
-/// Tensors of two dimensions, 1 x n and n x 1 among them. Kernels of convolutions have more.
+/// Tensors of two dimensions, including 1 x n and n x 1. Kernels of convolutions have more
+/// dimensions.
 inline constexpr RankBetween matrices{2, 2};
 
 /// Tensors of n dimensions; a single number has 0.
 [[nodiscard]] constexpr RankBetween rank(std::size_t n) { return {n, n}; }
-/// Tensors of fewer than n dimensions. Throws std::invalid_argument for n = 0, which no tensor is.
+/// Tensors of fewer than n dimensions. Throws std::invalid_argument for n = 0, which would select
+/// nothing.
 [[nodiscard]] constexpr RankBetween rank_below(std::size_t n) {
   if (n == 0) detail::refuse_argument("rank_below() must be given a rank >= 1", n);
   return {0, n - 1};
@@ -54,7 +56,7 @@ inline constexpr RankBetween matrices{2, 2};
 
 namespace detail {
 
-/// A predicate that says in words which tensors it selects.
+/// A predicate with a description of the tensors that it selects.
 template <class F>
 concept DescribedPredicate = requires(const F& predicate) {
   { predicate.describe() } -> std::convertible_to<std::string>;
@@ -88,11 +90,11 @@ struct PredicateRule final : SelectionRule {
   F predicate;
 };
 
-/// Whether a name matches a pattern: `*` stands for any run of characters, also none, `?` for any
-/// one byte, everything else for itself.
+/// Whether a name matches a pattern: `*` matches any sequence of characters, also none, `?` any one
+/// byte, everything else itself.
 [[nodiscard]] constexpr bool matches(std::string_view pattern, std::string_view name) {
   std::size_t p = 0, n = 0;
-  // Where to go on when what follows the last star does not fit: one character further.
+  // If the text after the last star does not match, continue one character further from here.
   std::size_t star = std::string_view::npos, retry = 0;
   while (n < name.size()) {
     if (p < pattern.size() && pattern[p] == '*') {
@@ -114,13 +116,13 @@ struct PredicateRule final : SelectionRule {
 
 }  // namespace detail
 
-/// A set of tensors, said by a predicate on their name, shape and role. A value, cheap to copy;
-/// everything unless constructed from something else.
+/// A set of tensors, defined by a predicate on name, shape and role. A value that is cheap to copy.
+/// A default-constructed Selection selects everything.
 ///
 /// Made by named(), rank(), rank_below(), with_role(), the constants everything, matrices and
 /// vectors, and any callable on `const TensorInfo&`; combined by `&&`, `||` and `!`. A callable is
-/// asked when a method is constructed or a group is set, must answer the same each time, and may be
-/// asked by several threads. Names are those of the first registration; aliases do not count.
+/// called when a method is constructed or a group is set. It must return the same result each time,
+/// and several threads may call it. It gets the name of the first registration, not an alias.
 class Selection {
  public:
   /// Every tensor.
@@ -148,11 +150,11 @@ class Selection {
     return rule_ == nullptr || rule_->selects(tensor);
   }
 
-  /// Whether it was made without a predicate, or from `everything`.
+  /// Whether it was constructed without a predicate, or from `everything`.
   [[nodiscard]] bool is_everything() const { return rule_ == nullptr; }
 
-  /// In words, for messages: `(matrices && !named("*embedding*"))`. A callable is "a predicate"
-  /// unless it has a describe() of its own.
+  /// A description for messages: `(matrices && !named("*embedding*"))`. For a callable it is "a
+  /// predicate", unless the callable has describe().
   [[nodiscard]] std::string describe() const {
     return rule_ == nullptr ? everything.describe() : rule_->describe();
   }
@@ -228,9 +230,9 @@ struct CombinedRule {
 
 }  // namespace detail
 
-/// Tensors whose whole name matches one of the patterns: `*` stands for any run of characters,
-/// dots included, `?` for any one byte, everything else for itself. Throws std::invalid_argument
-/// for an empty pattern, and where there are none.
+/// Tensors whose whole name matches one of the patterns: `*` matches any sequence of characters,
+/// dots included, `?` any one byte, everything else itself. Throws std::invalid_argument for an
+/// empty pattern, and without patterns.
 [[nodiscard]] inline Selection named(std::vector<std::string> patterns) {
   require(!patterns.empty(), "named() must be given at least one pattern; their number",
           patterns.size());
@@ -246,7 +248,7 @@ requires(sizeof...(Patterns) > 0 && (std::convertible_to<const Patterns&, std::s
   return named(std::vector<std::string>{std::string(std::string_view(patterns))...});
 }
 
-/// Tensors that were registered with the role.
+/// Tensors that were registered with this role.
 [[nodiscard]] inline Selection with_role(Role role) { return Selection(detail::RoleRule{role}); }
 
 /// Tensors in both selections, in at least one, or not in this one.
@@ -260,7 +262,7 @@ requires(sizeof...(Patterns) > 0 && (std::convertible_to<const Patterns&, std::s
   return Selection(detail::CombinedRule{detail::Connective::not_first, a, {}});
 }
 
-/// A bit for each tensor of the layout: whether it is selected.
+/// For each tensor of the layout, whether it is selected.
 [[nodiscard]] inline std::vector<bool> selected(const Selection& selection, const Layout& layout) {
   std::vector<bool> bits;
   bits.reserve(layout.tensors.size());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Refusals of selections that select nothing, or a tensor that another one selects too.
+/// Refuses selections that select nothing, or a tensor that another selection also selects.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// Index of the first tensor in both sets, bits.size() where there is none.
+/// Index of the first tensor in both sets; bits.size() if there is none.
 [[nodiscard]] std::size_t first_common(const std::vector<bool>& a, const std::vector<bool>& b);
 
 /// Names for a message, at most eight of them.
@@ -24,14 +24,14 @@ namespace detail {
 [[noreturn]] void refuse_empty_selection(const Selection& selection, const Layout& layout,
                                          std::string_view owner);
 
-/// Refuses a set without any tensor. `bits` is the selection, narrowed to the tensors that `owner`
-/// (as a message calls it: "AdamW") can have. Throws std::invalid_argument that says what there is
-/// to select.
+/// Refuses a set without any tensor. `bits` is the selection, restricted to the tensors that
+/// `owner` can have; messages use the name `owner`, such as "AdamW". Throws std::invalid_argument
+/// that lists the tensors to select from.
 void require_some(const std::vector<bool>& bits, const Selection& selection, const Layout& layout,
                   std::string_view owner);
 
-/// Refuses two sets with a common tensor. Throws std::invalid_argument that names the first one and
-/// both owners.
+/// Refuses two sets with a common tensor. Throws std::invalid_argument that names the first common
+/// tensor and both owners.
 void require_disjoint(const std::vector<bool>& a, const std::vector<bool>& b, const Layout& layout,
                       std::string_view owner_of_a, std::string_view owner_of_b);
 

@@ -40,7 +40,7 @@ POLYAK_DEFINE POLYAK_COLD std::string some_names(const Layout& layout) {
       .append(selection.describe())
       .append(", selects none of its tensors; the list has ");
   message.append(some_names(layout)).append("; leave it out for all of them");
-  // A selection may name a tied tensor by the name that does not count.
+  // A selection may name a tied tensor by its alias, which does not count.
   for (const auto& [alias, target] : layout.aliases) {
     TensorInfo renamed = layout.tensors[layout.find(target)];
     renamed.name = alias;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The shapes of slots: as the parameters, or fewer numbers for each tensor.
+/// SlotShape: a slot has the shapes of the parameters, or other numbers for each tensor.
 ///
 ///   Slots<float> slots(params.layout(), dtype, Kept::trained,
 ///                      {"exp_avg",                                    // as the parameters
@@ -28,19 +28,19 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The numbers that a slot holds for each tensor. Laws are bound to full slots alone.
+/// The numbers that a slot holds for each tensor. Laws can be bound to full slots only.
 enum class SlotShape : std::uint8_t {
-  full,     ///< an element for each of the tensor's
-  rows,     ///< a number for each row, as MatrixView and the reductions say
-  columns,  ///< a number for each column
-  scalar,   ///< one number; those of all tensors lie one after the other
-  free,     ///< the shape that a function of the tensor gives
+  full,     ///< one number for each element of the tensor
+  rows,     ///< one number for each row, in the sense of MatrixView and reductions
+  columns,  ///< one number for each column
+  scalar,   ///< one number; the numbers of all tensors are contiguous
+  free,     ///< a shape that a function of the tensor returns
 };
 
-/// The shape of a free slot for a tensor; std::nullopt where the slot has nothing for it.
+/// Returns the shape of a free slot for a tensor; std::nullopt if the slot has nothing for it.
 using FreeShape = std::function<std::optional<Shape>(const TensorInfo&)>;
 
-/// A slot: its name and its shape. A name alone is a full one.
+/// A slot: its name and its shape. A name alone means a full slot.
 struct SlotSpec {
   std::string name;
   SlotShape shape = SlotShape::full;

@@ -17,9 +17,9 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The read-only elements of one tensor. Where a float average is kept in double, elements are
-/// rounded as they are read. Where the memory is a device's, data() is an address there, and each
-/// element that is read is a copy to the host: for a look, not for loops.
+/// The read-only elements of one tensor. If a float average is stored in double, elements are
+/// rounded as they are read. If the memory is a device's, data() is an address there, and reading
+/// an element copies it to the host: use it for inspection, not in loops.
 template <class S>
 class TensorView {
  public:
@@ -30,7 +30,7 @@ class TensorView {
   [[nodiscard]] const Shape& shape() const { return info_->shape; }
   [[nodiscard]] Order order() const { return info_->order; }
   [[nodiscard]] std::size_t size() const { return info_->size; }
-  /// Throws std::logic_error where the elements are kept in double.
+  /// Throws std::logic_error if the elements are stored in double.
   [[nodiscard]] const S* data() const {
     if (wide_ != nullptr) {
       detail::refuse_order("polyak: the average of \"" + info_->name +
@@ -38,7 +38,7 @@ class TensorView {
     }
     return data_;
   }
-  /// Throw std::logic_error where the elements are on a device.
+  /// These throw std::logic_error if the elements are on a device.
   [[nodiscard]] const S* begin() const {
     if (space_ != nullptr) {
       detail::refuse_order("polyak: \"" + info_->name +
@@ -80,7 +80,7 @@ class SlotView {
   /// Number of tensors of the parameter list.
   [[nodiscard]] std::size_t size() const { return slots_->layout()->tensors.size(); }
 
-  /// The elements of the i-th tensor. Throws std::invalid_argument where no state is kept for it.
+  /// The elements of the i-th tensor. Throws std::invalid_argument if there is no state for it.
   [[nodiscard]] TensorView<S> operator[](std::size_t index) const {
     const bool wide = wide_ != nullptr;
     if (!(wide ? wide_->keeps(slot_, index) : slots_->keeps(slot_, index))) {
@@ -96,7 +96,7 @@ class SlotView {
             slots_->space()};
   }
 
-  /// The elements of the tensor of that name or alias.
+  /// The elements of the tensor with this name or alias.
   [[nodiscard]] TensorView<S> operator[](std::string_view name) const {
     const std::size_t index = slots_->layout()->find_any(name);
     if (index == size()) {

@@ -14,13 +14,13 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// The elements of a tensor with their padding.
+/// Number of elements of a tensor, with padding.
 [[nodiscard]] constexpr std::size_t padded(std::size_t elements) {
   return (elements + slot_granule - 1) / slot_granule * slot_granule;
 }
 
-/// The part of a tensor in a slot: name, role and type are the tensor's. Nothing where a free slot
-/// has nothing for it.
+/// The part of a tensor in a slot, with the tensor's name, role and type; nullopt if a free slot
+/// has no part for it.
 [[nodiscard]] POLYAK_DEFINE std::optional<TensorInfo> slot_part(const SlotSpec& slot,
                                                                 const TensorInfo& tensor) {
   std::optional<TensorInfo> part = tensor;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Streams: where the elements of each tensor of a list are. Parameters, gradients, slots and
+/// Streams: the places of the elements of each tensor of a list. Parameters, gradients, slots and
 /// single arrays are kinds of stream.
 #pragma once
 
@@ -22,8 +22,8 @@
 namespace polyak {
 inline namespace v0 {
 
-/// Elements of type E, const for what is only read, for each tensor of a list, or one array. A
-/// view: what it is made from must outlive it.
+/// Elements of type E for each tensor of a list, or one array; E is const for streams that are only
+/// read. A view: its source must outlive it.
 template <class E>
 requires FloatingScalar<std::remove_const_t<E>>
 class Stream {
@@ -38,7 +38,7 @@ class Stream {
       : layout_(layout), first_(first), offsets_(offsets) {}
   /// One array.
   explicit Stream(std::span<E> array) : first_(array.data()), size_(array.size()) {}
-  /// A stream that may be written, as one that is read.
+  /// Converts a writable stream to a read-only one.
   template <class Other>
   requires(std::is_const_v<E>&& std::same_as<Other, Element>) Stream(const Stream<Other>& other)
       : layout_(other.layout_),
@@ -58,8 +58,8 @@ class Stream {
     const auto place = reinterpret_cast<std::uintptr_t>(first_);
     return reinterpret_cast<E*>(place + offsets_[k] * detail::scalar_bytes<Element>);
   }
-  /// Whether there are elements of tensor k: not where it is of another type or a buffer
-  /// (Role::copy), has no gradient, or is not kept by a slot.
+  /// Whether there are elements of tensor k. There are none if it has another type, is a buffer
+  /// (Role::copy), has no gradient, or has no state in a slot.
   [[nodiscard]] bool has(std::size_t k) const {
     if (memory_ == nullptr) return (*this)[k] != nullptr;
     const TensorInfo& info = layout_->tensors[k];
@@ -101,7 +101,7 @@ template <class E>
 [[nodiscard]] Stream<const std::remove_const_t<E>> stream_of(const Stream<E>& stream) {
   return stream;
 }
-/// One slot of a method's state, which has no elements for tensors that it does not keep. Throws
+/// One slot of a method's state; it has no elements for tensors without state. Throws
 /// std::logic_error for a slot that has a shape of its own.
 template <StateScalar S>
 [[nodiscard]] Stream<S> stream_of(const Slots<S>& slots, std::size_t slot) {
@@ -134,14 +134,14 @@ requires(!std::is_const_v<E>) [[nodiscard]] Stream<E> output_stream(const Stream
 
 }  // namespace detail
 
-/// The streams that a sweep reads, in the order of the law's inputs; see stream_of().
+/// The input streams of a sweep, in the order of the law's inputs; see stream_of().
 template <class... Sources>
 [[nodiscard]] auto reads(const Sources&... sources) {
   return std::tuple(stream_of(sources)...);
 }
 
-/// The streams that it writes, in the order of the law's outputs: all kinds but Gradients. Throws
-/// std::logic_error while an average is swapped into the parameters.
+/// The output streams of a sweep, in the order of the law's outputs: all kinds except Gradients.
+/// Throws std::logic_error while an average is swapped into the parameters.
 template <class... Targets>
 [[nodiscard]] auto writes(Targets&&... targets) {
   return std::tuple(detail::output_stream(targets)...);

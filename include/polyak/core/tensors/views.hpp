@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Objects that can be registered: those of Eigen, known by their members, spans and containers.
+/// Objects that can be registered: Eigen objects, recognised by their members, spans and
+/// containers.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +18,7 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// A matrix, vector, array or map of Eigen, known by its members.
+/// A matrix, vector, array or map of Eigen, recognised by its members.
 template <class T>
 concept DenseObject = requires(T& object) {
   object.data();
@@ -48,7 +49,7 @@ concept FlatObject = !DenseObject<T> && !TensorObject<T> && requires(T & object)
 template <class T>
 concept Registrable = DenseObject<T> || TensorObject<T> || FlatObject<T>;
 
-/// True for temporaries that take their memory with them.
+/// True for temporaries whose memory dies with them.
 template <class T>
 inline constexpr bool dies_with_its_memory =
     !std::is_lvalue_reference_v<T> &&
@@ -64,7 +65,7 @@ struct Described {
   Shape shape;
   Order order;
   bool contiguous;
-  bool flat;  ///< has no shape of its own, so matches any of its size
+  bool flat;  ///< has no shape of its own, so it matches any shape of its size
 };
 
 template <Registrable Object>
@@ -89,7 +90,7 @@ template <Registrable Object>
     described.order = row_major ? Order::row_major : Order::column_major;
   } else if constexpr (TensorObject<Object>) {
     [[maybe_unused]] const auto& extents = object.dimensions();
-    [&]<std::size_t... K>(std::index_sequence<K...>) {  // constants fit any type of index
+    [&]<std::size_t... K>(std::index_sequence<K...>) {  // constants convert to any type of index
       described.shape = {static_cast<std::int64_t>(extents[K])...};
     }
     (std::make_index_sequence<static_cast<std::size_t>(Object::NumDimensions)>{});
