@@ -29,7 +29,7 @@ struct GradientFactor {
   POLYAK_INLINE void apply(V& gradient) const {
     gradient = gradient * scale;
     if (clips) [[unlikely]] {
-      POLYAK_KEEP_BRANCH();  // a NaN stays
+      POLYAK_KEEP_BRANCH();  // a NaN is kept
       gradient = select(limit < gradient, limit, gradient);
       gradient = select(gradient < lower_limit, lower_limit, gradient);
     }
