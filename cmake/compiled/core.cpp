@@ -6,6 +6,7 @@
 #include <polyak/average/engine/swap.ipp>
 #include <polyak/average/posthoc.ipp>
 #include <polyak/average/schedules/conversions.ipp>
+#include <polyak/core/state.ipp>
 #include <polyak/core/tensors/block.ipp>
 #include <polyak/core/tensors/gradient_places.ipp>
 #include <polyak/core/tensors/index.ipp>

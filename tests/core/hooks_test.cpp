@@ -103,12 +103,12 @@ struct Additions {
     script->note("skip");
     ++skips;
   }
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    visit.scalar("seen", seen);
-    visit.scalar("advanced", advanced);
-    visit.scalar("finished", finished);
-    visit.scalar("skips", skips);
+  template <class Self>
+  static void list_state(Self& self, polyak::StateVisitorOf<Self>& visit) {
+    visit.scalar("seen", self.seen);
+    visit.scalar("advanced", self.advanced);
+    visit.scalar("finished", self.finished);
+    visit.scalar("skips", self.skips);
   }
 };
 
@@ -144,10 +144,10 @@ class OwnAverage final
     AverageOf::skip();
     more_.skip();
   }
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    AverageOf::state(visit);
-    more_.state(visit);
+  template <class Self>
+  static void list_state(Self& self, polyak::StateVisitorOf<Self>& visit) {
+    AverageOf::list_state(self, visit);
+    Additions::list_state(self.more_, visit);
   }
 
  private:
@@ -194,10 +194,10 @@ class OwnRing final : public polyak::RingOfBlocks<OwnRing, float, TwoOfThree, fl
     RingOfBlocks::skip();
     more_.skip();
   }
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    RingOfBlocks::state(visit);
-    more_.state(visit);
+  template <class Self>
+  static void list_state(Self& self, polyak::StateVisitorOf<Self>& visit) {
+    RingOfBlocks::list_state(self, visit);
+    Additions::list_state(self.more_, visit);
   }
 
  private:
@@ -266,10 +266,10 @@ class OwnOptimizer final : public polyak::Elementwise<OwnOptimizer, OwnRule, flo
     Elementwise::skip();
     more_.skip();
   }
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    Elementwise::state(visit);
-    more_.state(visit);
+  template <class Self>
+  static void list_state(Self& self, polyak::StateVisitorOf<Self>& visit) {
+    Elementwise::list_state(self, visit);
+    Additions::list_state(self.more_, visit);
   }
 
  private:

@@ -2,6 +2,7 @@
 // step() and update(): what they refuse, and that a refused or skipped step leaves no trace.
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <map>
 #include <span>
@@ -31,33 +32,24 @@ using Bytes = std::vector<std::byte>;
 constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-/// The state of a method, as its visitor lists it.
-struct Listing {
+/// The state of a method, as it lists it.
+class Listing final : public polyak::StateVisitor {
+ public:
+  Listing() : StateVisitor(false) {}
   std::vector<std::string> names;
   std::map<std::string, Bytes> bytes_of;
 
-  template <class T>
-  void scalar(std::string_view name, T& value) {
-    bytes(name, &value, sizeof value);
+  void counters(std::string_view name, std::span<const std::int64_t> values) override {
+    bytes(name, values.data(), values.size_bytes());
   }
-  template <class T>
-  void option(std::string_view, const T&) {}
-  void counters(std::string_view name, std::vector<std::int64_t>& values) {
-    bytes(name, values.data(), values.size() * sizeof(std::int64_t));
-  }
-  void buffers(const polyak::Layout& layout, std::byte* data) {
+  void buffers(const polyak::Layout& layout, const std::byte* data) override {
     bytes("buffers", data, polyak::detail::buffer_bytes(layout));
   }
-  void bytes(std::string_view name, const void* data, std::size_t size) {
-    names.emplace_back(name);
-    bytes_of[std::string(name)] = bits::bytes(static_cast<const std::byte*>(data), size);
-  }
-  template <class S>
-  void slots(polyak::Slots<S>& slots) {
+  void slots(const polyak::ConstSlots& slots) override {
     for (std::size_t slot = 0; slot < slots.count(); ++slot) {
       Bytes all;
-      for (std::size_t k = 0; k < slots.layout()->tensors.size(); ++k) {
-        const Bytes more = bits::bytes(slots.tensor(slot, k));
+      for (std::size_t k = 0; k < slots.layout().tensors.size(); ++k) {
+        const Bytes more = bits::bytes(slots.address(slot, k), slots.bytes(slot, k));
         all.insert(all.end(), more.begin(), more.end());
       }
       names.push_back(slots.names()[slot]);
@@ -69,18 +61,28 @@ struct Listing {
     for (const auto& [name, bytes] : bytes_of) sum += bytes.size();
     return sum;
   }
+
+ private:
+  void add_scalar(std::string_view name, const void* value,
+                  const polyak::StateScalarType& type) override {
+    bytes(name, value, type.bytes);
+  }
+  void bytes(std::string_view name, const void* data, std::size_t size) {
+    names.emplace_back(name);
+    bytes_of[std::string(name)] = bits::bytes(static_cast<const std::byte*>(data), size);
+  }
 };
 
 template <class Method>
-Listing listing(Method& method) {
+Listing listing(const Method& method) {
   Listing list;
-  method.state(list);
+  polyak::detail::visit_state(method, list);
   return list;
 }
 
 /// The state but for the count of skipped steps.
 template <class Method>
-std::map<std::string, Bytes> lasting_state(Method& method) {
+std::map<std::string, Bytes> lasting_state(const Method& method) {
   auto bytes = listing(method).bytes_of;
   bytes.erase("skipped");
   return bytes;

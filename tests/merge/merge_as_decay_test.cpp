@@ -15,6 +15,8 @@
 #include <polyak/average/analysis/profile_target.hpp>
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/schedules/weighting.hpp>
+#include <polyak/core/option_text.hpp>
+#include <polyak/core/require.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/optim/learning_rate.hpp>
 
@@ -357,19 +359,14 @@ TEST_CASE("a checkpoint of no weight leaves the running merge alone", "[merge_as
 }
 
 TEST_CASE("a running merge goes on from its state and allocates nothing", "[merge_as_decay]") {
-  struct Options {
-    std::vector<std::string> names;
-    Numbers values;
-    void option(std::string_view name, double value) {
-      names.emplace_back(name);
-      values.push_back(value);
-    }
-  } options;
   const Numbers multipliers = decay_multipliers(CooldownCurve::one_minus_sqrt, 3);
   const MergeWeighting weighting(multipliers);
-  polyak::detail::visit_options(weighting, options);
-  CHECK(options.names == std::vector<std::string>{"multiplier.1", "multiplier.2", "multiplier.3"});
-  CHECK(options.values == multipliers);
+  polyak::detail::OptionTexts options;
+  for (std::size_t k = 0; k < 3; ++k) {
+    options.emplace_back("multiplier." + std::to_string(k + 1),
+                         polyak::detail::text(multipliers[k]));
+  }
+  CHECK(polyak::detail::option_texts(weighting) == options);
   CHECK(MergeWeighting::type_name == "merge_as_decay");
 
   Checkpoints<float> run(4, 21);

@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <numbers>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <polyak/average/schedules/weighting.hpp>
@@ -208,17 +210,22 @@ TEST_CASE("the state of annealing goes on bit for bit", "[swa_learning_rate]") {
 }
 
 TEST_CASE("the state of annealing names everything once", "[swa_learning_rate]") {
-  struct Names {
+  class Names final : public polyak::StateVisitor {
+   public:
+    Names() : StateVisitor(true) {}
     std::vector<std::string> options, scalars;
-    void option(std::string_view name, double) { options.emplace_back(name); }
-    void option(std::string_view name, AnnealStrategy) { options.emplace_back(name); }
-    void scalar(std::string_view name, double&) { scalars.emplace_back(name); }
-    void scalar(std::string_view name, std::int64_t&) { scalars.emplace_back(name); }
-    void option(std::string_view name, std::int64_t) { options.emplace_back(name); }
-    void option(std::string_view name, bool) { options.emplace_back(name); }
+    void counters(std::string_view, std::span<const std::int64_t>) override {}
+    void buffers(const polyak::Layout&, const std::byte*) override {}
+    void slots(const polyak::ConstSlots&) override {}
+
+   private:
+    void add_option(std::string name, std::string) override { options.push_back(std::move(name)); }
+    void add_scalar(std::string_view name, const void*, const polyak::StateScalarType&) override {
+      scalars.emplace_back(name);
+    }
   } names;
-  SwaLearningRate rate({0.1, 0.2}, {.swa_learning_rate = {0.05}});
-  rate.state(names);
+  const SwaLearningRate rate({0.1, 0.2}, {.swa_learning_rate = {0.05}});
+  polyak::detail::visit_state(rate, names);
   CHECK(names.options == std::vector<std::string>{"swa_learning_rate.0", "swa_learning_rate.1",
                                                   "anneal_epochs", "strategy", "rebase"});
   CHECK(names.scalars ==

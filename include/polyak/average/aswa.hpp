@@ -18,6 +18,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <polyak/average/engine/average.hpp>
@@ -25,6 +26,7 @@
 #include <polyak/core/options.hpp>
 #include <polyak/core/reduce.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
@@ -60,16 +62,24 @@ struct AswaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
+namespace detail {
+/// The fields that a state lists as they are. It lists `normed` tensor by tensor.
 template <class Fields>
-void fields(AswaOptions& o, Fields& field) {
+void aswa_filter_fields(AswaOptions& o, Fields& field) {
   constexpr Rule<AswaFilter> known{[](AswaFilter v) { return v <= AswaFilter::largest_norm; },
                                    "must be one of AswaFilter",
                                    {static_cast<AswaFilter>(9)}};
   field("filter", o.filter, known);
-  field("normed", o.normed);
+  field("reference_swap", o.reference_swap);
   field("start", o.start, at_least_1);
   field("period", o.period, at_least_1);
-  field("reference_swap", o.reference_swap);
+}
+}  // namespace detail
+
+template <class Fields>
+void fields(AswaOptions& o, Fields& field) {
+  detail::aswa_filter_fields(o, field);
+  field("normed", o.normed);
   field("accumulate", o.accumulate);
   field("seed", o.seed);
   field("nonfinite", o.nonfinite);
@@ -91,9 +101,9 @@ struct AswaWeighting {
   void advance(std::int64_t) {
     if (accepts) averaged += averaged == 0 && first_twice ? 2 : 1;
   }
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    visit.scalar("averaged", averaged);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    visit.scalar("averaged", self.averaged);
   }
 };
 
@@ -126,14 +136,11 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
                 const Selection& selection = {})
       : Base(params, weighting_of(options), options.nonfinite,
              {options.accumulate, options.seed, selection}),
-        filter_(options.filter),
-        swaps_(options.reference_swap),
-        start_(options.start),
-        period_(options.period) {
+        options_(std::move(options)) {
     for (std::size_t k = 0; k < params.size(); ++k) {
-      normed_.push_back(this->slots().keeps(k) && options.normed.empty());
+      normed_.push_back(this->slots().keeps(k) && options_.normed.empty());
     }
-    for (const std::string& name : options.normed) {
+    for (const std::string& name : options_.normed) {
       const std::size_t k = params.layout()->find(params.at(name).name());
       if (!this->slots().keeps(k)) {
         detail::refuse_value("polyak: AswaOptions.normed must name averaged tensors, got \"" +
@@ -163,7 +170,7 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
       detail::refuse_order("polyak: end_epoch() while an average is swapped in");
     }
     detail::check_method(*this, params);
-    if (swaps_) {
+    if (options_.reference_swap) {
       this->template sweep_all<ExchangeLaw>(params);
     } else {
       this->template sweep_all<ReadLaw>(params);
@@ -173,15 +180,15 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
 
   // Called by step() and update().
   /// Called before the sweep: it needs the weights that earlier methods write.
-  [[nodiscard]] bool reads_weights() const { return filter_ != AswaFilter::all; }
+  [[nodiscard]] bool reads_weights() const { return options_.filter != AswaFilter::all; }
   void skip() {
     accepted_ = false;
     Base::skip();
   }
   void prepare(const ExecutorRef& executor, const Parameters<P>& params, const Gradients<P>*) {
     const std::int64_t call = this->calls() + 1;
-    next_ = {.accepts = call >= start_ && (call - start_) % period_ == 0, .norm = 0};
-    if (!next_.accepts || filter_ == AswaFilter::all) return;
+    next_ = {.accepts = is_offered(call), .norm = 0};
+    if (!next_.accepts || options_.filter == AswaFilter::all) return;
     if (averaged() == 0) {
       next_.accepts = detail::Sweep<P>::weights_finite(
           params, [this](std::size_t k) { return this->slots().keeps(k); });
@@ -202,21 +209,18 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
     Base::advance(params, gradients);
   }
 
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    visit.option("filter", filter_);
-    visit.option("reference_swap", swaps_);
-    visit.option("start", start_);
-    visit.option("period", period_);
-    for (std::size_t k = 0; k < normed_.size(); ++k) {
-      if (this->slots().keeps(k)) {
-        visit.option("normed." + this->slots().layout()->tensors[k].name,
-                     static_cast<bool>(normed_[k]));
-      }
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    visit.some_options(self.options_,
+                       [](auto& o, auto& field) { detail::aswa_filter_fields(o, field); });
+    for (std::size_t k = 0; k < self.normed_.size(); ++k) {
+      if (!self.slots().keeps(k)) continue;
+      visit.option("normed", self.slots().layout()->tensors[k].name,
+                   static_cast<bool>(self.normed_[k]));
     }
-    Base::state(visit);
-    visit.scalar("norms", norms_);
-    visit.scalar("sum_of_norms", sum_);
+    Base::list_state(self, visit);
+    visit.scalar("norms", self.norms_);
+    visit.scalar("sum_of_norms", self.sum_);
   }
 
  private:
@@ -243,20 +247,23 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
       largest = one > largest ? one : largest;
       ++tensors;
     }
-    if (filter_ == AswaFilter::largest_norm) return detail::is_nan(total) ? total : largest;
+    if (options_.filter == AswaFilter::largest_norm) return detail::is_nan(total) ? total : largest;
     return tensors == 0 ? 0 : total / static_cast<double>(tensors);
   }
 
-  AswaFilter filter_;
+  [[nodiscard]] bool is_offered(std::int64_t call) const {
+    return call >= options_.start && (call - options_.start) % options_.period == 0;
+  }
+
+  AswaOptions options_;
   /// Set by `prepare` for the next call.
   struct Next {
     bool accepts = true;
     double norm = 0;
   };
 
-  bool swaps_, accepted_ = false;
+  bool accepted_ = false;
   Next next_ = {};
-  std::int64_t start_, period_;
   std::vector<bool> normed_;
   Reduction<Distance> distances_{Shape{}};
   double norm_ = 0;

@@ -25,6 +25,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <polyak/average/engine/average.hpp>
@@ -34,6 +35,7 @@
 #include <polyak/core/random.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/simd/dispatch.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slot_view.hpp>
 
@@ -51,13 +53,21 @@ struct CottaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
+namespace detail {
+/// The fields that a state lists as they are. It lists `restored` tensor by tensor.
+template <class Fields>
+void cotta_restore_fields(CottaOptions& o, Fields& field) {
+  field("restore_probability", o.restore_probability, in_closed_0_1);
+  field("restore_seed", o.restore_seed);
+}
+}  // namespace detail
+
 template <class Fields>
 void fields(CottaOptions& o, Fields& field) {
   field("decay", o.decay, decay_in_0_1, likely_decay(o.any_decay));
   field("any_decay", o.any_decay);
-  field("restore_probability", o.restore_probability, in_closed_0_1);
+  detail::cotta_restore_fields(o, field);
   field("restored", o.restored);
-  field("restore_seed", o.restore_seed);
   field("accumulate", o.accumulate);
   field("seed", o.seed);
   field("nonfinite", o.nonfinite);
@@ -203,15 +213,14 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
              {options.accumulate, options.seed, selection}),
         source_(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"source"},
                 [this](std::size_t k) { return this->slots().keeps(k); }),
-        probability_(options.restore_probability),
-        seed_(options.restore_seed) {
+        options_(std::move(options)) {
     for (std::size_t k = 0; k < params.size(); ++k) {
       const bool kept = source_.keeps(k);
-      restores_.push_back(kept && options.restored.empty());
+      restores_.push_back(kept && options_.restored.empty());
       if (!kept || params[k].size() == 0) continue;
       std::copy_n(params[k].data(), params[k].size(), source_.tensor(0, k).data());
     }
-    for (const std::string& name : options.restored) {
+    for (const std::string& name : options_.restored) {
       const std::string& own = params.at(name).name();
       const std::size_t k = params.layout()->find(own);
       if (!source_.keeps(k)) {
@@ -269,7 +278,7 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
   static constexpr bool writes_weights = true;
   void finish(const ExecutorRef& executor, const Parameters<P>& params) {
     Base::finish(executor, params);
-    if (probability_ == 0) return;
+    if (options_.restore_probability == 0) return;
     const int level = detail::level_in_use();
     for (std::size_t k = 0; k < params.size(); ++k) {
       if (!restores_[k]) continue;
@@ -288,18 +297,17 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
     }
   }
 
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    visit.option("restore_probability", probability_);
-    visit.option("restore_seed", seed_);
-    for (std::size_t k = 0; k < restores_.size(); ++k) {
-      if (source_.keeps(k)) {
-        visit.option("restores." + source_.layout()->tensors[k].name,
-                     static_cast<bool>(restores_[k]));
-      }
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    visit.some_options(self.options_,
+                       [](auto& o, auto& field) { detail::cotta_restore_fields(o, field); });
+    for (std::size_t k = 0; k < self.restores_.size(); ++k) {
+      if (!self.source_.keeps(k)) continue;
+      visit.option("restores", self.source_.layout()->tensors[k].name,
+                   static_cast<bool>(self.restores_[k]));
     }
-    visit.slots(source_);
-    Base::state(visit);
+    visit.slots(self.source_);
+    Base::list_state(self, visit);
   }
 
  private:
@@ -309,12 +317,12 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
   }
   [[nodiscard]] detail::RandomChoice choice(std::int64_t call, std::size_t tensor) const {
     // A random stream other than that of stochastic rounding.
-    return {{seed_ ^ 0x436f5454412e2e2eu, static_cast<std::uint64_t>(call), tensor}, probability_};
+    const std::uint64_t seed = options_.restore_seed ^ 0x436f5454412e2e2eu;
+    return {{seed, static_cast<std::uint64_t>(call), tensor}, options_.restore_probability};
   }
 
   Slots<element_t<P>> source_;
-  double probability_;
-  std::uint64_t seed_;
+  CottaOptions options_;
   std::vector<bool> restores_;
 };
 

@@ -43,8 +43,7 @@ void fields(EmaOptions& o, Fields& field) {
   field.check(o.decay < 1 || o.start != Start::zero_debiased,
               "decay must be below 1 with Start::zero_debiased", o.decay);
   field("any_decay", o.any_decay);
-  field("start", o.start);
-  field("update_every", o.update_every, at_least_1);
+  detail::exponential_fields(o, field);
   field("accumulate", o.accumulate);
   field("seed", o.seed);
   field("nonfinite", o.nonfinite);

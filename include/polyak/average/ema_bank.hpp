@@ -29,6 +29,7 @@
 #include <polyak/core/options.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slot_view.hpp>
 
@@ -77,8 +78,7 @@ struct EmaBankOptions {
 
 template <class Fields>
 void fields(EmaBankOptions& o, Fields& field) {
-  field("start", o.start);
-  field("update_every", o.update_every, at_least_1);
+  detail::exponential_fields(o, field);
   field("any_decay", o.any_decay);
   field("accumulate", o.accumulate);
   field("seed", o.seed);
@@ -231,16 +231,17 @@ class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
     if (!resting_) this->copy_buffers(params);
   }
 
-  template <class Visitor>
-  void state(Visitor&& visit) {
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    auto& own = detail::as_base<EmaBank>(self);
     for (std::size_t k = 0; k < N; ++k) {
-      visit.option("decay." + std::to_string(k), weightings_[k].decay);
+      visit.option("decay", std::to_string(k), own.weightings_[k].decay);
     }
-    visit.option("start", weightings_[0].start);
-    visit.option("update_every", weightings_[0].update_every);
-    this->common_options(visit);
-    this->clocks(visit, updates_);
-    this->memory(visit);
+    visit.some_options(own.weightings_[0],
+                       [](auto& w, auto& field) { detail::exponential_fields(w, field); });
+    own.list_options(visit);
+    Base::list_clocks(own, visit, own.updates_);
+    Base::list_memory(own, visit);
   }
 
  private:

@@ -19,6 +19,7 @@
 #include <polyak/average/schedules/conversions.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -67,11 +68,11 @@ struct PowerClock {
     time += batch_size;
     if (t % update_every == 0) updated_time = time;
   }
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    visit.scalar("batch_size", batch_size);
-    visit.scalar("time", time);
-    visit.scalar("updated_time", updated_time);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    visit.scalar("batch_size", self.batch_size);
+    visit.scalar("time", self.time);
+    visit.scalar("updated_time", self.updated_time);
   }
 };
 template <class Fields>

@@ -21,6 +21,7 @@
 #include <polyak/average/engine/average.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -57,10 +58,10 @@ struct SampleClock {
   [[nodiscard]] double gain(std::int64_t) const { return -std::expm1(exponent()); }
   [[nodiscard]] double complement(std::int64_t) const { return std::exp(exponent()); }
   void advance(std::int64_t) { samples += batch_size; }
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    visit.scalar("batch_size", batch_size);
-    visit.scalar("samples", samples);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    visit.scalar("batch_size", self.batch_size);
+    visit.scalar("samples", self.samples);
   }
 
  private:

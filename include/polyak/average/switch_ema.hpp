@@ -29,6 +29,7 @@
 #include <polyak/average/schedules/conversions.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -152,9 +153,9 @@ struct SwitchRule {
   [[nodiscard]] bool after(std::int64_t t) const {
     return unit == SwitchUnit::iterations && due(t - 1);
   }
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    visit.scalar("epoch", epoch);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    visit.scalar("epoch", self.epoch);
   }
 };
 template <class Fields>

@@ -103,18 +103,24 @@ template <class T>
 
 /// The fields as text, in the order of the list.
 using OptionTexts = std::vector<std::pair<std::string, std::string>>;
-struct OptionTextWriter {
-  OptionTexts all;
-  template <class T>
-  void option(std::string_view name, const T& value) {
-    all.emplace_back(name, option_text(value));
+class FieldLister : public FieldVisitor<FieldLister> {
+ public:
+  explicit FieldLister(OptionTexts& all) : all_(all) {}
+  template <class T, class... Rules>
+  void operator()(std::string_view name, const T& value, const Rules&...) {
+    all_.emplace_back(name, option_text(value));
   }
+
+ private:
+  OptionTexts& all_;
 };
+/// The fields of options; nothing without a list.
 template <class O>
 [[nodiscard]] OptionTexts option_texts(const O& o) {
-  OptionTextWriter writer;
-  visit_options(o, writer);
-  return std::move(writer.all);
+  OptionTexts all;
+  FieldLister lister(all);
+  visit_fields(o, lister);
+  return all;
 }
 
 /// Sets fields from their texts.

@@ -243,27 +243,6 @@ template <class O>
   return checker.problem();
 }
 
-/// Passes the fields to a visitor of a state (core/state.hpp): `visit.option(name, value)`.
-template <class Visitor>
-class FieldLister : public FieldVisitor<FieldLister<Visitor>> {
- public:
-  explicit FieldLister(Visitor& visit) : visit_(visit) {}
-  template <class T, class... Rules>
-  void operator()(std::string_view name, const T& value, const Rules&...) {
-    visit_.option(name, value);
-  }
-
- private:
-  Visitor& visit_;
-};
-
-/// Passes the fields of options to a visitor of a state. Does nothing without a list.
-template <class O, class Visitor>
-void visit_options(O& o, Visitor& visit) {
-  FieldLister<Visitor> lister(visit);
-  visit_fields(o, lister);
-}
-
 }  // namespace detail
 
 /// Throws std::invalid_argument "polyak: STRUCT.FIELD RULE, got VALUE" for the first rule that is

@@ -2,90 +2,254 @@
 /// @file
 /// The state of a method, listed once, for comparison, saving and restoring.
 ///
-/// `method.state(visitor)` calls
-///   visitor.option(name, value)               for every option: a number, bool or enum that was
-///                                             fixed when the method was made,
-///   visitor.scalar(name, number&)             for every counter and scalar,
-///   visitor.counters(name, std::vector<std::int64_t>&)  for counters of each tensor,
-///   visitor.buffers(layout, std::byte*)       for copies of the tensors with Role::copy,
-///   visitor.slots(Slots<S>&)                  for the slots,
-/// always the same ones in the same order for methods made with the same options on the same
-/// layout. Names are unique within a method.
+///   template <class Self>
+///   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+///     Base::list_state(self, visit);                       where the method has a base with state
+///     visit.options(self.options_);                        every field of an options struct
+///     visit.option("width", self.width_);                  one more option
+///     visit.scalar("steps", self.steps_);                  a counter or another number
+///     visit.counters("tensor_steps", self.tensor_steps_);  a counter for each tensor
+///     visit.slots(self.slots_);
+///   }
+///
+/// `Self` is the method, or the const method: a StateVisitor reads the state of a const one, a
+/// StateEditor changes the state of one that is not const. Options are fixed when a method is made,
+/// so only a StateVisitor gets them. The list has the same entries in the same order for all
+/// methods made with the same options on the same layout. Names are unique within a method.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
+#include <polyak/core/compiled.hpp>
+#include <polyak/core/option_text.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/scalar.hpp>
 #include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
 inline namespace v0 {
 
-namespace detail {
+/// A type of numbers of a state.
+struct StateScalarType {
+  std::size_t bytes;
+  std::string (*text)(const void* value);
+  /// Writes the number that `words` say into `memory`; false where they are none of the type.
+  bool (*parse)(std::string_view words, void* memory);
 
-/// Refuses slots that do not hold the state of the method now.
-template <class S>
-void require_readable(const Slots<S>& slots) {
-  if (slots.lent()) refuse_order("polyak: the state of a method whose average is swapped in");
-  if (slots.space() != nullptr) slots.space()->require_settled(slots.block().get());
-}
+  template <class T>
+  static const StateScalarType of;
+};
 
-/// The base of visitors of bytes: `derived().bytes(data, size)` gets all of them in order,
-/// `derived().bytes(data, size, space)` those that may lie elsewhere than on the host.
-template <class Derived>
-struct StateBytes {
+/// Slots that can only be read.
+class ConstSlots {
+ public:
+  ConstSlots(const detail::SlotMemory& slots) : slots_(slots) {}  // NOLINT: the same slots
+
+  [[nodiscard]] DType dtype() const { return slots_.dtype(); }
+  [[nodiscard]] std::size_t count() const { return slots_.count(); }
+  [[nodiscard]] const std::vector<std::string>& names() const { return slots_.names(); }
+  [[nodiscard]] const Layout& layout() const { return *slots_.layout(); }
+  [[nodiscard]] MemorySpace* space() const { return slots_.space(); }
+  [[nodiscard]] bool full(std::size_t slot) const { return slots_.full(slot); }
+  [[nodiscard]] bool keeps(std::size_t slot, std::size_t tensor) const {
+    return slots_.keeps(slot, tensor);
+  }
+  [[nodiscard]] const TensorInfo& info(std::size_t slot, std::size_t tensor) const {
+    return slots_.info(slot, tensor);
+  }
+  [[nodiscard]] const std::byte* address(std::size_t slot, std::size_t tensor) const {
+    return slots_.address(slot, tensor);
+  }
+  [[nodiscard]] std::size_t bytes(std::size_t slot, std::size_t tensor) const {
+    return slots_.bytes(slot, tensor);
+  }
+  /// Throws std::logic_error where the slots do not hold the state of the method now.
+  void require_readable() const;
+
+ private:
+  const detail::SlotMemory& slots_;
+};
+
+/// Gets the options of a method, unless it wants none.
+class OptionVisitor {
+ public:
+  /// A number, bool or enum.
   template <class T>
-  void option(std::string_view, const T&) {}
+  void option(std::string_view name, const T& value) {
+    if (wants_options_) add_option(std::string(name), detail::option_text(value));
+  }
+  /// The option of one tensor, "name.tensor".
   template <class T>
-  void scalar(std::string_view, T& value) {
-    derived().bytes(&value, sizeof value);
+  void option(std::string_view name, std::string_view tensor, const T& value) {
+    if (wants_options_) add_option(joined(name, tensor), detail::option_text(value));
   }
-  void counters(std::string_view, std::vector<std::int64_t>& values) {
-    derived().bytes(values.data(), values.size() * sizeof(std::int64_t));
+  /// All fields of an options struct, if it has a list of them (core/options.hpp).
+  template <class O>
+  void options(const O& o) {
+    if (!wants_options_) return;
+    for (auto& [name, text] : detail::option_texts(o)) add_option(std::move(name), std::move(text));
   }
-  void buffers(const Layout& layout, std::byte* data) {
-    derived().bytes(data, buffer_bytes(layout), layout.space.get());
+  /// The fields that `list(o, field)` lists: the part of options that a state has as they are.
+  template <class O, class List>
+  void some_options(const O& o, List list) {
+    if (!wants_options_) return;
+    detail::OptionTexts texts;
+    detail::FieldLister lister(texts);
+    O copy = o;
+    list(copy, lister);
+    for (auto& [name, text] : texts) add_option(std::move(name), std::move(text));
   }
-  template <class S>
-  void slots(Slots<S>& slots) {
-    require_readable(slots);
-    for (std::size_t slot = 0; slot < slots.count(); ++slot) {
-      for (std::size_t k = 0; k < slots.layout()->tensors.size(); ++k) {
-        derived().bytes(slots.address(slot, k), slots.bytes(slot, k), slots.space());
-      }
+  /// All fields of the options of one tensor, "field.tensor".
+  template <class O>
+  void options(const O& o, std::string_view tensor) {
+    if (!wants_options_) return;
+    for (auto& [name, text] : detail::option_texts(o)) {
+      add_option(joined(name, tensor), std::move(text));
     }
   }
 
+ protected:
+  explicit OptionVisitor(bool wants_options) : wants_options_(wants_options) {}
+  OptionVisitor(const OptionVisitor&) = default;
+  OptionVisitor& operator=(const OptionVisitor&) = default;
+  ~OptionVisitor() = default;
+
  private:
-  [[nodiscard]] Derived& derived() { return static_cast<Derived&>(*this); }
+  static std::string joined(std::string_view name, std::string_view tensor);
+  virtual void add_option(std::string name, std::string text);
+
+  bool wants_options_;
 };
+
+/// Reads the state of a const method.
+class StateVisitor : public OptionVisitor {
+ public:
+  virtual ~StateVisitor();
+  /// A counter or another number.
+  template <class T>
+  void scalar(std::string_view name, const T& value) {
+    add_scalar(name, &value, StateScalarType::of<T>);
+  }
+  /// A counter for each tensor.
+  virtual void counters(std::string_view name, std::span<const std::int64_t> values) = 0;
+  /// The copies of the tensors with Role::copy, one after another.
+  virtual void buffers(const Layout& layout, const std::byte* data) = 0;
+  virtual void slots(const ConstSlots& slots) = 0;
+
+ protected:
+  explicit StateVisitor(bool wants_options) : OptionVisitor(wants_options) {}
+
+ private:
+  virtual void add_scalar(std::string_view name, const void* value,
+                          const StateScalarType& type) = 0;
+};
+
+/// Changes the state of a method. Gets the same entries as a StateVisitor but for the options.
+class StateEditor : public OptionVisitor {
+ public:
+  virtual ~StateEditor();
+  template <class T>
+  requires(!std::is_const_v<T>) void scalar(std::string_view name, T& value) {
+    add_scalar(name, &value, StateScalarType::of<T>);
+  }
+  virtual void counters(std::string_view name, std::span<std::int64_t> values) = 0;
+  virtual void buffers(const Layout& layout, std::byte* data) = 0;
+  virtual void slots(detail::SlotMemory& slots) = 0;
+
+ protected:
+  StateEditor() : OptionVisitor(false) {}
+
+ private:
+  virtual void add_scalar(std::string_view name, void* value, const StateScalarType& type) = 0;
+};
+
+/// The visitor of a method, which is const or not.
+template <class Self>
+using StateVisitorOf = std::conditional_t<std::is_const_v<Self>, StateVisitor, StateEditor>;
+
+template <class T>
+inline constexpr StateScalarType StateScalarType::of = {
+    sizeof(T), [](const void* value) { return detail::option_text(*static_cast<const T*>(value)); },
+    [](std::string_view words, void* memory) {
+      T value{};
+      if (!detail::read_option(words, value)) return false;
+      std::memcpy(memory, &value, sizeof value);
+      return true;
+    }};
+
+namespace detail {
+
+/// Refuses slots that do not hold the state of the method now.
+void require_readable(const SlotMemory& slots);
+
+/// A method, const or not, as one of its bases, whose members it may hide.
+template <class Base, class Self>
+[[nodiscard]] auto& as_base(Self& self) {
+  return static_cast<std::conditional_t<std::is_const_v<Self>, const Base, Base>&>(self);
+}
+
+/// A list of the form that versions before 0.2 had, which nothing calls any more.
+template <class Part>
+concept ListsStateByMember = requires(std::remove_const_t<Part>& part, StateEditor& visit) {
+  part.state(visit);
+};
+
+/// Lists the state of a method.
+template <class M>
+void visit_state(M& method, StateVisitorOf<M>& visit) {
+  static_assert(!ListsStateByMember<M>, "polyak: list_state() lists the state; see core/state.hpp");
+  std::remove_const_t<M>::list_state(method, visit);
+}
+/// Lists the state of a part of a method, such as a weighting, if it has any.
+template <class Part>
+void visit_part(Part& part, StateVisitorOf<Part>& visit) {
+  static_assert(!ListsStateByMember<Part>,
+                "polyak: list_state() lists the state; see core/state.hpp");
+  using Plain = std::remove_const_t<Part>;
+  if constexpr (requires { Plain::list_state(part, visit); }) Plain::list_state(part, visit);
+}
 
 /// Copies a state out, bit for bit.
-struct StateWriter : StateBytes<StateWriter> {
-  explicit StateWriter(std::vector<std::byte>& to) : out(to) {}
-  void bytes(const void* data, std::size_t size, MemorySpace* space = nullptr) {
-    const std::size_t place = out.size();
-    out.resize(place + size);
-    read_bytes(space, out.data() + place, data, size);
-  }
-  std::vector<std::byte>& out;
+class StateWriter final : public StateVisitor {
+ public:
+  explicit StateWriter(std::vector<std::byte>& out) : StateVisitor(false), out_(out) {}
+  void counters(std::string_view name, std::span<const std::int64_t> values) override;
+  void buffers(const Layout& layout, const std::byte* data) override;
+  void slots(const ConstSlots& slots) override;
+
+ private:
+  void add_scalar(std::string_view name, const void* value, const StateScalarType& type) override;
+  void add(const void* data, std::size_t bytes, MemorySpace* space = nullptr);
+  std::vector<std::byte>& out_;
 };
 
-/// Copies a state in; without a source it only counts.
-struct StateReader : StateBytes<StateReader> {
-  explicit StateReader(const std::byte* from) : in(from) {}
-  void bytes(void* data, std::size_t count, MemorySpace* space = nullptr) {
-    if (in != nullptr) write_bytes(space, data, in + size, count);
-    size += count;
-  }
-  const std::byte* in;
-  std::size_t size = 0;
+/// Copies a state in; without a source it only counts the bytes.
+class StateReader final : public StateEditor {
+ public:
+  explicit StateReader(const std::byte* in) : in_(in) {}
+  [[nodiscard]] std::size_t size() const { return size_; }
+  void counters(std::string_view name, std::span<std::int64_t> values) override;
+  void buffers(const Layout& layout, std::byte* data) override;
+  void slots(SlotMemory& slots) override;
+
+ private:
+  void add_scalar(std::string_view name, void* value, const StateScalarType& type) override;
+  void take(void* data, std::size_t bytes, MemorySpace* space = nullptr);
+  const std::byte* in_;
+  std::size_t size_ = 0;
 };
+
+void require_state_size(std::size_t size, std::size_t given);
 
 }  // namespace detail
 
@@ -93,9 +257,10 @@ struct StateReader : StateBytes<StateReader> {
 /// continues from within one build of a program. Throws std::logic_error while an average is
 /// swapped in.
 template <class Method>
-[[nodiscard]] std::vector<std::byte> state_bytes(Method& method) {
+[[nodiscard]] std::vector<std::byte> state_bytes(const Method& method) {
   std::vector<std::byte> out;
-  method.state(detail::StateWriter(out));
+  detail::StateWriter writer(out);
+  detail::visit_state(method, writer);
   return out;
 }
 
@@ -104,13 +269,15 @@ template <class Method>
 /// std::logic_error while an average is swapped in.
 template <class Method>
 void restore_state(Method& method, const std::vector<std::byte>& bytes) {
-  detail::StateReader count(nullptr);
-  method.state(count);
-  require(count.size == bytes.size(),
-          "restore_state: the state must have " + detail::text(count.size) + " bytes",
-          bytes.size());
-  method.state(detail::StateReader(bytes.data()));
+  detail::StateReader count(nullptr), reader(bytes.data());
+  detail::visit_state(method, count);
+  detail::require_state_size(count.size(), bytes.size());
+  detail::visit_state(method, reader);
 }
 
 }  // namespace v0
 }  // namespace polyak
+
+#if !defined(POLYAK_COMPILED)
+#include <polyak/core/state.ipp>
+#endif

@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include <polyak/core/state.hpp>
 #include <polyak/core/tensors/layout.hpp>
 #include <polyak/core/tensors/slots.hpp>
 #include <polyak/cuda/executor.hpp>
@@ -23,51 +25,59 @@ namespace detail {
 
 /// Keeps the values that a skipped step restores: the scalars and counters of a method, not its
 /// slots.
-struct ClockWriter {
-  std::vector<std::byte>& out;
-  template <class V>
-  void option(std::string_view, const V&) {}
-  template <class V>
-  void scalar(std::string_view, V& value) {
-    const auto* const first = reinterpret_cast<const std::byte*>(&value);
-    out.insert(out.end(), first, first + sizeof value);
+class ClockWriter final : public StateVisitor {
+ public:
+  explicit ClockWriter(std::vector<std::byte>& out) : StateVisitor(false), out_(out) {}
+  void counters(std::string_view, std::span<const std::int64_t> values) override {
+    add(values.data(), values.size_bytes());
   }
-  void counters(std::string_view, std::vector<std::int64_t>& values) {
-    for (std::int64_t& value : values) scalar({}, value);
+  void buffers(const Layout&, const std::byte*) override {}
+  void slots(const ConstSlots&) override {}
+
+ private:
+  void add_scalar(std::string_view, const void* value, const StateScalarType& type) override {
+    add(value, type.bytes);
   }
-  void buffers(const Layout&, std::byte*) {}
-  template <class S>
-  void slots(Slots<S>&) {}
+  void add(const void* data, std::size_t bytes) {
+    const auto* const first = static_cast<const std::byte*>(data);
+    out_.insert(out_.end(), first, first + bytes);
+  }
+  std::vector<std::byte>& out_;
 };
 /// Takes back what a step changed. What it did not change, a learning rate say, may have been set
 /// since then, and stays.
-struct ClockReader {
-  const std::byte* before;
-  const std::byte* after;
-  template <class V>
-  void option(std::string_view, const V&) {}
-  template <class V>
-  void scalar(std::string_view, V& value) {
-    if (std::memcmp(before, after, sizeof value) != 0) std::memcpy(&value, before, sizeof value);
-    before += sizeof value;
-    after += sizeof value;
+class ClockReader final : public StateEditor {
+ public:
+  ClockReader(const std::byte* before, const std::byte* after) : before_(before), after_(after) {}
+  void counters(std::string_view, std::span<std::int64_t> values) override {
+    for (std::int64_t& value : values) restore(&value, sizeof value);
   }
-  void counters(std::string_view, std::vector<std::int64_t>& values) {
-    for (std::int64_t& value : values) scalar({}, value);
+  void buffers(const Layout&, std::byte*) override {}
+  void slots(polyak::detail::SlotMemory&) override {}
+
+ private:
+  void add_scalar(std::string_view, void* value, const StateScalarType& type) override {
+    restore(value, type.bytes);
   }
-  void buffers(const Layout&, std::byte*) {}
-  template <class S>
-  void slots(Slots<S>&) {}
+  void restore(void* value, std::size_t bytes) {
+    if (std::memcmp(before_, after_, bytes) != 0) std::memcpy(value, before_, bytes);
+    before_ += bytes;
+    after_ += bytes;
+  }
+  const std::byte* before_;
+  const std::byte* after_;
 };
 template <class M>
-void keep_clocks(M& method, std::vector<std::byte>& to) {
+void keep_clocks(const M& method, std::vector<std::byte>& to) {
   to.clear();
-  method.state(ClockWriter{to});
+  ClockWriter writer(to);
+  polyak::detail::visit_state(method, writer);
 }
 template <class M>
 void restore_clocks(M& method, const std::vector<std::byte>& before,
                     const std::vector<std::byte>& after) {
-  method.state(ClockReader{before.data(), after.data()});
+  ClockReader reader(before.data(), after.data());
+  polyak::detail::visit_state(method, reader);
 }
 
 /// Reads the marks of the newest step, once they are there.
@@ -89,7 +99,7 @@ inline void await_report(DeviceSpace& space) {
 /// The functions of a method that take a step back, without its type.
 struct ClockHooks {
   const std::shared_ptr<polyak::detail::Block>& (*block)(const void*);
-  void (*keep)(void*, std::vector<std::byte>& to);
+  void (*keep)(const void*, std::vector<std::byte>& to);
   void (*restore)(void*, const std::vector<std::byte>& before, const std::vector<std::byte>& after);
   void (*skip)(void*);
 
@@ -98,7 +108,9 @@ struct ClockHooks {
     return {[](const void* m) -> const std::shared_ptr<polyak::detail::Block>& {
               return static_cast<const M*>(m)->slots().block();
             },
-            [](void* m, std::vector<std::byte>& to) { keep_clocks(*static_cast<M*>(m), to); },
+            [](const void* m, std::vector<std::byte>& to) {
+              keep_clocks(*static_cast<const M*>(m), to);
+            },
             [](void* m, const std::vector<std::byte>& before, const std::vector<std::byte>& after) {
               restore_clocks(*static_cast<M*>(m), before, after);
             },

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,21 +35,30 @@ inline void require_same_tensors(const Layout& from, const Layout& to, std::stri
 }
 
 /// Lists the options of a method as text.
-struct OptionList {
-  std::vector<std::pair<std::string, std::string>>& out;
-  template <class V>
-  void option(std::string_view name, const V& value) {
-    out.emplace_back(name, polyak::detail::option_text(value));
+class OptionList final : public StateVisitor {
+ public:
+  using Texts = polyak::detail::OptionTexts;
+  explicit OptionList(Texts& all) : StateVisitor(true), all_(all) {}
+  void counters(std::string_view, std::span<const std::int64_t>) override {}
+  void buffers(const Layout&, const std::byte*) override {}
+  void slots(const ConstSlots& slots) override {
+    all_.emplace_back("state", std::string(polyak::detail::name_of(slots.dtype())));
   }
-  template <class V>
-  void scalar(std::string_view, V&) {}
-  void counters(std::string_view, std::vector<std::int64_t>&) {}
-  void buffers(const Layout&, std::byte*) {}
-  template <class S>
-  void slots(Slots<S>&) {
-    out.emplace_back("state", std::string(polyak::detail::name_of(polyak::detail::dtype_of<S>())));
+
+ private:
+  void add_option(std::string name, std::string text) override {
+    all_.emplace_back(std::move(name), std::move(text));
   }
+  void add_scalar(std::string_view, const void*, const StateScalarType&) override {}
+  Texts& all_;
 };
+template <class M>
+[[nodiscard]] OptionList::Texts options_of(const M& method) {
+  OptionList::Texts all;
+  OptionList list(all);
+  polyak::detail::visit_state(method, list);
+  return all;
+}
 
 }  // namespace detail
 
@@ -75,14 +85,12 @@ void copy_weights(const polyak::Parameters<From>& from, const polyak::Parameters
 /// on to the same bits. Throws std::invalid_argument, with nothing changed, where tensors or
 /// options differ; std::logic_error while an average is swapped in.
 template <class From, class To>
-void copy_state(From& from, To& to) {
+void copy_state(const From& from, To& to) {
   static_assert(From::type_name == To::type_name,
                 "polyak: copy_state is for two methods of the same kind");
   detail::require_same_tensors(*from.slots().layout(), *to.slots().layout(),
                                "the tensors of the methods");
-  std::vector<std::pair<std::string, std::string>> ours, theirs;
-  from.state(detail::OptionList{ours});
-  to.state(detail::OptionList{theirs});
+  const auto ours = detail::options_of(from), theirs = detail::options_of(to);
   std::string differing;
   for (std::size_t k = 0; k < ours.size() && k < theirs.size(); ++k) {
     if (ours[k] != theirs[k]) {

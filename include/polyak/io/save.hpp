@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -58,14 +59,21 @@ inline constexpr bool is_parameters<Parameters<P>> = true;
 template <class P>
 inline constexpr bool is_parameters<const Parameters<P>> = true;
 
+/// A part that load() can write to: a list of parameters owns no memory.
 template <class Part>
-void record_part(StateRecord& all, Part& part) {
-  if constexpr (is_parameters<Part>) {
-    record(all, part);
-  } else {
-    record_method(all, part);
-  }
+concept Loadable = is_parameters<Part> || !std::is_const_v<Part>;
+
+template <ParameterScalar P>
+void record_part(StateRecord& all, const Parameters<P>& params) {
+  record_parameters(all, ParameterAccess<P>::list(params));
 }
+template <class M>
+void record_part(StateRecord& all, const M& method) {
+  record_method(all, method);
+}
+
+/// Refuses an object that is given twice.
+void require_distinct(std::span<const void* const> addresses);
 
 /// The arguments of save and load after their options: parameters, then their methods; then, for a
 /// model of several types, the next parameters and their methods.
@@ -73,16 +81,29 @@ template <class First, class... Rest>
 [[nodiscard]] StateRecord record_parts(const First& first, const Rest&... rest) {
   static_assert(is_parameters<First>,
                 "polyak: save and load need the parameters before the methods that belong to them");
-  const std::array<const void*, sizeof...(Rest)> addresses{static_cast<const void*>(&rest)...};
-  for (std::size_t i = 0; i < addresses.size(); ++i) {
-    for (std::size_t j = 0; j < i; ++j) {
-      if (addresses[i] == addresses[j]) refuse_value("polyak: the same object is given twice");
-    }
-  }
+  require_distinct(std::array<const void*, sizeof...(Rest)>{static_cast<const void*>(&rest)...});
   StateRecord all;
   record_part(all, first);
-  // The visitor of a method lists its state, whoever changes it afterwards.
-  (record_part(all, const_cast<Rest&>(rest)), ...);
+  (record_part(all, rest), ...);
+  return all;
+}
+
+/// Where loading writes: to the weights, and to the state of methods.
+template <Loadable Part>
+void add_places(StatePlaces& all, Part& part) {
+  if constexpr (is_parameters<Part>) {
+    for (std::size_t k = 0; k < part.size(); ++k) {
+      all.tensors.push_back(static_cast<std::byte*>(part[k].raw()));
+    }
+  } else {
+    StatePlaceLister lister(all);
+    visit_state(part, lister);
+  }
+}
+template <Loadable... Parts>
+[[nodiscard]] StatePlaces places_of(Parts&... parts) {
+  StatePlaces all;
+  (add_places(all, parts), ...);
   return all;
 }
 
@@ -100,8 +121,9 @@ template <class M>
 void save_record(const std::filesystem::path& path, const StateRecord& all,
                  const SaveOptions& options);
 
+/// `places` are those of the methods and parameters in `run`.
 [[nodiscard]] LoadReport load_record(const std::filesystem::path& path, const StateRecord& run,
-                                     const LoadOptions& options);
+                                     const StatePlaces& places, const LoadOptions& options);
 
 }  // namespace detail
 
@@ -129,15 +151,16 @@ requires(detail::is_parameters<First>) void save(const std::filesystem::path& pa
 /// shapes, types, roles, methods and options; io_error for a file that is damaged, truncated or no
 /// state of polyak; std::logic_error after the first step or update, and while an average is
 /// swapped in.
-template <class... Parts>
+template <detail::Loadable... Parts>
 LoadReport load(const std::filesystem::path& path, const LoadOptions& options, Parts&... parts) {
   if ((detail::has_started(parts) || ...)) {
     detail::refuse_order(
         "polyak: load() into a method that has been used already; load before the first step");
   }
-  return detail::load_record(path, detail::record_parts(parts...), options);
+  const detail::StateRecord run = detail::record_parts(parts...);
+  return detail::load_record(path, run, detail::places_of(parts...), options);
 }
-template <class First, class... Rest>
+template <class First, detail::Loadable... Rest>
 requires(detail::is_parameters<First>) LoadReport
     load(const std::filesystem::path& path, First& params, Rest&... methods) {
   return load(path, LoadOptions{}, params, methods...);

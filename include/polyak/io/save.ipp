@@ -54,15 +54,24 @@ inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& one) 
 }
 
 /// Takes a tensor from the file into memory.
-inline void take_tensor(const RecordedTensor& one, std::span<const std::byte> rows) {
+inline void take_tensor(const RecordedTensor& one, std::byte* place,
+                        std::span<const std::byte> rows) {
   if (one.space == nullptr) {
-    take_row_major(one.data, one.spec.shape, one.element_bytes, one.order, rows);
+    take_row_major(place, one.spec.shape, one.element_bytes, one.order, rows);
   } else if (one.order == Order::row_major) {
-    write_bytes(one.space, one.data, rows.data(), rows.size());
+    write_bytes(one.space, place, rows.data(), rows.size());
   } else {
     std::vector<std::byte> host(one.bytes);
     take_row_major(host.data(), one.spec.shape, one.element_bytes, one.order, rows);
-    write_bytes(one.space, one.data, host.data(), one.bytes);
+    write_bytes(one.space, place, host.data(), one.bytes);
+  }
+}
+
+POLYAK_DEFINE void require_distinct(std::span<const void* const> addresses) {
+  for (std::size_t i = 0; i < addresses.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (addresses[i] == addresses[j]) refuse_value("polyak: the same object is given twice");
+    }
   }
 }
 
@@ -139,7 +148,7 @@ inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
     for (const RecordedScalar& scalar : run.methods[k].scalars) {
       const std::string& words = file.methods[k].scalars.at(scalar.name);
       parsed.emplace_back();
-      if (!scalar.parse(words, parsed.back().data())) {
+      if (!scalar.type->parse(words, parsed.back().data())) {
         refuse_io(path, {}, {},
                   label(k, run.methods[k]) + ": \"" + scalar.name + "\" is " + text(words) +
                       ", which is no such number");
@@ -150,7 +159,7 @@ inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
 }
 
 POLYAK_DEFINE LoadReport load_record(const std::filesystem::path& path, const StateRecord& run,
-                                     const LoadOptions& options) {
+                                     const StatePlaces& places, const LoadOptions& options) {
   const SafetensorsFile file(path);
   const auto words = file.metadata().find(std::string(state_key));
   if (words == file.metadata().end()) {
@@ -170,16 +179,17 @@ POLYAK_DEFINE LoadReport load_record(const std::filesystem::path& path, const St
   if (report.verified) file.verify();
   // From here on nothing fails, unless a device does.
   for (std::size_t k = 0; k < tensors.size(); ++k) {
-    const RecordedTensor& one = run.tensors[k];
-    take_tensor(one, tensors[k]);
+    take_tensor(run.tensors[k], places.tensors[k], tensors[k]);
   }
   auto parsed = scalars.begin();
+  auto place = places.scalars.begin();
   for (std::size_t k = 0; k < run.methods.size(); ++k) {
     const auto& kept = found.differing[k];
     for (const RecordedScalar& scalar : run.methods[k].scalars) {
       const std::array<std::byte, 8>& value = *parsed++;
+      void* const memory = *place++;
       if (std::find(kept.begin(), kept.end(), scalar.name) != kept.end()) continue;
-      std::memcpy(scalar.memory, value.data(), scalar.bytes);
+      std::memcpy(memory, value.data(), scalar.type->bytes);
     }
   }
   return report;

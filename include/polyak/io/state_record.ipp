@@ -7,6 +7,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,7 +21,11 @@
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
+#include <polyak/core/tensors/parameter_list.hpp>
+#include <polyak/core/tensors/slots.hpp>
 #include <polyak/io/error.hpp>
+#include <polyak/io/safetensors.hpp>
 #include <polyak/io/state_record.hpp>
 
 namespace polyak {
@@ -30,35 +37,121 @@ POLYAK_DEFINE std::string label(std::size_t index, const RecordedMethod& method)
   return "method " + text(index) + " (" + method.type + ")";
 }
 
-POLYAK_DEFINE void StateRecorder::counters(std::string_view name,
-                                           std::vector<std::int64_t>& values) {
-  TensorInfo info;
-  info.shape = {static_cast<std::int64_t>(values.size())};
-  info.dtype = DType::int64;
-  info.size = values.size();
-  tensor(prefix_ + std::string(name), info, info.dtype, values.data(), nullptr);
-}
-
-POLYAK_DEFINE void StateRecorder::buffers(const Layout& layout, std::byte* data) {
-  for (const TensorInfo& info : layout.tensors) {
-    if (info.role != Role::copy) continue;
-    tensor(prefix_ + "buffer/" + info.name, info, info.dtype, data, layout.space.get());
-    data += info.size * bytes_of(info.dtype);
-  }
-}
-
-POLYAK_DEFINE void StateRecorder::tensor(std::string name, const TensorInfo& info, DType dtype,
-                                         void* data, MemorySpace* space) {
+POLYAK_DEFINE void record_tensor(StateRecord& all, std::string name, const TensorInfo& info,
+                                 DType dtype, const void* data, MemorySpace* space) {
   RecordedTensor one;
   one.spec.name = std::move(name);
   one.spec.dtype = safetensors_type(dtype);
   one.spec.shape.assign(info.shape.begin(), info.shape.end());
-  one.data = static_cast<std::byte*>(data);
+  one.data = static_cast<const std::byte*>(data);
   one.space = space;
   one.element_bytes = bytes_of(dtype);
   one.bytes = info.size * one.element_bytes;
   one.order = info.order;
-  record_.tensors.push_back(std::move(one));
+  all.tensors.push_back(std::move(one));
+}
+
+POLYAK_DEFINE void record_parameters(StateRecord& all, const ParameterList& params) {
+  if (params.mark()->load()) {
+    refuse_order("polyak: save or load while an average is swapped in; end its guard first");
+  }
+  const Layout& layout = *params.layout();
+  for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+    const TensorInfo& info = layout.tensors[k];
+    require(!info.name.starts_with(state_prefix),
+            "a tensor that is saved must not have a name that begins with \"polyak/\"", info.name);
+    for (const auto& list : all.lists) {
+      require(list->find(info.name) == list->tensors.size(),
+              "a tensor's name must be new among all lists that are saved together", info.name);
+    }
+    record_tensor(all, info.name, info, info.dtype, params.memory()[k].data, layout.space.get());
+  }
+  all.lists.push_back(params.layout());
+}
+
+POLYAK_DEFINE StateRecorder::StateRecorder(StateRecord& all, std::string_view type, DType parameter,
+                                           DType state, const std::shared_ptr<const Layout>& layout)
+    : StateVisitor(true),
+      all_(all),
+      method_(all.methods.size()),
+      prefix_(std::string(state_prefix) + text(method_) + "/") {
+  require_same(all.lists.back(), layout,
+               "the parameters named before a method and those of the method");
+  RecordedMethod& method = all.methods.emplace_back();
+  method.type = type;
+  method.parameter = name_of(parameter);
+  method.state = name_of(state);
+  method.list = all.lists.size() - 1;
+}
+POLYAK_DEFINE void StateRecorder::add_option(std::string name, std::string text) {
+  all_.methods[method_].options.emplace_back(std::move(name), std::move(text));
+}
+POLYAK_DEFINE void StateRecorder::add_scalar(std::string_view name, const void* value,
+                                             const StateScalarType& type) {
+  all_.methods[method_].scalars.push_back({std::string(name), type.text(value), &type});
+}
+POLYAK_DEFINE void StateRecorder::counters(std::string_view name,
+                                           std::span<const std::int64_t> values) {
+  TensorInfo info;
+  info.shape = {static_cast<std::int64_t>(values.size())};
+  info.dtype = DType::int64;
+  info.size = values.size();
+  record_tensor(all_, prefix_ + std::string(name), info, info.dtype, values.data(), nullptr);
+}
+/// Calls use(info, offset) with each buffer, whose copies lie one after another.
+template <class Use>
+void each_buffer(const Layout& layout, Use use) {
+  std::size_t offset = 0;
+  for (const TensorInfo& info : layout.tensors) {
+    if (info.role != Role::copy) continue;
+    use(info, offset);
+    offset += info.size * bytes_of(info.dtype);
+  }
+}
+POLYAK_DEFINE void StateRecorder::buffers(const Layout& layout, const std::byte* data) {
+  each_buffer(layout, [&](const TensorInfo& info, std::size_t offset) {
+    record_tensor(all_, prefix_ + "buffer/" + info.name, info, info.dtype, data + offset,
+                  layout.space.get());
+  });
+}
+POLYAK_DEFINE void StateRecorder::slots(const ConstSlots& slots) {
+  slots.require_readable();
+  RecordedMethod& method = all_.methods[method_];
+  const std::size_t tensors = slots.layout().tensors.size();
+  method.state = name_of(slots.dtype());
+  for (std::size_t slot = 0; slot < slots.count(); ++slot) {
+    const std::string& name = slots.names()[slot];
+    method.slots.push_back(name);
+    auto* const shapes = slots.full(slot) ? nullptr : &method.slot_shapes[name];
+    if (shapes != nullptr) shapes->resize(tensors);
+    for (std::size_t k = 0; k < tensors; ++k) {
+      if (!slots.keeps(slot, k)) continue;
+      const TensorInfo& info = slots.info(slot, k);
+      if (shapes != nullptr) (*shapes)[k] = info.shape;
+      record_tensor(all_, prefix_ + name + "/" + info.name, info, slots.dtype(),
+                    slots.address(slot, k), slots.space());
+    }
+  }
+}
+
+POLYAK_DEFINE void StatePlaceLister::add_scalar(std::string_view, void* value,
+                                                const StateScalarType&) {
+  all_.scalars.push_back(value);
+}
+POLYAK_DEFINE void StatePlaceLister::counters(std::string_view, std::span<std::int64_t> values) {
+  all_.tensors.push_back(reinterpret_cast<std::byte*>(values.data()));
+}
+POLYAK_DEFINE void StatePlaceLister::buffers(const Layout& layout, std::byte* data) {
+  each_buffer(layout, [&](const TensorInfo&, std::size_t offset) {
+    all_.tensors.push_back(data + offset);
+  });
+}
+POLYAK_DEFINE void StatePlaceLister::slots(SlotMemory& slots) {
+  for (std::size_t slot = 0; slot < slots.count(); ++slot) {
+    for (std::size_t k = 0; k < slots.layout()->tensors.size(); ++k) {
+      if (slots.keeps(slot, k)) all_.tensors.push_back(slots.address(slot, k));
+    }
+  }
 }
 
 // The record as JSON.

@@ -201,10 +201,10 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
     slow_start_[tensor] = 0;
   }
 
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    Base::state(visit);
-    visit.counters("slow_start", slow_start_);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    Base::list_state(self, visit);
+    visit.counters("slow_start", self.slow_start_);
   }
 
  private:

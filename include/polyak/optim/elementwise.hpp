@@ -23,6 +23,7 @@
 #include <polyak/core/method.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>
@@ -244,15 +245,16 @@ class Elementwise : public MethodHooks<P> {
   [[nodiscard]] Bound bind() const { return alternative(laws_.front()); }
 
   /// Lists every scalar and slot of the state once; see core/state.hpp.
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    detail::visit_options(options_, visit);
-    groups_.list(*slots_.layout(), visit);
-    visit.scalar("learning_rate", learning_rate_);
-    visit.scalar("steps", steps_);
-    visit.scalar("skipped", skipped_);
-    visit.counters("tensor_steps", tensor_steps_);
-    visit.slots(slots_);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    auto& own = detail::as_base<Elementwise>(self);
+    visit.options(own.options_);
+    own.groups_.list(*own.slots_.layout(), visit);
+    visit.scalar("learning_rate", own.learning_rate_);
+    visit.scalar("steps", own.steps_);
+    visit.scalar("skipped", own.skipped_);
+    visit.counters("tensor_steps", own.tensor_steps_);
+    visit.slots(own.slots_);
   }
 
  protected:

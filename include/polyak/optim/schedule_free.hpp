@@ -267,13 +267,14 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
     return {Base::step_of(tensor), scalars_, schedule_.beta};
   }
 
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    Base::state(visit);
-    visit.scalar("scheduled_learning_rate", scalars_.learning_rate);
-    visit.scalar("learning_rate_max", scalars_.learning_rate_max);
-    visit.scalar("weight_sum", scalars_.weight_sum);
-    visit.scalar("gain", scalars_.gain);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    Base::list_state(self, visit);
+    auto& scalars = detail::as_base<ScheduleFree>(self).scalars_;
+    visit.scalar("scheduled_learning_rate", scalars.learning_rate);
+    visit.scalar("learning_rate_max", scalars.learning_rate_max);
+    visit.scalar("weight_sum", scalars.weight_sum);
+    visit.scalar("gain", scalars.gain);
   }
 
  protected:

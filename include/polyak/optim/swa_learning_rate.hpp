@@ -26,6 +26,7 @@
 
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -148,13 +149,13 @@ class SwaLearningRate {
   [[nodiscard]] const SwaLearningRateOptions& options() const { return options_; }
 
   /// Lists the whole state once, for state_bytes() and restore_state(); see core/state.hpp.
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    detail::visit_options(options_, visit);
-    visit.scalar("steps", steps_);
-    for (std::size_t group = 0; group < rates_.size(); ++group) {
-      visit.scalar("initial_rate." + std::to_string(group), initial_[group]);
-      visit.scalar("rate." + std::to_string(group), rates_[group]);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    visit.options(self.options_);
+    visit.scalar("steps", self.steps_);
+    for (std::size_t group = 0; group < self.rates_.size(); ++group) {
+      visit.scalar("initial_rate." + std::to_string(group), self.initial_[group]);
+      visit.scalar("rate." + std::to_string(group), self.rates_[group]);
     }
   }
 

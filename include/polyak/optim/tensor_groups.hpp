@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <polyak/core/options.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/core/tensors/layout.hpp>
 #include <polyak/core/tensors/selection.hpp>
 #include <polyak/core/tensors/selection_checks.hpp>
@@ -60,19 +61,7 @@ class TensorGroups {
   }
 
   /// Lists the selection, if there is one, and the factors of each tensor whose factors are not 1.
-  template <class Visitor>
-  void list(const Layout& layout, Visitor& visit) const {
-    for (std::size_t k = 0; k < owned_.size(); ++k) {
-      const std::string& name = layout.tensors[k].name;
-      if (selected_ && layout.tensors[k].role != Role::copy) {
-        visit.option("selected." + name, static_cast<bool>(owned_[k]));
-      }
-      if (of(k) == GroupOptions{}) continue;
-      visit.option("learning_rate_factor." + name, of(k).learning_rate_factor);
-      visit.option("weight_decay_factor." + name, of(k).weight_decay_factor);
-      visit.option("frozen." + name, of(k).frozen);
-    }
-  }
+  void list(const Layout& layout, OptionVisitor& visit) const;
 
  private:
   bool selected_;

@@ -13,6 +13,7 @@
 #include <polyak/average/schedules/weighting.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/options.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
@@ -130,14 +131,15 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
   }
 
   /// Lists every scalar and slot of the state once; see core/state.hpp.
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    detail::visit_options(weighting_, visit);
-    this->common_options(visit);
-    this->clocks(visit, updates_);
-    visit.scalar("gain", gain_);
-    if constexpr (requires { weighting_.state(visit); }) weighting_.state(visit);
-    this->memory(visit);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    auto& own = detail::as_base<AverageOf>(self);
+    visit.options(own.weighting_);
+    own.list_options(visit);
+    Base::list_clocks(own, visit, own.updates_);
+    visit.scalar("gain", own.gain_);
+    detail::visit_part(own.weighting_, visit);
+    Base::list_memory(own, visit);
   }
 
  protected:

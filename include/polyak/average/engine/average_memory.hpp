@@ -30,6 +30,7 @@
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/storage.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
@@ -251,32 +252,23 @@ class AverageMemory : public MethodHooks<P> {
     record_.write_buffers(ParameterAccess<P>::list(target));
   }
 
-  /// Parts of state(); see core/state.hpp.
-  template <class Visitor>
-  void common_options(Visitor&& visit) {
-    visit.option("accumulate", record_.accumulation.accumulate);
-    visit.option("seed", record_.accumulation.seed);
-    visit.option("nonfinite", record_.nonfinite);
-    if (record_.accumulation.tensors.is_everything()) return;
-    const Layout& layout = *slots_.layout();
-    for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
-      if (layout.tensors[k].role != Role::average) continue;
-      visit.option("selected." + layout.tensors[k].name, slots_.keeps(k));
-    }
-  }
-  template <class Visitor>
-  void clocks(Visitor&& visit, std::int64_t& updates) {
-    visit.scalar("calls", record_.calls);
+  /// Parts of list_state(); see core/state.hpp.
+  void list_options(OptionVisitor& visit) const { record_.list_options(*slots_.layout(), visit); }
+  template <class Self, class Count>
+  static void list_clocks(Self& self, StateVisitorOf<Self>& visit, Count& updates) {
+    auto& own = detail::as_base<AverageMemory>(self);
+    visit.scalar("calls", own.record_.calls);
     visit.scalar("updates", updates);
-    visit.scalar("skipped", record_.skipped);
+    visit.scalar("skipped", own.record_.skipped);
   }
-  template <class Visitor>
-  void memory(Visitor&& visit) {
-    visit.buffers(*slots_.layout(), record_.buffers->data());
-    if (wide_) {
-      visit.slots(*wide_);
+  template <class Self>
+  static void list_memory(Self& self, StateVisitorOf<Self>& visit) {
+    auto& own = detail::as_base<AverageMemory>(self);
+    visit.buffers(*own.slots_.layout(), own.record_.buffers->data());
+    if (own.wide_) {
+      visit.slots(*own.wide_);
     } else {
-      visit.slots(slots_);
+      visit.slots(own.slots_);
     }
   }
 

@@ -17,6 +17,7 @@
 #include <polyak/core/compiled.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/core/storage.hpp>
 #include <polyak/core/tensors/block.hpp>
 #include <polyak/core/tensors/layout.hpp>
@@ -63,6 +64,9 @@ class AverageRecord {
                                                      bool wide) const;
   /// Copies the buffers of `before`, an average of fewer tensors.
   void grow_buffers(const Layout& now, const AverageRecord& before, const Layout& then) const;
+
+  /// Lists the options of the memory, and the selection tensor by tensor.
+  void list_options(const Layout& layout, OptionVisitor& visit) const;
 
   std::string_view owner;  ///< the method's name
   std::vector<std::string> names;

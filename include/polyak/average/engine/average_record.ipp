@@ -123,6 +123,17 @@ POLYAK_DEFINE void AverageRecord::grow_buffers(const Layout& now, const AverageR
   }
 }
 
+POLYAK_DEFINE void AverageRecord::list_options(const Layout& layout, OptionVisitor& visit) const {
+  visit.option("accumulate", accumulation.accumulate);
+  visit.option("seed", accumulation.seed);
+  visit.option("nonfinite", nonfinite);
+  if (accumulation.tensors.is_everything()) return;
+  for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+    if (layout.tensors[k].role != Role::average) continue;
+    visit.option("selected", layout.tensors[k].name, static_cast<bool>(averaged_[k]));
+  }
+}
+
 POLYAK_DEFINE void require_grown(const Layout& now, const Layout& before) {
   Layout common;
   for (const TensorInfo& tensor : now.tensors) {

@@ -9,6 +9,7 @@
 #include <polyak/average/engine/average.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/options.hpp>
+#include <polyak/core/state.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -69,12 +70,13 @@ class FedBackAverage : public AverageOf<Derived, P, W, S> {
         this->bind_stored(Switch{this->gain(), blend_}, std::size_t{0}));
   }
 
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    Base::state(visit);
-    detail::visit_options(rule_, visit);
-    visit.scalar("switches", switches_);
-    if constexpr (requires { rule_.state(visit); }) rule_.state(visit);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    Base::list_state(self, visit);
+    auto& own = detail::as_base<FedBackAverage>(self);
+    visit.options(own.rule_);
+    visit.scalar("switches", own.switches_);
+    detail::visit_part(own.rule_, visit);
   }
 
  protected:

@@ -28,6 +28,7 @@
 #include <polyak/core/options.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slot_view.hpp>
 
@@ -71,6 +72,13 @@ struct Window {
   std::int64_t width = 1;  ///< blocks in the readable average
   bool running = false;    ///< RunningMeanLaw updates the mean, recomputed once per turn
 };
+template <class Fields>
+void fields(Window& w, Fields& field) {
+  field("ring", w.ring);
+  field("kept", w.kept);
+  field("width", w.width);
+  field("running", w.running);
+}
 
 /// Blocks of a run, and the mean of the newest ones. `W::samples(t)` says whether call t belongs to
 /// a block, `W::completes(t)` whether the block ends with it.
@@ -181,17 +189,15 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
     this->copy_buffers(params);
   }
 
-  template <class Visitor>
-  void state(Visitor&& visit) {
-    detail::visit_options(weighting_, visit);
-    visit.option("ring", window_.ring);
-    visit.option("kept", window_.kept);
-    visit.option("width", window_.width);
-    visit.option("running", window_.running);
-    this->common_options(visit);
-    this->clocks(visit, count_);
-    visit.scalar("open", open_);
-    this->memory(visit);
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    auto& own = detail::as_base<RingOfBlocks>(self);
+    visit.options(own.weighting_);
+    visit.options(own.window_);
+    own.list_options(visit);
+    Base::list_clocks(own, visit, own.count_);
+    visit.scalar("open", own.open_);
+    Base::list_memory(own, visit);
   }
 
  protected:

@@ -138,11 +138,18 @@ struct ExponentialWeighting {
     return decay == 0 ? 1 : -std::expm1(static_cast<double>(n) * std::log(decay));
   }
 };
+namespace detail {
+/// The fields that the weighting shares with the options of Ema and EmaBank.
+template <class O, class Fields>
+void exponential_fields(O& o, Fields& field) {
+  field("start", o.start);
+  field("update_every", o.update_every, at_least_1);
+}
+}  // namespace detail
 template <class Fields>
 void fields(ExponentialWeighting& w, Fields& field) {
   field("decay", w.decay, in_closed_0_1);
-  field("start", w.start);
-  field("update_every", w.update_every, at_least_1);
+  detail::exponential_fields(w, field);
   field.check(w.decay < 1 || w.start != Start::zero_debiased,
               "decay must be below 1 with Start::zero_debiased", w.decay);
 }
