@@ -70,8 +70,9 @@ std::string refused(const UserOptions& options) {
   return refusal<std::invalid_argument>([&] { polyak::validate(options); });
 }
 Texts texts_of(const UserOptions& options) {
-  const auto texts = polyak::detail::option_texts(options);
-  return {texts.begin(), texts.end()};
+  Texts all;
+  for (auto& option : polyak::detail::option_texts(options)) all.emplace(option.name, option.text);
+  return all;
 }
 
 TEST_CASE("the first broken rule is told, by struct, field and value", "[options]") {

@@ -112,8 +112,9 @@ struct As {
 };
 
 Texts texts_of(const auto& weighting) {
-  const auto texts = detail::option_texts(weighting);
-  return {texts.begin(), texts.end()};
+  Texts all;
+  for (auto& option : detail::option_texts(weighting)) all.emplace(option.name, option.text);
+  return all;
 }
 
 }  // namespace
@@ -205,7 +206,7 @@ TEST_CASE("The list has every weighting of the headers") {
       {"PowerClock", "stored as PacedPowerWeighting"},
       {"SampleClock", "its gains are no function of the call; it is not stored"},
       {"AswaWeighting", "its gains are no function of the call; it is not stored"},
-      {"RepeatedWeighting", "its record does not say which weighting it repeats"},
+      {"RepeatedWeighting", "its older records do not say which weighting it repeats"},
       {"GainSequence", "holds a weighting"},
       {"Recorded", "part of GainSequence"}};
   std::set<std::string> listed;

@@ -363,8 +363,8 @@ TEST_CASE("a running merge goes on from its state and allocates nothing", "[merg
   const MergeWeighting weighting(multipliers);
   polyak::detail::OptionTexts options;
   for (std::size_t k = 0; k < 3; ++k) {
-    options.emplace_back("multiplier." + std::to_string(k + 1),
-                         polyak::detail::text(multipliers[k]));
+    options.push_back(
+        {"multiplier." + std::to_string(k + 1), polyak::detail::text(multipliers[k])});
   }
   CHECK(polyak::detail::option_texts(weighting) == options);
   CHECK(MergeWeighting::type_name == "merge_as_decay");

@@ -101,14 +101,23 @@ template <class T>
   }
 }
 
+/// An option as it is saved.
+struct OptionText {
+  std::string name, text;
+  bool older_files_lack_it = false;
+  friend bool operator==(const OptionText&, const OptionText&) = default;
+};
 /// The fields as text, in the order of the list.
-using OptionTexts = std::vector<std::pair<std::string, std::string>>;
+using OptionTexts = std::vector<OptionText>;
 class FieldLister : public FieldVisitor<FieldLister> {
  public:
   explicit FieldLister(OptionTexts& all) : all_(all) {}
   template <class T, class... Rules>
   void operator()(std::string_view name, const T& value, const Rules&...) {
-    all_.emplace_back(name, option_text(value));
+    all_.push_back({std::string(name), option_text(value)});
+  }
+  void label(std::string_view name, std::string_view words) {
+    all_.push_back({std::string(name), std::string(words), true});
   }
 
  private:

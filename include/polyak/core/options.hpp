@@ -15,6 +15,8 @@
 ///   field.list("weight", o.weights, 1, rules...)   a vector, element by element: "weight.1", ...
 ///   field.inside(o.part)                           all fields of another struct, under its name
 ///   field.after_reading(action)                    runs `action` after loading: derived members
+///   field.label("weighting", words)                a text that is saved and compared but not read;
+///                                                  older files may lack it
 /// Names, order and text of fields are the format of saved files: add at the end, never rename.
 #pragma once
 
@@ -109,6 +111,7 @@ struct FieldVisitor {
   void check(bool, std::string_view, const Value&) {}
   template <class Action>
   void after_reading(Action&&) {}
+  void label(std::string_view, std::string_view) {}
   template <class O>
   void inside(O& o) {
     fields(o, derived());

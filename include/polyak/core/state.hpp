@@ -86,18 +86,18 @@ class OptionVisitor {
   /// A number, bool or enum.
   template <class T>
   void option(std::string_view name, const T& value) {
-    if (wants_options_) add_option(std::string(name), detail::option_text(value));
+    if (wants_options_) add_option({std::string(name), detail::option_text(value)});
   }
   /// The option of one tensor, "name.tensor".
   template <class T>
   void option(std::string_view name, std::string_view tensor, const T& value) {
-    if (wants_options_) add_option(joined(name, tensor), detail::option_text(value));
+    if (wants_options_) add_option({joined(name, tensor), detail::option_text(value)});
   }
   /// All fields of an options struct, if it has a list of them (core/options.hpp).
   template <class O>
   void options(const O& o) {
     if (!wants_options_) return;
-    for (auto& [name, text] : detail::option_texts(o)) add_option(std::move(name), std::move(text));
+    for (detail::OptionText& one : detail::option_texts(o)) add_option(std::move(one));
   }
   /// The fields that `list(o, field)` lists: the part of options that a state has as they are.
   template <class O, class List>
@@ -107,14 +107,15 @@ class OptionVisitor {
     detail::FieldLister lister(texts);
     O copy = o;
     list(copy, lister);
-    for (auto& [name, text] : texts) add_option(std::move(name), std::move(text));
+    for (detail::OptionText& one : texts) add_option(std::move(one));
   }
   /// All fields of the options of one tensor, "field.tensor".
   template <class O>
   void options(const O& o, std::string_view tensor) {
     if (!wants_options_) return;
-    for (auto& [name, text] : detail::option_texts(o)) {
-      add_option(joined(name, tensor), std::move(text));
+    for (detail::OptionText& one : detail::option_texts(o)) {
+      one.name = joined(one.name, tensor);
+      add_option(std::move(one));
     }
   }
 
@@ -126,7 +127,7 @@ class OptionVisitor {
 
  private:
   static std::string joined(std::string_view name, std::string_view tensor);
-  virtual void add_option(std::string name, std::string text);
+  virtual void add_option(detail::OptionText option);
 
   bool wants_options_;
 };
@@ -268,7 +269,8 @@ template <class Method>
 /// layout. Throws std::invalid_argument, with nothing changed, where the sizes differ,
 /// std::logic_error while an average is swapped in.
 template <class Method>
-void restore_state(Method& method, const std::vector<std::byte>& bytes) {
+requires(!std::is_const_v<Method>) void restore_state(Method& method,
+                                                      const std::vector<std::byte>& bytes) {
   detail::StateReader count(nullptr), reader(bytes.data());
   detail::visit_state(method, count);
   detail::require_state_size(count.size(), bytes.size());

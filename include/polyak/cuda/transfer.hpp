@@ -42,13 +42,11 @@ class OptionList final : public StateVisitor {
   void counters(std::string_view, std::span<const std::int64_t>) override {}
   void buffers(const Layout&, const std::byte*) override {}
   void slots(const ConstSlots& slots) override {
-    all_.emplace_back("state", std::string(polyak::detail::name_of(slots.dtype())));
+    all_.push_back({"state", std::string(polyak::detail::name_of(slots.dtype()))});
   }
 
  private:
-  void add_option(std::string name, std::string text) override {
-    all_.emplace_back(std::move(name), std::move(text));
-  }
+  void add_option(polyak::detail::OptionText option) override { all_.push_back(std::move(option)); }
   void add_scalar(std::string_view, const void*, const StateScalarType&) override {}
   Texts& all_;
 };
@@ -94,8 +92,8 @@ void copy_state(const From& from, To& to) {
   std::string differing;
   for (std::size_t k = 0; k < ours.size() && k < theirs.size(); ++k) {
     if (ours[k] != theirs[k]) {
-      differing += (differing.empty() ? "" : ", ") + ours[k].first + " (" + ours[k].second +
-                   " and " + theirs[k].second + ")";
+      differing += (differing.empty() ? "" : ", ") + ours[k].name + " (" + ours[k].text + " and " +
+                   theirs[k].text + ")";
     }
   }
   require(differing.empty() && ours.size() == theirs.size(),

@@ -54,8 +54,8 @@ void fields(PacedPowerWeighting& w, Fields& field) {
   field("update_every", w.update_every, at_least_1);
 }
 
-/// Not here: RepeatedWeighting, whose record does not say what it repeats, and weightings with a
-/// clock of their own, which are not stored.
+/// Not here: RepeatedWeighting, whose older records do not say what it repeats, and weightings with
+/// a clock of their own, which are not stored.
 using KnownWeightings =
     std::tuple<UniformWeighting, ExponentialWeighting, PolynomialWeighting, PowerWeighting,
                PacedPowerWeighting, TfWarmupWeighting, InverseGammaWeighting, TailWeighting,

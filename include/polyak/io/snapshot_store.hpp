@@ -211,7 +211,7 @@ class SnapshotStore {
   template <class W>
   static void describe(const W& weighting, StoredSnapshot& one) {
     if constexpr (requires { W::type_name; }) one.weighting = W::type_name;
-    for (auto& [name, value] : detail::option_texts(weighting)) one.options[name] = value;
+    for (auto& option : detail::option_texts(weighting)) one.options[option.name] = option.text;
   }
 
   /// The checks that need no average.

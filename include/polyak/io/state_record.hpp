@@ -60,7 +60,7 @@ struct RecordedMethod {
   std::string parameter;  ///< "float32"
   std::string state;
   std::size_t list = 0;  ///< the list of parameters that it belongs to
-  std::vector<std::pair<std::string, std::string>> options;
+  OptionTexts options;
   std::vector<RecordedScalar> scalars;
   std::vector<std::string> slots;
   SlotShapes slot_shapes;
@@ -89,7 +89,7 @@ class StateRecorder final : public StateVisitor {
   void slots(const ConstSlots& slots) override;
 
  private:
-  void add_option(std::string name, std::string text) override;
+  void add_option(OptionText option) override;
   void add_scalar(std::string_view name, const void* value, const StateScalarType& type) override;
 
   StateRecord& all_;

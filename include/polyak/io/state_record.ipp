@@ -83,8 +83,8 @@ POLYAK_DEFINE StateRecorder::StateRecorder(StateRecord& all, std::string_view ty
   method.state = name_of(state);
   method.list = all.lists.size() - 1;
 }
-POLYAK_DEFINE void StateRecorder::add_option(std::string name, std::string text) {
-  all_.methods[method_].options.emplace_back(std::move(name), std::move(text));
+POLYAK_DEFINE void StateRecorder::add_option(OptionText option) {
+  all_.methods[method_].options.push_back(std::move(option));
 }
 POLYAK_DEFINE void StateRecorder::add_scalar(std::string_view name, const void* value,
                                              const StateScalarType& type) {
@@ -180,7 +180,7 @@ POLYAK_DEFINE void StatePlaceLister::slots(SlotMemory& slots) {
                 {"state", method.state},     {"list", method.list},
                 {"options", Json::object()}, {"scalars", Json::object()},
                 {"slots", method.slots}};
-    for (const auto& [name, value] : method.options) one["options"][name] = value;
+    for (const OptionText& option : method.options) one["options"][option.name] = option.text;
     for (const RecordedScalar& scalar : method.scalars) one["scalars"][scalar.name] = scalar.value;
     for (const auto& [slot, shapes] : method.slot_shapes) {
       Json& list = one["slot_shapes"][slot] = Json::array();
@@ -368,13 +368,15 @@ inline void compare_methods(std::size_t index, const FiledMethod& file, const Re
   if (file.slots == run.slots) {
     compare_shapes(who, file.slot_shapes, run.slot_shapes, layout, result.others);
   }
-  std::map<std::string, std::string> options(run.options.begin(), run.options.end());
-  for (const auto& [name, value] : options) {
+  std::map<std::string, const OptionText*> options;  // the last one of a name, as in the file
+  for (const OptionText& option : run.options) options[option.name] = &option;
+  for (const auto& [name, option] : options) {
     const auto known = file.options.find(name);
+    if (known == file.options.end() && option->older_files_lack_it) continue;
     const std::string in_file = known == file.options.end() ? "absent" : known->second;
-    if (in_file == value) continue;
+    if (in_file == option->text) continue;
     result.options.push_back(who + ": option \"" + name + "\" is " + in_file + " in the file, " +
-                             value + " here");
+                             option->text + " here");
     result.differing[index].push_back(name);
   }
   for (const auto& [name, value] : file.options) {

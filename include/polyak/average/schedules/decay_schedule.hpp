@@ -30,6 +30,7 @@
 #include <cstdint>
 #include <limits>
 #include <numbers>
+#include <string>
 #include <string_view>
 
 #include <polyak/core/options.hpp>
@@ -349,6 +350,18 @@ struct RepeatedWeighting {
  private:
   [[nodiscard]] std::int64_t first(std::int64_t t) const { return (t - 1) * repeats + 1; }
 };
+namespace detail {
+/// The weighting in the record of a repeated one: its type, and that of one which it repeats.
+template <class W>
+[[nodiscard]] std::string weighting_label(const W&) {
+  if constexpr (requires { W::type_name; }) return std::string(W::type_name);
+  return {};
+}
+template <class W>
+[[nodiscard]] std::string weighting_label(const RepeatedWeighting<W>& w) {
+  return "repeated " + text(w.repeats) + " " + weighting_label(w.weighting);
+}
+}  // namespace detail
 template <class W, class Fields>
 void fields(RepeatedWeighting<W>& w, Fields& field) {
   constexpr Rule<std::int64_t> up_to_a_million{
@@ -357,6 +370,7 @@ void fields(RepeatedWeighting<W>& w, Fields& field) {
       {0, -1, 1'000'001}};
   if constexpr (HasFields<W>) field.inside(w.weighting);
   field("repeats", w.repeats, up_to_a_million);
+  field.label("weighting", detail::weighting_label(w.weighting));
 }
 
 }  // namespace v0

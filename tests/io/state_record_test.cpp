@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+// The record of a run's state: who may be saved and loaded, and its text, which is the format of
+// files. core/state.hpp lists the state; io/save_test.cpp saves and loads whole runs.
+#include <polyak/io/state_record.hpp>
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <polyak/core/state.hpp>
+#include <polyak/io/safetensors.hpp>
+#include <polyak/io/save.hpp>
+#include <polyak/polyak.hpp>
+
+#include "allocations.hpp"
+#include "catch.hpp"
+#include "refusal.hpp"
+#include "temporary_folder.hpp"
+
+namespace state_record_test {
+
+namespace {
+
+using namespace polyak;  // NOLINT
+using Bytes = std::vector<std::byte>;
+
+template <class Visitor, class T>
+concept ListsScalar = requires(Visitor& visit, T& value) {
+  visit.scalar("x", value);
+};
+template <class Visitor, class T>
+concept ListsSlots = requires(Visitor& visit, T& slots) {
+  visit.slots(slots);
+};
+template <class... Parts>
+concept CanLoad = requires(const std::filesystem::path& path, Parts&... parts) {
+  load(path, parts...);
+  load(path, LoadOptions{}, parts...);
+};
+template <class Method>
+concept CanRestore = requires(Method& method, const Bytes& bytes) {
+  restore_state(method, bytes);
+};
+
+// A visitor of a const method gets nothing to write to, one that writes takes nothing const.
+static_assert(ListsScalar<StateVisitor, const double> && ListsScalar<StateEditor, double>);
+static_assert(!ListsScalar<StateEditor, const double>);
+static_assert(ListsSlots<StateVisitor, const Slots<float>>);
+static_assert(ListsSlots<StateEditor, Slots<float>> &&
+              !ListsSlots<StateEditor, const Slots<float>>);
+static_assert(
+    std::same_as<decltype(std::declval<const ConstSlots&>().address(0, 0)), const std::byte*>);
+static_assert(std::same_as<StateVisitorOf<const Ema<float>>, StateVisitor>);
+static_assert(std::same_as<StateVisitorOf<Ema<float>>, StateEditor>);
+static_assert(CanLoad<const Parameters<float>, AdamW<float>, Ema<float>>);
+static_assert(!CanLoad<Parameters<float>, AdamW<float>, const Ema<float>>);
+static_assert(CanRestore<Ema<float>> && !CanRestore<const Ema<float>>);
+
+/// A list as versions before 0.2 had it.
+struct OldForm {
+  double time = 0;
+  template <class Visitor>
+  void state(Visitor&& visit) {
+    visit.scalar("time", time);
+  }
+};
+static_assert(detail::ListsStateByMember<OldForm> && detail::ListsStateByMember<const OldForm>);
+static_assert(!detail::ListsStateByMember<PowerClock> && !detail::ListsStateByMember<Sgd<float>>);
+
+/// Two averaged tensors and two buffers.
+struct Run {
+  std::vector<float> w = std::vector<float>(6, 0.5F), b{0.25F, 0.25F}, mean{1, 1};
+  std::vector<std::int64_t> seen{0};
+  Parameters<float> params = Parameters<float>()
+                                 .add("w", w, {2, 3})
+                                 .add("b", b)
+                                 .add("mean", mean, Role::copy)
+                                 .add("seen", seen, Role::copy);
+};
+
+std::string record_in(const std::filesystem::path& file) {
+  return SafetensorsFile(file).metadata().at("polyak");
+}
+std::string content(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+/// Copies a file with another record.
+void write_record(const std::filesystem::path& from, const std::filesystem::path& to,
+                  const std::string& record) {
+  const SafetensorsFile file(from);
+  std::vector<SafetensorsSpec> specs;
+  for (const SafetensorsTensor& tensor : file.tensors()) {
+    specs.push_back({tensor.name, tensor.dtype, tensor.shape});
+  }
+  SafetensorsWriter writer(to, specs, {{"polyak", record}}, {.digests = false, .durable = false});
+  for (const SafetensorsTensor& tensor : writer.tensors()) {
+    writer.append(file.bytes(file.at(tensor.name)));
+  }
+  writer.finish();
+}
+
+/// The message of a load that is refused, which must leave everything as it was.
+template <class Method>
+std::string load_refusal(const std::filesystem::path& file, Run& run, Method& method) {
+  const Bytes before = state_bytes(method);
+  const std::string message =
+      refusal<std::invalid_argument>([&] { load(file, run.params, method); });
+  CHECK(state_bytes(method) == before);
+  return message;
+}
+
+template <class W>
+Average<float, W> average_of(const Run& run, W weighting) {
+  return Average<float, W>(run.params, weighting);
+}
+
+/// Counts entries, and wants no options.
+class Counter final : public StateVisitor {
+ public:
+  Counter() : StateVisitor(false) {}
+  void counters(std::string_view, std::span<const std::int64_t>) override { ++entries; }
+  void buffers(const Layout&, const std::byte*) override { ++entries; }
+  void slots(const ConstSlots&) override { ++entries; }
+  std::size_t entries = 0;
+
+ private:
+  void add_scalar(std::string_view, const void*, const StateScalarType&) override { ++entries; }
+};
+
+}  // namespace
+
+TEST_CASE("The record of a run is the same text as ever") {
+  Run run;
+  AdamW<float> adamw(run.params, {.learning_rate = 0.1}, named("w", "b"));
+  adamw.group(named("b"), {.weight_decay_factor = 0});
+  const EmaBank<float, 2> bank(run.params, {0.75, 0.9}, {.accumulate = Accumulate::kahan});
+  const Lawa<float> lawa(run.params, {.checkpoints = 2, .running_mean = true}, named("w"));
+  const Aswa<float> aswa(run.params,
+                         {.filter = AswaFilter::mean_norm, .normed = {"b"}, .period = 2});
+  const CottaTeacher<float> cotta(run.params, {.restored = {"w"}, .restore_seed = 7});
+  const SwitchEma<float> switching(run.params, {.interval = 3});
+  const TemporaryFolder folder;
+  save(folder.file("run"), {.durable = false}, run.params, adamw, bank, lawa, aswa, cotta,
+       switching);
+  // Written by version 0.1.
+  const std::string expected =
+      R"({"format":"polyak-state-1","parameters":[{"tensors":[{"name":"w","dtype":"float32",)"
+      R"("shape":[2,3],"role":"average"},{"name":"b","dtype":"float32","shape":[2],)"
+      R"("role":"average"},{"name":"mean","dtype":"float32","shape":[2],"role":"copy"},{)"
+      R"("name":"seen","dtype":"int64","shape":[1],"role":"copy"}],"aliases":{}}],"methods":[{)"
+      R"("type":"AdamW","parameter":"float32","state":"float32","list":0,"options":{)"
+      R"("learning_rate":"0.1","beta1":"0.9","beta2":"0.999","epsilon":"1e-08",)"
+      R"("weight_decay":"0.01","coupled_weight_decay":"0","amsgrad":"false",)"
+      R"("bias_correction":"true","epsilon_before_correction":"false",)"
+      R"("allow_zero_epsilon":"false","nonfinite":"propagate","selected.w":"true",)"
+      R"("selected.b":"true","learning_rate_factor.b":"1","weight_decay_factor.b":"0",)"
+      R"("frozen.b":"false"},"scalars":{"learning_rate":"0.1","steps":"0","skipped":"0"},)"
+      R"("slots":["exp_avg","exp_avg_sq"]},{"type":"EmaBank","parameter":"float32",)"
+      R"("state":"float32","list":0,"options":{"decay.0":"0.75","decay.1":"0.9","start":"params",)"
+      R"("update_every":"1","accumulate":"kahan","seed":"0","nonfinite":"propagate"},"scalars":{)"
+      R"("calls":"0","updates":"0","skipped":"0"},"slots":["average.0","average.0.compensation",)"
+      R"("average.1","average.1.compensation"]},{"type":"Lawa","parameter":"float32",)"
+      R"("state":"float32","list":0,"options":{"period":"1","ring":"2","kept":"2","width":"2",)"
+      R"("running":"true","accumulate":"plain","seed":"0","nonfinite":"propagate",)"
+      R"("selected.w":"true","selected.b":"false"},"scalars":{"calls":"0","updates":"0",)"
+      R"("skipped":"0","open":"0"},"slots":["average","block.0","block.1"]},{"type":"Aswa",)"
+      R"("parameter":"float32","state":"float32","list":0,"options":{"filter":"mean_norm",)"
+      R"("reference_swap":"false","start":"1","period":"2","normed.w":"false","normed.b":"true",)"
+      R"("accumulate":"plain","seed":"0","nonfinite":"propagate"},"scalars":{"calls":"0",)"
+      R"("updates":"0","skipped":"0","gain":"0","averaged":"0","norms":"0","sum_of_norms":"0"},)"
+      R"("slots":["average"]},{"type":"CottaTeacher","parameter":"float32","state":"float32",)"
+      R"("list":0,"options":{"restore_probability":"0.1","restore_seed":"7","restores.w":"true",)"
+      R"("restores.b":"false","decay":"0.99","start":"params","update_every":"1",)"
+      R"("accumulate":"plain","seed":"0","nonfinite":"propagate"},"scalars":{"calls":"0",)"
+      R"("updates":"0","skipped":"0","gain":"0"},"slots":["source","average"]},{)"
+      R"("type":"SwitchEma","parameter":"float32","state":"float32","list":0,"options":{)"
+      R"("decay":"0.999","warmup":"none","warmup_iterations":"0","warmup_ratio":"0.1",)"
+      R"("accumulate":"plain","seed":"0","nonfinite":"propagate","unit":"epochs","interval":"3",)"
+      R"("start":"0","end":"9223372036854775807"},"scalars":{"calls":"0","updates":"0",)"
+      R"("skipped":"0","gain":"0","switches":"0","epoch":"-1"},"slots":["average"]}]})";
+  CHECK(record_in(folder.file("run")) == expected);
+  std::vector<std::string> names;
+  const SafetensorsFile file(folder.file("run"));
+  for (const SafetensorsTensor& tensor : file.tensors()) {
+    if (tensor.name.starts_with("polyak/3/") || tensor.name.starts_with("polyak/0/")) {
+      names.push_back(tensor.name);
+    }
+  }
+  std::sort(names.begin(), names.end());
+  CHECK(names == std::vector<std::string>{
+                     "polyak/0/exp_avg/b", "polyak/0/exp_avg/w", "polyak/0/exp_avg_sq/b",
+                     "polyak/0/exp_avg_sq/w", "polyak/0/tensor_steps", "polyak/3/average/b",
+                     "polyak/3/average/w", "polyak/3/buffer/mean", "polyak/3/buffer/seen"});
+}
+
+TEST_CASE("A const method is saved as one that is not, and nothing of it changes") {
+  Run run;
+  PowerEma<float> power(run.params, {.gamma = 3});
+  AdamW<float> adamw(run.params);
+  for (const float value : {1.0F, 0.75F, -2.0F}) {
+    run.w.assign(run.w.size(), value);
+    power.at(16).update(run.params);
+  }
+  const TemporaryFolder folder;
+  save(folder.file("run"), {.durable = false}, run.params, adamw, power);
+  const PowerEma<float>& constant = power;
+  const Bytes before = state_bytes(constant);
+  save(folder.file("constant"), {.durable = false}, run.params, std::as_const(adamw), constant);
+  CHECK(content(folder.file("constant")) == content(folder.file("run")));
+  CHECK(state_bytes(power) == before);
+
+  Run other;
+  PowerEma<float> loaded(other.params, {.gamma = 3});
+  AdamW<float> adamw_loaded(other.params);
+  load(folder.file("constant"), other.params, adamw_loaded, loaded);
+  CHECK(state_bytes(loaded) == before);
+  CHECK(other.w == run.w);
+}
+
+TEST_CASE("A visitor that wants no options costs no memory") {
+  Run run;
+  AdamW<float> adamw(run.params, {}, named("w", "b"));
+  adamw.group(named("b"), {.weight_decay_factor = 0});
+  const Average<float, StreamWeighting> stream(run.params,
+                                               StreamWeighting(std::vector<double>(1000, 0.5)),
+                                               Nonfinite::propagate, {.tensors = named("w")});
+  const Aswa<float> aswa(run.params, {.normed = {"w"}});
+  Counter visitor;
+  const allocations::Counter counter;
+  detail::visit_state(std::as_const(adamw), visitor);
+  detail::visit_state(stream, visitor);
+  detail::visit_state(aswa, visitor);
+  CHECK(counter.counts().number == 0);
+  CHECK(visitor.entries == 5 + 6 + 9);
+}
+
+TEST_CASE("A file of another repeated weighting is refused") {
+  Run run;
+  const TemporaryFolder folder;
+  const auto file = folder.file("run");
+  const RepeatedWeighting<DiffusersWeighting> twice{{.decay = 0.9}, 2};
+  auto saved = average_of(run, twice);
+  for (int k = 0; k < 3; ++k) {
+    run.w[0] += 1;
+    saved.update(run.params);
+  }
+  save(file, {.durable = false}, run.params, saved);
+  CHECK(record_in(file).find(R"("repeats":"2","weighting":"diffusers")") != std::string::npos);
+
+  auto same = average_of(run, twice);
+  load(file, run.params, same);
+  CHECK(state_bytes(same) == state_bytes(saved));
+
+  auto thrice = average_of(run, RepeatedWeighting<DiffusersWeighting>{{.decay = 0.9}, 3});
+  CHECK(load_refusal(file, run, thrice).find("option \"repeats\" is 2 in the file, 3 here") !=
+        std::string::npos);
+  auto slower = average_of(run, RepeatedWeighting<DiffusersWeighting>{{.decay = 0.99}, 2});
+  CHECK(load_refusal(file, run, slower).find("option \"decay\" is 0.9 in the file, 0.99 here") !=
+        std::string::npos);
+  // The options of both have the same names and values.
+  auto timm = average_of(run, RepeatedWeighting<TimmWeighting>{{.decay = 0.9}, 2});
+  CHECK(load_refusal(file, run, timm)
+            .find("option \"weighting\" is diffusers in the file, timm here") != std::string::npos);
+  CHECK(load(file, {.override_options = true}, run.params, timm).overridden.size() == 1);
+}
+
+TEST_CASE("A repetition of a repetition is recorded with both factors") {
+  Run run;
+  const TemporaryFolder folder;
+  const auto file = folder.file("run");
+  using Once = RepeatedWeighting<TimmWeighting>;
+  using Nested = RepeatedWeighting<Once>;
+  const auto saved = average_of(run, Nested{Once{{.decay = 0.9}, 2}, 3});
+  save(file, {.durable = false}, run.params, saved);
+  auto same = average_of(run, Nested{Once{{.decay = 0.9}, 2}, 3});
+  CHECK_NOTHROW(load(file, run.params, same));
+  auto swapped = average_of(run, Nested{Once{{.decay = 0.9}, 3}, 2});
+  const std::string message = load_refusal(file, run, swapped);
+  CHECK(message.find("option \"repeats\" is 3 in the file, 2 here") != std::string::npos);
+  CHECK(message.find("option \"weighting\" is repeated 2 timm in the file, repeated 3 timm here") !=
+        std::string::npos);
+}
+
+TEST_CASE("A file of a repeated weighting without its name is loaded, as older versions wrote it") {
+  Run run;
+  const TemporaryFolder folder;
+  auto saved = average_of(run, RepeatedWeighting<TimmWeighting>{{.decay = 0.9}, 2});
+  for (int k = 0; k < 3; ++k) {
+    run.w[0] += 1;
+    saved.update(run.params);
+  }
+  save(folder.file("run"), {.durable = false}, run.params, saved);
+  std::string record = record_in(folder.file("run"));
+  const std::string words = R"(,"weighting":"timm")";
+  REQUIRE(record.find(words) != std::string::npos);
+  record.erase(record.find(words), words.size());
+  write_record(folder.file("run"), folder.file("old"), record);
+
+  auto loaded = average_of(run, RepeatedWeighting<TimmWeighting>{{.decay = 0.9}, 2});
+  CHECK(load(folder.file("old"), run.params, loaded).overridden.empty());
+  CHECK(state_bytes(loaded) == state_bytes(saved));
+  auto thrice = average_of(run, RepeatedWeighting<TimmWeighting>{{.decay = 0.9}, 3});
+  CHECK(load_refusal(folder.file("old"), run, thrice)
+            .find("option \"repeats\" is 2 in the file, 3 here") != std::string::npos);
+}
+
+}  // namespace state_record_test
