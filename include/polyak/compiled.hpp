@@ -16,6 +16,8 @@
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/compiled.hpp>
 #include <polyak/core/members.hpp>
+#include <polyak/core/option_text.hpp>
+#include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/storage.hpp>
 #include <polyak/core/sweep.hpp>
@@ -73,6 +75,11 @@ using BoundAverage = BoundLaw<AverageLaw<float>, float>;
   POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAverage, ::polyak::detail::BoundAverage) \
   EXTERN template bool polyak::detail::all_finite<P>(const P*, std::size_t);
 
+/// The list of a method's state, of its base, for saving and for loading, and OPTIONS as text.
+#define POLYAK_STATE(EXTERN, METHOD, P, OPTIONS, ...)                                             \
+  EXTERN template void __VA_ARGS__::list_state(const METHOD<P, float>&, ::polyak::StateVisitor&); \
+  EXTERN template void __VA_ARGS__::list_state(METHOD<P, float>&, ::polyak::StateEditor&);        \
+  EXTERN template ::polyak::detail::OptionTexts polyak::detail::option_texts(const OPTIONS&);
 /// The classes of usual methods.
 #define POLYAK_AVERAGE(EXTERN, P, METHOD, WEIGHTING)                                          \
   EXTERN template class polyak::AveragedWeights<::polyak::METHOD<P, float>, P, float>;        \
@@ -80,11 +87,15 @@ using BoundAverage = BoundLaw<AverageLaw<float>, float>;
                                           float>;                                             \
   EXTERN template class polyak::METHOD<P, float>;                                             \
   EXTERN template struct polyak::detail::TableOf<P, ::polyak::METHOD<P, float>>;              \
-  EXTERN template void polyak::validate(const ::polyak::METHOD##Options&);
+  EXTERN template void polyak::validate(const ::polyak::METHOD##Options&);                    \
+  POLYAK_STATE(EXTERN, ::polyak::METHOD, P, ::polyak::WEIGHTING,                              \
+               polyak::AverageOf<::polyak::METHOD<P, float>, P, ::polyak::WEIGHTING, float>)
 #define POLYAK_OPTIMIZER(EXTERN, P, METHOD, RULE)                                                  \
   EXTERN template class polyak::Elementwise<::polyak::METHOD<P, float>, ::polyak::RULE, P, float>; \
   EXTERN template class polyak::METHOD<P, float>;                                                  \
-  EXTERN template struct polyak::detail::TableOf<P, ::polyak::METHOD<P, float>>;
+  EXTERN template struct polyak::detail::TableOf<P, ::polyak::METHOD<P, float>>;                   \
+  POLYAK_STATE(EXTERN, ::polyak::METHOD, P, ::polyak::METHOD##Options,                             \
+               polyak::Elementwise<::polyak::METHOD<P, float>, ::polyak::RULE, P, float>)
 #define POLYAK_CLASSES(EXTERN, P)                          \
   POLYAK_OPTIMIZER(EXTERN, P, AdamW, AdamFamilyRule<true>) \
   POLYAK_OPTIMIZER(EXTERN, P, Sgd, SgdRule)                \

@@ -144,7 +144,7 @@ TEST_CASE("The structs above are those of the headers") {
       "MergeOptions",         "MergeWeighting",      "StreamWeighting",
       "SaveWeightsOptions",   "SaveOptions",         "LoadOptions",
       "LoadWeightsOptions",   "WriteShardedOptions", "SafetensorsWriteOptions",
-      "SnapshotStoreOptions", "ReductionOptions"};
+      "SnapshotStoreOptions", "ReductionOptions",    "Window"};
   std::set<std::string> listed;
   for_each_struct([&]<class O>(const std::vector<O>&, const auto&) {
     listed.insert(std::string(detail::plain_type_name<O>()));

@@ -75,7 +75,7 @@ struct MethodHooks {
 };
 
 /// What step() and update() need of a method, in the order in which they call it. To be saved
-/// (io/save.hpp) a method also has a `type_name`, `state(visitor)` as core/state.hpp says, and
+/// (io/save.hpp) a method also has a `type_name`, `list_state` as core/state.hpp says, and
 /// `count()` and `skipped()`.
 ///
 /// `bind()` returns a BoundLaw, or a std::variant of them with the usual one first; bound_law.hpp

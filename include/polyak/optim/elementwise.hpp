@@ -246,16 +246,7 @@ class Elementwise : public MethodHooks<P> {
 
   /// Lists every scalar and slot of the state once; see core/state.hpp.
   template <class Self>
-  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
-    auto& own = detail::as_base<Elementwise>(self);
-    visit.options(own.options_);
-    own.groups_.list(*own.slots_.layout(), visit);
-    visit.scalar("learning_rate", own.learning_rate_);
-    visit.scalar("steps", own.steps_);
-    visit.scalar("skipped", own.skipped_);
-    visit.counters("tensor_steps", own.tensor_steps_);
-    visit.slots(own.slots_);
-  }
+  static void list_state(Self& self, StateVisitorOf<Self>& visit);
 
  protected:
   Elementwise(const Parameters<P>& params, const Options& options, const Selection& selection);
@@ -397,6 +388,19 @@ Elementwise<Derived, Rule, P, S>::Elementwise(const Parameters<P>& params, const
   laws_.reserve(params.size());
   lawful_.reserve(params.size());
   group_options_ = options_of(groups_);
+}
+
+template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
+template <class Self>
+void Elementwise<Derived, Rule, P, S>::list_state(Self& self, StateVisitorOf<Self>& visit) {
+  auto& own = detail::as_base<Elementwise>(self);
+  visit.options(own.options_);
+  own.groups_.list(*own.slots_.layout(), visit);
+  visit.scalar("learning_rate", own.learning_rate_);
+  visit.scalar("steps", own.steps_);
+  visit.scalar("skipped", own.skipped_);
+  visit.counters("tensor_steps", own.tensor_steps_);
+  visit.slots(own.slots_);
 }
 
 }  // namespace v0

@@ -132,15 +132,7 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
 
   /// Lists every scalar and slot of the state once; see core/state.hpp.
   template <class Self>
-  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
-    auto& own = detail::as_base<AverageOf>(self);
-    visit.options(own.weighting_);
-    own.list_options(visit);
-    Base::list_clocks(own, visit, own.updates_);
-    visit.scalar("gain", own.gain_);
-    detail::visit_part(own.weighting_, visit);
-    Base::list_memory(own, visit);
-  }
+  static void list_state(Self& self, StateVisitorOf<Self>& visit);
 
  protected:
   [[nodiscard]] W& mutable_weighting() { return weighting_; }
@@ -158,6 +150,18 @@ AverageOf<Derived, P, W, S>::AverageOf(const Parameters<P>& params, W weighting,
                                        Nonfinite nonfinite, Accumulation accumulation)
     : Base(params, nonfinite, accumulation, detail::least_gain(detail::validated(weighting))),
       weighting_(std::move(weighting)) {}
+
+template <class Derived, ParameterScalar P, Weighting W, StateScalar S>
+template <class Self>
+void AverageOf<Derived, P, W, S>::list_state(Self& self, StateVisitorOf<Self>& visit) {
+  auto& own = detail::as_base<AverageOf>(self);
+  visit.options(own.weighting_);
+  own.list_options(visit);
+  Base::list_clocks(own, visit, own.updates_);
+  visit.scalar("gain", own.gain_);
+  detail::visit_part(own.weighting_, visit);
+  Base::list_memory(own, visit);
+}
 
 /// The average under a weighting of your own: `Average average(params, MyWeighting{});`.
 template <ParameterScalar P, Weighting W, StateScalar S = default_state_t<P>>

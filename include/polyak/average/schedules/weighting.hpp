@@ -10,7 +10,8 @@
 /// computed directly, because the subtraction loses digits that profiles need. A weighting whose
 /// gains do not go to 0 has `least_gain()`, its smallest gain above 0. Average validates its
 /// `fields` (core/options.hpp) and saves them, so that loading can refuse a state with others.
-/// Write your own and pass it to Average.
+/// Numbers that its `advance(t)` changes after call t are state, listed by its `list_state`
+/// (core/state.hpp). Write your own and pass it to Average.
 #pragma once
 
 #include <cmath>
