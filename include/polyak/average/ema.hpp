@@ -37,6 +37,15 @@ struct EmaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
+namespace detail {
+/// The fields that the averages of an EmaBank share with Ema.
+template <class O, class Fields>
+void exponential_fields(O& o, Fields& field) {
+  field("start", o.start);
+  field("update_every", o.update_every, at_least_1);
+}
+}  // namespace detail
+
 template <class Fields>
 void fields(EmaOptions& o, Fields& field) {
   field("decay", o.decay, decay_in_0_1, likely_decay(o.any_decay));

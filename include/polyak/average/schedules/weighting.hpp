@@ -10,8 +10,8 @@
 /// computed directly, because the subtraction loses digits that profiles need. A weighting whose
 /// gains do not go to 0 has `least_gain()`, its smallest gain above 0. Average validates its
 /// `fields` (core/options.hpp) and saves them, so that loading can refuse a state with others.
-/// Numbers that its `advance(t)` changes after call t are state, listed by its `list_state`
-/// (core/state.hpp). Write your own and pass it to Average.
+/// `list_state` (core/state.hpp) lists the numbers that `advance(t)` changes after call t. Write
+/// your own and pass it to Average.
 #pragma once
 
 #include <cmath>
@@ -35,7 +35,6 @@ concept Weighting = requires(const W& weighting, std::int64_t t) {
   { weighting.gain(t) } -> std::convertible_to<double>;
   { weighting.complement(t) } -> std::convertible_to<double>;
 };
-
 /// The value of an exponential average before its first update.
 enum class Start : std::uint8_t {
   params,         ///< the parameters at construction, with their weight
@@ -139,18 +138,11 @@ struct ExponentialWeighting {
     return decay == 0 ? 1 : -std::expm1(static_cast<double>(n) * std::log(decay));
   }
 };
-namespace detail {
-/// The fields that the weighting shares with the options of Ema and EmaBank.
-template <class O, class Fields>
-void exponential_fields(O& o, Fields& field) {
-  field("start", o.start);
-  field("update_every", o.update_every, at_least_1);
-}
-}  // namespace detail
 template <class Fields>
 void fields(ExponentialWeighting& w, Fields& field) {
   field("decay", w.decay, in_closed_0_1);
-  detail::exponential_fields(w, field);
+  field("start", w.start);
+  field("update_every", w.update_every, at_least_1);
   field.check(w.decay < 1 || w.start != Start::zero_debiased,
               "decay must be below 1 with Start::zero_debiased", w.decay);
 }
