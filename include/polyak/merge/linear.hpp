@@ -62,18 +62,18 @@ template <class Container>
 using contained_t = std::remove_pointer_t<decltype(std::declval<Container&>().data())>;
 
 template <class T>
-[[nodiscard]] const T* memory_of(const T* input) {
+[[nodiscard]] const T* input_memory(const T* input) {
   return input;
 }
 template <FlatObject T>
-[[nodiscard]] const auto* memory_of(const T& input) {
+[[nodiscard]] const auto* input_memory(const T& input) {
   return std::as_const(input).data();
 }
 
 /// Pointers to numbers, or spans, vectors and similar containers.
 template <class T>
 concept SummedMemory = FlatObject<T> && requires(const T& inputs) {
-  requires ParameterScalar<std::remove_cvref_t<decltype(*memory_of(*inputs.data()))>>;
+  requires ParameterScalar<std::remove_cvref_t<decltype(*input_memory(*inputs.data()))>>;
 };
 
 /// Memory that can be written: a span, std::vector, std::array of numbers.
@@ -89,12 +89,12 @@ concept SummedLists = FlatObject<T> && requires(const T& lists) {
 /// Plain memory with the same number of elements at each address.
 template <class Inputs>
 struct MemoryInputs {
-  using In = std::remove_cvref_t<decltype(*memory_of(*std::declval<const Inputs&>().data()))>;
+  using In = std::remove_cvref_t<decltype(*input_memory(*std::declval<const Inputs&>().data()))>;
   const Inputs& inputs;
   std::size_t elements;
   [[nodiscard]] std::size_t size() const { return inputs.size(); }
   [[nodiscard]] Stream<const In> operator[](std::size_t k) const {
-    return Stream<const In>(std::span<const In>(memory_of(inputs.data()[k]), elements));
+    return Stream<const In>(std::span<const In>(input_memory(inputs.data()[k]), elements));
   }
 };
 
