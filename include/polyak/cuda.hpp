@@ -6,6 +6,7 @@
 
 #include <polyak/cuda/captured_step.hpp>
 #include <polyak/cuda/clip.hpp>
+#include <polyak/cuda/device.hpp>
 #include <polyak/cuda/error.hpp>
 #include <polyak/cuda/executor.hpp>
 #include <polyak/cuda/grid.hpp>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// The plan of a reduction: the tensors that it folds, the dimensions, and the places of the
-/// elements. Shared by the loops of the host (core/reduce.hpp) and of a device (cuda/reduce.hpp).
+/// elements. Shared by the loops of the host (core/reduce.hpp) and of a device.
 #pragma once
 
 #include <cstddef>

@@ -20,37 +20,26 @@ struct bfloat16;
 namespace polyak {
 inline namespace v0 {
 
-namespace cuda {
-/// Stands for T in the type of a parameter list in the memory of a GPU. Never complete: there are
-/// no such numbers on the host.
-template <class T>
-struct Device;
-}  // namespace cuda
-
 namespace detail {
+/// What the type of a list says: the type of its numbers, and whether they lie in the memory of a
+/// device, which then specialises this for a type of its own.
 template <class P>
-struct ElementOf {
-  using type = P;
+struct ListType {
+  using Element = P;
+  static constexpr bool on_device = false;
 };
-template <class T>
-struct ElementOf<cuda::Device<T>> {
-  using type = T;
-};
-/// The type under which memory of T is registered: T, or Eigen's counterpart of a type of CUDA.
+template <class P>
+inline constexpr bool on_device = ListType<P>::on_device;
+/// The type under which memory of T is registered: T, or Eigen's counterpart of a device's type.
 template <class T>
 struct Registered {
   using type = T;
 };
-/// Whether a list of P is in the memory of a GPU.
-template <class P>
-inline constexpr bool on_device = false;
-template <class T>
-inline constexpr bool on_device<cuda::Device<T>> = true;
 }  // namespace detail
 
-/// The type of the numbers in a list of P: T for cuda::Device<T>, else P.
+/// The type of the numbers in a list of P: P on the host, T for a device's type of T.
 template <class P>
-using element_t = typename detail::ElementOf<P>::type;
+using element_t = typename detail::ListType<P>::Element;
 
 /// Types of registered tensors. Only floating-point tensors are trained or averaged.
 enum class DType : std::uint8_t {
@@ -100,8 +89,6 @@ template <>
 inline constexpr std::size_t scalar_bytes<Eigen::half> = 2;
 template <>
 inline constexpr std::size_t scalar_bytes<Eigen::bfloat16> = 2;
-template <class T>
-inline constexpr std::size_t scalar_bytes<cuda::Device<T>> = scalar_bytes<T>;
 
 template <class P>
 [[nodiscard]] constexpr DType dtype_of() {

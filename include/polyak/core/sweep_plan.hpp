@@ -57,8 +57,7 @@ template <class>
 inline constexpr bool always_false = false;
 
 /// The loops over the elements of lists of P: core/sweep.hpp has the loops for the host's memory,
-/// which step.hpp includes for the host's compiler; cuda/sweep.hpp has the loops for a device, for
-/// nvcc.
+/// which step.hpp includes for the host's compiler; a device specialises this for its own.
 template <class P>
 struct Sweep {
   static_assert(

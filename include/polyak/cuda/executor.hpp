@@ -25,6 +25,7 @@
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slots.hpp>
+#include <polyak/cuda/device.hpp>
 #include <polyak/cuda/error.hpp>
 
 struct __half;

@@ -132,7 +132,7 @@ template <class... Law>
 /// corrections count the steps of each tensor, schedules those of the optimizer.
 template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
 class Elementwise : public MethodHooks<P> {
-  static_assert(sizeof(S) >= detail::scalar_bytes<P>,
+  static_assert(sizeof(S) >= detail::scalar_bytes<element_t<P>>,
                 "polyak: double parameters need double state");
 
   using Step = detail::step_t<Rule, S>;

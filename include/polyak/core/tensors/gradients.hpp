@@ -87,7 +87,7 @@ class Gradients {
     return set_pointer(places_.index_of(name), data);
   }
 
-  /// The same for the CUDA type that corresponds to the list's.
+  /// The same for a device's type that corresponds to the list's.
   template <class U>
   requires(!std::same_as<U, element_t<P>> &&
            std::same_as<typename detail::Registered<U>::type, element_t<P>>)

@@ -11,8 +11,8 @@ namespace polyak {
 inline namespace v0 {
 
 /// A memory other than the host's, for a list of parameters and the state of its methods. Copies
-/// and exchanges take effect in the order of the calls, relative to each other and to steps.
-/// cuda::Executor makes a space for the memory of a GPU.
+/// and exchanges take effect in the order of the calls, relative to each other and to steps. The
+/// executor of a device makes it.
 class MemorySpace {
  public:
   virtual ~MemorySpace() = default;

@@ -57,7 +57,7 @@ class Parameters {
  public:
   Parameters() requires(!detail::on_device<P>) : list_(detail::dtype_of<P>(), nullptr) {}
 
-  /// A list in the memory of a device: `polyak::cuda::Parameters<float> params(executor)`.
+  /// A list in the memory of the executor's device.
   template <class Executor>
   requires(detail::on_device<P>) explicit Parameters(const Executor& executor)
       : list_(detail::dtype_of<P>(), executor.space()) {}
