@@ -45,10 +45,19 @@ struct StateScalarType {
   std::string (*text)(const void* value);
   /// Writes the number that `words` say into `memory`; false where they are none of the type.
   bool (*parse)(std::string_view words, void* memory);
-
-  template <class T>
-  static const StateScalarType of;
 };
+
+namespace detail {
+template <class T>
+inline constexpr StateScalarType state_scalar_type = {
+    sizeof(T), [](const void* value) { return option_text(*static_cast<const T*>(value)); },
+    [](std::string_view words, void* memory) {
+      T value{};
+      if (!read_option(words, value)) return false;
+      std::memcpy(memory, &value, sizeof value);
+      return true;
+    }};
+}  // namespace detail
 
 /// Slots that can only be read.
 class ConstSlots {
@@ -139,7 +148,7 @@ class StateVisitor : public OptionVisitor {
   /// A counter or another number.
   template <class T>
   void scalar(std::string_view name, const T& value) {
-    add_scalar(name, &value, StateScalarType::of<T>);
+    add_scalar(name, &value, detail::state_scalar_type<T>);
   }
   /// A counter for each tensor.
   virtual void counters(std::string_view name, std::span<const std::int64_t> values) = 0;
@@ -161,7 +170,7 @@ class StateEditor : public OptionVisitor {
   virtual ~StateEditor();
   template <class T>
   requires(!std::is_const_v<T>) void scalar(std::string_view name, T& value) {
-    add_scalar(name, &value, StateScalarType::of<T>);
+    add_scalar(name, &value, detail::state_scalar_type<T>);
   }
   virtual void counters(std::string_view name, std::span<std::int64_t> values) = 0;
   virtual void buffers(const Layout& layout, std::byte* data) = 0;
@@ -177,16 +186,6 @@ class StateEditor : public OptionVisitor {
 /// The visitor of a method, which is const or not.
 template <class Self>
 using StateVisitorOf = std::conditional_t<std::is_const_v<Self>, StateVisitor, StateEditor>;
-
-template <class T>
-inline constexpr StateScalarType StateScalarType::of = {
-    sizeof(T), [](const void* value) { return detail::option_text(*static_cast<const T*>(value)); },
-    [](std::string_view words, void* memory) {
-      T value{};
-      if (!detail::read_option(words, value)) return false;
-      std::memcpy(memory, &value, sizeof value);
-      return true;
-    }};
 
 namespace detail {
 
