@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// AtomicFile: a file that is either the old one or the whole new one, whatever happens.
+/// AtomicFile: after any failure a file is either the old one or the complete new one.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ inline namespace v0 {
 
 namespace detail {
 
-/// An open file of the system, closed at the end.
+/// An open file descriptor, closed by the destructor.
 class FileDescriptor {
  public:
   FileDescriptor() = default;
@@ -40,33 +40,33 @@ class FileDescriptor {
   int number_ = -1;
 };
 
-/// Makes the names in a folder durable: files created, renamed or removed there.
+/// Makes changes of a folder durable: files created, renamed or removed there.
 void sync_folder(const std::filesystem::path& folder);
 
 }  // namespace detail
 
-/// Writes a temporary file beside `path` and puts it in the place of `path` when it is complete.
+/// Writes a temporary file beside `path`, and replaces `path` with it when it is complete.
 ///
 /// commit() writes everything to the disk (fsync), renames, and makes the new name durable; until
-/// then, and after any failure, a kill or a loss of power, `path` is what it was. The temporary is
-/// hidden, ".NAME.tmp": destroying an uncommitted AtomicFile removes it; what a kill leaves behind
-/// is used again by the next one, so there is never more than one. A symbolic link stays one, and
-/// its file is replaced; a replaced file hands its permissions on.
+/// then, and after any failure, a kill or a loss of power, `path` is unchanged. The temporary file
+/// is hidden, ".NAME.tmp". Destroying an uncommitted AtomicFile removes it; the next AtomicFile
+/// reuses one left behind by a kill, so there is never more than one. A symbolic link is kept, and
+/// its target replaced; the new file gets the permissions of the old one.
 ///
 /// Every failure throws io_error.
 class AtomicFile {
  public:
-  /// Throws where the folder does not exist or is not writable, where `path` is a folder or a
-  /// device, and while another AtomicFile, of this process or another, is at work on `path`.
-  /// `durable = false` leaves it to the system when the disk has the file: a kill still does no
-  /// harm, a loss of power may.
+  /// Throws if the folder does not exist or is not writable, if `path` is a folder or a device, and
+  /// while another AtomicFile, of this process or another, writes `path`. With `durable = false`
+  /// the system decides when the file reaches the disk: a kill still does no harm, but a loss of
+  /// power may.
   explicit AtomicFile(const std::filesystem::path& path, bool durable = true);
 
   AtomicFile(AtomicFile&& other) noexcept;
   AtomicFile& operator=(AtomicFile&&) = delete;
   ~AtomicFile();
 
-  /// The file that will be replaced; not the link to it.
+  /// The file that will be replaced, not a link to it.
   [[nodiscard]] const std::filesystem::path& path() const { return target_; }
   [[nodiscard]] std::uint64_t size() const { return size_; }
 
@@ -74,11 +74,11 @@ class AtomicFile {
   void append(std::span<const std::byte> bytes);
   void append(std::string_view text);
 
-  /// Writes over bytes that were appended before.
+  /// Overwrites bytes that were appended before.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
 
-  /// Everything that can take long or fail for want of space: the bytes reach the disk. To replace
-  /// several files as one, stage() all of them, then commit() each.
+  /// Writes the bytes to the disk: everything that can take long or fail for lack of space. To
+  /// replace several files as one, stage() all of them, then commit() each.
   void stage();
 
   /// Replaces the file. Nothing may be written afterwards.
@@ -87,13 +87,13 @@ class AtomicFile {
  private:
   [[nodiscard]] std::filesystem::path folder() const;
 
-  /// Opens the temporary, new or left behind, and holds it: a lock ends with its process.
+  /// Opens the temporary file, new or left behind, and locks it. The lock ends with its process.
   void open_temporary();
   [[noreturn]] void fail(std::string_view call, int error);
 
   void put(std::uint64_t offset, std::span<const std::byte> bytes);
 
-  /// Lets the disk begin with the writes that stage() would wait for.
+  /// Starts the writes to the disk for which stage() will wait.
   void send_ahead();
 
   std::filesystem::path target_, temporary_;

@@ -31,7 +31,7 @@ namespace detail {
 POLYAK_DEFINE void sync_folder(const std::filesystem::path& folder) {
   const FileDescriptor open(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!open) refuse_errno(folder, "opening the folder", errno);
-  // Some file systems have no such call for folders, and need none.
+  // Some file systems do not support fsync of folders, and do not need it.
   if (::fsync(open.number()) != 0 && errno != EINVAL && errno != ENOTSUP) {
     refuse_errno(folder, "fsync of the folder", errno);
   }
@@ -53,7 +53,7 @@ POLYAK_DEFINE AtomicFile::AtomicFile(const std::filesystem::path& path, bool dur
   open_temporary();
   struct ::stat replaced {};
   if (::stat(target_.c_str(), &replaced) == 0) {
-    // Where that is not permitted the file keeps the permissions of new files.
+    // If that is not permitted, the file keeps the permissions of new files.
     static_cast<void>(::fchmod(file_.number(), replaced.st_mode & 07777) == 0);
   }
 }
@@ -124,7 +124,7 @@ POLYAK_DEFINE void AtomicFile::open_temporary() {
       const std::string name = std::exchange(temporary_, {}).string();
       detail::refuse_io(target_, {}, {}, "is being written already (" + name + " is locked)");
     }
-    // Whoever held it before may have renamed or removed it in between.
+    // The previous holder may have renamed or removed it in between.
     struct ::stat held {
     }, named{};
     if (::fstat(file.number(), &held) != 0) fail("fstat", errno);
@@ -139,7 +139,7 @@ POLYAK_DEFINE void AtomicFile::open_temporary() {
 }
 
 [[noreturn]] POLYAK_DEFINE void AtomicFile::fail(std::string_view call, int error) {
-  temporary_.clear();  // not ours to remove
+  temporary_.clear();  // may be another writer's: do not remove it
   detail::refuse_errno(target_, call, error);
 }
 
@@ -148,7 +148,7 @@ POLYAK_DEFINE void AtomicFile::put(std::uint64_t offset, std::span<const std::by
     detail::refuse_order("polyak: AtomicFile is written to after stage() or commit()");
   }
   while (!bytes.empty()) {
-    // Systems take no more than 2^31 bytes at a time.
+    // Systems accept at most 2^31 bytes per call.
     const std::size_t part = std::min(bytes.size(), std::size_t{1} << 30);
     const ::ssize_t done =
         ::pwrite(file_.number(), bytes.data(), part, static_cast<::off_t>(offset));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// XXH3-128 digests of a file's bytes, where xxHash is there. They detect damage, not tampering:
-/// whoever changes a file on purpose can change them too.
+/// XXH3-128 digests of a file's bytes, if xxHash is available. They detect damage, not tampering: a
+/// deliberate change of a file can also change its digests.
 #pragma once
 
 #include <cstddef>
@@ -22,12 +22,12 @@ inline constexpr std::size_t digest_digits = 32;
 #if POLYAK_HAS_XXHASH
 inline constexpr bool has_digest = true;
 
-/// The digest of bytes that come in pieces.
+/// Computes the digest of bytes that are appended in pieces.
 class Digest {
  public:
   Digest();
   void add(std::span<const std::byte> bytes);
-  /// 32 hexadecimal digits, and ready for other bytes.
+  /// Returns 32 hexadecimal digits, and starts again with no bytes.
   [[nodiscard]] std::string finish();
 
  private:

@@ -8,7 +8,7 @@
 #include <string>
 
 #if POLYAK_HAS_XXHASH_DISPATCH
-#include <xxh_x86dispatch.h>  // the same functions, for the processor at hand
+#include <xxh_x86dispatch.h>  // the same functions, for the instruction set of the processor
 #elif POLYAK_HAS_XXHASH
 #include <xxhash.h>
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The error of a file that cannot be read, written or trusted.
+/// io_error: a file cannot be read or written, or is damaged.
 #pragma once
 
 #include <cerrno>
@@ -20,11 +20,11 @@
 namespace polyak {
 inline namespace v0 {
 
-/// A file that cannot be read or written, or whose content breaks a rule. Nothing has changed when
-/// it arrives: neither an object nor a file of that name.
+/// A file that cannot be read or written, or whose content breaks a rule. When it is thrown, no
+/// object and no file has changed.
 class io_error : public std::runtime_error {
  public:
-  /// The message about a file, and about a tensor and a rule where there is one.
+  /// Builds the message from a file and, if not empty, a tensor and a rule.
   struct Report {
     std::filesystem::path file;
     std::string tensor, rule, what;
@@ -34,9 +34,9 @@ class io_error : public std::runtime_error {
       : std::runtime_error(message(report)), report_(std::move(report)) {}
 
   [[nodiscard]] const std::filesystem::path& file() const { return report_.file; }
-  /// The tensor's name, empty where none is at fault.
+  /// The tensor's name; empty if no tensor is at fault.
   [[nodiscard]] const std::string& tensor() const { return report_.tensor; }
-  /// The rule of the format that is broken, "R1" to "R12" of safetensors; else empty.
+  /// The broken rule of the format, "R1" to "R12" of safetensors, or empty.
   [[nodiscard]] const std::string& rule() const { return report_.rule; }
 
   [[nodiscard]] static std::string message(const Report& report) {
@@ -44,7 +44,7 @@ class io_error : public std::runtime_error {
     if (!report.tensor.empty()) words += "tensor " + detail::text(report.tensor) + ": ";
     words += report.what;
     if (!report.rule.empty()) words += " (" + report.rule + ")";
-    // Names come from files: characters that would end or break a line are shown as codes.
+    // Names come from files, so control characters are shown as codes.
     std::string line;
     for (const char c : words) {
       const auto code = static_cast<unsigned char>(c);
@@ -76,7 +76,7 @@ namespace detail {
 #endif
 }
 
-/// A call to the system that failed, with the system's words.
+/// Throws io_error for a failed system call, with the system's message.
 [[noreturn]] POLYAK_COLD inline void refuse_errno(const std::filesystem::path& file,
                                                   std::string_view call, int error) {
   refuse_io(file, {}, {}, std::string(call) + " failed: " + std::generic_category().message(error));

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The weightings of the library by the names that files have for them: which gains a stored
-/// average had. A weighting that is added to the library is added to this list; a test compares it
-/// with the headers.
+/// The weightings of the library by their names in files, to compute the gains of a stored average.
+/// Add every new weighting of the library to this list; a test compares it with the headers.
 #pragma once
 
 #include <cmath>
@@ -31,7 +30,7 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// PowerEma at a constant pace, in calls: PowerClock as it is read from a file.
+/// PowerEma at a constant pace, in calls: used when PowerClock is read from a file.
 struct PacedPowerWeighting {
   static constexpr std::string_view type_name = PowerClock::type_name;
   double gamma = 0;
@@ -54,8 +53,8 @@ void fields(PacedPowerWeighting& w, Fields& field) {
   field("update_every", w.update_every, at_least_1);
 }
 
-/// Not here: RepeatedWeighting, whose older records do not say what it repeats, and weightings with
-/// a clock of their own, which are not stored.
+/// RepeatedWeighting is missing, because older records of it do not name the weighting that it
+/// repeats, and so are weightings with a clock of their own, which are not stored.
 using KnownWeightings =
     std::tuple<UniformWeighting, ExponentialWeighting, PolynomialWeighting, PowerWeighting,
                PacedPowerWeighting, TfWarmupWeighting, InverseGammaWeighting, TailWeighting,
@@ -64,7 +63,7 @@ using KnownWeightings =
                GainWarmupWeighting, PowerGainWeighting, HareTortoiseWeighting, SwitchWeighting,
                MergeWeighting>;
 
-/// A weighting before its fields are read.
+/// A weighting whose fields have not been read yet.
 template <class W>
 [[nodiscard]] W blank_weighting() {
   if constexpr (std::default_initializable<W>) {
@@ -77,7 +76,7 @@ template <class W>
 /// The gains of a weighting by its name and its options as text.
 struct NamedGains {
   std::optional<GainSequence> gains;
-  std::string problem;  ///< of the options; neither gains nor a problem: the name is unknown
+  std::string problem;  ///< of the options; no gains and no problem: an unknown name
 };
 [[nodiscard]] inline NamedGains gains_of(std::string_view name,
                                          const std::map<std::string, std::string>& options) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// MappedFile: a file's bytes as memory, read when they are looked at.
+/// MappedFile: a file's bytes as memory, which the system reads on access.
 #pragma once
 
 #include <cstddef>
@@ -10,15 +10,15 @@
 namespace polyak {
 inline namespace v0 {
 
-/// A read-only map of a whole file, of the size that it has when it is opened. Safe for any number
-/// of reading threads.
+/// A read-only map of a whole file, with the size at the time of opening. Safe for any number of
+/// reading threads.
 ///
-/// The system takes a file that is cut off while it is mapped for a fault of the program (SIGBUS).
-/// Files that are replaced by AtomicFile, or by rename in any way, stay whole for those who have
-/// them mapped: do not write into them in place.
+/// If a file is truncated while it is mapped, the system ends the program (SIGBUS). So do not write
+/// into a mapped file in place. Replacing it by AtomicFile, or by any rename, is safe: existing
+/// maps keep the old file.
 class MappedFile {
  public:
-  /// Throws io_error where the file cannot be read or is none.
+  /// Throws io_error if the file cannot be read or is not a regular file.
   explicit MappedFile(const std::filesystem::path& path);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
@@ -27,13 +27,13 @@ class MappedFile {
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
 
-  /// Tells the system that a part will be read soon, from front to back.
+  /// Tells the system that a part will soon be read from front to back.
   void will_read(std::size_t offset, std::size_t count) const;
-  /// Lets go of the memory of a part that has been read. It may be read again.
+  /// Releases the memory of a part that has been read. It may be read again.
   void drop(std::size_t offset, std::size_t count) const;
 
  private:
-  /// Of the whole pages within, for advice only: that it is not taken is no failure.
+  /// Gives advice for the whole pages in a part. A failure is ignored, because it is only advice.
   void advise(std::size_t offset, std::size_t count, int advice) const;
 
   std::filesystem::path path_;

@@ -4,8 +4,8 @@
 ///
 ///   average = sum_j w_j snapshot_j,   w from fit_profiles() (average/analysis/profile_fit.hpp)
 ///
-/// All targets are made in one pass over the snapshots, which are mapped and read block by block:
-/// memory is a block of each snapshot and of each output, whatever the model's size.
+/// It computes all targets in one pass over the snapshots, which are mapped and read block by
+/// block. It needs the memory of one block of each snapshot and output, whatever the model's size.
 ///
 /// "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv 2312.02696), section
 /// 3.2, and for other targets "WSM: Decay-Free Learning Rate Schedule via Checkpoint Merging"
@@ -26,7 +26,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// A file to make, and the average that it is to hold.
+/// An output: the wanted average and its file.
 struct ReconstructOutput {
   ProfileTarget target;
   std::filesystem::path file;
@@ -34,13 +34,14 @@ struct ReconstructOutput {
 
 struct ReconstructOptions {
   ProfileFitOptions fit = {};  ///< metric, normalisation, ridge, limits
-  /// Type of the outputs: float32 unless given, float64 where a snapshot is.
+  /// Type of the outputs. By default float64 if a snapshot is float64, else float32.
   std::optional<DType> dtype = std::nullopt;
-  /// Which snapshots may be used; all unless given.
+  /// Selects the snapshots to use; by default all.
   std::function<bool(const StoredSnapshot&)> use = nullptr;
-  /// Called now and then with the bytes read so far and in all; false ends it without any output.
+  /// Called from time to time with the bytes read so far and in all. Returning false ends the
+  /// reconstruction without any output.
   std::function<bool(std::uint64_t done, std::uint64_t total)> progress = nullptr;
-  bool verify = true;   ///< the snapshots' digests, while they are read
+  bool verify = true;   ///< checks the snapshots' digests during the pass
   bool durable = true;  ///< waits for the disk
 };
 template <class Fields>
@@ -56,30 +57,30 @@ void fields(ReconstructOptions& o, Fields& field) {
 
 /// The result of reconstruct().
 struct ReconstructReport {
-  std::vector<StoredSnapshot> snapshots;  ///< the ones that were used, as the weights are ordered
+  std::vector<StoredSnapshot> snapshots;  ///< the used snapshots, in the order of the weights
   std::vector<ProfileFit> fits;           ///< one for each output
-  bool complete = true;                   ///< false where `progress` has ended it
+  bool complete = true;                   ///< false if `progress` ended it
 };
 
 namespace detail {
-/// The gains of the average that a snapshot is of. Throws std::invalid_argument for one whose
-/// weighting the library does not know, io_error for options that no weighting has.
+/// The gains of a snapshot's average. Throws std::invalid_argument for a weighting that the library
+/// does not know, io_error for options that do not fit the weighting.
 [[nodiscard]] GainSequence gains_of(const StoredSnapshot& one);
 }  // namespace detail
 
-/// The profile that an output of reconstruct() has: the weight of each call's iterate, that of the
-/// initial value first. Throws std::invalid_argument where calls took different times.
+/// The profile of an output of reconstruct(): the weight of the initial value, then of each call's
+/// iterate. Throws std::invalid_argument if calls took different times.
 [[nodiscard]] std::vector<double> achieved_profile(const ReconstructReport& report,
                                                    std::size_t output);
 
-/// Makes averages of any profile from the snapshots of a store. Averaged tensors are weighted
-/// sums (core/sum.hpp), buffers are those of the newest snapshot up to the target's call. All
-/// outputs appear together, when all are complete.
+/// Makes averages of any profile from the snapshots of a store. Averaged tensors are weighted sums
+/// (core/sum.hpp); buffers come from the newest snapshot up to the target's call. The output files
+/// appear together, when all are complete.
 ///
-/// Throws std::invalid_argument without snapshots or outputs, for two outputs of one file,
-/// snapshots of several runs or of an unknown weighting, and as fit_profiles() for targets that are
-/// out of range or out of reach; io_error for a snapshot that is damaged, and where the system
-/// refuses. There is no output then.
+/// Throws std::invalid_argument without snapshots or outputs, for two outputs with the same file,
+/// for snapshots of several runs or of an unknown weighting, and as fit_profiles() for targets that
+/// are out of range or out of reach; io_error for a damaged snapshot, and if a system call fails.
+/// Then no output is written.
 ReconstructReport reconstruct(const SnapshotStore& store,
                               const std::vector<ReconstructOutput>& outputs,
                               const ReconstructOptions& options = {});

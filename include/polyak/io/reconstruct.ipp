@@ -43,14 +43,15 @@ POLYAK_DEFINE GainSequence gains_of(const StoredSnapshot& one) {
                ") is not known: it cannot be fitted");
 }
 
-/// Whether all power averages were updated at one pace, so that times are numbers of calls.
+/// Whether all power averages were updated at the same constant pace, so that times are multiples
+/// of calls.
 [[nodiscard]] inline bool constant_pace(const std::vector<StoredSnapshot>& snapshots) {
   double pace = 0;
   for (const StoredSnapshot& one : snapshots) {
     if (one.weighting != PowerClock::type_name) continue;
     const auto every = one.options.find("update_every");
     const double period = every == one.options.end() ? 1 : number_in(every->second).value_or(1);
-    // `time` is that of the last update.
+    // `time` is the time of the last update.
     const double updated = std::floor(static_cast<double>(one.calls) / period) * period;
     const double own = updated > 0 ? one.time / updated : 0;
     if (pace == 0) pace = own;
@@ -59,8 +60,8 @@ POLYAK_DEFINE GainSequence gains_of(const StoredSnapshot& one) {
   return true;
 }
 
-/// Weights where calls took different times: power averages, and power targets of the time of a
-/// snapshot, by the closed form in time.
+/// Weights if calls took different times: by the closed form in time, which exists for power
+/// averages and for power targets at the time of a snapshot.
 [[nodiscard]] inline std::vector<ProfileFit> fit_times(const std::vector<StoredSnapshot>& snapshots,
                                                        const std::vector<ProfileTarget>& targets,
                                                        const ProfileFitOptions& options) {
@@ -110,7 +111,7 @@ POLYAK_DEFINE GainSequence gains_of(const StoredSnapshot& one) {
   return fits;
 }
 
-/// The gains of the averages that snapshots are of, and which one each is of.
+/// The gains of the snapshots' averages, and the average of each snapshot.
 struct SnapshotProfiles {
   std::vector<GainSequence> averages;
   std::vector<ProfileSnapshot> snapshots;
@@ -132,7 +133,7 @@ struct SnapshotProfiles {
   }
 };
 
-/// The outputs of one pass, and the blocks that are in the making.
+/// The outputs of one pass, and their blocks in progress.
 class Reconstruction {
  public:
   Reconstruction(const ReconstructReport& report, const std::vector<ReconstructOutput>& outputs,
@@ -161,8 +162,9 @@ class Reconstruction {
                                              {"polyak.calls", text(fit.calls)},
                                              {"polyak.residual", text(fit.residual)}},
           SafetensorsWriteOptions{.digests = true, .durable = options.durable}));
-      // The newest snapshot that belongs to the target has its buffers. Clocks may differ, so that
-      // it need not be the last one, nor each that has a weight up to the target's call.
+      // The target's buffers come from the newest snapshot up to its call. Averages may have
+      // different clocks, so this need not be the last snapshot in the list, and not every snapshot
+      // with a weight comes before it.
       std::vector<std::size_t> inputs;
       std::size_t newest = files_.size();
       std::int64_t newest_calls = 0;
@@ -180,7 +182,7 @@ class Reconstruction {
     }
   }
 
-  /// Reads all snapshots and writes all outputs. Returns false where it was told to end.
+  /// Reads all snapshots and writes all outputs. Returns false if `progress` ended it.
   [[nodiscard]] bool run() {
     for (const SafetensorsTensor& tensor : writers_.front()->tensors()) {
       const SafetensorsTensor& first = files_.front()->at(tensor.name);
@@ -200,10 +202,10 @@ class Reconstruction {
   }
 
  private:
-  /// Elements of a block: those of all snapshots stay in the second-level cache while every target
-  /// takes its sum of them.
+  /// Elements of a block. The blocks of all snapshots fit the second-level cache while every
+  /// target's sum is computed.
   static constexpr std::size_t block = 4096;
-  /// Blocks that are written at a time.
+  /// Number of blocks per write.
   static constexpr std::size_t blocks_at_once = 64;
 
   [[nodiscard]] bool is_averaged(const SafetensorsTensor& tensor) const {
@@ -211,7 +213,7 @@ class Reconstruction {
     return std::find(buffers.begin(), buffers.end(), tensor.name) == buffers.end();
   }
 
-  /// Snapshots of several types go through a copy of each block, in float.
+  /// If snapshots have several types, each block is first converted to a copy in float.
   [[nodiscard]] bool sum_floats(const SafetensorsTensor& tensor) {
     const DType type = report_.snapshots.front().dtype;
     if (same_type_ && type == DType::float16) return blocks<float, Eigen::half>(tensor);
@@ -219,7 +221,7 @@ class Reconstruction {
     return blocks<float, float>(tensor);
   }
 
-  /// One averaged tensor, summed in type Sum and then rounded to that of the outputs.
+  /// Writes one averaged tensor: summed in type Sum, then rounded to the type of the outputs.
   template <class Sum, class In>
   [[nodiscard]] bool blocks(const SafetensorsTensor& tensor) {
     const std::size_t count = files_.size();
@@ -233,7 +235,8 @@ class Reconstruction {
     }
     std::size_t size = 0;
     if (!bytes[0].empty()) size = bytes[0].size() * 8 / bits_of(types[0]);
-    // Outputs of the same snapshots are made together: others must not be touched by their numbers.
+    // Compute outputs with the same snapshots together. A NaN in another snapshot must not reach
+    // them, not even with weight 0.
     struct Group {
       std::vector<std::size_t> inputs;
       std::vector<std::size_t> outputs;
@@ -266,7 +269,8 @@ class Reconstruction {
         const std::size_t width = bits_of(types[j]) / 8;
         const auto piece = bytes[j].subspan(at * width, number * width);
         done_ += piece.size();
-        // Block after block into the cache: the sums read all of them a line at a time.
+        // Bring one block after the other into the cache, because the sums read all blocks line by
+        // line.
         options_.verify ? digests[j].add(piece) : look_at(piece);
         from[j] = reinterpret_cast<const In*>(piece.data());
         const bool aligned = reinterpret_cast<std::uintptr_t>(piece.data()) % alignof(In) == 0;
@@ -328,7 +332,7 @@ class Reconstruction {
     }
   }
 
-  /// Lets go of what has been read, so that the memory of all snapshots is never held at once.
+  /// Releases the memory that has been read, so that the snapshots are never in memory as a whole.
   void drop(const std::string& name, std::size_t elements) {
     for (const auto& file : files_) {
       const SafetensorsTensor& own = file->at(name);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Files are row-major. Tensors that are column-major in memory are turned as they are written and
-/// read.
+/// Files are row-major. Tensors that are column-major in memory are transposed as they are written
+/// and read.
 #pragma once
 
 #include <cstddef>
@@ -18,12 +18,12 @@ namespace detail {
 [[nodiscard]] std::size_t bytes_of_shape(std::span<const std::uint64_t> shape,
                                          std::size_t element_bytes);
 
-/// Hands a tensor in memory to `append`, row-major and in pieces.
+/// Passes a tensor in memory to `append`, row-major and in pieces.
 void append_row_major(const std::function<void(std::span<const std::byte>)>& append,
                       const std::byte* data, std::span<const std::uint64_t> shape,
                       std::size_t element_bytes, Order order);
 
-/// Takes a tensor into memory from its row-major bytes.
+/// Reads a tensor into memory from its row-major bytes.
 void take_row_major(std::byte* data, std::span<const std::uint64_t> shape,
                     std::size_t element_bytes, Order order, std::span<const std::byte> bytes);
 

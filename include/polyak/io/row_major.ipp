@@ -19,8 +19,8 @@ inline namespace v0 {
 
 namespace detail {
 
-/// A column-major tensor in memory, seen as rows of its first dimension: row i holds all elements
-/// of first index i, in row-major order.
+/// A column-major tensor in memory as rows of its first dimension: row i has all elements with
+/// first index i, in row-major order.
 class ColumnMajorRows {
  public:
   ColumnMajorRows(std::span<const std::uint64_t> shape, std::size_t element_bytes)
@@ -33,7 +33,7 @@ class ColumnMajorRows {
 
   [[nodiscard]] std::size_t rows() const { return rows_; }
   [[nodiscard]] std::size_t row_bytes() const { return row_ * bytes_; }
-  /// Rows to turn at a time: whole cache lines of memory, and enough to be worth a call.
+  /// Rows to transpose at a time: whole cache lines of memory, and enough to be worth a call.
   [[nodiscard]] std::size_t rows_at_once() const {
     const std::size_t line = std::max<std::size_t>(64 / bytes_, 1);
     const std::size_t wanted = row_bytes() == 0 ? rows_ : (std::size_t{1} << 18) / row_bytes();
@@ -48,7 +48,7 @@ class ColumnMajorRows {
       });
     });
   }
-  /// Takes the rows first..last from `in` into `memory`.
+  /// Reads the rows first..last from `in` into `memory`.
   void write(std::byte* memory, std::size_t first, std::size_t last, const std::byte* in) const {
     by_size([&](auto size) {
       each(first, last, [&](std::size_t in_memory, std::size_t in_rows) {

@@ -2,11 +2,11 @@
 /// @file
 /// SafetensorsFile reads a safetensors file in place; SafetensorsWriter writes one.
 ///
-/// The rules of the format, and what is refused, are in io/safetensors_header.hpp. The format has
-/// no checksum, so files are written with digests in their metadata where xxHash is there: XXH3-128
-/// of each tensor ("xxh3_128:NAME") and of the header ("xxh3_128", of the length and the header
-/// with its own 32 digits as zeros). Reading checks that of the header at once, those of tensors
-/// when it is asked to. They detect damage, not tampering.
+/// io/safetensors_header.hpp lists the rules of the format and what is refused. The format has no
+/// checksum, so if xxHash is available, files get digests in their metadata: XXH3-128 of each
+/// tensor ("xxh3_128:NAME") and of the header ("xxh3_128", of the length and the header with its
+/// own 32 digits as zeros). Opening a file checks the digest of the header; verify() checks the
+/// digests of tensors. Digests detect damage, not tampering.
 #pragma once
 
 #include <concepts>
@@ -38,7 +38,7 @@ namespace detail {
 
 inline constexpr std::string_view digest_key = "xxh3_128";
 [[nodiscard]] std::string tensor_digest_key(std::string_view tensor);
-/// The k-th number of type From at any address, widened.
+/// The k-th number of type From at any address, widened to the computing type.
 template <class From>
 [[nodiscard]] carrier_t<From> element_at(const std::byte* bytes, std::size_t k) {
   if constexpr (scalar_bytes<From> == 2) {
@@ -54,14 +54,14 @@ template <class From>
 
 }  // namespace detail
 
-/// A safetensors file, mapped and checked. Bytes are read when they are looked at, and are never
-/// copied but by copy_to(). Safe for any number of reading threads. See MappedFile on files that
-/// are cut off while they are open.
+/// A safetensors file, mapped and checked. Bytes are read on access, and only copy_to() copies
+/// them. Safe for any number of reading threads. MappedFile describes the effect of truncating an
+/// open file.
 class SafetensorsFile {
  public:
-  /// Throws io_error where the file cannot be read, breaks a rule of the format, or where its
-  /// header is not the one that its digest was made of. `verify_header = false` leaves the digest
-  /// out: for a file whose metadata another program has copied without knowing what they say.
+  /// Throws io_error if the file cannot be read or breaks a rule of the format, or if its header
+  /// does not match its digest. `verify_header = false` skips the digest, for files whose metadata
+  /// another program has copied without updating the digest.
   explicit SafetensorsFile(const std::filesystem::path& path, bool verify_header = true);
 
   [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
@@ -70,21 +70,20 @@ class SafetensorsFile {
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const {
     return header_.metadata;
   }
-  /// Bytes before the data; tensors count theirs from there.
+  /// Bytes before the data; offsets of tensors are relative to this place.
   [[nodiscard]] std::uint64_t data_start() const { return header_.data_start; }
   [[nodiscard]] const MappedFile& file() const { return file_; }
 
-  /// The tensor of that name, or null.
+  /// The tensor with this name, or null.
   [[nodiscard]] const SafetensorsTensor* find(std::string_view name) const;
-  /// The tensor of that name. Throws io_error where there is none.
+  /// The tensor with this name. Throws io_error if there is none.
   [[nodiscard]] const SafetensorsTensor& at(std::string_view name) const;
 
-  /// The bytes of a tensor of this file, in place; at any address.
+  /// The bytes of a tensor of this file, in place. The address may be unaligned.
   [[nodiscard]] std::span<const std::byte> bytes(const SafetensorsTensor& tensor) const;
 
-  /// The elements of a tensor in place. Throws io_error where they are of another type than T, or
-  /// lie at an address that T cannot have: files of others may put them anywhere; copy_to() reads
-  /// them from there.
+  /// The elements of a tensor, in place. Throws io_error if their type is not T or their address is
+  /// not aligned for T. Other programs may write unaligned tensors; copy_to() reads them.
   template <class T>
   [[nodiscard]] std::span<const T> view(std::string_view name) const {
     const SafetensorsTensor& tensor = at(name);
@@ -103,8 +102,8 @@ class SafetensorsFile {
     return {reinterpret_cast<const T*>(raw.data()), raw.size() / sizeof(T)};
   }
 
-  /// Copies the elements of a tensor, of F16, BF16, F32 or F64, rounded to T where they have to be.
-  /// Throws io_error for other types, std::invalid_argument where `out` has another size.
+  /// Copies the elements of a tensor, of F16, BF16, F32 or F64, rounded to T if necessary. Throws
+  /// io_error for other types, std::invalid_argument if `out` has another size.
   template <ParameterScalar T>
   void copy_to(const SafetensorsTensor& tensor, std::span<T> out) const {
     const auto raw = bytes(tensor);
@@ -132,9 +131,10 @@ class SafetensorsFile {
     copy_to(at(name), out);
   }
 
-  /// Whether there are digests of tensors, and xxHash to check them with.
+  /// Whether the file has digests of tensors and xxHash is available to check them.
   [[nodiscard]] bool has_digests() const;
-  /// Reads a tensor and compares it with its digest. Throws io_error where it differs or lacks one.
+  /// Reads a tensor and compares it with its digest. Throws io_error if it differs or has no
+  /// digest.
   void verify(const SafetensorsTensor& tensor) const;
   /// All tensors.
   void verify() const;
@@ -171,22 +171,22 @@ struct SafetensorsSpec {
 };
 
 struct SafetensorsWriteOptions {
-  bool digests = true;  ///< in the metadata; left out where xxHash is not there
+  bool digests = true;  ///< in the metadata; left out without xxHash
   bool durable = true;  ///< finish() waits for the disk
 };
 
-/// Writes a safetensors file: the header first, then the data in one stream, and puts it in place
-/// atomically when it is complete.
+/// Writes a safetensors file: first the header, then the data in one stream. The complete file
+/// atomically replaces an old one.
 ///
 /// Tensors are ordered by type, the widest first, then by name, and the data begin at a multiple of
-/// 64 bytes, so every tensor is aligned for its type. A writer that ends without finish() leaves
-/// nothing behind.
+/// 64 bytes, so every tensor is aligned for its type. A writer that is destroyed without finish()
+/// leaves nothing behind.
 class SafetensorsWriter {
  public:
   /// Throws std::invalid_argument for a name that is used twice, is "__metadata__" or not UTF-8,
-  /// for a tensor that does not end at a whole byte or that 64 bits cannot count, for metadata that
-  /// begin with "xxh3_128", and for a header of more than 100,000,000
-  /// bytes; io_error where the file cannot be written.
+  /// for a tensor that does not end at a whole byte or whose size needs more than 64 bits, for
+  /// metadata keys that begin with "xxh3_128", and for a header of more than 100,000,000 bytes;
+  /// io_error if the file cannot be written.
   SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsSpec> specs,
                     std::map<std::string, std::string> metadata = {},
                     SafetensorsWriteOptions options = {});
@@ -198,20 +198,21 @@ class SafetensorsWriter {
     return tensors_.empty() ? 0 : tensors_.back().end;
   }
 
-  /// The next bytes of the data; they may cross tensors. Throws std::logic_error for more than the
-  /// tensors have, io_error where the system refuses.
+  /// Appends bytes of the data; they may belong to several tensors. Throws std::logic_error for
+  /// more bytes than the tensors have, io_error if a system call fails.
   void append(std::span<const std::byte> bytes);
 
-  /// Everything that can take long or fail for want of space. To replace several files as one,
-  /// stage() all of them, then finish() each. Throws std::logic_error before all bytes are there.
+  /// Does everything that can take long or fail for lack of space. To replace several files as one,
+  /// stage() all of them, then finish() each. Throws std::logic_error before all bytes have been
+  /// appended.
   void stage();
-  /// Puts the file in its place.
+  /// Replaces the old file.
   void finish();
 
  private:
   void lay_out(std::vector<SafetensorsSpec> specs);
 
-  /// The length and the header. Only the digits of digests change between two calls.
+  /// The length and the header. Two calls differ only in the digits of digests.
   [[nodiscard]] std::string header_text() const;
 
   void next_tensor();
@@ -221,7 +222,7 @@ class SafetensorsWriter {
   std::optional<AtomicFile> file_;
   detail::Digest digest_;
   std::uint64_t written_ = 0;
-  std::size_t tensor_ = 0;  ///< the one that `digest_` is of
+  std::size_t tensor_ = 0;  ///< the tensor of `digest_`
   bool digests_;
   bool staged_ = false;
 };

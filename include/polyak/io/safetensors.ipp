@@ -36,7 +36,7 @@ POLYAK_DEFINE std::string tensor_digest_key(std::string_view tensor) {
   return std::string(digest_key).append(":").append(tensor);
 }
 
-/// Where the header's own digest stands in its text: quotes within a name would be escaped.
+/// The place of the header's own digest in its text. Quotes within a name would be escaped.
 POLYAK_DEFINE std::size_t header_digest_place(std::string_view header) {
   constexpr std::string_view key = "\"xxh3_128\":\"";
   const std::size_t place = header.find(key);
@@ -93,7 +93,7 @@ POLYAK_DEFINE std::span<const std::byte> SafetensorsFile::bytes(
 }
 
 POLYAK_DEFINE bool SafetensorsFile::has_digests() const {
-  // Any of the keys: one alone may be damaged.
+  // Look for any of the keys, because one of them may be damaged.
   const auto first = header_.metadata.lower_bound(std::string(detail::digest_key));
   return detail::has_digest && first != header_.metadata.end() &&
          first->first.starts_with(detail::digest_key);

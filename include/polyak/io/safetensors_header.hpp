@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The header of a safetensors file: what it may say, and how it is read without trusting it.
+/// The header of a safetensors file: its rules, and how to read it safely.
 ///
 ///   8 bytes: length N of the header, little-endian;  N bytes: a JSON object;  then the data
 ///   "name": {"dtype": "F32", "shape": [3, 4], "data_offsets": [begin, end]}   relative to the data
 ///   "__metadata__": {"key": "text"}
 ///
-/// A file that breaks one of these rules is refused, and the rule named (io_error::rule):
+/// A file that breaks one of these rules is refused; io_error::rule names the rule:
 ///   R1 shorter than 8 bytes            R7  metadata is no object of strings
 ///   R2 N > 100,000,000                 R8  an entry lacks something or has it in another form
 ///   R3 the header ends after the file  R9  tensors overlap, leave a hole, or end before they begin
@@ -33,7 +33,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The types of the format, in the order in which its official writer sorts, from last to first.
+/// The types of the format, in the reverse order of the official writer's sorting.
 enum class SafetensorsType : std::uint8_t {
   BOOL,
   F4,
@@ -76,18 +76,18 @@ inline constexpr std::array<SafetensorsTypeInfo, 22> safetensors_types{{
 [[nodiscard]] constexpr std::string_view name_of(SafetensorsType type) {
   return detail::safetensors_types[static_cast<std::size_t>(type)].name;
 }
-/// Bits of one element; elements of fewer than 8 are packed.
+/// Bits of one element; elements of fewer than 8 bits are packed.
 [[nodiscard]] constexpr unsigned bits_of(SafetensorsType type) {
   return detail::safetensors_types[static_cast<std::size_t>(type)].bits;
 }
 
-/// The type of the format for one of parameters.
+/// The format's type for a type of parameters.
 [[nodiscard]] constexpr SafetensorsType safetensors_type(DType dtype) {
   using enum SafetensorsType;
   constexpr std::array types{BOOL, I8, U8, I16, U16, I32, U32, I64, U64, F16, BF16, F32, F64};
   return types[static_cast<std::size_t>(dtype)];
 }
-/// The type of parameters for one of the format; none for those that parameters cannot have.
+/// The type of parameters for a type of the format; nullopt for types that parameters cannot have.
 [[nodiscard]] constexpr std::optional<DType> parameter_type(SafetensorsType type) {
   for (int k = 0; k <= static_cast<int>(DType::float64); ++k) {
     if (safetensors_type(static_cast<DType>(k)) == type) return static_cast<DType>(k);
@@ -103,10 +103,10 @@ struct SafetensorsTensor {
   std::uint64_t begin = 0, end = 0;  ///< bytes, counted from the beginning of the data
 };
 
-/// All that a header says.
+/// The content of a header.
 struct SafetensorsHeader {
   std::vector<SafetensorsTensor> tensors;       ///< in the order of their data
-  std::map<std::string, std::string> metadata;  ///< without "__metadata__", the same as empty
+  std::map<std::string, std::string> metadata;  ///< empty without "__metadata__"
   std::uint64_t data_start = 0;                 ///< bytes before the data
 };
 
@@ -115,10 +115,10 @@ namespace detail {
 inline constexpr std::uint64_t safetensors_header_limit = 100'000'000;
 inline constexpr std::string_view safetensors_metadata_name = "__metadata__";
 
-/// Whether `text` is UTF-8: no overlong forms, no surrogates, nothing beyond U+10FFFF.
+/// Whether `text` is UTF-8, without overlong forms, surrogates or anything beyond U+10FFFF.
 [[nodiscard]] bool is_utf8(std::string_view text);
 
-/// Elements x bits in bytes, multiplied in the order given. What is refused has a rule.
+/// Elements x bits in bytes, multiplied in the given order. A refused size has the broken rule.
 struct TensorBytes {
   std::uint64_t bytes = 0;
   const char* rule = nullptr;
@@ -128,9 +128,9 @@ struct TensorBytes {
 
 }  // namespace detail
 
-/// Reads the header of a file whose bytes are `file`, all of them. Every size is checked against
-/// the file before it is used; memory is bounded by the header's length. Throws io_error, with the
-/// rule that is broken; `path` is for its message.
+/// Reads the header of a file; `file` has all bytes of it. Every size is checked against the file
+/// before it is used; memory is bounded by the header's length. Throws io_error with the broken
+/// rule; `path` is for its message.
 [[nodiscard]] SafetensorsHeader parse_safetensors(std::span<const std::byte> file,
                                                   const std::filesystem::path& path);
 

@@ -71,8 +71,8 @@ POLYAK_DEFINE TensorBytes tensor_bytes(std::span<const std::uint64_t> shape, Saf
   return {product / 8};
 }
 
-/// Receives the events of nlohmann's parser, which keeps its own stack, and fills a header. The
-/// first fault is kept and the rest read on: broken JSON counts before a wrong entry.
+/// Receives the events of nlohmann's parser, which keeps its own stack, and fills a header. It
+/// records the first fault and reads on, because broken JSON takes precedence over a wrong entry.
 class SafetensorsEvents {
  public:
   struct Fault {
@@ -187,7 +187,7 @@ class SafetensorsEvents {
     return false;
   }
 
-  /// Where the text stops being JSON.
+  /// The position of a syntax error.
   [[nodiscard]] std::size_t syntax_position() const { return syntax_; }
   [[nodiscard]] bool too_deep() const { return stack_.size() >= depth_limit; }
 
@@ -208,7 +208,7 @@ class SafetensorsEvents {
     note(tensor_.name, "R8", std::move(what));
     return true;
   }
-  /// A value that has no business where it is.
+  /// Handles a value in a wrong place.
   bool other(const char* value) {
     switch (where()) {
       case Where::outside:
@@ -265,7 +265,7 @@ class SafetensorsEvents {
   std::size_t syntax_ = 0;
 };
 
-/// Rules R9 to R12, of tensors in the order of their data.
+/// Checks rules R9 to R12 for tensors in the order of their data.
 inline void check_data(const SafetensorsHeader& header, std::uint64_t file_size,
                        const std::filesystem::path& path) {
   std::uint64_t last = 0;
@@ -321,7 +321,7 @@ POLYAK_DEFINE SafetensorsHeader parse_safetensors(std::span<const std::byte> fil
                                static_cast<std::size_t>(length));
   if (words.starts_with("\xef\xbb\xbf")) refuse_io(path, {}, "R4", "begins with a byte-order mark");
   if (!detail::is_utf8(words)) refuse_io(path, {}, "R4", "the header is not UTF-8");
-  // The parser would take a zero for the end.
+  // The parser would treat a zero byte as the end.
   if (words.find('\0') != std::string_view::npos)
     refuse_io(path, {}, "R5", "the header has a zero");
   detail::SafetensorsEvents events;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Models of several safetensors files and an index that says where each tensor is.
+/// Models of several safetensors files with an index of their tensors.
 ///
 ///   model.safetensors.index.json:
-///     {"metadata": {"total_size": bytes}, "weight_map": {"name":
-///     "model-00001-of-00002.safetensors"}}
+///     {"metadata": {"total_size": bytes},
+///      "weight_map": {"name": "model-00001-of-00002.safetensors"}}
 #pragma once
 
 #include <cstddef>
@@ -27,23 +27,23 @@ namespace detail {
 inline constexpr std::string_view model_name = "model.safetensors";
 inline constexpr std::string_view index_name = "model.safetensors.index.json";
 
-/// The weight map of an index: names and files. Throws io_error for what is none; `path` is for its
-/// message.
+/// The weight map of an index: names and files. Throws io_error if it is not valid; `path` is for
+/// the message.
 [[nodiscard]] std::map<std::string, std::string> parse_index(std::span<const std::byte> file,
                                                              const std::filesystem::path& path);
 
 }  // namespace detail
 
-/// A model as it lies on the disk: one safetensors file, or several with an index. Safe for any
-/// number of reading threads.
+/// A model on the disk: one safetensors file, or several with an index. Safe for any number of
+/// reading threads.
 class SafetensorsModel {
  public:
-  /// `path` is a safetensors file, an index (".json"), or a folder: there its
-  /// "model.safetensors.index.json" is read, else its "model.safetensors".
+  /// `path` is a safetensors file, an index (".json"), or a folder with
+  /// "model.safetensors.index.json" or else "model.safetensors".
   ///
-  /// Throws io_error for what cannot be read or breaks a rule, for an index without a weight map,
-  /// with a name twice or a file that is not a plain name, and for files and tensors that it names
-  /// and that are not there.
+  /// Throws io_error for files that cannot be read or break a rule, for an index without a weight
+  /// map, with a duplicate name or a file that is not a plain name, and for files and tensors of
+  /// the index that do not exist.
   explicit SafetensorsModel(const std::filesystem::path& path);
 
   /// All names, in alphabetical order.
@@ -53,7 +53,7 @@ class SafetensorsModel {
   [[nodiscard]] const std::vector<std::unique_ptr<SafetensorsFile>>& files() const {
     return files_;
   }
-  /// Tensors that are in a file but not in the index, and are left out.
+  /// Ignored tensors: in a file but not in the index.
   [[nodiscard]] const std::vector<std::string>& unlisted() const { return unlisted_; }
 
  private:
@@ -74,13 +74,13 @@ void fields(WriteShardedOptions& o, Fields& field) {
   field("file", o.file);
 }
 
-/// Writes a model into a folder: "model.safetensors" where one file is enough, else
-/// "model-00001-of-00005.safetensors" and so on, and the index. Tensors fill the files in the order
-/// given; `fill(writer)` appends the bytes of `writer.tensors()`.
+/// Writes a model into a folder: "model.safetensors" if one file is enough, else
+/// "model-00001-of-00005.safetensors" and so on, and the index. Tensors fill the files in the given
+/// order; `fill(writer)` appends the bytes of `writer.tensors()`.
 ///
-/// The index comes last, when all files are durable: until then a reader finds the old model, whose
-/// files have other names ("-2", "-3", ... is added where a name is taken). The files of the old
-/// model are removed at the end. Throws as SafetensorsWriter; the old model is then still there.
+/// The index is written last, when all files are durable. Until then a reader finds the old model,
+/// whose files have other names ("-2", "-3", ... is added to a name that is in use). The files of
+/// the old model are removed at the end. Throws as SafetensorsWriter; the old model is then intact.
 void write_sharded(const std::filesystem::path& folder, std::vector<SafetensorsSpec> specs,
                    const std::map<std::string, std::string>& metadata,
                    const std::function<void(SafetensorsWriter&)>& fill,

@@ -33,8 +33,7 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Receives the events of nlohmann's parser and keeps the weight map. Everything beside it is
-/// ignored.
+/// Receives the events of nlohmann's parser and records the weight map. Everything else is ignored.
 class IndexEvents {
  public:
   std::map<std::string, std::string> weight_map;
@@ -100,7 +99,7 @@ class IndexEvents {
     return refuse("it is not JSON from byte " + detail::text(position) + " on");
   }
 
-  /// A name that leads nowhere but to a file in the same folder.
+  /// Whether a name can only refer to a file in the same folder.
   [[nodiscard]] static bool is_file_name(std::string_view name) {
     return !name.empty() && name != "." && name != ".." &&
            name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
@@ -132,7 +131,7 @@ POLYAK_DEFINE std::map<std::string, std::string> parse_index(std::span<const std
     refuse_io(path, {}, {}, "has " + text(file.size()) + " bytes, more than 100000000");
   }
   const std::string_view words(reinterpret_cast<const char*>(file.data()), file.size());
-  // The parser would skip a byte-order mark, and take a zero for the end.
+  // The parser would skip a byte-order mark, and treat a zero byte as the end.
   if (!is_utf8(words) || words.starts_with("\xef\xbb\xbf") ||
       words.find('\0') != std::string_view::npos) {
     refuse_io(path, {}, {}, "is not an index: it is not plain UTF-8");
@@ -222,7 +221,7 @@ POLYAK_DEFINE void write_sharded(const std::filesystem::path& folder,
     shards.back().push_back(std::move(spec));
   }
 
-  // The files of now, to be removed at the end.
+  // The files of the old model, to be removed at the end.
   std::set<std::string> old;
   const auto index_path = folder / detail::index_name;
   if (std::filesystem::exists(index_path, error)) {

@@ -29,8 +29,8 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Writes a tensor to the file. What is in a space comes to the host part by part, unless it has to
-/// be turned.
+/// Writes a tensor to the file. A tensor in another memory space is copied to the host part by
+/// part, or as a whole if it must be transposed.
 inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& one) {
   if (one.space == nullptr) {
     append_row_major([&](std::span<const std::byte> piece) { writer.append(piece); }, one.data,
@@ -53,7 +53,7 @@ inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& one) 
   }
 }
 
-/// Takes a tensor from the file into memory.
+/// Reads a tensor from the file into memory.
 inline void take_tensor(const RecordedTensor& one, std::byte* place,
                         std::span<const std::byte> rows) {
   if (one.space == nullptr) {
@@ -96,8 +96,8 @@ POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRec
   writer.finish();
 }
 
-/// Refuses every difference between a run and a file at once, but for the options where they are
-/// overridden, and returns what it found.
+/// Refuses differences between a run and a file in one error, except for overridden options.
+/// Returns the differences that it found.
 [[nodiscard]] inline StateDifferences check_record(const std::filesystem::path& path,
                                                    const FiledRecord& file, const StateRecord& run,
                                                    const LoadOptions& options) {
@@ -113,8 +113,8 @@ POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRec
   refuse_value("polyak: the state in " + path.string() + " is of another run: " + list);
 }
 
-/// Refuses state that this run has and the file lacks, where options may differ: of tensors that
-/// were frozen, or not selected, when it was saved.
+/// Refuses state that this run has and the file lacks. If options may differ, that is state of
+/// tensors that were frozen or not selected when the file was saved.
 inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
   std::string list;
   for (const RecordedTensor& tensor : run.tensors) {
@@ -126,7 +126,7 @@ inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
                ", which this run keeps");
 }
 
-/// The tensors of the file, in the order of the record's.
+/// The tensors of the file, in the order of the record.
 [[nodiscard]] inline std::vector<std::span<const std::byte>> find_tensors(
     const SafetensorsFile& file, const StateRecord& run) {
   std::vector<std::span<const std::byte>> found;
@@ -140,7 +140,7 @@ inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
   return found;
 }
 
-/// The numbers of the file, checked, method after method.
+/// The numbers of the file, checked, in the order of the methods.
 [[nodiscard]] inline std::vector<std::array<std::byte, 8>> parse_scalars(
     const std::filesystem::path& path, const FiledRecord& file, const StateRecord& run) {
   std::vector<std::array<std::byte, 8>> parsed;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// SnapshotStore: a folder of snapshots of averages, from which averages of any other kind can be
-/// made after training (io/reconstruct.hpp).
+/// SnapshotStore: a folder of snapshots of averages, from which io/reconstruct.hpp computes other
+/// averages after training.
 ///
 /// A snapshot is one safetensors file, "NAME-CALLS.safetensors", with the averaged tensors and the
-/// buffers under their own names, and in the metadata whose profile it has and when it was taken.
+/// buffers under their own names. The metadata hold the weighting of the average and the time of
+/// the snapshot.
 #pragma once
 
 #include <algorithm>
@@ -38,13 +39,13 @@ struct StoredSnapshot {
   std::string average;     ///< the name that it was appended under
   std::string type;        ///< "PowerEma"
   std::int64_t calls = 0;  ///< of the average's update
-  /// Calls that the other averages of the store had seen when this one began.
+  /// Calls of the store's other averages before this one began.
   std::int64_t begun_after = 0;
-  double time = 0;  ///< on the clock of a PowerEma; of others the same as calls
+  double time = 0;  ///< on the clock of a PowerEma; for other averages equal to calls
   std::string run;  ///< SnapshotStoreOptions.run
   DType dtype = DType::float32;
-  /// The error of rounding to `dtype`: root mean square and largest difference, relative to the
-  /// root mean square and the largest value of the average.
+  /// The errors of rounding to `dtype`: the root mean square relative to that of the average, and
+  /// the largest error relative to the largest value.
   double rms_error = 0, largest_error = 0;
   std::vector<std::string> buffers;            ///< tensors that are copied, not averaged
   std::string weighting;                       ///< its type: "power_clock"
@@ -52,11 +53,11 @@ struct StoredSnapshot {
 };
 
 struct SnapshotStoreOptions {
-  /// Type that averages are stored in: float32, or 16 bits, or float64; their own unless given.
-  /// What rounding costs is measured and kept with each snapshot: for numbers of all sizes
-  /// about 2.1e-4 (float16) and 1.7e-3 (bfloat16), root mean square; the largest float16 is 65504.
+  /// Type in which averages are stored: float32, 16 bits or float64; by default their own. The
+  /// rounding error is measured and stored with each snapshot: for numbers of all sizes about
+  /// 2.1e-4 (float16) and 1.7e-3 (bfloat16), root mean square. The largest float16 is 65504.
   std::optional<DType> dtype = std::nullopt;
-  std::string run = {};  ///< which training run: snapshots of two are never mixed
+  std::string run = {};  ///< the training run; snapshots of two runs are never mixed
   /// Largest number of snapshots of each average, 0 for all: thin() is called when the store is
   /// opened and after each append.
   std::size_t most = 0;
@@ -79,7 +80,7 @@ inline constexpr std::string_view snapshot_key = "polyak.snapshot";
 inline constexpr std::string_view snapshot_format = "polyak-snapshot-1";
 inline constexpr std::string_view snapshot_suffix = ".safetensors";
 
-/// Rounding errors, gathered number by number.
+/// Accumulates rounding errors, number by number.
 struct StorageError {
   double square = 0, error_square = 0, largest = 0, largest_error = 0;
   void add(double value, double stored) {
@@ -95,19 +96,18 @@ struct StorageError {
 
 }  // namespace detail
 
-/// A folder of snapshots. Opened for writing by one object at a time, for reading by any number.
+/// A folder of snapshots. One object at a time can open it for writing, any number for reading.
 ///
-/// Every change is atomic: a kill or a loss of power at any moment leaves all snapshots whole but
-/// for the one that was being appended. Opening for writing removes what such an end has left half
-/// written, and says so in recovered(). What else does not belong there stays, and is told by
-/// problems().
+/// Every change is atomic: after a kill or a loss of power all snapshots are intact, except one
+/// that was being appended. Opening for writing removes files that are half written, and lists them
+/// in recovered(). Other foreign files are kept, and problems() lists them.
 class SnapshotStore {
  public:
-  /// Opens a folder for writing and creates it where it does not exist.
+  /// Opens a folder for writing, and creates it if it does not exist.
   ///
   /// Throws std::invalid_argument for a dtype that is not floating-point, for `most` = 1 and for a
-  /// run that is not UTF-8; io_error where the system refuses or another object, of this process or
-  /// another, has the folder open for writing.
+  /// run that is not UTF-8; io_error if a system call fails, or if another object, of this process
+  /// or another, has the folder open for writing.
   explicit SnapshotStore(std::filesystem::path folder, SnapshotStoreOptions options = {});
 
   /// Opens an existing folder for reading. Its contents are read once, here.
@@ -117,28 +117,28 @@ class SnapshotStore {
   SnapshotStore& operator=(SnapshotStore&&) noexcept = default;
 
   [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
-  /// By time, those of one time by the name of their average.
+  /// Sorted by time, then by the name of the average.
   [[nodiscard]] const std::vector<StoredSnapshot>& snapshots() const { return snapshots_; }
-  /// Files that an end in the middle had left half written, removed when the store was opened.
+  /// Half-written files that were removed when the store was opened.
   [[nodiscard]] const std::vector<std::filesystem::path>& recovered() const { return recovered_; }
-  /// Files that are no snapshots, each with the reason.
+  /// Files that are not snapshots, each with the reason.
   [[nodiscard]] const std::vector<std::string>& problems() const { return problems_; }
 
-  /// Adds an average as it is now. `name` tells the averages of a run apart: letters, digits, '.',
-  /// '-' and '_', not with '.' first. Any Average whose gains are functions of the call will do,
-  /// and PowerEma; of an EmaBank, one of its averages. reconstruct() knows every weighting of the
-  /// library but RepeatedWeighting. Buffers
-  /// go along as the average has them. (Of one on a device, a copy on the host:
-  /// cuda::copy_state().)
+  /// Adds an average as it is now. `name` distinguishes the averages of a run: letters, digits,
+  /// '.', '-' and '_', not beginning with '.'. Supported are every Average whose gains are
+  /// functions of the call, PowerEma, and each average of an EmaBank. reconstruct() knows every
+  /// weighting of the library except RepeatedWeighting. The average's buffers are stored too. (For
+  /// an average on a device, pass a copy on the host: cuda::copy_state().)
   ///
   /// Profiles of different averages are matched call by call, so all must be updated at the same
-  /// steps; one that began later says after how many: `begun_after`, >= 0.
+  /// steps. For an average that began later, `begun_after` >= 0 is the number of steps before it
+  /// began.
   ///
-  /// Returns the snapshot, with what rounding cost. Throws std::logic_error before the first
+  /// Returns the snapshot with its rounding errors. Throws std::logic_error before the first
   /// update, while the average is swapped in, and for a store that is open for reading;
-  /// std::invalid_argument for a name that cannot be one, calls that are stored already, other
-  /// tensors or another run than the snapshots there, and for a finite number that the stored type
-  /// cannot hold; io_error where the system refuses. The store is then what it was.
+  /// std::invalid_argument for an invalid name, calls that are stored already, other tensors or
+  /// another run than the existing snapshots, and for a finite number that the stored type cannot
+  /// hold; io_error if a system call fails. The store is then unchanged.
   template <class A>
   requires(!detail::on_device<typename A::Parameter>) StoredSnapshot
       append(const std::string& name, const A& average, std::int64_t begun_after = 0) {
@@ -148,7 +148,7 @@ class SnapshotStore {
                   "polyak: snapshots are of averages whose gains are functions of the call, and of "
                   "PowerEma: no profile of another one can be told from its calls");
     check_name(name, begun_after);
-    const auto view = average.view();  // refuses what must not be handed out
+    const auto view = average.view();  // throws if the average is not readable
     StoredSnapshot one;
     one.average = name;
     one.type = A::type_name;
@@ -184,14 +184,14 @@ class SnapshotStore {
     return one;
   }
 
-  /// Removes snapshots until each average has at most `most` (>= 2). The first and the last stay;
-  /// the next to go is always the one whose neighbours are closest, relative to the later of them:
-  /// the remaining ones are spaced by about equal ratios, as power averages need. Throws as
+  /// Removes snapshots until each average has at most `most` (>= 2). It keeps the first and the
+  /// last, and removes next the snapshot whose neighbours are closest, relative to the later one.
+  /// So the remaining snapshots have about equal ratios of times, as power averages need. Throws as
   /// append().
   void thin(std::size_t most);
 
-  /// Removes the snapshot of an average at a number of calls. Throws std::invalid_argument where
-  /// there is none, and as append().
+  /// Removes the snapshot of an average at a number of calls. Throws std::invalid_argument if there
+  /// is none, and as append().
   void remove(const std::string& average, std::int64_t calls);
 
  private:
@@ -214,20 +214,20 @@ class SnapshotStore {
     for (auto& option : detail::option_texts(weighting)) one.options[option.name] = option.text;
   }
 
-  /// The checks that need no average.
+  /// The checks that do not need the average.
   void check_name(const std::string& name, std::int64_t begun_after) const;
-  /// Names the file of a snapshot, which must fit those that are there.
+  /// Names the file of a snapshot, after checking that it fits the existing ones.
   void check_new(StoredSnapshot& one) const;
-  /// What storing the elements costs; refuses what the type cannot hold.
+  /// Measures the rounding errors of stored elements; refuses elements that the type cannot hold.
   static void measure(const TensorInfo& info, DType dtype, const detail::NumberReader& read,
                       detail::StorageError& error);
-  /// Puts a snapshot into the folder and the list.
+  /// Adds a snapshot to the folder and the list.
   void write(const StoredSnapshot& one, const std::vector<detail::WeightSource>& sources);
 
   [[nodiscard]] static std::string json_of(const StoredSnapshot& one);
 
   [[nodiscard]] static bool holds(const std::vector<std::string>& names, std::string_view name);
-  /// Names, shapes and roles must be those of the snapshots there, and the types of buffers.
+  /// Requires names, shapes, roles and types of buffers to equal those of the existing snapshots.
   void check_tensors(const std::vector<SafetensorsSpec>& specs,
                      const std::vector<std::string>& buffers) const;
 
@@ -238,11 +238,11 @@ class SnapshotStore {
   /// Reads the contents of the folder.
   void scan();
 
-  /// Takes a file for a snapshot, or for a problem. (Without exceptions a damaged one ends the
+  /// Adds a file to the snapshots or to the problems. (Without exceptions a damaged file ends the
   /// program.)
   void read(const std::filesystem::path& file);
   void take(const std::filesystem::path& file);
-  /// Buffers are tensors of the file, all others floating-point.
+  /// Requires that buffers are tensors of the file and all other tensors are floating-point.
   [[nodiscard]] static bool can_be_averaged(const std::vector<SafetensorsSpec>& specs,
                                             const std::vector<std::string>& buffers);
   [[nodiscard]] bool same_tensors(const std::vector<SafetensorsSpec>& specs,
@@ -255,7 +255,7 @@ class SnapshotStore {
   bool writable_ = false;
   detail::FileDescriptor lock_;
   std::vector<StoredSnapshot> snapshots_;
-  std::vector<SafetensorsSpec> specs_;  ///< names and shapes of all of them
+  std::vector<SafetensorsSpec> specs_;  ///< names and shapes in all snapshots
   std::vector<std::filesystem::path> recovered_;
   std::vector<std::string> problems_;
 };

@@ -45,7 +45,7 @@ namespace detail {
   return value;
 }
 
-/// The contents of a snapshot's metadata, or why there are none.
+/// The content of a snapshot's metadata, or the reason why it is not valid.
 struct SnapshotRecord {
   StoredSnapshot snapshot;
   std::string fault;

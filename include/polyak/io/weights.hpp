@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The weights of a model, or an average of them, as a file for others; and the other way round.
+/// Writing the weights of a model, or an average of them, to a file for other programs, and reading
+/// weights.
 ///
 ///   polyak::save_weights("model.safetensors", params, {.dtype = polyak::DType::bfloat16});
 ///   polyak::save_average("ema.safetensors", params, ema);
 ///   polyak::load_weights("model.safetensors", params);
 ///
-/// For lists in the host's memory: cuda::copy_weights() and cuda::copy_state() bring what is on a
-/// device.
+/// For lists in the host's memory: cuda::copy_weights() and cuda::copy_state() copy from a device.
 ///
-/// Tensors have their own names and are row-major. To go on with training use save() and load(),
-/// which keep everything.
+/// Tensors have their own names and are row-major. To continue training use save() and load(),
+/// which store everything.
 #pragma once
 
 #include <cstddef>
@@ -36,7 +36,7 @@ namespace polyak {
 inline namespace v0 {
 
 struct SaveWeightsOptions {
-  /// Floating-point weights are rounded to this type; their own unless given.
+  /// Floating-point weights are rounded to this type; by default they keep their own.
   std::optional<DType> dtype = std::nullopt;
   std::map<std::string, std::string> metadata = {};
   /// Largest number of bytes of tensors in one file; above it the path is a folder with several
@@ -47,27 +47,27 @@ struct SaveWeightsOptions {
 };
 
 struct LoadWeightsOptions {
-  /// The name in the file of the tensor that is called so here: for prefixes that others add.
+  /// Maps the name of a tensor to its name in the file, for prefixes of other programs.
   std::function<std::string(const std::string&)> name_in_file = nullptr;
-  bool allow_extra = false;  ///< tensors of the file that the model does not have are left out
-  bool verify = true;        ///< the digests, where the file has them
+  bool allow_extra = false;  ///< ignores tensors of the file that the model does not have
+  bool verify = true;        ///< checks the digests, if the file has them
 };
 
 namespace detail {
 
 [[nodiscard]] constexpr bool is_floating(DType dtype) { return dtype >= DType::float16; }
 
-/// The rule of the type that numbers are rounded to.
+/// The rule of the type to which numbers are rounded.
 template <class Fields>
 void check_floating(Fields& field, const std::optional<DType>& dtype) {
   field.check(!dtype || is_floating(*dtype), "dtype must be a floating-point type",
               name_of(dtype.value_or(DType::float32)));
 }
 
-/// Reads the numbers of a tensor at some places in memory, widened.
+/// Reads some numbers of a tensor in memory, widened.
 using NumberReader = std::function<void(std::span<const std::size_t> places, double* numbers)>;
 
-/// A tensor that is to be written: its type in the file, and who writes it.
+/// A tensor to write: its type in the file, and the function that writes it.
 struct WeightSource {
   SafetensorsSpec spec;
   std::function<void(SafetensorsWriter&)> append;
@@ -75,7 +75,7 @@ struct WeightSource {
 
 [[nodiscard]] SafetensorsSpec spec_of(const TensorInfo& info, DType dtype);
 
-/// The bytes of a tensor in memory, of whatever type.
+/// A tensor of any type, written as its bytes in memory.
 [[nodiscard]] WeightSource raw_source(const TensorInfo& info, DType dtype, const void* data);
 
 /// A tensor of floating-point numbers, rounded to `dtype`.
@@ -91,7 +91,7 @@ template <class S>
   };
 }
 
-/// A tensor of an average, which may be kept in double.
+/// A tensor of an average, which may be stored in double.
 template <class S>
 [[nodiscard]] WeightSource average_source(const TensorInfo& info, DType dtype,
                                           const TensorView<S>& view, bool wide) {
@@ -103,7 +103,7 @@ template <class S>
 [[nodiscard]] WeightSource parameter_source(const TensorInfo& info, const void* data,
                                             std::optional<DType> wanted);
 
-/// A tensor of a model that is read, and its memory.
+/// A tensor of the model to read, and its memory.
 struct WeightTarget {
   const TensorInfo* info;
   void* data;
@@ -126,11 +126,11 @@ void fields(SaveWeightsOptions& o, Fields& field) {
   field("durable", o.durable);
 }
 
-/// Writes the weights and buffers of a model, and nothing of its training. Atomic and durable as
-/// SafetensorsWriter; several files end with their index.
+/// Writes the weights and buffers of a model, without any state of training. Atomic and durable as
+/// SafetensorsWriter; the index of several files is written last.
 ///
 /// Throws std::logic_error while an average is swapped in (save the average by save_average()),
-/// std::invalid_argument for a dtype that is not floating-point, io_error where the system refuses.
+/// std::invalid_argument for a dtype that is not floating-point, io_error if a system call fails.
 template <FloatingScalar P>
 void save_weights(const std::filesystem::path& path, const Parameters<P>& params,
                   const SaveWeightsOptions& options = {}) {
@@ -146,9 +146,8 @@ void save_weights(const std::filesystem::path& path, const Parameters<P>& params
 }
 
 /// Writes the model with the average in place of its weights, without a swap: averaged tensors from
-/// the average and in its type unless `options.dtype` says otherwise, buffers as the average has
-/// them, and what the average leaves out (Role::ignore, tensors that it does not select) from
-/// `params`.
+/// the average, in its type or in `options.dtype`; buffers from the average; tensors that the
+/// average leaves out (Role::ignore, or not selected) from `params`.
 ///
 /// Throws std::logic_error before the first update and while an average is swapped in,
 /// std::invalid_argument for other parameters, and as save_weights().
@@ -184,9 +183,9 @@ void save_average(const std::filesystem::path& path, const Parameters<P>& params
 /// index of several files. Floating-point numbers of F16, BF16, F32 and F64 are rounded to the
 /// parameters' type; all others must be of the same type.
 ///
-/// Nothing has changed when it throws: std::invalid_argument that lists every tensor that is
-/// missing, has another shape or type, or is in the file alone (unless `allow_extra`);
-/// std::logic_error while an average is swapped in; io_error for a file that is damaged.
+/// Throws std::invalid_argument that lists every tensor that is missing, has another shape or type,
+/// or is only in the file (unless `allow_extra`); std::logic_error while an average is swapped in;
+/// io_error for a damaged file. Nothing has changed then.
 template <FloatingScalar P>
 void load_weights(const std::filesystem::path& path, const Parameters<P>& params,
                   const LoadWeightsOptions& options = {}) {

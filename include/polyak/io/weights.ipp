@@ -46,7 +46,7 @@ void with_floating(DType dtype, Act act) {
   }
 }
 
-/// Where the elements of a tensor are in memory, in row-major order.
+/// Iterates over the places of a tensor's elements in memory, in row-major order.
 class RowMajorOrder {
  public:
   RowMajorOrder(const Shape& shape, Order order) {
@@ -75,11 +75,11 @@ class RowMajorOrder {
   struct Dimension {
     std::size_t extent, stride, index;
   };
-  std::vector<Dimension> dimensions_;  // none: memory is row-major
+  std::vector<Dimension> dimensions_;  // empty: memory is row-major
   std::size_t place_ = 0;
 };
 
-/// Numbers of a tensor, rounded to `dtype` and handed to the writer in pieces, row-major.
+/// Rounds the numbers of a tensor to `dtype` and passes them to the writer, row-major in pieces.
 inline void append_rounded(SafetensorsWriter& writer, const TensorInfo& info, DType dtype,
                            const NumberReader& read) {
   constexpr std::size_t most = std::size_t{1} << 13;
@@ -162,7 +162,7 @@ POLYAK_DEFINE void write_weights(const std::filesystem::path& path,
   writer.finish();
 }
 
-/// Takes a floating-point tensor of the file into memory of type P.
+/// Reads a floating-point tensor of the file into memory of type P.
 template <ParameterScalar P>
 void take_weights(const SafetensorsFile& file, const SafetensorsTensor& tensor,
                   const TensorInfo& info, P* data) {
