@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The loops that the compiled library polyak::compiled holds: those of Sgd, AdamW and of all
-/// methods that are an Average, alone and together, for parameters of float, Eigen::half and
-/// Eigen::bfloat16 with state of float. <polyak/polyak.hpp> includes this file; include it after
-/// the headers of single methods.
+/// The loops in the compiled library polyak::compiled: the loops of Sgd, AdamW and all methods that
+/// are an Average, alone and fused, for parameters of float, Eigen::half and Eigen::bfloat16 with
+/// state of float. <polyak/polyak.hpp> includes this file; include it after the headers of single
+/// methods.
 ///
-/// Where POLYAK_COMPILED is defined, programs link those loops instead of compiling them. Programs
+/// If POLYAK_COMPILED is defined, programs link these loops instead of compiling them. Programs
 /// that are compiled for one machine (POLYAK_NO_DISPATCH) compile their own.
 #pragma once
 
@@ -30,7 +30,7 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// The usual laws, as their methods bind them.
+/// The usual laws, bound as by their methods.
 using BoundAdamW = BoundLaw<AdamWLaw<float>, float>;
 using BoundSgd = BoundLaw<SgdLaw<float, false>, float>;
 using BoundAverage = BoundLaw<AverageLaw<float>, float>;
@@ -39,8 +39,8 @@ using BoundAverage = BoundLaw<AverageLaw<float>, float>;
 }  // namespace v0
 }  // namespace polyak
 
-/// The loop of one law over lists of P, and of several laws that share a pass. EXTERN is `extern`
-/// in a declaration and empty in a definition.
+/// The loop of one law over lists of P, and the loop of several laws that share a sweep. EXTERN is
+/// `extern` in a declaration and empty in a definition.
 #define POLYAK_LOOP(EXTERN, USUAL, P, ...)                                      \
   EXTERN template void                                                          \
   polyak::detail::sweep_one<USUAL, P, ::polyak::detail::BoundLaw<__VA_ARGS__>>( \

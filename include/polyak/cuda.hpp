@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Everything for parameters on a GPU, in files that nvcc compiles. Needs the CUDA Toolkit (the
-/// component polyak::cuda), and no Eigen: include the methods you use beside it, not polyak.hpp.
+/// component polyak::cuda) but not Eigen: also include the methods that you use, not polyak.hpp.
 #pragma once
 
 #include <polyak/cuda/captured_step.hpp>

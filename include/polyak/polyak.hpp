@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Everything that needs only Eigen and the standard library, but for what is done after training
-/// and would make each file of a program compile longer: merge/merge_as_decay.hpp,
+/// Everything that needs only Eigen and the standard library, except headers for use after training
+/// that would slow down the compilation of each file: merge/merge_as_decay.hpp,
 /// average/analysis/profile_target.hpp and profile_fit.hpp.
 #pragma once
 

@@ -29,16 +29,16 @@ namespace cuda {
 ///   ... cudaStreamBeginCapture; forward and backward; step.record(); cudaStreamEndCapture ...
 ///   for (;;) { step.prepare(); cudaGraphLaunch(graph, stream); }
 ///
-/// A replay cannot bring arguments of its own, so it reads this step's scalars from the device,
-/// where prepare() has put them, by a launch in the stream before it: no copy from the host, and no
-/// wait. So does clip_norm(), captured before record(). Everything refers to the objects given,
-/// which must stay where they are: each replay reads the gradients with the scale and value limit
-/// that they have at its prepare(), from the addresses that they had at construction. A captured
-/// step has the passes that its recording had: where an average rests, copies or switches in some
-/// steps only, or where tensors change their groups, prepare() throws std::logic_error in the
-/// others, with nothing changed: call step() instead of the replay, or capture again. Make it when
-/// the averages have begun, for it uploads the tables of the step that would be next.
-/// Nonfinite::propagate only. (CUDA captures no default stream: give the executor one of its own.)
+/// A replay has no arguments of its own, so it reads this step's scalars from the device. prepare()
+/// puts them there by a launch in the stream before the replay, without a copy from the host and
+/// without waiting. The same holds for clip_norm(), captured before record(). A CapturedStep refers
+/// to the given objects, which must not move: each replay reads the gradients from their addresses
+/// at construction, with the scale and value limit at its prepare(). The launches of a captured
+/// step are fixed. If a later step needs others, because an average rests, copies or switches only
+/// in some steps, or because tensors change their groups, prepare() throws std::logic_error with
+/// nothing changed: call step() instead of the replay, or capture again. Construct it when the
+/// averages have begun, because it uploads the tables of the next step. Nonfinite::propagate only.
+/// (CUDA cannot capture the default stream: give the executor one of its own.)
 template <class T, class... M>
 class CapturedStep {
   using P = Device<T>;
@@ -64,8 +64,8 @@ class CapturedStep {
   CapturedStep(const CapturedStep&) = delete;
   CapturedStep& operator=(const CapturedStep&) = delete;
 
-  /// Puts the launches of a step into the stream, which is captured. No clock advances. Throws
-  /// std::logic_error where it cannot, with the clocks as they were.
+  /// Puts the launches of a step into the captured stream. No clock advances. Throws
+  /// std::logic_error if it cannot, with the clocks unchanged.
   void record() {
     recording_.passes.clear();
     recording_.copies.clear();
@@ -74,7 +74,7 @@ class CapturedStep {
     try_out(detail::Recording::Mode::record);
   }
 
-  /// Counts a step, and puts its scalars where the next replay reads them.
+  /// Counts a step, and writes its scalars for the next replay.
   void prepare() {
     if (recording_.passes.empty()) {
       polyak::detail::refuse_order("polyak: prepare() of a captured step that was not recorded");
@@ -105,7 +105,7 @@ class CapturedStep {
   using Driver = polyak::detail::StepDriver<P>;
   using Access = GradientAccess<P>;
 
-  /// The next step without its effects on the clocks.
+  /// Runs the next step without its effects on the clocks.
   void try_out(detail::Recording::Mode mode) {
     recording_.mode = mode;
     const auto clocks = kept();
@@ -153,8 +153,8 @@ class CapturedStep {
 
   Executor executor_;
   Parameters<T> params_;
-  Gradients<T> gradients_;                     // where they were when it was made
-  const Gradients<T>* read_;                   // whose scale and limit hold now
+  Gradients<T> gradients_;                     // with their addresses at construction
+  const Gradients<T>* read_;                   // with their current scale and limit
   std::shared_ptr<const double> coefficient_;  // of clipping, as recorded
   std::tuple<M&...> methods_;
   detail::Recording recording_;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// clip_norm for gradients on a device, as core/clip.hpp has it for the host, to the same bits. The
-/// norm and the coefficient stay on the device; nothing waits for them.
+/// clip_norm for gradients on a device, with the same bits as core/clip.hpp on the host. The norm
+/// and the coefficient stay on the device; nothing waits for them.
 #pragma once
 
 #if !defined(__CUDACC__) && !defined(POLYAK_CUDA_EMULATION)
@@ -28,7 +28,7 @@ inline namespace v0 {
 namespace cuda {
 namespace detail {
 
-/// Places of the numbers of clipping. Gradients point to the first.
+/// Indices of the numbers of clipping. Gradients point to the first.
 enum ClipPlace : std::size_t {
   clip_coefficient_place,
   clip_norm_place,
@@ -36,8 +36,8 @@ enum ClipPlace : std::size_t {
   clip_places
 };
 
-/// From the norm of the gradients as they lie in memory to the norm with their scale, and to the
-/// coefficient. A captured graph finds the scale where prepare() of the step has put it.
+/// Computes the norm with the scale, and the coefficient, from the norm of the gradients in memory.
+/// A captured graph reads the scale that prepare() of the step has written.
 struct ClipKernel {
   const double* norm;
   double* places;
@@ -52,7 +52,7 @@ struct ClipKernel {
   }
 };
 
-/// Puts a scale where the graph of a captured clip_norm() reads it.
+/// Writes a scale for the graph of a captured clip_norm().
 inline void write_scale(DeviceSpace& space, const double* coefficient, double scale) {
   std::uint64_t word;
   std::memcpy(&word, &scale, sizeof word);
@@ -61,13 +61,13 @@ inline void write_scale(DeviceSpace& space, const double* coefficient, double sc
 
 }  // namespace detail
 
-/// Memory on a device for clip_norm(): the reduction, the norm, the coefficient. Make it once and
-/// use it in every step. For one thread at a time, like its executor.
+/// Memory on a device for clip_norm(): the reduction, the norm, the coefficient. Construct it once
+/// and use it in every step. For one thread at a time, like its executor.
 template <FloatingScalar T>
 class ClipWorkspace {
  public:
-  /// For the norm of all gradients, or of those that are selected. Throws what the device says
-  /// where there is no memory.
+  /// For the norm of all gradients, or of the selected ones. Throws std::bad_alloc or
+  /// cuda::error if there is no memory.
   ClipWorkspace(const Executor& executor, const Gradients<T>& gradients,
                 const Selection& selection = {})
       : executor_(executor),
@@ -101,24 +101,23 @@ class ClipWorkspace {
  private:
   Executor executor_;
   Reduction<Norm, T> norms_;
-  std::shared_ptr<Buffer<double>> places_;  // gradients that were clipped share it
+  std::shared_ptr<Buffer<double>> places_;  // shared with clipped gradients
 };
 
 /// Clips gradients on a device to a norm, as polyak::clip_norm does on the host. The coefficient
-/// stays on the device, where the next steps multiply by it, until another clip_norm() or scale().
+/// stays on the device, and the next steps multiply by it, until another clip_norm() or scale().
 /// Allocates nothing and waits for nothing.
 ///
-/// In a stream that is captured, the graph computes norm and coefficient anew in each replay, with
-/// the scale that the gradients have at prepare() of the CapturedStep that reads them, and the
-/// max_norm given here. Throws std::invalid_argument unless max_norm >= 0, and for a workspace of
-/// another list.
+/// In a captured stream, the graph recomputes norm and coefficient in each replay, with the scale
+/// that the gradients have at prepare() of the CapturedStep that reads them, and the max_norm given
+/// here. Throws std::invalid_argument unless max_norm >= 0, and for a workspace of another list.
 template <FloatingScalar T>
 void clip_norm(const Executor&, Gradients<T>& gradients, double max_norm,
                ClipWorkspace<T>& workspace) {
   workspace(gradients, max_norm);
 }
 
-/// The same with a workspace made for this call, which is returned for its norm.
+/// The same with a new workspace, which is returned for its norm.
 template <FloatingScalar T>
 ClipWorkspace<T> clip_norm(const Executor& executor, Gradients<T>& gradients, double max_norm) {
   ClipWorkspace<T> workspace(executor, gradients);

@@ -14,8 +14,8 @@ namespace polyak {
 inline namespace v0 {
 namespace cuda {
 
-/// What CUDA refused, by the name of the call. Errors of earlier launches come up at later calls;
-/// after most of them the device's memory is lost to the process.
+/// An error of CUDA, with the name of the failed call. Later calls report errors of earlier
+/// launches; after most of these errors the process can no longer use the device's memory.
 class error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// A GPU as the library sees it: an executor on the user's stream, memory, parameter lists in it.
+/// The interface to a GPU: an executor on the user's stream, memory, and parameter lists in it.
 ///
-/// Above 300 lines: memory, streams and events of a device have one owner.
+/// Above 300 lines: one class owns memory, streams and events of a device.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -51,7 +51,7 @@ class Executor;
 
 namespace detail {
 
-/// Makes a device current while it lives.
+/// Makes a device current while the object lives.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
@@ -70,7 +70,7 @@ class OnDevice {
   bool changed_ = false;
 };
 
-/// Pinned memory of the host, which a device copies from and to by itself.
+/// Pinned memory of the host, which a device can copy from and to asynchronously.
 class Pinned {
  public:
   explicit Pinned(std::size_t bytes) : bytes_(bytes) {
@@ -102,10 +102,10 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-/// A table of a pass on the device: chunks, rows, addresses of gradients. Rows are words: x, size,
-/// tensor, offsets.
+/// A table of a sweep, on the device: chunks, rows, addresses of gradients. The words of a row are
+/// x, size, tensor, offsets.
 struct DeviceTable {
-  /// The laws of its rows in a pass of one kernel, where they differ.
+  /// The laws of the rows for one kernel, if they differ.
   struct Laws {
     const void* kernel;
     std::vector<std::uint64_t> words;  ///< as the device has them
@@ -121,18 +121,18 @@ struct DeviceTable {
   std::uint64_t last_use = 0;
 };
 
-/// The functions that wait for the report of a step's marks; see skipped_steps.hpp.
+/// A method that waits for the report of a step's marks; see skipped_steps.hpp.
 struct Waiting {
-  std::weak_ptr<polyak::detail::Block> method;  ///< known by its state, for methods move
+  std::weak_ptr<polyak::detail::Block> method;  ///< its identity, because methods can move
   const void* address = nullptr;
-  std::vector<std::byte> before, after;  ///< its clocks
-  bool marks[3] = {};                    ///< those that say "skipped"
+  std::vector<std::byte> before, after;  ///< clocks of the method
+  bool marks[3] = {};                    ///< which marks mean "skipped"
   bool counts = false;                   ///< its policy counts skipped steps
-  bool resolved = false;                 ///< the report has come
+  bool resolved = false;                 ///< the report has arrived
   bool skipped = false;
 };
 
-/// The memory of a device, in the order of a stream. For one thread at a time.
+/// The memory of a device; operations are ordered by a stream. For one thread at a time.
 class DeviceSpace final : public MemorySpace {
  public:
   DeviceSpace(cudaStream_t stream, int device) : stream_(stream), device_(device) {}
@@ -155,7 +155,7 @@ class DeviceSpace final : public MemorySpace {
     }
     return static_cast<std::byte*>(memory);
   }
-  /// Waits for the device, which may still be writing there.
+  /// Waits for the device, which may still write there.
   void release(std::byte* memory) noexcept override { static_cast<void>(cudaFree(memory)); }
   void clear(void* memory, std::size_t bytes) override {
     await_readers();
@@ -217,7 +217,7 @@ class DeviceSpace final : public MemorySpace {
   void check(const void* memory, std::string_view tensor) const override {
     cudaPointerAttributes attributes{};
     const cudaError_t code = cudaPointerGetAttributes(&attributes, memory);
-    if (code != cudaSuccess) static_cast<void>(cudaGetLastError());  // unknown to CUDA: the host's
+    if (code != cudaSuccess) static_cast<void>(cudaGetLastError());  // memory of the host
     const bool known = code == cudaSuccess && (attributes.type == cudaMemoryTypeDevice ||
                                                attributes.type == cudaMemoryTypeManaged);
     if (!known) {
@@ -244,7 +244,7 @@ class DeviceSpace final : public MemorySpace {
     }
   }
 
-  /// Throws what copies and exchanges could not say themselves.
+  /// Throws errors that copies and exchanges could not report.
   void report() {
     if (const cudaError_t code = std::exchange(kept_, cudaSuccess); code != cudaSuccess) {
       refuse_call(code, "an earlier cudaMemcpyAsync");
@@ -260,7 +260,7 @@ class DeviceSpace final : public MemorySpace {
     return status != cudaStreamCaptureStatusNone;
   }
 
-  /// The table of these rows, made and uploaded where there is none like it yet.
+  /// The table with these rows; made and uploaded if it does not exist yet.
   [[nodiscard]] std::shared_ptr<DeviceTable> table(std::span<const std::uint64_t> rows,
                                                    std::size_t row_words, std::size_t chunk,
                                                    std::span<const std::uint64_t> gradients) {
@@ -305,7 +305,7 @@ class DeviceSpace final : public MemorySpace {
     return made;
   }
 
-  // Kept here by sweep.hpp and skipped_steps.hpp from step to step.
+  // Used by sweep.hpp and skipped_steps.hpp from step to step.
 
   struct Scratch {
     std::vector<std::uint32_t> order;
@@ -314,13 +314,14 @@ class DeviceSpace final : public MemorySpace {
   };
   [[nodiscard]] Scratch& scratch() { return scratch_; }
 
-  /// On the device, cleared: the marks of a step, of gradients, of weights before and after it.
+  /// On the device, initially 0: a step's marks, for gradients, for weights before and for weights
+  /// after it.
   static constexpr std::size_t mark_count = 3;
   [[nodiscard]] unsigned* marks() {
     if (marks_ == nullptr) marks_ = allocate(mark_count * sizeof(unsigned));
     return reinterpret_cast<unsigned*>(marks_);
   }
-  /// Where the host reads them, and when.
+  /// The host's copy of the marks, and the event after which it is valid.
   [[nodiscard]] volatile unsigned* reported() {
     if (!reported_) reported_ = std::make_unique<Pinned>(mark_count * sizeof(unsigned));
     return reinterpret_cast<volatile unsigned*>(reported_->data());
@@ -335,9 +336,9 @@ class DeviceSpace final : public MemorySpace {
     if (!report_event_) report_event_ = std::make_unique<Event>();
     return *report_event_;
   }
-  // Copies of weights under way in other streams, which a step must not overtake.
+  // Copies of weights in progress in other streams; a step must wait for them.
   void add_reader(const Event* copied) {
-    forget_reader(copied);  // recorded anew
+    forget_reader(copied);  // replaces an earlier record
     readers_.push_back(copied);
   }
   void forget_reader(const Event* copied) { std::erase(readers_, copied); }
@@ -369,7 +370,7 @@ class DeviceSpace final : public MemorySpace {
     if (tables_.size() <= tables_kept) return;
     auto oldest = tables_.end();
     for (auto it = tables_.begin(); it != tables_.end(); ++it) {
-      const bool free = it->use_count() == 1;  // no captured step holds it
+      const bool free = it->use_count() == 1;  // not held by a captured step
       if (free && (oldest == tables_.end() || (*it)->last_use < (*oldest)->last_use)) oldest = it;
     }
     if (oldest == tables_.end()) return;
@@ -403,12 +404,13 @@ class DeviceSpace final : public MemorySpace {
 
 }  // namespace detail
 
-/// Runs steps on a device, in the order of a stream. A handle: copies are the same executor, lists
-/// and methods on it keep it alive. The stream must outlive them all. For one thread at a time.
+/// Runs steps on a device, in the order of a stream. Executor is a handle: copies refer to the same
+/// executor, and lists and methods keep it alive. The stream must outlive all of them. For one
+/// thread at a time.
 class Executor {
  public:
-  /// On a stream of the current device; null: its default stream. Throws cuda::error (a
-  /// std::runtime_error) where there is no device or no driver.
+  /// For a stream of the current device; null means its default stream. Throws cuda::error (a
+  /// std::runtime_error) if there is no device or no driver.
   explicit Executor(cudaStream_t stream = nullptr) {
     int devices = 0;
     const cudaError_t code = cudaGetDeviceCount(&devices);
@@ -426,9 +428,9 @@ class Executor {
   [[nodiscard]] cudaStream_t stream() const { return space_->stream(); }
   [[nodiscard]] int device() const { return space_->device(); }
   [[nodiscard]] const std::shared_ptr<detail::DeviceSpace>& space() const { return space_; }
-  /// Kernels launched so far.
+  /// Number of kernels launched so far.
   [[nodiscard]] std::uint64_t launches() const { return space_->launches; }
-  /// Waits for all that was launched. Throws what went wrong there.
+  /// Waits for everything that was launched, and throws its errors.
   void synchronize() const { space_->synchronize(); }
 
  private:
@@ -436,14 +438,14 @@ class Executor {
 };
 
 /// A list of tensors in the memory of an executor's device; T: float, double, Eigen::half or
-/// Eigen::bfloat16 (whose memory CUDA calls __half and __nv_bfloat16). Methods made for it have
-/// their state there, and step() and update() run there.
+/// Eigen::bfloat16 (whose memory CUDA calls __half and __nv_bfloat16). Methods constructed for it
+/// have their state there, and step() and update() run there.
 template <class T = float>
 using Parameters = polyak::Parameters<Device<T>>;
 template <class T = float>
 using Gradients = polyak::Gradients<Device<T>>;
 
-/// Memory on a device, owned: zeros, or a copy of the host's.
+/// Owned memory on a device: zeros, or a copy of numbers on the host.
 template <class T>
 class Buffer {
  public:
@@ -473,14 +475,14 @@ class Buffer {
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] std::size_t bytes() const { return size_ * polyak::detail::scalar_bytes<T>; }
 
-  /// Takes the host's numbers. Throws std::invalid_argument for another size.
+  /// Copies numbers from the host. Throws std::invalid_argument for another size.
   void upload(std::span<const T> host) {
     require(host.size() == size_,
             "Buffer::upload must be given " + polyak::detail::text(size_) + " numbers",
             host.size());
     polyak::detail::write_bytes(space_.get(), data_, host.data(), bytes());
   }
-  /// Waits for the stream, and returns its numbers.
+  /// Waits for the stream, and returns the numbers.
   [[nodiscard]] std::vector<T> download() const {
     std::vector<T> host(size_);
     polyak::detail::read_bytes(space_.get(), host.data(), data_, bytes());

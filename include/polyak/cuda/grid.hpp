@@ -4,11 +4,11 @@
 /// tested without a device.
 ///
 /// A block takes a chunk: some consecutive elements of one tensor, found in a table. A thread takes
-/// tiles of N elements, N numbers of the narrowest type being 16 bytes: it loads each stream's tile
-/// by 16-byte loads, applies all laws to each element, and stores. Slots begin at multiples of 64
-/// bytes and are padded, so that no tile has a head and the slots of the last one are whole;
-/// parameters and gradients that are not multiples of 16 bytes, or end in a tile, go element by
-/// element.
+/// tiles of N elements, where N numbers of the narrowest type are 16 bytes. It loads each stream's
+/// tile by 16-byte loads, applies all laws to each element, and stores. Slots begin at multiples of
+/// 64 bytes and are padded, so no tile starts unaligned in a slot and the last tile of a slot is
+/// whole. Parameters and gradients that are not at multiples of 16 bytes, or that end within a
+/// tile, are read and written element by element.
 ///
 /// Above 300 lines: everything that runs on the device for a sweep, so that it can be tested
 /// without one.
@@ -37,16 +37,16 @@ using polyak::detail::RandomKey;
 using polyak::detail::scalar_bytes;
 
 inline constexpr unsigned block_threads = 256;
-inline constexpr std::size_t tiles_per_thread = 4;  ///< of a chunk
+inline constexpr std::size_t tiles_per_thread = 4;  ///< in a chunk
 
 // ---- the table --------------------------------------------------------------------------------
 
-/// Elements begin... of the tensor in row `row`.
+/// A chunk: elements from `begin` on of the tensor in row `row`.
 struct Chunk {
   std::uint64_t row, begin;
 };
 
-/// One tensor in a pass of R laws.
+/// A row: one tensor in a sweep of R laws.
 template <std::size_t R>
 struct Row {
   void* x;
@@ -64,11 +64,11 @@ struct Table {
 
 // ---- laws -------------------------------------------------------------------------------------
 
-/// A bound law as a kernel takes it: std::tuple and std::array have no functions for a device.
+/// A bound law as a kernel argument: std::tuple and std::array have no functions for a device.
 template <class R>
 struct DeviceLaw {
   using Host = R;
-  typename R::Law law;           ///< of all rows, unless there is a table
+  typename R::Law law;           ///< for all rows, unless there is a table
   const typename R::Law* table;  ///< null: none
   const std::uint32_t* which;    ///< the law of each row in the table
   typename R::State* slots[R::arrays == 0 ? 1 : R::arrays];
@@ -148,7 +148,7 @@ POLYAK_LAW void store_sixteen(void* to, const Sixteen& value) {
   return polyak::detail::bfloat16_from_float(value, random);
 }
 
-/// The type of S as it lies in memory: Eigen's are not complete here.
+/// The type of S in device memory: Eigen's types are not complete here.
 template <class S>
 using raw_t = std::conditional_t<scalar_bytes<S> == 2, std::uint16_t,
                                  std::conditional_t<scalar_bytes<S> == 4, float, double>>;
@@ -174,17 +174,17 @@ template <class S>
 template <class C>
 [[nodiscard]] POLYAK_LAW C read_gradient(C gradient, C scale, C limit) {
   const C scaled = gradient * scale;
-  const C below = limit < scaled ? limit : scaled;  // a NaN stays
+  const C below = limit < scaled ? limit : scaled;  // a NaN is kept
   return below < -limit ? -limit : below;
 }
 
-/// N numbers of type S in registers, as they lie in memory.
+/// N numbers of type S in registers, in the format of memory.
 template <class S, int N>
 struct Lanes {
   static constexpr int vectors = N * static_cast<int>(scalar_bytes<S>) / 16;
   raw_t<S> raw[static_cast<std::size_t>(N)];
 
-  /// At a multiple of 16 bytes.
+  /// For addresses at a multiple of 16 bytes.
   POLYAK_LAW void load(const void* data, std::size_t at) {
     const auto* const from = static_cast<const raw_t<S>*>(data) + at;
     for (int k = 0; k < vectors; ++k) {
@@ -200,7 +200,7 @@ struct Lanes {
       store_sixteen(to + k * (N / vectors), value);
     }
   }
-  /// The first `count`, at any address.
+  /// For the first `count` numbers, at any address.
   POLYAK_LAW void load_some(const void* data, std::size_t at, std::size_t count) {
     const auto* const from = static_cast<const raw_t<S>*>(data) + at;
     for (int k = 0; k < N; ++k) {
@@ -269,8 +269,8 @@ struct LaneStorage<polyak::detail::Stochastic<S>> : LaneStorage<polyak::detail::
   }
 };
 
-/// The random bits of eight elements that begin at a multiple of 8: those of RandomBits, of which
-/// they are 16 bytes, or the 16 bytes one further in the second half of a group.
+/// The random bits of eight elements that begin at a multiple of 8: 16 bytes of RandomBits; in the
+/// second half of a group, the bytes one further.
 struct EightRandoms {
   std::uint64_t segments[3];  ///< eight bytes each
   bool shifted;
@@ -311,7 +311,7 @@ struct LawLanes {
   static constexpr bool random = !std::is_empty_v<typename R::Key>;
 };
 
-/// The lanes of the slots of all laws.
+/// The lanes of all slots of all laws.
 template <int N, class... R>
 struct SlotLanes {};
 template <int N, class First, class... Rest>
@@ -334,14 +334,14 @@ struct GridSweep {
   /// Elements of a chunk.
   static constexpr std::size_t chunk =
       static_cast<std::size_t>(N) * block_threads * tiles_per_thread;
-  /// Registers that a tile takes. Two tiles at once keep more loads under way.
+  /// Number of registers of a tile. Two tiles at once keep more loads in flight.
   static constexpr std::size_t words =
       static_cast<std::size_t>(N) *
       (scalar_bytes<T> * (any_reads_gradient ? 2 : 1) +
        (std::size_t{0} + ... +
         (static_cast<std::size_t>(R::arrays) * scalar_bytes<typename R::State>))) /
       4;
-  /// Scalars of doubles take registers too.
+  /// Scalars of type double need registers, too.
   static constexpr std::size_t tiles_at_once = words <= (scalar_bytes<T> == 8 ? 20 : 24) ? 2 : 1;
 
   using Laws = Chain<R...>;
@@ -349,11 +349,11 @@ struct GridSweep {
   struct Arguments {
     Laws laws;
     carrier_t<T> scale, limit;
-    double exact_scale;         ///< before it was rounded, for the coefficient
+    double exact_scale;         ///< not rounded, for use with the coefficient
     const double* coefficient;  ///< of clipping, multiplies the scale; null: none
     bool open;                  ///< whether settle() has anything to do
 
-    /// Reads what lies in memory: the laws of a row, and the scale with its coefficient.
+    /// Reads values from memory: the laws of a row, and the coefficient of the scale.
     POLYAK_LAW void settle(std::uint64_t row) {
       settle(laws, row);
       if (coefficient != nullptr) scale = static_cast<carrier_t<T>>(exact_scale * *coefficient);
@@ -426,7 +426,7 @@ struct GridSweep {
     }
     if constexpr (writes_parameter<Law>) {
       x = static_cast<carrier_t<T>>(parameter.value);
-      // The next law sees what memory will hold.
+      // The next law gets the rounded value.
       if constexpr (scalar_bytes<T> == 2) x = widened<T>(narrowed<T>(x));
     }
     if constexpr (written_slots<Law> != 0) {
@@ -507,7 +507,7 @@ struct GridSweep {
     }
   }
 
-  /// What thread `thread` of `threads` does of the elements of a row from `begin` on.
+  /// Processes the share of thread `thread` of `threads` of a row's elements from `begin` on.
   POLYAK_LAW static void thread(const RowType& row, const void* gradient,
                                 const Arguments& arguments, std::size_t begin, unsigned thread,
                                 unsigned threads) {
@@ -538,14 +538,14 @@ struct GridSweep {
 
 // ---- kernels: objects that a thread calls with the numbers of its block and itself -------------
 
-/// One pass. The arguments come with the launch, or, in a captured graph, from where each replay's
-/// were written before it. Nothing happens where one of the marks is set.
+/// One sweep. The arguments come with the launch; in a captured graph, from the place where they
+/// are written before each replay. It does nothing if one of the marks is set.
 template <class T, class... R>
 struct SweepKernel {
   using Sweep = GridSweep<T, R...>;
   using Arguments = typename Sweep::Arguments;
   Table<sizeof...(R)> table;
-  const Arguments* written;  ///< null: `arguments` hold
+  const Arguments* written;  ///< null: use `arguments`
   const unsigned* skip[2];   ///< null: none
   Arguments arguments;
 
@@ -567,7 +567,7 @@ struct SweepKernel {
   }
 };
 
-/// Sets a mark where a number is a NaN or an infinity: x * 0 is NaN, and stays.
+/// Sets a mark if a number is a NaN or an infinity: x * 0 is then NaN, and a NaN persists.
 template <class T>
 struct FiniteKernel {
   Table<0> table;
@@ -600,7 +600,7 @@ struct FiniteKernel {
   }
 };
 
-/// Copies pieces of memory: x of each row from its gradient, sizes in bytes.
+/// Copies pieces of memory: to x of each row, from its gradient; sizes are in bytes.
 struct CopyKernel {
   Table<0> table;
   const unsigned* skip[2];
@@ -629,10 +629,10 @@ struct CopyKernel {
   }
 };
 
-/// Writes words that came with the launch: tables and scalars reach the device without a copy from
-/// the host's memory, in the order of the stream.
+/// Writes words that are arguments of the launch. Tables and scalars so reach the device in the
+/// order of the stream, without a copy from the host's memory.
 struct WriteKernel {
-  static constexpr std::size_t capacity = 440;  ///< with the rest within 4 KiB of arguments
+  static constexpr std::size_t capacity = 440;  ///< all arguments fit 4 KiB
   std::uint64_t* to;
   std::size_t count;
   std::uint64_t words[capacity];
@@ -642,7 +642,7 @@ struct WriteKernel {
   }
 };
 
-/// Tells the host what became of the marks of a step, and clears them for the next.
+/// Reports the marks of a step to the host, and clears them for the next step.
 struct ReportKernel {
   unsigned* marks;          ///< three
   volatile unsigned* host;  ///< three, in the host's memory

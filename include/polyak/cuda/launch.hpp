@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(block_threads, 2)
 }
 #endif
 
-/// Calls `kernel(block, thread, threads)` for each thread of `blocks` blocks, after what the stream
-/// has before it.
+/// Calls `kernel(block, thread, threads)` for each thread of `blocks` blocks, in the order of the
+/// stream.
 template <class Kernel>
 void launch(DeviceSpace& space, const Kernel& kernel, std::size_t blocks, const char* what) {
   if (blocks == 0) return;
@@ -66,7 +66,7 @@ template <std::size_t R>
           reinterpret_cast<const void* const*>(table.memory + table.gradients_at)};
 }
 
-/// Makes the addresses of gradients on the device those given.
+/// Updates the addresses of gradients on the device.
 inline void update_gradients(DeviceSpace& space, DeviceTable& table,
                              const std::vector<std::uint64_t>& gradients, bool always) {
   if (!always && table.gradients == gradients) return;
@@ -74,7 +74,7 @@ inline void update_gradients(DeviceSpace& space, DeviceTable& table,
   table.gradients = gradients;
 }
 
-/// The place on the device of the laws that a kernel finds by row, made those given.
+/// Updates the laws that a kernel finds by row, and returns their place on the device.
 inline std::byte* update_laws(DeviceSpace& space, DeviceTable& table, const void* kernel,
                               const std::vector<std::uint64_t>& words) {
   auto known = std::find_if(table.laws.begin(), table.laws.end(),
@@ -95,7 +95,7 @@ inline std::byte* update_laws(DeviceSpace& space, DeviceTable& table, const void
     known->capacity = words.size();
     known->words.clear();
   }
-  // Mostly the scalars alone have changed, and not which of them a row has.
+  // Usually only the scalars have changed, and each row still has the same law number.
   std::size_t first = 0, last = words.size();
   if (known->words.size() == last) {
     while (first < last && known->words[first] == words[first]) ++first;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// OffloadedAverage: an average on the host of parameters on a device, which costs the device no
-/// memory.
+/// OffloadedAverage: an average on the host of parameters on a device. It uses no memory of the
+/// device.
 ///
 ///   step t:   device  ... optimizer | forward, backward      | optimizer ...
 ///             copies                | weights -> buffer t % 2 |
 ///             host    average <- buffer (t-1) % 2            | average <- buffer t % 2 ...
 ///
-/// Has the host's loops and no kernels: for files of the host's compiler, with the CUDA Toolkit's
-/// headers and runtime.
+/// It uses the host's loops and no kernels: for files of the host's compiler, with the CUDA
+/// Toolkit's headers and runtime.
 #pragma once
 
 #include <condition_variable>
@@ -32,28 +32,27 @@ namespace polyak {
 inline namespace v0 {
 namespace cuda {
 
-/// The choice of update() while both buffers are still on their way into the average.
+/// What update() does while both buffers are still in use.
 enum class WhenBusy : std::uint8_t {
-  wait,  ///< waits: every update counts, and the average is that of the synchronous one, bit for
-         ///< bit
+  wait,  ///< waits: no update is lost, and the average has the same bits as a synchronous one
   drop,  ///< leaves the update out, and counts it in dropped()
 };
 [[nodiscard]] constexpr std::string_view name_of(WhenBusy value) {
   return value == WhenBusy::wait ? "wait" : "drop";
 }
 
-/// An average `A` of the host, say `Ema<float>`, of the list `Parameters<Device<float>>`. Weights
-/// come through two pinned buffers by a stream of their own, while the device goes on with what
-/// only reads them; whatever the library writes there next, a step or a guard, waits for the copy.
-/// (So must a program that writes weights itself: await_copy().) A thread of its own updates the
-/// average. All functions are for one thread at a time, the executor's.
+/// An average `A` on the host, such as `Ema<float>`, of a list `Parameters<Device<float>>`. A
+/// separate stream copies the weights to two pinned buffers, while the device continues with work
+/// that only reads them. The library's next write, by a step or a guard, waits for the copy. (A
+/// program that writes weights itself must call await_copy().) A separate thread updates the
+/// average. Call all functions from one thread at a time, like those of the executor.
 template <class A>
 class OffloadedAverage {
   using T = typename A::Parameter;
 
  public:
-  /// `options` are those of A. Begins, as A does, from the parameters as they are now. Throws as A,
-  /// std::logic_error while an average is swapped in, cuda::error.
+  /// `options` are the options of A. The average begins from the current parameters, like A. Throws
+  /// as A, std::logic_error while an average is swapped in, cuda::error.
   template <class Options>
   OffloadedAverage(const Executor& executor, const Parameters<T>& params, const Options& options,
                    WhenBusy when_busy = WhenBusy::wait)
@@ -83,8 +82,9 @@ class OffloadedAverage {
     static_cast<void>(cudaStreamDestroy(copies_));
   }
 
-  /// Takes the weights, as they are after all that the executor's stream has now, into the average.
-  /// Returns false where the update was dropped. Throws what an earlier one threw in its thread.
+  /// Updates the average with the weights, as they are after all current work of the executor's
+  /// stream. Returns false if the update was dropped. Throws the error of an earlier update in its
+  /// thread.
   bool update(const Parameters<T>& params) {
     require_here(params);
     polyak::detail::require_same(params.layout(), layout_,
@@ -115,26 +115,26 @@ class OffloadedAverage {
     return true;
   }
 
-  /// Has the executor's stream wait until the newest weights are copied: before writing them by
-  /// other means than step().
+  /// Makes the executor's stream wait until the newest weights are copied. Call it before writing
+  /// them by other means than step().
   void await_copy() { executor_.space()->await_readers(); }
 
-  /// Waits until all updates are in the average, and hands it out: to view, copy or save. It is the
-  /// program's until the next update(). Throws what an update threw in its thread.
+  /// Waits for all updates, and returns the average, to view, copy or save it. The program may use
+  /// it until the next update(). Throws the error of an update in its thread.
   [[nodiscard]] A& average() {
     flush();
     return *average_;
   }
-  /// Waits until all updates are in the average.
+  /// Waits for all updates.
   void flush() {
     std::unique_lock<std::mutex> guard(lock_);
     changed_.wait(guard, [&] { return !busy_[0] && !busy_[1]; });
     rethrow();
   }
-  /// The list of the host that the average is made of: for save(), load() and copy_to(). Its
+  /// The list on the host from which the average is updated: for save(), load() and copy_to(). Its
   /// memory holds the weights of an update.
   [[nodiscard]] const polyak::Parameters<T>& host_parameters() const { return lists_[0]; }
-  /// Updates that WhenBusy::drop left out.
+  /// Number of updates that WhenBusy::drop left out.
   [[nodiscard]] std::int64_t dropped() const { return dropped_; }
 
   /// Copies the average into weights on the device: `target` may be the model's own list or
@@ -145,7 +145,7 @@ class OffloadedAverage {
     require_here(target);
     A& done = average();
     polyak::Parameters<T> host = list_at(buffers_[next_ % 2]->data());
-    done.copy_to(host);  // neither buffer is in use
+    done.copy_to(host);  // no buffer is in use now
     for (std::size_t k = 0; k < host.size(); ++k) {
       if (host[k].info().role == Role::ignore) continue;
       polyak::detail::write_bytes(target.layout()->space.get(), target[k].raw(), host[k].raw(),
@@ -226,7 +226,7 @@ class OffloadedAverage {
     }
   }
 
-  /// Weights and buffers; tensors with Role::ignore stay behind.
+  /// Copies weights and buffers, but not tensors with Role::ignore.
   void copy(const Parameters<T>& params, std::size_t buffer) {
     for (std::size_t k = 0; k < params.size(); ++k) {
       if (params[k].info().role == Role::ignore || params[k].bytes() == 0) continue;

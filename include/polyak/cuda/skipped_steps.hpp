@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Steps that a device skips: the host learns of them later, and takes its clocks back then.
+/// Steps that a device skips: the host reads later that they were skipped, and then turns its
+/// clocks back.
 #pragma once
 
 #include <algorithm>
@@ -23,8 +24,8 @@ inline namespace v0 {
 namespace cuda {
 namespace detail {
 
-/// Keeps the values that a skipped step restores: the scalars and counters of a method, not its
-/// slots.
+/// Records the values to restore after a skipped step: the scalars and counters of a method, not
+/// its slots.
 class ClockWriter final : public StateVisitor {
  public:
   explicit ClockWriter(std::vector<std::byte>& out) : StateVisitor(false), out_(out) {}
@@ -44,8 +45,8 @@ class ClockWriter final : public StateVisitor {
   }
   std::vector<std::byte>& out_;
 };
-/// Takes back what a step changed. What it did not change, a learning rate say, may have been set
-/// since then, and stays.
+/// Restores the values that a step changed. Other values, such as a learning rate, may have been
+/// set since then, and are kept.
 class ClockReader final : public StateEditor {
  public:
   ClockReader(const std::byte* before, const std::byte* after) : before_(before), after_(after) {}
@@ -80,7 +81,7 @@ void restore_clocks(M& method, const std::vector<std::byte>& before,
   polyak::detail::visit_state(method, reader);
 }
 
-/// Reads the marks of the newest step, once they are there.
+/// Waits for the marks of the newest step, and reads them.
 inline void await_report(DeviceSpace& space) {
   const bool any = std::any_of(space.waiting.begin(), space.waiting.end(),
                                [](const Waiting& one) { return !one.resolved; });
@@ -96,7 +97,7 @@ inline void await_report(DeviceSpace& space) {
   }
 }
 
-/// The functions of a method that take a step back, without its type.
+/// The functions of a method that undo a step, independent of its type.
 struct ClockHooks {
   const std::shared_ptr<polyak::detail::Block>& (*block)(const void*);
   void (*keep)(const void*, std::vector<std::byte>& to);
@@ -118,7 +119,7 @@ struct ClockHooks {
   }
 };
 
-/// Takes back the step of a method if it was skipped. Returns whether it was.
+/// Undoes the step of a method if it was skipped. Returns whether it was.
 inline bool settle_one(DeviceSpace& space, void* method, const ClockHooks& hooks) {
   bool skipped = false;
   const void* const block = hooks.block(method).get();
@@ -144,10 +145,10 @@ inline bool settle_one(DeviceSpace& space, void* method, const ClockHooks& hooks
 
 }  // namespace detail
 
-/// Waits until the device has said whether the newest steps of these methods were skipped, and
-/// takes back the clocks of those that were. step() and update() do so for their methods; before
-/// reading count() or skipped(), or saving, of methods with Nonfinite::skip_step, call it yourself.
-/// Returns whether a step was skipped.
+/// Waits until the device has reported whether the newest steps of these methods were skipped, and
+/// turns back the clocks of skipped ones. step() and update() do so for their methods. For methods
+/// with Nonfinite::skip_step, call it before you save them or read count() or skipped(). Returns
+/// whether a step was skipped.
 template <class... M>
 bool settle(const Executor& executor, M&... methods) {
   bool skipped = false;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The loops over lists on a device: one launch for all tensors that the same laws run on.
+/// The loops over lists on a device: one launch for all tensors with the same laws.
 ///
-/// Scalars of a step travel as arguments of the launch; where they differ by tensor, in a table of
-/// laws that a launch before it writes. Tables of chunks and addresses are uploaded
-/// once for a list; where only gradients moved, their addresses travel as arguments of a launch
-/// too. So a step allocates nothing, copies nothing from the host and waits for nothing. Methods
-/// are the host's own objects, with their clocks on the host and their slots on the device.
+/// Scalars of a step are arguments of the launch. If they differ by tensor, an earlier launch
+/// writes them to a table of laws. Tables of chunks and addresses are uploaded once for a list; if
+/// only gradients moved, their addresses are also passed as arguments of a launch. So a step
+/// allocates nothing, copies nothing from the host and waits for nothing. Methods are objects on
+/// the host, with their clocks on the host and their slots on the device.
 ///
 /// Above 300 lines: tables, launches and the driver of a step are one protocol between host and
 /// device.
@@ -50,25 +50,26 @@ namespace detail {
 template <class Kernel>
 inline constexpr char kernel_id = 0;
 
-/// The passes of a captured step, and the place on the device where a replay finds their scalars.
+/// The sweeps of a captured step, and the place on the device from which a replay reads their
+/// scalars.
 struct Recording {
   struct Pass {
     const void* kernel;
     std::shared_ptr<DeviceTable> table;
     std::size_t at;    ///< of its arguments, in bytes
-    std::size_t laws;  ///< words of laws that differ by row, behind the arguments
+    std::size_t laws;  ///< words of laws that differ by row, stored behind the arguments
     bool reads_gradient;
   };
-  /// Where arguments begin that come after `size` words.
+  /// The offset of arguments that follow `size` words.
   [[nodiscard]] static constexpr std::size_t next_place(std::size_t size) {
     return (size + 1) / 2 * 16;
   }
   std::size_t planned = 0;                      ///< words
   std::size_t capacity = std::size_t{1} << 16;  ///< bytes of `block`
   enum class Mode : std::uint8_t {
-    plan,     ///< has the tables made
+    plan,     ///< makes the tables
     record,   ///< puts the launches into the graph
-    prepare,  ///< takes the scalars of the next replay
+    prepare,  ///< records the scalars of the next replay
   };
   Mode mode = Mode::plan;
   bool differs = false;
@@ -79,7 +80,7 @@ struct Recording {
   std::byte* block = nullptr;
 };
 
-/// The recording and the marks of the call that this thread is in. Null outside of a call.
+/// The recording and the marks of this thread's current call. Null outside of a call.
 struct CallState {
   Recording* recording = nullptr;
   const unsigned* skip[2] = {nullptr, nullptr};
@@ -89,7 +90,7 @@ struct CallState {
   return state;
 }
 
-/// Has the launches of a call do nothing where one of the marks is set.
+/// Makes the launches of a call do nothing if one of the marks is set.
 class Skip {
  public:
   Skip(const unsigned* first, const unsigned* second) {
@@ -101,8 +102,8 @@ class Skip {
   ~Skip() { call_state().skip[0] = call_state().skip[1] = nullptr; }
 };
 
-/// Launches a pass. `laws` are the words of laws that differ by row, and place_laws(memory) tells
-/// the kernel where they will be.
+/// Launches a sweep. `laws` are the words of laws that differ by row, and place_laws(memory) sets
+/// their place in the kernel's arguments.
 template <class Kernel, class PlaceLaws>
 void launch_sweep(DeviceSpace& space, const std::shared_ptr<DeviceTable>& table, Kernel& kernel,
                   const std::vector<std::uint64_t>& gradients, bool reads_gradient,
@@ -155,7 +156,7 @@ void launch_sweep(DeviceSpace& space, const std::shared_ptr<DeviceTable>& table,
 
 // ---- laws -------------------------------------------------------------------------------------
 
-/// The laws of pointers to bound laws, for the tensor `tensor`, as a kernel takes them.
+/// The kernel argument for pointers to bound laws, with the laws of the tensor `tensor`.
 template <std::size_t I, class... B>
 [[nodiscard]] auto chain_of(const polyak::detail::Members<const B*...>& bound, std::size_t tensor) {
   if constexpr (I == sizeof...(B)) {
@@ -166,7 +167,7 @@ template <std::size_t I, class... B>
     const auto rest = chain_of<I + 1>(bound, tensor);
     return [&]<class... Rest>(const Chain<Rest...>& others) {
       Chain<R, Rest...> chain;
-      std::memset(static_cast<void*>(&chain), 0, sizeof chain);  // padding too: it is compared
+      std::memset(static_cast<void*>(&chain), 0, sizeof chain);  // bytes are compared
       chain.first.law = one.law_of(tensor);
       for (int k = 0; k < R::arrays; ++k) {
         chain.first.slots[k] = one.slots[static_cast<std::size_t>(k)];
@@ -178,14 +179,14 @@ template <std::size_t I, class... B>
   }
 }
 
-/// Tensors by their numbers.
+/// The numbers of some tensors.
 struct TensorNumbers {
   const std::uint32_t* numbers;
   std::size_t count;
 };
 
-/// Appends the laws of a bound law that has several for the rows of a pass: the table, then the
-/// number of each row. Returns where the two begin, in words; none where one law holds for all.
+/// Appends the table of a bound law with several laws for the rows of a sweep, then the law number
+/// of each row. Returns the offsets of both, in words; none if one law is for all rows.
 struct LawPlaces {
   static constexpr std::size_t none = ~std::size_t{0};
   std::size_t table = none, which = 0;
@@ -223,7 +224,7 @@ template <class B, class List>
   }
   return places;
 }
-/// Tells a chain where its tables are.
+/// Sets the places of its tables in a chain.
 template <std::size_t N>
 void place_tables(Chain<>&, const LawPlaces (&)[N], std::size_t, const std::byte*) {}
 template <std::size_t N, class First, class... Rest>
@@ -237,7 +238,7 @@ void place_tables(Chain<First, Rest...>& chain, const LawPlaces (&places)[N], st
   place_tables(chain.rest, places, first + 1, memory);
 }
 
-/// Launches of laws without their types.
+/// A type-erased launch of laws.
 template <class T>
 struct LaunchLoop {
   using List = polyak::Parameters<Device<T>>;
@@ -295,7 +296,7 @@ void launch_laws(const polyak::detail::Members<const B*...>& bound,
       [&](const std::byte* memory) { place_tables(kernel.arguments.laws, places, 0, memory); });
 }
 
-/// StepDriver, where a policy other than `error` is looked at by the device alone.
+/// StepDriver for a device, which handles every policy except `error` without the host.
 template <class StepDriver, class T>
 class DeviceDriver : public StepDriver {
   using P = Device<T>;
@@ -323,7 +324,7 @@ class DeviceDriver : public StepDriver {
     return this->all_of([&](const auto& m) { return m.facts.nonfinite == policy; });
   }
 
-  /// The device skips what the marks say; the host learns of it before its next step.
+  /// The device skips according to the marks; the host reads the report before its next step.
   void run_marked(DeviceSpace& space, Chosen skips) {
     await_report(space);  // of other methods: the report is to be used again
     unsigned* const marks = space.marks();
@@ -352,7 +353,8 @@ class DeviceDriver : public StepDriver {
     if (gradients) {
       Sweep::check_gradients(this->params_, this->gradients_, marks, this->trained());
     }
-    // Consecutive methods that are checked alike: averages see what those before them wrote.
+    // Consecutive methods with the same checks: averages read the weights that earlier methods
+    // wrote.
     for (std::size_t first = 0, last = 0; first < this->methods_.size(); first = last) {
       Chosen some = 0;
       while (last < this->methods_.size() && has(checked, last) == has(checked, first)) {
@@ -419,7 +421,7 @@ struct Sweep<cuda::Device<T>> {
             },
             &bound};
   }
-  /// Its `bound` is to be an array of the laws' addresses.
+  /// The caller sets `bound` to an array of the laws' addresses.
   template <class... B>
   [[nodiscard]] static constexpr Loop shared_loop() {
     return {[](const void* bound, const Parameters<P>& params, const T* const* gradients,
@@ -440,7 +442,8 @@ struct Sweep<cuda::Device<T>> {
     }
   }
 
-  /// Launches for all tensors that any method runs on: one for all that the same methods run on.
+  /// Launches the loops for all tensors that any method runs on: one launch for all tensors with
+  /// the same methods.
   static void over(const ExecutorRef&, const Parameters<P>& params, const T* const* gradients,
                    const polyak::detail::GradientReading& reading, const Plan& plan) {
     using Mask = typename Plan::Mask;
@@ -471,7 +474,8 @@ struct Sweep<cuda::Device<T>> {
     }
   }
 
-  /// One law over every tensor that its slots keep. The gradients may be another list's weights.
+  /// Runs one law over every tensor that its slots keep. The gradients may be another list's
+  /// weights.
   template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound,
                   const std::size_t* offsets, const T* const* gradients = nullptr) {
@@ -482,7 +486,7 @@ struct Sweep<cuda::Device<T>> {
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound) {
     all(executor, params, bound, bound.offsets);
   }
-  /// One law over one tensor.
+  /// Runs one law over one tensor.
   template <class B>
   static void one(const Parameters<P>& params, std::size_t tensor, const B& bound) {
     const auto number = static_cast<std::uint32_t>(tensor);
@@ -530,7 +534,7 @@ struct Sweep<cuda::Device<T>> {
 
   // ---- NaN and infinity
 
-  // Of the tensors k that takes(k) holds for.
+  // Checks the tensors k for which takes(k) is true.
   template <class Takes>
   static void check_weights(const Parameters<P>& params, unsigned* mark, const Takes& takes) {
     launch_check(params, nullptr, mark, takes);
@@ -575,7 +579,8 @@ struct Sweep<cuda::Device<T>> {
     }
     if (scratch.rows.empty()) return;
     using Kernel = cuda::detail::FiniteKernel<T>;
-    // Rows of gradients and of weights are of different tables: one has addresses, the other none.
+    // Rows of gradients and of weights are in different tables: one has addresses of gradients, the
+    // other none.
     if (gradients == nullptr) scratch.rows.insert(scratch.rows.end(), {0, 0, 0, 0});
     const auto table = space.table(scratch.rows, 4, Kernel::chunk, scratch.gradients);
     if (gradients != nullptr) {

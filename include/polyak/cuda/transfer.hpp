@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Between a device and the host: weights, averages and the whole state of methods.
+/// Copies between a device and the host: weights, averages and the whole state of methods.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,7 @@ inline namespace v0 {
 namespace cuda {
 namespace detail {
 
-/// Refuses lists of other tensors, wherever they lie.
+/// Refuses lists of different tensors, in whichever memory they are.
 inline void require_same_tensors(const Layout& from, const Layout& to, std::string_view what) {
   if (from.tensors == to.tensors) return;
   const std::string list = polyak::detail::differences(from, to);
@@ -60,9 +60,9 @@ template <class M>
 
 }  // namespace detail
 
-/// Copies weights and buffers from a list to another of the same tensors, one of them on a device
-/// or both. Returns when they are there. Throws std::invalid_argument that lists the differences,
-/// std::logic_error while an average is swapped into either.
+/// Copies weights and buffers from a list to another list of the same tensors. At least one list is
+/// on a device. Returns when the copy is done. Throws std::invalid_argument that lists the
+/// differences, std::logic_error while an average is swapped into either.
 template <class From, class To>
 void copy_weights(const polyak::Parameters<From>& from, const polyak::Parameters<To>& to) {
   static_assert(std::same_as<element_t<From>, element_t<To>>);
@@ -78,10 +78,10 @@ void copy_weights(const polyak::Parameters<From>& from, const polyak::Parameters
   }
 }
 
-/// Copies the whole state of a method, slots, counters and clocks, into one of the same type and
-/// options for a list on the host or a device: `copy_state(on_device, on_host)` and back. Both go
-/// on to the same bits. Throws std::invalid_argument, with nothing changed, where tensors or
-/// options differ; std::logic_error while an average is swapped in.
+/// Copies the whole state of a method (slots, counters and clocks) into a method of the same type
+/// and options for a list on the host or a device: `copy_state(on_device, on_host)` and back. Both
+/// then continue with the same bits. Throws std::invalid_argument, with nothing changed, if tensors
+/// or options differ; std::logic_error while an average is swapped in.
 template <class From, class To>
 void copy_state(const From& from, To& to) {
   static_assert(From::type_name == To::type_name,
