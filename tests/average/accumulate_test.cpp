@@ -180,7 +180,7 @@ TEST_CASE("tensors and calls with equal numbers are rounded differently") {
   CHECK(before != now(0));
 }
 
-TEST_CASE("an average kept in double is read, copied and swapped as one of float") {
+TEST_CASE("an average stored in double is read, copied and swapped as one of float") {
   Weights<float> weights(70, 1);
   Ema<float> wide(weights.params, {.decay = 0.9, .accumulate = Accumulate::float64});
   Ema<float, double> exact(weights.params, {.decay = 0.9});
@@ -192,7 +192,7 @@ TEST_CASE("an average kept in double is read, copied and swapped as one of float
   CHECK(wide.view()["weights"](0) == expected);
   CHECK(refusal<std::logic_error>([&] {
           static_cast<void>(wide.view()["weights"].data());
-        }).find("kept in double") != std::string::npos);
+        }).find("stored in double") != std::string::npos);
   CHECK(wide.gain() == exact.gain());
   CHECK(wide.memory_report().total == exact.memory_report().total);
   {

@@ -472,7 +472,7 @@ TEST_CASE("a layout finds names and aliases, and counts a name once") {
   few.add(info("a", {1}));
   few.add(info("b", {2}));
   few.add(info("a", {1}));
-  CHECK(polyak::detail::differences(few, layout) == "\"a\" is there twice");
+  CHECK(polyak::detail::differences(few, layout) == "\"a\" is listed twice");
   CHECK(polyak::detail::differences(layout, layout).empty());
 }
 

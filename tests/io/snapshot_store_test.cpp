@@ -359,10 +359,10 @@ TEST_CASE("What does not belong into a store is told, and left alone") {
   CHECK_FALSE(std::filesystem::exists(path(".sharp-000000000030.safetensors.tmp")));
   REQUIRE(store.problems().size() == 6);
   CHECK(std::filesystem::exists(path(".own.tmp")));
-  CHECK(store.problems()[0] == path(".own.tmp").string() + " is no snapshot");
+  CHECK(store.problems()[0] == path(".own.tmp").string() + " is not a snapshot");
   CHECK(store.problems()[1].find("broken.safetensors") != std::string::npos);
-  CHECK(store.problems()[2] == path("model.safetensors").string() + " is no snapshot");
-  CHECK(store.problems()[3] == path("notes.txt").string() + " is no snapshot");
+  CHECK(store.problems()[2] == path("model.safetensors").string() + " is not a snapshot");
+  CHECK(store.problems()[3] == path("notes.txt").string() + " is not a snapshot");
   CHECK(store.problems()[4].ends_with(
       "is a snapshot whose record is damaged, or of a later version"));
   CHECK(store.problems()[5].ends_with("is the same snapshot as copy.safetensors"));

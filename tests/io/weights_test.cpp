@@ -271,7 +271,7 @@ TEST_CASE("Indexes that are none are refused") {
     refused(bad);
   }
   CHECK(refused(R"({"weight_map": {"fc.w": ")" + shard + R"(", "\u0066c.w": ")" + shard + "\"}}")
-            .find("is there twice") != std::string::npos);
+            .find("is listed twice") != std::string::npos);
   refused(std::string("{\"weight_map\": {}}\0", 19));
   refused(std::string(200, '[') + std::string(200, ']'));
   refused("{\"a\": " + std::string(200, '[') + std::string(200, ']') + "}");

@@ -75,7 +75,7 @@ requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Paramete
   }
   if constexpr (detail::on_device<P>) {
     if (executor.space().get() != target.layout()->space.get()) {
-      detail::refuse_value("polyak: the parameters and the executor are of different memory");
+      detail::refuse_value("polyak: the parameters and the executor are in different memory");
     }
     std::vector<const element_t<P>*> weights(target.size(), nullptr);
     for (std::size_t k = 0; k < target.size(); ++k) {

@@ -221,16 +221,14 @@ class DeviceSpace final : public MemorySpace {
     const bool known = code == cudaSuccess && (attributes.type == cudaMemoryTypeDevice ||
                                                attributes.type == cudaMemoryTypeManaged);
     if (!known) {
-      polyak::detail::refuse_value(
-          std::string("polyak: tensor \"")
-              .append(tensor)
-              .append("\" of a list on a device lies in the host's memory"));
+      polyak::detail::refuse_value(std::string("polyak: tensor \"")
+                                       .append(tensor)
+                                       .append("\" of a list on a device is in the host's memory"));
     }
-    require(
-        attributes.device == device_ || attributes.type == cudaMemoryTypeManaged,
-        std::string("tensor \"").append(tensor).append("\" must lie on the executor's device ") +
-            polyak::detail::text(device_) + "; its device",
-        attributes.device);
+    require(attributes.device == device_ || attributes.type == cudaMemoryTypeManaged,
+            std::string("tensor \"").append(tensor).append("\" must be on the executor's device ") +
+                polyak::detail::text(device_) + "; its device",
+            attributes.device);
   }
   static void check(cudaError_t code, const char* call) { detail::check(code, call); }
   void require_settled(const void* block) const override {

@@ -157,7 +157,7 @@ class OffloadedAverage {
   void require_here(const Parameters<T>& params) const {
     if (params.layout()->space.get() != executor_.space().get()) {
       polyak::detail::refuse_value(
-          "polyak: the parameters and the executor are of different memory");
+          "polyak: the parameters and the executor are in different memory");
     }
     if (params.swapped()) {
       polyak::detail::refuse_order(

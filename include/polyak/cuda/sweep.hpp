@@ -437,7 +437,7 @@ struct Sweep<cuda::Device<T>> {
   static void check(const E& executor, const Parameters<P>& params) {
     if constexpr (requires { executor.space(); }) {
       if (executor.space().get() != params.layout()->space.get()) {
-        refuse_value("polyak: the parameters and the executor are of different memory");
+        refuse_value("polyak: the parameters and the executor are in different memory");
       }
     }
   }

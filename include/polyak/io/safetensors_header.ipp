@@ -144,21 +144,21 @@ class SafetensorsEvents {
         key_ = name;
         if (!names_.insert(name).second) {
           note(name == safetensors_metadata_name ? "" : name, "R6",
-               name == safetensors_metadata_name ? "\"__metadata__\" is there twice"
-                                                 : "is there twice");
+               name == safetensors_metadata_name ? "\"__metadata__\" is listed twice"
+                                                 : "is listed twice");
         }
         break;
       case Where::metadata:
         key_ = name;
         if (!keys_.insert(name).second) {
-          note({}, "R6", "metadata " + detail::text(std::string_view(name)) + " is there twice");
+          note({}, "R6", "metadata " + detail::text(std::string_view(name)) + " is listed twice");
         }
         break;
       case Where::entry:
         field_ = name;
         if (!fields_.insert(name).second) {
           note(tensor_.name, "R6",
-               "the field " + detail::text(std::string_view(name)) + " is there twice");
+               "the field " + detail::text(std::string_view(name)) + " is listed twice");
         }
         break;
       default:

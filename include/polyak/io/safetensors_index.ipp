@@ -81,14 +81,14 @@ class IndexEvents {
   bool key(std::string& name) {
     if (depth_ == 1) {
       if (!tops_.insert(name).second) {
-        return refuse(detail::text(std::string_view(name)) + " is there twice");
+        return refuse(detail::text(std::string_view(name)) + " is listed twice");
       }
       top_ = name;
       has_map = has_map || name == "weight_map";
     }
     if (in_map()) {
       if (weight_map.contains(name)) {
-        return refuse("tensor " + detail::text(std::string_view(name)) + " is there twice");
+        return refuse("tensor " + detail::text(std::string_view(name)) + " is listed twice");
       }
       key_ = name;
     }
@@ -200,7 +200,7 @@ POLYAK_DEFINE void write_sharded(const std::filesystem::path& folder,
   validate(options);
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (error) detail::refuse_io(folder, {}, {}, "is no folder: " + error.message());
+  if (error) detail::refuse_io(folder, {}, {}, "is not a folder: " + error.message());
 
   std::vector<std::vector<SafetensorsSpec>> shards;
   std::set<std::string> names;

@@ -151,7 +151,7 @@ inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
       if (!scalar.type->parse(words, parsed.back().data())) {
         refuse_io(path, {}, {},
                   label(k, run.methods[k]) + ": \"" + scalar.name + "\" is " + text(words) +
-                      ", which is no such number");
+                      ", which is not such a number");
       }
     }
   }

@@ -146,7 +146,7 @@ class SnapshotStore {
     static_assert(Weighting<W> && (std::same_as<W, PowerClock> ||
                                    !requires(W & w) { w.advance(std::int64_t{1}); }),
                   "polyak: snapshots are of averages whose gains are functions of the call, and of "
-                  "PowerEma: no profile of another one can be told from its calls");
+                  "PowerEma: the profile of other averages does not follow from their calls");
     check_name(name, begun_after);
     const auto view = average.view();  // throws if the average is not readable
     StoredSnapshot one;

@@ -57,7 +57,7 @@ struct SnapshotRecord {
   StoredSnapshot& one = record.snapshot;
   const auto words = metadata.find(std::string(snapshot_key));
   if (words == metadata.end()) {
-    record.fault = "is no snapshot";
+    record.fault = "is not a snapshot";
     return record;
   }
   const Json root = Json::parse(words->second, nullptr, false);
@@ -128,7 +128,7 @@ POLYAK_DEFINE SnapshotStore::SnapshotStore(std::filesystem::path folder,
   validate(options_);
   std::error_code error;
   std::filesystem::create_directories(folder_, error);
-  if (error) detail::refuse_io(folder_, {}, {}, "is no folder: " + error.message());
+  if (error) detail::refuse_io(folder_, {}, {}, "is not a folder: " + error.message());
   lock();
   scan();
   if (options_.most > 0) thin(options_.most);
@@ -152,7 +152,8 @@ POLYAK_DEFINE void SnapshotStore::remove(const std::string& average, std::int64_
       std::find_if(snapshots_.begin(), snapshots_.end(), [&](const StoredSnapshot& snapshot) {
         return snapshot.average == average && snapshot.calls == calls;
       });
-  require(place != snapshots_.end(), "there is no snapshot of \"" + average + "\" at call", calls);
+  require(place != snapshots_.end(), "there is not a snapshot of \"" + average + "\" at call",
+          calls);
   if (::unlink(place->file.c_str()) != 0) detail::refuse_errno(place->file, "removing", errno);
   snapshots_.erase(place);
 }
@@ -277,7 +278,7 @@ POLYAK_DEFINE void SnapshotStore::scan() {
     } else if (name.ends_with(detail::snapshot_suffix)) {
       read(file);
     } else {
-      problems_.push_back(file.string() + " is no snapshot");
+      problems_.push_back(file.string() + " is not a snapshot");
     }
   }
   sort();

@@ -34,7 +34,7 @@ POLYAK_DEFINE AverageRecord::AverageRecord(std::string_view method, const Parame
     require_some(averaged_, accumulation.tensors, layout, owner);
   }
   if (params.mark()->load()) {
-    refuse_order("polyak: an average begun while another is swapped in");
+    refuse_order("polyak: an average constructed while another is swapped in");
   }
   buffers = make_block(buffer_bytes(layout), layout.space);
 }
@@ -141,8 +141,8 @@ POLYAK_DEFINE void require_grown(const Layout& now, const Layout& before) {
   }
   const std::string list = differences(common, before);
   if (!list.empty() || now.space != before.space) {
-    refuse_value("polyak: the parameters of a grown model differ from those before: " +
-                 (list.empty() ? "they are of other memory" : list));
+    refuse_value("polyak: the parameters of a grown model differ from the previous ones: " +
+                 (list.empty() ? "they are in other memory" : list));
   }
 }
 

@@ -40,7 +40,7 @@ struct OpenMp {
   template <class Range>
   void operator()(std::size_t elements, Range&& range) const {
     static_assert(detail::compiled_with_openmp<Range>,
-                  "polyak: OpenMp needs a compiler that is told to use OpenMP (-fopenmp)");
+                  "polyak: OpenMp must be compiled with OpenMP (-fopenmp)");
 #if defined(_OPENMP)
     validate();
     const int team = threads == 0 ? omp_get_max_threads() : threads;

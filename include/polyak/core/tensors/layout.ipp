@@ -71,7 +71,7 @@ POLYAK_DEFINE POLYAK_COLD std::string differences(const Layout& given, const Lay
     if (expected.find(name) == expected.tensors.size()) {
       add("\"" + name + "\" is extra");
     } else if (given.find(name) != k) {  // only where a file lists it
-      add("\"" + name + "\" is there twice");
+      add("\"" + name + "\" is listed twice");
     }
   }
   if (list.empty()) {
@@ -104,7 +104,8 @@ POLYAK_DEFINE void require_same(const std::shared_ptr<const Layout>& given,
     refuse_value(
         std::string("polyak: ")
             .append(what)
-            .append(" differ: they are of different memory, the host's or that of two executors"));
+            .append(
+                " differ: they are in different memory: the host's, or of different executors"));
   }
   if (given->tensors == expected->tensors) return;
   const std::string list = differences(*given, *expected);

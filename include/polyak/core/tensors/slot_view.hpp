@@ -34,7 +34,7 @@ class TensorView {
   [[nodiscard]] const S* data() const {
     if (wide_ != nullptr) {
       detail::refuse_order("polyak: the average of \"" + info_->name +
-                           "\" is kept in double; read it element by element, or copy it");
+                           "\" is stored in double; read it element by element, or copy it");
     }
     return data_;
   }
@@ -85,8 +85,8 @@ class SlotView {
     const bool wide = wide_ != nullptr;
     if (!(wide ? wide_->keeps(slot_, index) : slots_->keeps(slot_, index))) {
       detail::refuse_value("polyak: slot \"" + (wide ? wide_->names() : slots_->names())[slot_] +
-                           "\" keeps nothing for tensor \"" +
-                           slots_->layout()->tensors[index].name + "\"");
+                           "\" has no state for tensor \"" + slots_->layout()->tensors[index].name +
+                           "\"");
     }
     if (wide) {
       return {wide_->info(slot_, index), nullptr, wide_->tensor(slot_, index).data(),
