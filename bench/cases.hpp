@@ -114,8 +114,7 @@ inline std::vector<Case> all_cases() {
           tiny160()};
 }
 
-/// Small and awkward sizes, on which the program checks what it is going to measure; together
-/// enough for two threads.
+/// Small and awkward sizes for the checks before measuring; together enough for two threads.
 inline Case check_case() {
   return {"check",
           {{"a", {1}}, {"b", {7}}, {"c", {64}}, {"d", {3, 333}}, {"e", {4096}}, {"f", {151, 150}}}};

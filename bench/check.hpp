@@ -45,8 +45,8 @@ inline std::vector<float> race(const MakeRacer& make, const Setting& setting) {
   return results;
 }
 
-/// What disagrees with the library's results, if anything does: the limit kernels by more than the
-/// subject's few ulp, fusion and threads by a single bit, peers by more than their formulas'
+/// The competitors that disagree with the library's results, if any: the limit kernels by more than
+/// the subject's few ulp, fusion and threads by a single bit, peers by more than their formulas'
 /// rounding.
 inline std::optional<std::string> disagreement(const Subject& subject) {
   constexpr std::int64_t some = 64;

@@ -214,7 +214,7 @@ void lists(const polyak::cuda::Executor& executor, const char* name,
   std::printf("\none launch is %.1f times as fast\n",
               median(rows[2].times) / median(rows[1].times));
 
-  // What a call costs the host, while the device has nothing to wait for.
+  // The host's time for a call, while the device has no work to wait for.
   std::vector<float> costs;
   for (int round = 0; round < 200; ++round) {
     executor.synchronize();

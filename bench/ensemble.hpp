@@ -144,7 +144,7 @@ class Ensemble : public Racer {
   std::tuple<Method<Parts>...> methods_;
 };
 
-/// What the program measures: a method alone or several fused.
+/// A measured subject: a method alone or several fused.
 struct Subject {
   std::string name;
   double bytes = 0;  ///< per element that a step must read and write

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// polyak_frozen_average [--svg FILE]: averages that come to rest, and those that do not.
+/// polyak_frozen_average [--svg FILE]: averages that stall, and averages that do not.
 ///
 /// 64 float weights drift slowly under noise, x_t = w (1 + d t + noise), for 3 million steps. Each
 /// way of keeping their EMA is compared with Ema<double> of the same numbers. An average is read as
@@ -183,7 +183,7 @@ std::string number(double value) {
   return digits;
 }
 
-/// What prevented the plot; empty where there is one.
+/// The reason why there is no plot; empty if there is one.
 std::string draw(const std::vector<Race>& races, const std::string& path) {
   std::string script =
       "set terminal svg size 1080,500 noenhanced font 'sans-serif,13' background 'white'\n"

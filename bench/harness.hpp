@@ -58,7 +58,7 @@ struct Contestant {
   }
 };
 
-/// What one benchmark compares.
+/// The competitors of one benchmark.
 struct Contest {
   Contestant method;
   Contestant limit;
@@ -97,7 +97,7 @@ inline double median(std::vector<double> values) {
 
 /// Rounds of the method, the limit kernel and the peers in turn, so that all meet the same
 /// conditions; the counters are ratios of the medians. Each round begins with another of them:
-/// otherwise what else runs on the machine could hit the same one every time. Only the method's
+/// otherwise other work on the machine could disturb the same one every time. Only the method's
 /// rounds count as the benchmark's time.
 inline void run_contest(benchmark::State& state, const Contest& contest) {
   constexpr std::size_t fewest_rounds = 5;

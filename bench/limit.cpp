@@ -7,8 +7,8 @@
 
 #include "simd.hpp"
 
-// A file of its own, compiled for the machine at hand whatever the rest of the program is compiled
-// for: the limit is the machine's. It includes nothing whose inline functions the rest could share.
+// A separate file, compiled for this machine whatever the rest of the program is compiled for: the
+// limit is the machine's. It includes nothing whose inline functions the rest could share.
 
 namespace polyak_bench {
 namespace {

@@ -87,7 +87,7 @@ class LimitRacer : public Racer {
                                                             : parameter_scale);
       bases_[stream] = streams_.base(stream);
     }
-    // What an average's gain is does not matter to the speed of its update.
+    // The value of an average's gain does not change the speed of its update.
     for (float& gain : state_.gains) gain = 0x1p-10F;
   }
 
@@ -129,7 +129,7 @@ class LimitRacer : public Racer {
 };
 
 /// Whether the stores of a target that is only written should bypass the caches, of which the cores
-/// of a die share 32 MiB. (What the system says of a virtual machine can be ten times too much.)
+/// of a die share 32 MiB. (The size reported by a virtual machine can be ten times too large.)
 inline bool worth_streaming(std::size_t bytes) { return bytes > std::size_t{16} << 20; }
 
 /// Source k of a weighted sum is filled with this.

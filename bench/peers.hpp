@@ -35,7 +35,7 @@ inline constexpr double peer_beta1 = 0.9, peer_beta2 = 0.999, peer_beta3 = 0.999
                                                 bool foreach);
 [[nodiscard]] std::string torch_version();
 
-/// To be called before anything is allocated: lets the heap keep what it has. Without it LibTorch
+/// Call it before anything is allocated: it makes the heap keep freed memory. Without it LibTorch
 /// spends most of its time on the page faults of its temporaries.
 void prepare_torch();
 

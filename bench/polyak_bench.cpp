@@ -2,7 +2,7 @@
 //
 // polyak_bench measures the methods of the library, as any Google Benchmark program. Names are
 // method/case/threads, fused methods joined by '+'. Counters, from medians of interleaved rounds:
-//   bytes_per_second  what the method must read and write, over its time
+//   bytes_per_second  the bytes that the method must read and write, over its time
 //   of_limit          time of a kernel written with intrinsics for the same arithmetic on the same
 //                     reads and writes, over the method's time
 //   vs_<peer>         time of the same update as people have it today, over the method's time:

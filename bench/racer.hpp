@@ -11,7 +11,7 @@
 
 namespace polyak_bench {
 
-/// What all competitors of one benchmark are told.
+/// The settings for all competitors of one benchmark.
 struct Setting {
   const Case& tensors;
   std::size_t threads = 1;

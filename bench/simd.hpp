@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // Vectors for the limit kernels and nothing else: included only by files that are compiled for the
-// machine at hand. The widest of AVX-512, AVX2 with FMA and plain arrays that it has.
+// machine. The widest of AVX-512, AVX2 with FMA and plain arrays that it has.
 
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
 #include <immintrin.h>

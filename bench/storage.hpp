@@ -52,7 +52,7 @@ class Bfloat16EmaRacer : public Racer {
     polyak::update(parameters_, ema_);
   }
 
-  /// The parameters stand for the gradients: they are what the average follows.
+  /// The parameters take the place of the gradients, because the average follows the parameters.
   void scale_gradients(float factor) override { streams_.fill(0, factor * parameter_scale); }
 
   [[nodiscard]] std::vector<float> results() override {

@@ -16,7 +16,7 @@
 
 namespace polyak_bench {
 
-/// An average with more than one slot: its updates, and what `results` reads of it.
+/// An average with more than one slot: its updates, and the values that `results` reads.
 template <typename Method>
 class WindowRacer : public Racer {
  public:

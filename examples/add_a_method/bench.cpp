@@ -20,7 +20,8 @@ constexpr mine::SoftSignOptions soft_sign_options{.learning_rate = 1e-6};
 // No measurement reaches its end, from where on it rests.
 constexpr mine::TriangularWeighting long_window{.rise = 1'000'000'000, .fall = 1'000'000'000};
 
-/// Steps of the methods that `make...(params)` give; `words` is what they move per parameter.
+/// Measures steps of the methods from `make...(params)`; `words` is the number of words that they
+/// move per parameter.
 template <class... Make>
 void bench(benchmark::State& state, int words, Make... make) {
   const auto size = static_cast<std::size_t>(state.range(0));

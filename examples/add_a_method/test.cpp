@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the methods of this folder are held to: their formulas, their refusals, a resumed run, and
-// one pass over memory with other methods.
+// Tests of the methods of this folder: their formulas, their refusals, a resumed run, and one pass
+// over memory with other methods.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -194,7 +194,7 @@ TEST_CASE("a run with both methods goes on from a file, bit for bit") {
   CHECK(polyak::state_bytes(optimizer) == polyak::state_bytes(other));
   CHECK(polyak::state_bytes(average) == polyak::state_bytes(other_average));
 
-  // Another option than that of the file is an error that names it.
+  // An option that differs from the file is an error that names it.
   Model changed;
   mine::SoftSign<float> hotter(changed.params, {.learning_rate = 0.01, .temperature = 0.5});
   mine::TriangularAverage<float> same(changed.params, weighting);

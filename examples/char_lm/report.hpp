@@ -18,7 +18,7 @@ struct Curve {
   std::vector<std::optional<double>> losses;
 };
 
-/// What one method came to.
+/// The results of one method.
 struct MethodResult {
   std::string name;
   std::optional<double> raw_loss;

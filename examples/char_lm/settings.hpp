@@ -8,7 +8,7 @@
 
 namespace char_lm {
 
-/// What the command line may change. The rates were tuned on Shakespeare's plays, each method on
+/// The settings of the command line. The rates were tuned on Shakespeare's plays, each method on
 /// its own, by the validation loss of whole runs; everything else about the methods stands in
 /// runs.cpp.
 struct Settings {

@@ -66,7 +66,7 @@ __global__ void backward_weights(const float* in, const float* by_out, float* by
   if (i == 0) by_bias[unit] = bias;
 }
 
-/// The gradient by what went in, which tanh made.
+/// The gradient with respect to the input, which is an output of tanh.
 __global__ void backward_input(const float* in, const float* weights, const float* by_out,
                                float* by_in, int width_in, int width_out) {
   const int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);

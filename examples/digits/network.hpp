@@ -43,7 +43,7 @@ inline void draw_weights(Tensors& weights, Random& random) {
   }
 }
 
-/// What a network makes of some images.
+/// The results of a network for some images.
 struct Score {
   double error = 0;  ///< per cent of them classified wrongly
   double loss = 0;   ///< cross entropy, nats per image

@@ -22,7 +22,7 @@
 
 namespace digits {
 
-/// What the command line may change.
+/// The settings of the command line.
 struct Settings {
   std::string train, test;  ///< files; empty: synthetic digits
   int seeds = 5, epochs = 15, batch = 32, hidden = 32;
@@ -82,7 +82,7 @@ class Training {
 
   const polyak::Parameters<float>& parameters() const { return parameters_; }
 
-  /// Takes all images once, in a new order, but for those that do not fill a batch.
+  /// Takes all images once, in a new order, except images that do not fill a batch.
   template <class... Averages>
   void epoch(Averages&... averages) {
     for (std::size_t k = order_.size(); k > 1; --k) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The profiles that were wanted, and those that were achieved, as a table and a plot.
+/// The wanted and the achieved profiles, as a table and a plot.
 #pragma once
 
 #include <filesystem>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What each average of a run would weigh, and what a decay means in steps.
+/// The weight of each iterate in each average of a run, and a decay in steps.
 ///
 ///   profiles --calls 10000 --decay 0.9997
 ///   profiles --calls 200000 --half-life 5000 --sigma-rel 0.05 0.15 --svg profiles.svg

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// A training run that may be killed at any time and goes on from its last save, bit for bit.
+/// A training run that may be killed at any time and continues from its last save, bit for bit.
 ///
 ///   resume                 trains; run it again after a kill and it continues
 ///   resume --prove 20      trains once undisturbed and once killed 20 times, and compares
@@ -88,7 +88,7 @@ class Training {
   polyak::PowerEma<float> power_ema_{params_, {.sigma_rel = 0.1}};
 };
 
-/// The digest of a saved run: of its header, which holds those of all tensors.
+/// The digest of a saved run: the digest of its header, which contains the digests of all tensors.
 std::string digest(const std::filesystem::path& file) {
   return polyak::SafetensorsFile(file).metadata().at("xxh3_128");
 }

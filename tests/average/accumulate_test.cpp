@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Averages that do not freeze: compensated, in double, rounded at random; and those that would.
+// Averages that do not stall (compensated, in double, rounded at random), and averages that would.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -80,7 +80,7 @@ TEST_CASE("Kahan keeps a float average within 1e-7 of double over 3 million nois
     INFO("decay " << decay << ", expected " << expected);
     CHECK(std::abs(first(kahan) / expected - 1) < 1e-7);
     CHECK(first(wide) == static_cast<double>(static_cast<float>(expected)));
-    CHECK(std::abs(first(plain) / expected - 1) > 1e-4);  // what it is for
+    CHECK(std::abs(first(plain) / expected - 1) > 1e-4);  // the reason for the other ways
   }
 }
 
@@ -259,7 +259,7 @@ TEST_CASE("averages that would freeze are refused with the number") {
   CHECK_NOTHROW(make(half, {.decay = 0.95})());
   CHECK_NOTHROW(make(half, {.decay = 0.999, .accumulate = Accumulate::kahan})());
   CHECK_NOTHROW(make(bfloat16, {.decay = 0.99999, .accumulate = Accumulate::stochastic})());
-  // Its sums are formed in float, and rest where those of a float do.
+  // Its sums are formed in float, and stall where a float average does.
   CHECK(refuses(make(bfloat16, {.decay = 0.999999, .accumulate = Accumulate::stochastic}),
                 {"accumulate = stochastic", "float with kahan", "got 0.0596"}));
   CHECK(polyak::dead_zone<Eigen::bfloat16>(1e-5, Accumulate::stochastic) ==

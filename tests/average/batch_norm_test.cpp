@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// BatchNorm statistics against their formulas, evaluated directly; what a pass leaves behind.
+// BatchNorm statistics against their formulas, evaluated directly; the state after a pass.
 #include <polyak/average/batch_norm.hpp>
 #include <polyak/average/ema.hpp>
 #include <polyak/average/engine/swap.hpp>
@@ -73,7 +73,8 @@ long double variance_of(const Matrix& x, Eigen::Index c) {
   return sum / static_cast<long double>(x.rows() - 1);
 }
 
-/// The statistics of all batches: weighted means of those of each, or those of all rows together.
+/// The statistics of all batches: weighted means over the batches, or statistics of all rows
+/// together.
 Expected direct(const Batches& batches, BatchNormPooling pooling) {
   const Eigen::Index channels = batches[0].cols();
   Eigen::Index rows = 0;
@@ -292,7 +293,7 @@ TEST_CASE("estimators of several ranks become one", "[batch_norm]") {
     CHECK(a.counter == 4);
     CHECK(sent.counter == 4);
 
-    // A new pass starts anew.
+    // A new pass starts from nothing.
     estimate(of_a, second);
     CHECK(bytes_of(a.variance) == bytes_of(b.variance));
     CHECK(a.counter == 3);
@@ -389,7 +390,7 @@ TEST_CASE("a factor drives layers that update themselves", "[batch_norm]") {
         const double f = *itself.momentum;
         itself.mean[c] += f * (static_cast<double>(mean_of(batch, k)) - itself.mean[c]);
         itself.variance[c] += f * (static_cast<double>(variance_of(batch, k)) - itself.variance[c]);
-        observed.mean[c] = -1;  // what a layer writes that is observed too has no effect
+        observed.mean[c] = -1;  // a write by an observed layer has no effect
       }
       estimator.observe(1, batch);
     });
@@ -405,7 +406,7 @@ TEST_CASE("a factor drives layers that update themselves", "[batch_norm]") {
     CHECK(itself.momentum == 0.125);
     CHECK_FALSE(itself.training);
 
-    // What they found can be merged like the rest.
+    // Their results can be merged like others.
     Layer<double> other_itself, other_observed;
     BatchNormEstimator<double> other(pooling);
     other_itself.register_with(other, "itself");
@@ -458,7 +459,7 @@ TEMPLATE_TEST_CASE("an exception restores statistics, counts and modes bit for b
       }
     }
 
-    // A failed pass does not change what an earlier one found, and the next one succeeds.
+    // A failed pass does not change the results of an earlier one, and the next one succeeds.
     pass(0, false);
     const auto found = all();
     const auto statistics = estimator.statistics();
@@ -585,7 +586,8 @@ TEST_CASE("misuse during a pass is refused, and the pass undone", "[batch_norm]"
   check_value([&](const Matrix&) { estimator.observe_moments(0, three, three, 1); },
               {"at least 2", "got 1"});
 
-  // Outside of a pass nothing can be observed. One that forward hides is missed at the end.
+  // Outside of a pass nothing can be observed. A layer that forward does not observe is reported at
+  // the end.
   const auto outside = refusal<std::logic_error>([&] { estimator.observe(0, batches[0]); });
   CHECK(outside.find("outside of estimate()") != std::string::npos);
   check_order(

@@ -25,7 +25,7 @@ using namespace polyak;
 
 namespace {
 
-/// Which of 5000 elements return in some calls.
+/// The elements of 5000 that some calls restore.
 std::vector<bool> chosen(double probability, std::uint64_t seed, Split split,
                          std::int64_t calls = 3) {
   std::vector<float> weights(5000, 0.0f);
@@ -77,7 +77,7 @@ TEST_CASE("elements return with the probability asked for, independently") {
     const auto list = chosen(probability, 7, Split::whole, 40);
     const double n = 200000, error = std::sqrt(probability * (1 - probability) / n);
     CHECK(std::fabs(share(list) - probability) < 5 * error);
-    // Neighbours, elements one group apart, and calls know nothing of each other.
+    // Neighbours, elements one group apart, and calls are independent.
     for (const std::size_t apart :
          {std::size_t{1}, std::size_t{32}, std::size_t{64}, std::size_t{5000}}) {
       double both = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// polyak/average/schedules/decay_schedule.hpp: what the schedules have in common, and where they
-// meet others.
+// polyak/average/schedules/decay_schedule.hpp: common properties of the schedules, and cases in
+// which they equal others.
 #include <polyak/average/ema.hpp>
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/schedules/conversions.hpp>
@@ -99,7 +99,7 @@ TEST_CASE("decay schedules meet the averages that they contain") {
   const DiffusersWeighting uniform{.decay = 1, .warmup = true, .inverse_gamma = 1, .power = 1};
   const PowerGainWeighting harmonic{.alpha = 1};
   const AnnealedWeighting annealed{.min_gain = 1e-12, .gamma = 1};
-  const DiffusersWeighting tf;  // its first iterate stands for the initial value of eta = 8
+  const DiffusersWeighting tf;  // its first iterate corresponds to the initial value of eta = 8
   for (std::int64_t t = 1; t <= 200; ++t) {
     INFO("call " << t);
     const double expected = UniformWeighting{}.gain(t);

@@ -145,7 +145,7 @@ TEST_CASE("what was tracked is reconstructed exactly", "[posthoc]") {
       }
     }
   }
-  // By width, at the last snapshot: the very averages that were kept.
+  // By width, at the last snapshot: exactly the stored averages.
   for (const auto& truth : run.tracked) {
     run.posthoc.reconstruct(run.posthoc.solve({.sigma_rel = truth->sigma_rel()}), run.out);
     CHECK(run.error(*truth) < 1e-12);
@@ -206,7 +206,7 @@ TEST_CASE("times between snapshots use those before", "[posthoc]") {
   // The later the last snapshot, the better: half a gap is worse than none.
   CHECK(run.posthoc.solve({.sigma_rel = 0.12, .time = 1088}).residual >
         3 * run.posthoc.solve({.sigma_rel = 0.12, .time = 1024}).residual);
-  // A single snapshot is all there is to combine.
+  // Only one snapshot to combine.
   PosthocEma<double> one;
   one.snapshot(run.params, 5, 100);
   const auto only = one.solve({.gamma = 2, .time = 100});
@@ -382,7 +382,7 @@ TEST_CASE("what cannot be a snapshot is refused", "[posthoc]") {
   }
   CHECK(posthoc.snapshots().empty());
 
-  // All or nothing: b alone would have been welcome.
+  // All or nothing: b alone would have been accepted.
   CHECK(refusal<std::invalid_argument>([&] { posthoc.snapshot(b, a, b); }) ==
         "polyak: a snapshot of gamma 17 must be of a new time, got 1");
   CHECK(posthoc.snapshots().empty());

@@ -25,7 +25,7 @@ using polyak::ProfileFitOptions;
 using polyak::ProfileSnapshot;
 using polyak::ProfileTarget;
 
-/// Power averages of widths 0.05 and 0.10, kept every so many calls.
+/// Power averages of widths 0.05 and 0.10, with snapshots at regular calls.
 struct Tracked {
   std::vector<GainSequence> averages{
       GainSequence(polyak::PowerWeighting{polyak::gamma_from_sigma_rel(0.05)}),
@@ -146,7 +146,7 @@ TEST_CASE("Fits reach what power averages of two widths can reach") {
     CHECK(at_fine[k].update_residual == Approx(rows[k].fine_update).epsilon(0.45));
     CHECK(std::fabs(sum(at_fine[k].weights) - 1) < 1e-10);
   }
-  // The update metric is best where it is asked for.
+  // Each metric is smallest if the fit minimises it.
   const auto updates = polyak::fit_profiles(coarse.averages, coarse.snapshots, targets,
                                             {.metric = Metric::update, .force = true});
   for (std::size_t k = 0; k < rows.size(); ++k) {

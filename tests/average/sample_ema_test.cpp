@@ -98,7 +98,7 @@ TEST_CASE("one call of a repeated weighting is so many calls with the same weigh
   check(ExponentialWeighting{0.97, Start::params, 1}, 16);
   CHECK(RepeatedWeighting<ExponentialWeighting>{{0.97, Start::params, 1}, 4}.complement(5) ==
         Approx(scale_decay(0.97, 4)).epsilon(1e-14));
-  // Once is what it was, for every function of profiles.
+  // Repeating once changes nothing, in every function of profiles.
   const RepeatedWeighting<TfWarmupWeighting> once{{0.9}, 1};
   CHECK(effective_samples(once, 7) == effective_samples(TfWarmupWeighting{0.9}, 7));
   CHECK(mean_age(once, 7) == mean_age(TfWarmupWeighting{0.9}, 7));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Averages of selected tensors: of these they are the average of all, to the bit, and they touch,
-// keep and hand out no others.
+// Averages of selected tensors: for these tensors they have the same bits as an average of all
+// tensors, and they do not touch, store or return the others.
 #include <polyak/core/tensors/selection.hpp>
 
 #include <algorithm>
@@ -47,7 +47,7 @@ Bytes slots_of(const M& method, std::size_t tensor) {
   return all;
 }
 
-/// Gives the weights of one model to another.
+/// Copies the weights of one model to another.
 template <class P>
 void give(const Model<P>& from, Model<P>& to) {
   to.restore(from.bytes());
@@ -56,8 +56,8 @@ void give(const Model<P>& from, Model<P>& to) {
 template <class M>
 using Maker = std::function<M(const Parameters<typename M::Parameter>&, const Selection&)>;
 
-/// `make(params, selection)` is one average that keeps its slots plainly or with compensation. Runs
-/// it on all tensors and on some.
+/// `make(params, selection)` returns an average whose slots are stored plainly or with
+/// compensation. The test runs it on all tensors and on some.
 template <class M>
 void check(const std::string& name, const Maker<M>& make) {
   using P = typename M::Parameter;
@@ -94,7 +94,7 @@ void check(const std::string& name, const Maker<M>& make) {
     }
   }
   CHECK(model.margins_intact());
-  // Handed out: the tensors of the selection, and the buffers.
+  // Readable: the tensors of the selection, and the buffers.
   REQUIRE(part.ready());
   if constexpr (requires { part.view(); }) {
     CHECK_THROWS_AS(part.view()["tensor 0"], std::invalid_argument);
@@ -212,7 +212,7 @@ TEST_CASE("the norms of Aswa are of the selected tensors") {
   AswaOptions of_these = options;
   of_these.normed = {"tensor 1", "tensor 4"};
   Aswa<float> whole(whole_model.params, of_these);
-  // What is not averaged may be anything.
+  // Tensors that are not averaged may hold anything.
   model.params[0].data()[1] = std::numeric_limits<float>::quiet_NaN();
   for (std::uint64_t call = 0; call < 8; ++call) {
     model.wander(call);

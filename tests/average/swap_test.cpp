@@ -60,7 +60,7 @@ struct Model {
   }
 };
 
-/// A model and its average, which has seen two iterates; the model is at a third.
+/// A model and its average, which was updated with two iterates; the model is at a third.
 template <class P, class S>
 struct Averaged {
   Model<P> model{1};
@@ -106,7 +106,7 @@ TEMPLATE_TEST_CASE("under a guard the model holds the average, then its own bits
         REQUIRE(bytes_of(&rounded) == bytes_of(&model.a[k]));
       }
       CHECK(bytes_of(model.free) == free);
-      CHECK(model.statistics == std::vector<float>{3, 1});  // those that the average saw last
+      CHECK(model.statistics == std::vector<float>{3, 1});  // the last ones that the average read
       CHECK(model.counter == 3);
       CHECK(model.bytes() != weights);
     }
@@ -153,7 +153,7 @@ TEST_CASE("a guard can be moved, restored early, and ends once", "[swap]") {
   outer.reset();
   CHECK(model.bytes() == weights);
 
-  // Assigning to a guard ends what it held before.
+  // Assigning to a guard ends its previous swap.
   Averaged<float, float> other;
   const auto other_weights = other.model.bytes();
   auto guard = ema.swap_into(model.params);

@@ -64,7 +64,7 @@ TEST_CASE("the lag obeys L <- b (L + d) between switches", "[switch_ema]") {
           REQUIRE(x - switch_ema.view()[0](0) == Approx(switched ? 0 : lag).margin(1e-14));
         }
         CHECK(lag == Approx(lag_after_n).epsilon(1e-13));
-        if (epochs) x = switch_ema.view()[0](0);  // what begin_epoch() is about to do
+        if (epochs) x = switch_ema.view()[0](0);  // as begin_epoch() will do
         CHECK(x - begin == Approx(n * d - lag_after_n).margin(1e-13));
       }
       CHECK(switch_ema.switches() == (epochs ? 5 : 6));
@@ -156,7 +156,7 @@ TEST_CASE("a switch leaves the average and the optimizer's state alone", "[switc
     polyak::step(params, grads, optimizer, by_iteration, by_epoch);
     reference_momentum.step(alone, alone_grads);
     reference.step(alone, alone_grads);
-    CHECK(by_iteration.calls() == i + 1);  // the clock of the warmup goes on, too
+    CHECK(by_iteration.calls() == i + 1);  // the clock of the warmup continues, too
   }
   CHECK(by_iteration.switches() == 5);
   CHECK(by_epoch.switches() == 4);
@@ -259,7 +259,7 @@ TEST_CASE("a switch copies averaged tensors only", "[switch_ema]") {
   CHECK(switch_ema.begin_epoch(params));
   CHECK(weight == std::vector<float>{2, 4});
   CHECK(free == std::vector<float>{30, 40});
-  CHECK(statistics == std::vector<float>{51, 61});  // stay those of the online model
+  CHECK(statistics == std::vector<float>{51, 61});  // still the online model's
 }
 
 TEST_CASE("misuse of begin_epoch is refused", "[switch_ema]") {
@@ -289,7 +289,7 @@ TEST_CASE("misuse of begin_epoch is refused", "[switch_ema]") {
   CHECK(x == std::vector<float>{2, 3});
   CHECK(y == std::vector<float>{1, 2, 3});
 
-  // Without updates there is nothing to go on from.
+  // Without updates there is no average to continue from.
   polyak::SwitchEma idle(params, {.decay = 0.5});
   x = {7, 8};
   CHECK_FALSE(idle.begin_epoch(params));

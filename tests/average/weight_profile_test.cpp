@@ -23,13 +23,13 @@ using namespace polyak;
 
 namespace {
 
-/// A weighting of a user's. It says nothing about the initial value.
+/// A user's weighting, without weighs_initial().
 struct Halving {
   double gain(std::int64_t) const { return 0.5; }
   double complement(std::int64_t) const { return 0.5; }
 };
 
-/// The same, of an average that begins as nothing.
+/// The same for an average whose initial value has no weight.
 struct HalvingOfNothing : Halving {
   bool weighs_initial() const { return false; }
 };
@@ -274,7 +274,7 @@ TEST_CASE("before the first update there is no average to describe", "[weight_pr
   CHECK(refused(ExponentialWeighting{0.9, Start::first_update, 10}, 9));
   CHECK(refused(ExponentialWeighting{0.9, Start::zero_debiased, 10}, 9));
   CHECK(mean_age(ExponentialWeighting{0.9, Start::zero_debiased, 10}, 10) == 0);
-  // Where the parameters at construction count, they are all there is.
+  // If the parameters at construction count, they have all the weight.
   CHECK(effective_samples(ExponentialWeighting{0.9, Start::params, 10}, 9) == 1);
   CHECK(mean_age(ExponentialWeighting{0.9, Start::params, 10}, 9) == 9);
   CHECK(refused(IntervalWeighting{.warmup = 4}, 4));

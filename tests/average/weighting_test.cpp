@@ -29,7 +29,7 @@ using polyak::TailWeighting;
 using polyak::TfWarmupWeighting;
 using polyak::UniformWeighting;
 
-/// Gains written down one by one: what a user's own weighting may look like.
+/// Gains listed one by one: an example of a user's own weighting.
 struct ListedGains {
   std::vector<double> gains;
   double gain(std::int64_t t) const { return gains.at(static_cast<std::size_t>(t - 1)); }
@@ -264,7 +264,7 @@ TEST_CASE("a gain of 1 copies every bit, a gain of 0 changes none", "[weighting]
   average.update(params);
   REQUIRE(std::isnan(average.view()[0](0)));
   std::copy(strange.begin(), strange.end(), x.begin());
-  average.update(params);  // 1: the NaNs of before are gone
+  average.update(params);  // 1: removes the previous NaNs
   CHECK(bytes_of(average.view()[0]) == bytes_of(strange));
   CHECK(average.count() == 3);
 

@@ -41,7 +41,7 @@ struct Run {
     numbers.fill(weights);
     iterates.push_back(weights);
   }
-  /// The mean of the iterates numbered so, from 1.
+  /// The mean of the iterates with these numbers, from 1.
   [[nodiscard]] double mean(std::size_t element, const std::vector<std::int64_t>& calls) const {
     double sum = 0;
     for (const std::int64_t t : calls) {
@@ -135,7 +135,8 @@ TEST_CASE("a NaN leaves the window with its checkpoint, or when the mean is made
       weight = t == 5 ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(t);
       lawa.update(params);
       if (t < 3) continue;
-      // A running mean is made anew at calls 4, 7 and 10, whose checkpoints take the first place.
+      // A running mean is recomputed at calls 4, 7 and 10, whose checkpoints take the first place
+      // of the ring.
       const bool poisoned = t >= 5 && t <= (running ? 9 : 7);
       CHECK(std::isnan(lawa.view()[0][0]) == poisoned);
       if (!poisoned) CHECK(lawa.view()[0][0] == Approx(t - 1));

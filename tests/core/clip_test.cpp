@@ -50,7 +50,7 @@ constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 constexpr double infinity = std::numeric_limits<double>::infinity();
 const std::vector<std::size_t> sizes{5, 70, 0, 33, 160};
 
-/// The carrier of a type: what its numbers are computed in.
+/// The carrier of a type: the type in which its numbers are computed.
 template <class P>
 using Carrier = std::conditional_t<std::is_same_v<P, double>, double, float>;
 
@@ -278,7 +278,7 @@ TEST_CASE("a coefficient ends with the next scale, and with the next clipping") 
   one.gradients.set("w", one.gradient);
   CHECK(one.gradients.clip_coefficient() == 0.2);
   const Gradients<float> copy = one.gradients;
-  CHECK(clip_norm(one.gradients, 2.5) == 5);  // of what was not clipped
+  CHECK(clip_norm(one.gradients, 2.5) == 5);  // the norm before clipping
   CHECK(one.gradients.clip_coefficient() == 0.5);
   CHECK(copy.clip_coefficient() == 0.2);
   one.gradients.scale(2);

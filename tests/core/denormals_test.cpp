@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The guard that flushes denormals: what it does, and that it leaves no trace.
+// The guard that flushes denormals: its effect, and that its end restores everything.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -49,7 +49,7 @@ std::vector<std::vector<std::byte>> trained(E&& executor, float& second_moment) 
   return {bits::bytes(weights), polyak::state_bytes(adamw), polyak::state_bytes(ema)};
 }
 
-/// Threads that were started outside, in the usual mode, as those of a pool are.
+/// Threads that were started before, in the usual mode, like the threads of a pool.
 struct Worker {
   template <class Range>
   void operator()(std::size_t elements, Range&& range) const {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Levels of dispatch: how they are limited, and by what their results differ.
+// Levels of dispatch: how to limit them, and how their results differ.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>

@@ -32,7 +32,7 @@ namespace {
 using Bytes = std::vector<std::byte>;
 using Sizes = std::initializer_list<std::size_t>;
 
-/// Everything that a few steps and updates leave behind. Runs in any thread, so it checks nothing.
+/// All state after a few steps and updates. May run in any thread, so it checks nothing.
 template <class P, class E>
 std::vector<Bytes> trained(const std::vector<std::size_t>& sizes, E&& executor) {
   Model<P> model(sizes, true);
@@ -66,7 +66,7 @@ void check_equal_to_serial(Make make) {
   }
 }
 
-/// Ranges that an executor hands out, by their first element.
+/// The ranges of an executor, by their first element.
 template <class E>
 std::vector<std::pair<std::size_t, std::size_t>> ranges(const E& executor, std::size_t elements) {
   std::vector<std::pair<std::size_t, std::size_t>> all;
@@ -247,7 +247,7 @@ TEST_CASE("OpenMp splits passes that are worth it") {
   const polyak::OpenMp usual{.threads = 3}, eager{.threads = 3, .serial_below = 0};
   CHECK(ranges(usual, usual.serial_below - 1).size() == 1);
   CHECK(ranges(usual, usual.serial_below).size() == 3);
-  CHECK(ranges(eager, 64).size() == 2);  // of three threads one has nothing to do
+  CHECK(ranges(eager, 64).size() == 2);  // one of three threads has no work
   CHECK(ranges(polyak::OpenMp{.threads = 1, .serial_below = 0}, 100'000).size() == 1);
   for (const std::size_t elements : Sizes{0, 1, 40, 64, 100, 10'000, 100'001}) {
     INFO(elements << " elements");

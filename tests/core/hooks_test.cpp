@@ -41,7 +41,7 @@ using Params = polyak::Parameters<float>;
 using Gradients = polyak::Gradients<float>;
 using Journal = std::vector<std::string>;
 
-/// Tells a method from outside what to do in its hooks.
+/// Controls a method's hooks from outside.
 struct Script {
   Journal* journal = nullptr;  ///< the names of the hooks that ran
   std::string name;
@@ -54,7 +54,8 @@ struct Script {
 };
 using ScriptPointer = std::shared_ptr<Script>;
 
-/// The largest magnitude of the weights, or of the gradients there are, by the executor.
+/// The largest magnitude of the weights, or of the gradients that are set, computed by the
+/// executor.
 double largest(const polyak::ExecutorRef& executor, const Params& params,
                const Gradients* gradients) {
   double found = 0;
@@ -75,7 +76,7 @@ double largest(const polyak::ExecutorRef& executor, const Params& params,
   return found;
 }
 
-/// What each of the methods below does beyond its base, and what of it belongs to its state.
+/// The additions of each method below to its base, and their state.
 struct Additions {
   ScriptPointer script;
   double prepared = 0;  // by prepare(), for this call
@@ -351,7 +352,8 @@ TEST_CASE("a ring that overrides the hooks of RingOfBlocks does what they say, a
     model.x[0] = static_cast<float>(t);
     ring.update(model.params);
     // The first call of a block copies, the second moves by half of 1/2. Calls 5 and 10 are left
-    // out: the block keeps what it has, and the fourth one what the first one left in its place.
+    // out: the block keeps its values, and the fourth block the values that the first one left in
+    // its place.
     if (t % 3 == 1) block = t % 5 != 0 ? model.x[0] : blocks[blocks.size() - 3];
     if (t % 3 == 2) {
       if (t % 5 != 0) block += 0.25F * (model.x[0] - block);
@@ -391,7 +393,7 @@ TEST_CASE("methods that override hooks: fused equals separate") {
     fused::check<float>("the optimizer last, " + name, [&](const Params& p) {
       return std::tuple(ring(p), average(p), optimizer(p));
     });
-    // Averages that follow a second optimizer see what it wrote, too.
+    // Averages after a second optimizer read its weights, too.
     const auto first = polyak::named("tensor 0", "tensor 1"), second = polyak::named("tensor 3");
     const auto optimizer_of = [&](const Params& p, const polyak::Selection& tensors) {
       return OwnOptimizer(p, reading(reads), Nonfinite::propagate, tensors);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Parameter lists: what can be registered, how it is described, what is refused.
+// Parameter lists: registration, layouts and refusals.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -32,7 +32,7 @@ using polyak::Parameters;
 using polyak::Role;
 using polyak::Shape;
 
-/// Everything that can be seen of a list.
+/// Everything observable of a list.
 template <class P>
 std::string description(const Parameters<P>& params) {
   std::string words = std::to_string(params.size()) + " of " + std::to_string(params.elements());
@@ -197,7 +197,7 @@ TEST_CASE("roles, and tensors of other types") {
   CHECK(params.at("mask").info().dtype == polyak::DType::boolean);
   CHECK(params.at("tokens").info().dtype == polyak::DType::uint8);
   CHECK(params.at("doubles").bytes() == 16);
-  CHECK(params.elements() == 9);  // those of the list's type
+  CHECK(params.elements() == 9);  // elements of the list's type
   CHECK(refuses([&] { static_cast<void>(params.at("count").data()); }, {"\"count\"", "int64"}));
   CHECK(
       refuses([&] { static_cast<void>(params.at("doubles").data()); }, {"\"doubles\"", "float64"}));
@@ -230,7 +230,7 @@ TEST_CASE("memory with strides is refused") {
   CHECK(refuses([&] { params.add("w", ref); }, {"\"w\"", "contiguous"}));
   CHECK(description(params) == before);
 
-  // Strides that are never walked do not matter.
+  // Strides of dimensions of size 1 do not matter.
   auto one_column = matrix.block(1, 1, 3, 1);
   params.add("one column", one_column);
   Eigen::Map<Eigen::VectorXf, 0, Eigen::InnerStride<2>> single(matrix.data(), 1);
@@ -604,7 +604,7 @@ TEST_CASE("a step lists how its parameters differ from those of the method") {
     CHECK(refused(other, {"\"buffer\" is int16 [2] (copy), expected float32 [2] (copy)"}));
   }
 
-  // Gradients of other parameters than those of the step.
+  // Gradients of other parameters than the step's.
   Parameters fewer;
   fewer.add("a", a, {2, 3});
   CHECK(refuses([&] { adamw.step(params, polyak::Gradients<float>(fewer)); },

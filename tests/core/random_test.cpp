@@ -225,7 +225,7 @@ TEMPLATE_TEST_CASE("rounding at random goes to a neighbour, up as often as the r
     INFO(value);
     CHECK(std::abs(sum / 65536 - static_cast<double>(single)) <= ulp * 0x1p-13);
   }
-  // What is in the type stays.
+  // Numbers that the type holds are kept.
   for (std::uint32_t word = 0; word < 65536; ++word) {
     const auto number = bits::number<TestType>(static_cast<std::uint16_t>(word));
     if (bits::is_nan(number)) continue;

@@ -136,8 +136,8 @@ void check_close(double result, const std::vector<T>&... streams) {
 const std::vector<std::size_t> awkward{1,   7,    15,   16,   17,   31,   32,      33,
                                        255, 1000, 4095, 4096, 4097, 8192, 262'144, 270'001};
 
-/// All folds; of types other than float those that say that numbers are loaded and counted right,
-/// as folds compute in double whatever they load.
+/// All folds. For types other than float, only the folds that test loading and counting, because
+/// all folds compute in double.
 template <class T>
 void check_folds_of_one() {
   for (const std::size_t size : awkward) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Selections: which tensors they name, how they combine, and what is refused.
+// Selections: the tensors that they select, their combinations, and refusals.
 #include <polyak/core/tensors/selection.hpp>
 
 #include <cstddef>
@@ -169,7 +169,7 @@ TEST_CASE("selections combine", "[selection]") {
   CHECK(names(named("wte.*") || has_norm) == Names{"wte.weight", "h.0.norm.weight"});
   CHECK(names(!Selection(has_norm) && vectors) == Names{"h.0.attn.bias"});
 
-  // De Morgan, over all tensors; a copy says the same and outlives what it was made from.
+  // De Morgan, over all tensors; a copy is equal and outlives its original.
   Selection both = everything;
   {
     const Selection a = named("*.weight"), b = polyak::rank_below(3);

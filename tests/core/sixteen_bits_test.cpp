@@ -158,7 +158,7 @@ TEMPLATE_TEST_CASE("16-bit numbers in packs equal those outside", "", Eigen::hal
     const auto wide = converted<TestType, float>(level, numbers);
     std::vector<std::size_t> wrong;
     for (std::size_t k = 0; k < wide.size(); ++k) {
-      // NaNs bit for bit too: what is kept of a payload does not depend on the level.
+      // NaNs bit for bit, too: the kept part of a payload does not depend on the level.
       if (bits::of(wide[k]) != bits::of(widened<float>(numbers.data(), k))) wrong.push_back(k);
     }
     CHECK(wrong == std::vector<std::size_t>{});

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// polyak/core/tensors/slots.hpp and slot_shape.hpp: what slots of each shape hold, and where.
+// polyak/core/tensors/slots.hpp and slot_shape.hpp: the contents of slots of each shape, and their
+// places.
 #include <polyak/core/tensors/slots.hpp>
 
 #include <cstddef>
@@ -108,7 +109,7 @@ TEST_CASE("slots have a number for each row, column or tensor", "[slots]") {
     }
     return all;
   };
-  // The numbers of rows and columns are those of the reductions' results.
+  // A slot has as many rows and columns as a reduction has results.
   CHECK(shapes("full") == std::vector<Shape>{{}, {5}, {4, 6}, {2, 3, 4, 5}, {3, 2, 4}, {0, 3}});
   CHECK(shapes("rows") == std::vector<Shape>{{1}, {1}, {4}, {2}, {3}, {0}});
   CHECK(shapes("columns") == std::vector<Shape>{{1}, {5}, {6}, {3, 4, 5}, {2, 4}, {3}});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// step() and update(): what they refuse, and that a refused or skipped step leaves no trace.
+// step() and update(): refusals, and that a refused or skipped step changes nothing.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -159,7 +159,7 @@ TEST_CASE("no step and no update while an average is swapped in") {
     CHECK_THROWS_AS(polyak::update(run.params, other), std::logic_error);
     const polyak::Parameters<float> copy = run.params;  // refers to the same memory
     CHECK_THROWS_AS(adamw.step(copy, run.gradients), std::logic_error);
-    // A list of its own over other memory is not swapped, but the average is not at home.
+    // A separate list over other memory is not swapped, but the average is swapped in elsewhere.
     Run elsewhere;
     CHECK_THROWS_AS(ema.update(elsewhere.params), std::logic_error);
     CHECK_THROWS_AS(polyak::state_bytes(ema), std::logic_error);
@@ -270,7 +270,7 @@ TEST_CASE("an average that checks skips nonfinite weights") {
       }
     });
     CHECK(skipped == 43);
-    run.c[5] = nan_value;  // Role::ignore: no business of averages
+    run.c[5] = nan_value;  // Role::ignore: not averaged
     CHECK(ema.update(run.params));
     CHECK(ema.calls() == updates_before + 1);
   }
@@ -352,7 +352,7 @@ TEST_CASE("a fused step whose weights are nonfinite before it") {
   run.b[2] = infinity;
   const Bytes weights = run.bytes();
 
-  // An average before the optimizer sees the weights as they are.
+  // An average before the optimizer reads the weights before the step.
   polyak::Ema strict(run.params, {.nonfinite = Nonfinite::error});
   const Bytes state = polyak::state_bytes(strict), adamw_state = polyak::state_bytes(adamw);
   CHECK_THROWS_AS(polyak::step(run.params, run.gradients, strict, adamw), polyak::nonfinite_error);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// polyak/core/streams.hpp: laws over any number of lists and arrays give what they give for single
-// numbers, to the last bit, for all types, places, splits and levels; nothing else is written.
+// polyak/core/streams.hpp: laws over any number of lists and arrays give the same bits as on single
+// numbers, for all types, places, splits and levels; nothing else is written.
 #include <polyak/core/streams.hpp>
 
 #include <algorithm>
@@ -60,7 +60,7 @@ struct TwoOfThree {
   }
 };
 
-/// Moves an output on.
+/// Updates an output.
 template <class T>
 struct Follow {
   using Value = T;
@@ -295,7 +295,7 @@ TEST_CASE("parameters, gradients and slots are streams", "[streams]") {
     const bool left = k == 1 || k == 5;
     CHECK((target.tensor_bytes(k) == untouched.tensor_bytes(k)) == (left || k == 2));
     if (left || k == 2) continue;
-    const Model<float> first({5, 70, 0, 33, 4200}, true);  // what the average is a copy of
+    const Model<float> first({5, 70, 0, 33, 4200}, true);  // the average is a copy of it
     for (std::size_t i = 0; i < model.params[k].size(); ++i) {
       const float x = model.params[k].data()[i], g = model.gradients[k][i];
       const float kept = first.params[k].data()[i];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The words of laws: on packs of one and two registers at every level they give the bits that they
-// give on single numbers, and there what the C library says.
+// The functions of laws: packs of one and two registers at every level give the same bits as single
+// numbers, and these agree with the C library.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -29,7 +29,7 @@ using polyak::detail::Number;
 using polyak::detail::Pack;
 
 /// Calls `use(name, word, plain)` for each word whose result is known to the bit. A word takes
-/// three values and looks at those that it needs.
+/// three values and uses those that it needs.
 template <class Use>
 void for_each_exact_word(Use use) {
   use(
@@ -119,7 +119,7 @@ void for_each_rounding_word(Use use) {
   use("exp", [](const auto& a, const auto&, const auto&) { return exp(a); });
   use("sigmoid", [](const auto& a, const auto&, const auto&) { return sigmoid(a); });
   use("tanh", [](const auto& a, const auto&, const auto&) { return tanh(a); });
-  // The last operation of a word must not be contracted with what follows.
+  // The last operation of a word must not be contracted with the caller's operations.
   use("exp in a sum", [](const auto& a, const auto& b, const auto&) { return exp(a) + b; });
   use("sigmoid in a sum", [](const auto& a, const auto& b, const auto&) { return b - sigmoid(a); });
   use("tanh in a sum", [](const auto& a, const auto& b, const auto&) { return tanh(a) - b; });
@@ -173,7 +173,7 @@ struct OnPacks {
   }
 };
 
-/// Everything with everything but in one order: b and c are turned against a.
+/// Combines everything with everything: b and c are rotated against a.
 template <class T>
 struct Operands {
   std::vector<T> a, b, c;
@@ -360,7 +360,7 @@ TEMPLATE_TEST_CASE("a compensated sum takes plain numbers as a value does", "", 
   CHECK(taken.value == 7);
 }
 
-// The public namespace must not take the names of the C library from who uses both.
+// The public namespace must not hide the names of the C library.
 namespace beside_the_c_library {
 using namespace polyak;
 TEST_CASE("names of the C library mean its functions beside `using namespace polyak`") {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// polyak/cuda/executor.hpp, transfer.hpp, walk.hpp: what surrounds a step.
+// polyak/cuda/executor.hpp, transfer.hpp, sweep.hpp: everything around a step.
 #include <cstddef>
 #include <limits>
 #include <map>
@@ -243,7 +243,7 @@ TEST_CASE("an executor refuses memory of the host and of other executors") {
   CHECK(refuses([&] { both.device.params.add("host", host.data(), {8}); }, "host's memory"));
   CHECK(both.device.params.layout()->find("host") == both.device.params.size());
   CHECK(refuses([&] { both.device.gradients.set("tensor 0", host.data()); }, "host's memory"));
-  // All pointers are looked at before any is taken.
+  // All pointers are checked before any is used.
   auto& gradients = both.device.gradients;
   std::vector<const float*> pointers;
   for (std::size_t k = 0; k < gradients.trained(); ++k) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files of methods on a device, which are those of methods on the host.
+// Methods on a device write the same files as methods on the host.
 #include <cstddef>
 #include <string>
 

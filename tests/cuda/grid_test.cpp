@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// polyak/cuda/grid.hpp: what threads do, thread by thread, on the host. For the emulation alone: it
-// looks at the memory of the device, whose allocations end where the tensors do.
+// polyak/cuda/grid.hpp: the work of threads, thread by thread, on the host. Only for the emulation:
+// it looks at the memory of the device, whose allocations end where the tensors do.
 #include <sys/mman.h>
 
 #include <cstddef>

@@ -28,7 +28,7 @@ foreach(words IN LISTS registers)
   endif()
 endforeach()
 
-# In PTX, and in machine code where a disassembler is at hand.
+# In PTX, and in machine code if a disassembler is available.
 file(GLOB ptx ${WORK}/*.ptx)
 file(STRINGS ${ptx} loads REGEX "ld\\.global(\\.cg)?\\.v4\\.|ld\\.cg\\.v4\\.")
 file(STRINGS ${ptx} stores REGEX "st\\.global(\\.cg)?\\.v4\\.|st\\.cg\\.v4\\.")

@@ -28,7 +28,7 @@ TEST_CASE("an offloaded average is that of the synchronous one, bit for bit") {
     device.take_gradients(model.params, model.gradients);
     step(device.params, device.gradients, optimizer, on_device);
     CHECK(offloaded.update(device.params));
-    // What else writes the weights waits for the copy too.
+    // Other writes to the weights also wait for the copy.
     if (k == 2)
       device.params.layout()->space->clear(device.params[4].raw(), device.params[4].bytes());
     if (k == 4) {

@@ -81,7 +81,7 @@ expect_refusal("--decay: must lie in" --decay 1.5)
 expect_refusal("--switch-decay: must lie in" --switch-decay 1)
 expect_refusal("--unknown" --unknown)
 
-# What a refusal is compared with: files that are right, also in the ways that they may differ.
+# For comparison: correct files, in every allowed form.
 run(--train good.txt --test windows.txt --batch 2 --hidden 2 --seeds 2 --epochs 2)
 if(NOT status EQUAL 0 OR NOT error STREQUAL "" OR NOT output MATCHES "4 to learn.* 2 to test")
   message(SEND_ERROR "good files: exit status ${status}\n${output}${error}")

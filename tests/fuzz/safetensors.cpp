@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The header of a safetensors file: any bytes are either refused by a rule, or what the rules
-// promise.
+// The header of a safetensors file: any bytes are either refused by a rule, or satisfy all rules.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

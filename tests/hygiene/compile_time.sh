@@ -22,8 +22,8 @@ echo '#include <polyak/polyak.hpp>' >"$folder/polyak.cpp"
 compile() {
   "$compiler" -std=c++20 -O2 -Iinclude "${eigen_flags[@]}" "${@:3}" -c "$2" -o "$folder/$1.o"
 }
-# Appends to NAME.times what a compilation takes, in seconds of the processor, which other work on
-# the machine disturbs less than those of the clock.
+# Appends the time of a compilation to NAME.times, in processor seconds, which depend less on other
+# work on the machine than elapsed seconds.
 measure() {
   local TIMEFORMAT='%U %S' times
   times=$({ time compile "$@"; } 2>&1)
@@ -46,7 +46,7 @@ failed=0
 hold() {
   local name=$1 target=$2 limit=$3 least=$4 most=$5
   shift 5
-  compile "$name" "$@"  # shows what the compiler has to say, which measuring hides
+  compile "$name" "$@"  # shows the compiler's messages, which measuring hides
   for ((run = 1; run <= most; ++run)); do
     measure eigen "$folder/eigen.cpp"
     measure "$name" "$@"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Runs PROGRAM once for each misuse and checks how it ended and what it said: cmake -D PROGRAM=... -P
+# Runs PROGRAM once for each misuse and checks its exit status and its message:
+# cmake -D PROGRAM=... -P
 set(messages
   "polyak: EmaOptions\\.decay .*, got 1\\.5"
   "polyak: EmaOptions\\.decay .*, got nan"

@@ -77,7 +77,7 @@ unsigned permissions(const std::string& path) {
   return status.st_mode & 07777;
 }
 
-/// What `body` returns in a process of its own; 99 where it throws, -1 where it is killed.
+/// Runs `body` in a process of its own and returns its result; 99 if it throws, -1 if it is killed.
 template <class Body>
 int in_child(Body body) {
   const ::pid_t child = ::fork();
@@ -558,7 +558,7 @@ TEST_CASE("Killed at any system call, a file is the old one or the whole new one
         REQUIRE(left == Names{"x"});
         break;
       }
-      // Once more, with what the first one left behind.
+      // Once more, with the file that the first one left behind.
       REQUIRE(run_and_kill(stops, write) != End::failed);
       const std::string after = content(path);
       REQUIRE((after == fresh || (after == old && !replaced)));

@@ -153,7 +153,7 @@ void check_run() {
   earlier::save(run, folder.file("again"), {.durable = false});
   compare_tensors(folder.file("again"), saved);
 
-  // The loaded run goes on as the old one did.
+  // The loaded run continues like the old one.
   for (std::uint64_t n = earlier::saved_after; n < earlier::steps; ++n) run.step(n);
   earlier::save(run, folder.file("continued"), {.durable = false});
   compare_tensors(folder.file("continued"), continued, tolerance_of_steps());

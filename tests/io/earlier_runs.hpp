@@ -128,7 +128,7 @@ class Model {
 
 // A run has a name, which its files bear, and:
 //   step(n)    computes step n = 0, 1, ...
-//   parts(use) calls use(...) with what save() and load() take
+//   parts(use) calls use(...) with the arguments of save() and load()
 
 struct SgdRun {
   static constexpr const char* name = "sgd";

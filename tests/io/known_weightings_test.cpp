@@ -201,7 +201,7 @@ TEST_CASE("A stream with fewer weights than calls is refused where it ends") {
 }
 
 TEST_CASE("The list has every weighting of the headers") {
-  // What has gains by call but is not in the list, and why.
+  // Types with gains by call that are not in the list, and the reason.
   const std::map<std::string, std::string> left_out{
       {"PowerClock", "stored as PacedPowerWeighting"},
       {"SampleClock", "its gains are no function of the call; it is not stored"},

@@ -114,7 +114,7 @@ void for_each_struct(Use use) {
   weighting(RepeatedWeighting<ExponentialWeighting>{{}, 2});
   weighting(HareTortoiseWeighting{});
   weighting(SwitchWeighting{});
-  // Parts, and what only a list of files takes: the list alone.
+  // Parts of options, and options of lists in files: tests the list only.
   const auto alone = [&]<class O>(O valid) {
     use(std::vector<O>{valid}, [](const O& o) { validate(o); });
   };

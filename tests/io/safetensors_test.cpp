@@ -100,7 +100,7 @@ struct Verdict {
     return out << verdict.rule << " of \"" << verdict.tensor << "\"";
   }
 };
-/// What a reader says to a file of these bytes: the rule, or "accepted".
+/// The reader's result for a file of these bytes: the broken rule, or "accepted".
 Verdict verdict(const std::string& bytes) {
   const TemporaryFolder folder;
   const std::string path = folder.file("x.safetensors");
@@ -228,7 +228,7 @@ TEST_CASE("R4: the header is UTF-8 without a byte-order mark") {
                      object(pair_a) + bad, bad + object(pair_a), bad});
   }
   check_all("R4", {"\xef\xbb\xbf" + object(pair_a), "\xef\xbb\xbf", "\xff\xfe{\0}\0"s});
-  // The bounds of what is allowed; within a name the mark is a character as any other.
+  // The limits of what is allowed; within a name the byte-order mark is an ordinary character.
   for (const std::string& good :
        {"\x7f"s, "\xc2\x80"s, "\xdf\xbf"s, "\xe0\xa0\x80"s, "\xed\x9f\xbf"s, "\xee\x80\x80"s,
         "\xef\xbf\xbf"s, "\xf0\x90\x80\x80"s, "\xf4\x8f\xbf\xbf"s, "\xef\xbb\xbf"s}) {
@@ -771,7 +771,7 @@ TEST_CASE("Copies are rounded as the library rounds") {
   check_conversions<Eigen::bfloat16>();
   check_conversions<float>();
   check_conversions<double>();
-  // Copied without conversion, every bit stays, those of a signalling NaN too.
+  // A copy without conversion keeps every bit, also of a signalling NaN.
   const std::vector<std::uint32_t> nans{0x7f800001u, 0xffa00000u};
   const SafetensorsFile file = opened(made(object(pair_a), raw(nans)));
   std::vector<float> out(2);
@@ -943,7 +943,7 @@ TEST_CASE("A writer that lacks bytes or gets too many changes no file") {
   CHECK(files_in(folder) == 1);
   CHECK(content(path) == "the old one");
 
-  SafetensorsWriter writer(path, specs);  // goes on after a refusal
+  SafetensorsWriter writer(path, specs);  // usable after a refusal
   writer.append(span_of(data).first(4));
   refusal<std::logic_error>([&] { writer.finish(); });
   writer.append(span_of(data).subspan(4));
@@ -1061,7 +1061,7 @@ TEST_CASE("Digests are XXH3-128, and those of others are not asked for") {
   CHECK(file.has_digests() == polyak::detail::has_digest);
   file.verify();
   if (!polyak::detail::has_digest) return;
-  // What xxHash's authors give for no bytes.
+  // The digest of no bytes according to xxHash's authors.
   CHECK(file.metadata().at("xxh3_128:empty") == "99aa06d3014798d86001c324468d497f");
   CHECK(file.metadata().at("xxh3_128").size() == 32);
   CHECK(file.metadata().at(R"(xxh3_128:"xxh3_128":")").size() == 32);
@@ -1091,7 +1091,7 @@ TEST_CASE("Digests are XXH3-128, and those of others are not asked for") {
             SafetensorsFile changed(path);
           }).ends_with("the header has changed since it was written: damaged"));
     const SafetensorsFile changed(path, false);
-    changed.verify();  // those of tensors still hold
+    changed.verify();  // the digests of tensors are still valid
     bytes[changed.data_start() + changed.at("a").begin] ^= 1;
     put(path, bytes);
     const SafetensorsFile damaged(path, false);

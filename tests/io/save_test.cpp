@@ -502,14 +502,14 @@ TEST_CASE("200 kills of a training process lose nothing that was saved") {
     REQUIRE(resumed.bytes() == undisturbed[static_cast<std::size_t>(now)]);
     if (now == last && longest < 300'000) longest += longest / 8;
     last = now;
-    if (last == killed_steps) {  // the next run begins anew
+    if (last == killed_steps) {  // the next run starts from the beginning
       ++finished;
       last = 0;
       std::filesystem::remove(path);
     }
   }
   CHECK(finished * killed_steps + last > 50);
-  // What a kill leaves behind is used by the next save: there is never more of it.
+  // The next save reuses the file that a kill left behind, so there is never more than one.
   std::size_t files = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder.path())) {
     ++files;

@@ -238,7 +238,7 @@ TEST_CASE("Indexes that are none are refused") {
     INFO(text);
     return refusal<polyak::io_error>([&] { polyak::SafetensorsModel model_of_it(folder.path()); });
   };
-  // What is beside the map may be anything.
+  // Other fields than the map may hold anything.
   CHECK(reads(R"({"metadata": {"total_size": 1.5e3, "x": [{}, null]}, "more": [1, {"a": true}],
                   "weight_map": {"fc.w": ")" +
               shard + R"("}})")

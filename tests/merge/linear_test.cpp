@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// average_n: what it sums or averages is what the formula says of single numbers, to the last bit,
-// wherever the numbers lie and however the work is split; nothing else is written; what it cannot
-// do it refuses.
+// average_n: sums and means equal the formula on single numbers, to the last bit, for any place of
+// the numbers and any split of the work. Nothing else is written. Invalid calls are refused.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -110,7 +109,7 @@ std::vector<Out> expected_sums(int level, const std::vector<const In*>& inputs,
              : sums_in<Out, Accumulator, levels::TwoRoundings<Accumulator>>(inputs, weights, size);
 }
 
-/// What the library computes where nobody tells it the level.
+/// The result of the library at its default level.
 template <class Out, class Accumulator, class In>
 std::vector<Out> expected_sums(const std::vector<const In*>& inputs,
                                const std::vector<double>& weights, std::size_t size) {
@@ -139,7 +138,8 @@ std::vector<const T*> pointers(const std::deque<Placed<T>>& list) {
   return addresses;
 }
 
-/// A run with everything given, into memory of its own: true where all is as expected.
+/// Runs average_n with all parameters given, into separate memory; returns whether the result is as
+/// expected.
 template <class Out, class Accumulator, class In>
 bool sums_well(int level, std::size_t streams_above, std::size_t offset,
                const std::vector<const In*>& inputs, const std::vector<double>& weights,
@@ -311,7 +311,7 @@ void check_in_place() {
 
 }  // namespace
 
-// What is loaded and what is stored do not know of each other: each type on either side will do.
+// Loading and storing are independent, so it is enough to test each type once on each side.
 TEST_CASE("sums in float are those of single numbers", "[average_n]") {
   check_types<float, float, float>();
   check_types<Eigen::half, Eigen::bfloat16, float>();
@@ -475,7 +475,7 @@ TEST_CASE("inputs and weights come in containers of all kinds", "[average_n]") {
                     half);
   CHECK(out == std::vector<float>{6, 12, 0});
 
-  // Nothing to do is done.
+  // No elements: nothing happens.
   polyak::average_n(std::span(out).first(0), std::array{a.data()}, std::array{1.0});
   polyak::average_n(std::span<float>(), std::array{std::span<const float>()}, std::array{1.0});
 }
@@ -709,7 +709,7 @@ TEST_CASE("average_n refuses lists that it cannot sum", "[average_n]") {
             polyak::average_n(target, {first, second}, halves);
           }) == "polyak: average_n() while an average is swapped in");
     CHECK(c == held);
-    polyak::average_n(second, {first, target}, halves);  // to read an average is fine
+    polyak::average_n(second, {first, target}, halves);  // reading an average is allowed
     CHECK(b[0] == 1.5F);
   }
 }

@@ -62,7 +62,7 @@ void check_close(const Numbers& actual, const Numbers& expected, double margin) 
   }
 }
 
-/// The checkpoints x_0..x_K of a walk, in memory of their own.
+/// The checkpoints x_0..x_K of a random walk, in separate memory.
 template <class T>
 struct Checkpoints {
   Checkpoints(std::size_t count, std::size_t size) {

@@ -28,8 +28,8 @@ void check_optimizer(const std::string& name, const std::function<O(const List&)
     return std::tuple(Scripted<float>(params, 3), make(params), Scripted<float>(params, 0));
   });
 }
-/// The method after an optimizer and an average: the last one, as those that change the weights
-/// after the pass ask for.
+/// The method after an optimizer and an average. It comes last, because some methods change the
+/// weights after the sweep.
 template <class A>
 void check_average(const std::string& name, const std::function<A(const List&)>& make) {
   check<float>("Sgd, average, " + name, [&](const List& params) {

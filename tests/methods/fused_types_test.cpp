@@ -53,7 +53,7 @@ TEST_CASE("fused equals separate: double") {
 TEMPLATE_TEST_CASE("fused equals separate: averages of double with an optimizer of float", "",
                    float, Eigen::bfloat16) {
   using namespace polyak;
-  // What the optimizer wrote is rounded to the parameters' type before an average sees it.
+  // The optimizer's result is rounded to the parameters' type before an average reads it.
   check<TestType>("AdamW, 2 averages", [](const Parameters<TestType>& params) {
     return std::tuple(AdamW(params, {.learning_rate = 0.1}), Scripted<TestType, double>(params, 0),
                       Scripted<TestType>(params, 3));

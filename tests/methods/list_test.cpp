@@ -25,7 +25,7 @@ namespace {
 const std::filesystem::path root = std::filesystem::path(POLYAK_INCLUDE_DIR) / "polyak";
 const std::filesystem::path bench = root / ".." / ".." / "bench";
 
-/// All entries, of methods and of what lies beside them.
+/// All entries, of methods and of other functions.
 std::vector<methods::Method> entries() {
   std::vector<methods::Method> all(std::begin(methods::others), std::end(methods::others));
   methods::for_each<float>(

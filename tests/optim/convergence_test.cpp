@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Optimizers and averages on a whole problem: softmax regression, which is convex, trained with
-/// small batches. Once on a built-in problem, and on handwritten digits where their file is at hand
+/// small batches. Once on a built-in problem, and on handwritten digits if their file is available
 /// (the folder in the environment variable POLYAK_TEST_DATA).
 #include <polyak/polyak.hpp>
 
@@ -241,7 +241,7 @@ void check_averages(const Classification& data, double learning_rate, double fac
   check("Swa", model.loss_of(swa));
   check("PowerEma 0.05", model.loss_of(sharp));
   check("PowerEma 0.10", model.loss_of(smooth));
-  CHECK(model.loss() == raw);  // the guards gave the weights back
+  CHECK(model.loss() == raw);  // the guards restored the weights
   posthoc.reconstruct(posthoc.solve({.sigma_rel = 0.15}), model.params);
   check("the width 0.15 after training", model.loss());
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// polyak/optim/tensor_groups.hpp: groups and selections of optimizers. A group trains as a list of
-// its own would, to the bit; a frozen tensor costs nothing; several optimizers share a step.
+// polyak/optim/tensor_groups.hpp: groups and selections of optimizers. A group trains with the same
+// bits as a separate list; a frozen tensor costs nothing; several optimizers share a step.
 #include <polyak/optim/tensor_groups.hpp>
 
 #include <array>
@@ -65,7 +65,7 @@ O in_group(O options, const GroupOptions& group) {
   return options;
 }
 
-/// The elements of one tensor, slot after slot; none where nothing is kept.
+/// The elements of one tensor, slot after slot; empty without state.
 template <class M>
 Bytes slots_of(const M& method, std::size_t tensor) {
   Bytes all;
@@ -139,7 +139,8 @@ void check_factors(const std::string& name, const typename M::Options& options) 
   }
 }
 
-/// A frozen tensor has no state, no clock and no change; thawed, it begins anew.
+/// A frozen tensor has no state and no clock, and does not change; when it is unfrozen, its
+/// training starts from the beginning.
 template <class M>
 void check_frozen(const std::string& name, const typename M::Options& options) {
   INFO(name);
@@ -166,7 +167,7 @@ void check_frozen(const std::string& name, const typename M::Options& options) {
                                run.model.tensor_bytes(5)} == before);
     later.step(step, {1, 3, 5});
   }
-  // Thawed, as a tensor that had no gradient before.
+  // Unfrozen, it equals a tensor that had no gradient before.
   run.optimizer.group(second, {});
   CHECK(run.optimizer.memory_report().total == whole.total);
   CHECK(run.optimizer.count() == 3);
@@ -176,7 +177,8 @@ void check_frozen(const std::string& name, const typename M::Options& options) {
     for (std::size_t k = 0; k < 6; ++k) CHECK(run.same(later, k));
   }
   CHECK(state_bytes(run.optimizer) == state_bytes(later.optimizer));
-  // Frozen and thawed once more, nothing of the state is left, and of the others all.
+  // After it is frozen and unfrozen again, its state is empty, and the state of the others is
+  // complete.
   run.optimizer.group(named("tensor 1"), {.frozen = true}).group(named("tensor 1"), {});
   for (const std::byte byte : slots_of(run.optimizer, 1)) CHECK(byte == std::byte{0});
   for (const std::size_t k : {std::size_t{0}, std::size_t{3}, std::size_t{4}, std::size_t{5}}) {
@@ -306,7 +308,7 @@ TEST_CASE("a factor of 0 for the learning rate goes on counting") {
 TEST_CASE("groups may change between steps, and the last one of a tensor counts") {
   const AdamWOptions options{.learning_rate = 0.1};
   Run<AdamW<float>> run(options), first(options), last(options);
-  // Three groups of which two are one.
+  // Three groups, two of them with equal factors.
   run.optimizer.group(named("tensor 0", "tensor 1"), {.learning_rate_factor = 0.5})
       .group(named("tensor 1"), {.learning_rate_factor = 0.25})
       .group(named("tensor 3"), {.learning_rate_factor = 0.5});
@@ -382,7 +384,7 @@ TEST_CASE("other groups and selections than those of a file are refused by name"
   selected.group(named("tensor 1"), {.weight_decay_factor = 0});
   refused(selected, {"tensor 4"});
 
-  // Other factors may be meant; they are then those of this program.
+  // With overridden options, other factors are allowed; then this program's factors are used.
   const auto report =
       polyak::load(file, polyak::LoadOptions{.override_options = true}, run.model.params, other);
   REQUIRE(report.overridden.size() == 1);
@@ -394,7 +396,7 @@ TEST_CASE("other groups and selections than those of a file are refused by name"
   CHECK(slots_of(frozen, 3).empty());
   CHECK(slots_of(frozen, 4) == slots_of(run.optimizer, 4));
   CHECK(frozen.count() == 1);
-  // The other way there is nothing to go on with.
+  // In the other direction there is no state to load.
   run.optimizer.group(named("tensor 3", "tensor 4"), {.frozen = true});
   polyak::save(file, {.metadata = {}, .durable = false}, run.model.params, run.optimizer);
   AdamW<float> fresh(run.model.params, options);
@@ -493,7 +495,7 @@ TEST_CASE("a tensor that two optimizers own is refused by name, with nothing cha
   CHECK(state_bytes(first) == states[0]);
   CHECK(state_bytes(other) == states[1]);
   CHECK(state_bytes(average) == states[2]);
-  // Frozen in one of them, it is the other's.
+  // If one optimizer has frozen it, the other owns it.
   first.group(named("tensor 3"), {.frozen = true});
   CHECK(polyak::step(model.params, model.gradients, first, other, average));
   CHECK(first.count() == 1);

@@ -30,7 +30,7 @@ struct OneTensor {
   OneTensor& operator=(const OneTensor&) = delete;
 };
 
-/// Two tensors of which the second joins late: a step with and a step without its gradient.
+/// Two tensors; the second joins late: one step with and one without its gradient.
 template <class P = double>
 struct TwoTensors {
   std::vector<P> first{1, 2, 3}, second{4, 5}, first_gradient{0, 0, 0}, second_gradient{0, 0};
@@ -61,6 +61,6 @@ void check_bad_rates_are_refused(Optimizer& optimizer) {
   CHECK(optimizer.at(before).learning_rate() == before);
 }
 
-/// What a bad field of any kind may hold.
+/// Bad values for fields of any kind.
 inline const std::initializer_list<double> not_a_rate{-0.5, nan_value, infinity, -infinity};
 inline const std::initializer_list<double> not_a_beta{-0.5, 1, 1.5, nan_value, infinity, -infinity};

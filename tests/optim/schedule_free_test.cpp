@@ -275,7 +275,7 @@ TEST_CASE("a tensor that joins late starts where it is", "[schedule_free]") {
     CHECK(model.second == std::vector<double>{4, 5});
     CHECK(model.first[0] == Approx(1 - 0.5 * (1 + 2 + 3 + 4) / 4.0).epsilon(1e-14));
   }
-  model.second = {6, 7};  // where the user has put it by the time it joins
+  model.second = {6, 7};  // the user has set it before it joins
   optimizer.step(model.params, model.both);
   // c = 1/5 by the optimizer's clock: z = 6 - 1, x = 6 - 1/5, y = 0.9 x + 0.1 z
   CHECK(optimizer.slot("z")["second"](0) == 5);

@@ -15,7 +15,7 @@ using polyak::SgdOptions;
 
 namespace {
 
-/// x after each of three steps with gradient 1, from 0 unless told otherwise.
+/// x after each of three steps with gradient 1, by default from 0.
 std::vector<double> three_steps(SgdOptions options, double start = 0) {
   OneTensor<> model({start});
   polyak::Sgd<double> optimizer(model.params, options);

@@ -39,7 +39,7 @@ double closed_form(double lr, double s, std::int64_t k, std::int64_t n, AnnealSt
                              static_cast<long double>(lr) * (1 - f));
 }
 
-/// The recursion of the reference, as it is written there.
+/// The recursion of the reference, literally.
 double as_reference(double lr, double s, std::int64_t k, std::int64_t n, AnnealStrategy strategy) {
   const auto f = [&](std::int64_t step) {
     const double u = std::fmin(static_cast<double>(step) / static_cast<double>(n), 1.0);
@@ -191,7 +191,7 @@ TEST_CASE("the state of annealing goes on bit for bit", "[swa_learning_rate]") {
       SwaLearningRate run({0.1, 0.7}, options);
       for (std::int64_t k = 0; k < saved_at; ++k) run.step();
       if (rebase) run.set_rate(1, 0.123);
-      SwaLearningRate resumed({0.4, 0.5}, options);  // whose initial rates are not used
+      SwaLearningRate resumed({0.4, 0.5}, options);  // the initial rates are not used
       resumed.step();
       restore_state(resumed, state_bytes(run));
       CHECK(state_bytes(resumed) == state_bytes(run));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A decay of 0 must not read the weights: an infinite one stays what the update makes of it.
+// A decay of 0 must not read the weights: an infinite weight must not become NaN.
 #include <polyak/optim/adamw.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>
 #include <polyak/optim/schedule_free_sgd.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a user's program does with polyak: train, average, evaluate the average.
+// A user's program: train, average, evaluate the average.
 #include <Eigen/Core>
 #include <cstdio>
 #include <polyak/polyak.hpp>

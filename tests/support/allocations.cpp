@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Replaces every global operator new and delete by ones that count. Under the thread sanitizer,
-// which has its own, nothing is counted.
+// Replaces every global operator new and delete by counting versions. The thread sanitizer has its
+// own versions, so nothing is counted under it.
 #include "allocations.hpp"
 
 #include <atomic>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Counts what this program allocates through operator new.
+/// Counts this program's allocations through operator new.
 #pragma once
 
 #include <cstddef>
@@ -10,13 +10,13 @@ namespace allocations {
 struct Counts {
   std::size_t number = 0;
   std::size_t bytes = 0;
-  std::size_t aligned_bytes = 0;  ///< those asked for with an alignment
+  std::size_t aligned_bytes = 0;  ///< requested with an alignment
 };
 
-/// All so far, by any thread.
+/// All allocations so far, by any thread.
 [[nodiscard]] Counts so_far();
 
-/// Those since this object was made.
+/// The allocations since this object was constructed.
 class Counter {
  public:
   [[nodiscard]] Counts counts() const {

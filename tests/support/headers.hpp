@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The text of the library's headers, for tests that compare a list with what is declared there.
+/// The text of the library's headers, for tests that compare a list with the declarations.
 #pragma once
 
 #include <filesystem>
@@ -18,7 +18,7 @@ namespace headers {
 
 struct Line {
   std::string file, text;
-  std::string type;  ///< the struct or class that was last begun above it
+  std::string type;  ///< the last struct or class that begins above it
 };
 
 /// All lines of all headers.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// The battery for laws: on one pack of each level a law computes what it computes on single
-/// numbers, to the last bit. What a sweep adds to a law (tails, alignment, conversions, storage) is
-/// the business of sweep_battery.hpp.
+/// numbers, to the last bit. sweep_battery.hpp tests what a sweep adds to a law: tails, alignment,
+/// conversions, storage.
 #pragma once
 
 #include <array>
@@ -26,7 +26,7 @@
 
 namespace law_battery {
 
-/// Ordinary numbers of many magnitudes, and every fourth one that needs care.
+/// Ordinary numbers of many magnitudes; every fourth one is a special case.
 template <class T>
 [[nodiscard]] T some_number(std::mt19937_64& random) {
   if constexpr (sizeof(T) == 2) {
@@ -132,7 +132,7 @@ void check(const std::string& name, const Law& law) {
     compare(one, expected, "one register of level " + std::to_string(level));
     compare(two, expected, "two registers of level " + std::to_string(level));
   }
-  // A sweep stores no more than the law says that it writes.
+  // A sweep stores only what the law declares as written.
   for (std::size_t n = 0; n < before.size(); ++n) {
     const bool written = n == 0 ? polyak::writes_parameter<Law>
                                 : static_cast<int>(n) - 2 < polyak::written_slots<Law> && n != 1;

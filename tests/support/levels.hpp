@@ -12,7 +12,7 @@
 
 namespace levels {
 
-/// 0 is what this translation unit is compiled for.
+/// 0 is the level that this translation unit is compiled for.
 [[nodiscard]] inline std::vector<int> supported() {
   std::vector<int> levels{0};
   for (const int level : {3, 4}) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The battery for methods. Everything here is about bits: whatever the tensors, the selections,
-/// the executor, the pauses and the copies, a method computes the same.
+/// The battery for methods. All comparisons are bit for bit: tensors, selections, executor, pauses
+/// and copies do not change a method's results.
 ///
 /// Above 300 lines: the checks share one training of a method without its type.
 #pragma once
@@ -49,7 +49,7 @@ class AnyMethod {
   virtual void vary() = 0;
   [[nodiscard]] virtual Bytes state() = 0;
   virtual void restore(const Bytes& bytes) = 0;
-  /// Saves the method with its model in a file, and loads them from there.
+  /// Saves the method with its model in a file, and loads both from it.
   virtual void save(const std::string& path, const polyak::Parameters<P>& params) = 0;
   virtual void load(const std::string& path, const polyak::Parameters<P>& params) = 0;
   [[nodiscard]] virtual std::unique_ptr<AnyMethod> copied() const = 0;
@@ -63,7 +63,7 @@ class AnyMethod {
   [[nodiscard]] virtual Bytes tensor(std::size_t index) const = 0;
 };
 
-/// With `Files` it can be saved and loaded, which takes long to compile.
+/// With `Files` it can be saved and loaded, which is slow to compile.
 template <class M, bool Files>
 class Holder final : public AnyMethod<typename M::Parameter> {
   using P = typename M::Parameter;
@@ -195,7 +195,7 @@ template <class P, bool Files>
   };
 }
 
-/// One method at work on one model.
+/// One method on one model.
 template <class P>
 struct Training {
   Model<P> model;
@@ -212,7 +212,7 @@ struct Training {
     model.gradients.scale(entry.scale).clip_value(entry.limit);
   }
 
-  /// Everything a step needs but the step.
+  /// Prepares a step without running it.
   void prepare(std::uint64_t step, const std::set<std::size_t>& without = {}) {
     model.differentiate(step, without);
     if (!trains) model.wander(step);
@@ -371,8 +371,8 @@ void check_gaps(const Entry<P>& entry) {
   }
 }
 
-/// A tensor whose training begins later than that of others is trained as if on its own. Not for
-/// methods with one clock for all.
+/// A tensor whose training begins late is trained as if it were alone. Not for methods with one
+/// clock for all tensors.
 template <class P>
 void check_late_start(const Entry<P>& entry) {
   constexpr std::uint64_t late = 4, steps = 10;
@@ -464,7 +464,7 @@ void check_memory(const Entry<P>& entry) {
     INFO(entry.name);
     CHECK(counts.aligned_bytes == report.total);
     CHECK(slots + buffers <= report.total);
-    CHECK(report.total - slots - buffers <= report.slots.size());  // what does not divide evenly
+    CHECK(report.total - slots - buffers <= report.slots.size());  // remainders
     CHECK(counts.bytes - counts.aligned_bytes < 4096);
     CHECK(all == 2 * report.total);
   }
@@ -486,7 +486,7 @@ void check_allocations(const Entry<P>& entry) {
   }
 }
 
-/// Everything, for a list of methods: `list(use)` calls use(method, make) for each.
+/// The whole battery, for a list of methods: `list(use)` calls use(method, make) for each.
 template <class P, class List>
 void check(List list) {
   std::vector<Entry<P>> entries;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Weights and gradients to run methods on: numbers that depend on place and step only.
+/// Weights and gradients to run methods on: numbers that depend only on place and step.
 #pragma once
 
 #include <cstddef>
@@ -74,7 +74,7 @@ class Model {
     }
   }
 
-  /// Every bit of the weights, what surrounds them included, and of the buffers.
+  /// Every bit of the weights and their margins, and of the buffers.
   [[nodiscard]] std::vector<std::byte> bytes() const {
     std::vector<std::byte> all = bits::bytes(weights_);
     for (const auto& more : {bits::bytes(statistics_), bits::bytes(counters_)}) {
@@ -87,7 +87,7 @@ class Model {
     return bits::bytes(params[tensor].data(), params[tensor].size());
   }
 
-  /// Whether what surrounds the weights is as it was.
+  /// Whether the margins of the weights are unchanged.
   [[nodiscard]] bool margins_intact() const {
     const std::vector<P> fresh = numbers(0);
     const auto equal = [&](std::size_t begin) {
@@ -97,7 +97,7 @@ class Model {
     return equal(0) && equal(margin + elements());
   }
 
-  /// Takes over what bytes() of an equal model gave.
+  /// Restores the result of bytes() of an equal model.
   void restore(const std::vector<std::byte>& bytes) {
     const auto take = [from = bytes.data()](auto& array) mutable {
       const std::size_t size = array.size() * sizeof array[0];

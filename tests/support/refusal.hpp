@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Tests that something is refused, by which exception and in which words.
+/// Tests of refusals: the exception and its message.
 #pragma once
 
 #include <initializer_list>
@@ -11,8 +11,8 @@
 
 #include "catch.hpp"
 
-/// The message of the Error (not of a class derived from it) that `call` throws; fails the test
-/// where it throws nothing or something else.
+/// The message of the Error (not of a class derived from it) that `call` throws; fails the test if
+/// it throws nothing or something else.
 template <class Error, class Call>
 std::string refusal(Call&& call) {
   try {

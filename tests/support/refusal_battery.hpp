@@ -17,7 +17,7 @@
 #include "catch.hpp"
 #include "refusal.hpp"
 
-/// Sets the n-th of all bad values of the fields of an object, and says what the refusal must be.
+/// Sets the n-th of all bad values of an object's fields, and records the expected refusal.
 class FieldBreaker : public polyak::detail::FieldVisitor<FieldBreaker> {
  public:
   FieldBreaker(std::string_view owner, std::size_t n) : owner_(owner), left_(n) {}

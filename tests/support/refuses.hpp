@@ -10,7 +10,7 @@
 #include "catch.hpp"
 #include "refusal.hpp"
 
-/// True where the call throws std::invalid_argument with each of the words in its message.
+/// Whether the call throws std::invalid_argument with each of the words in its message.
 template <class Call>
 [[nodiscard]] bool refuses(Call call, const std::vector<std::string>& words) {
   const std::string message = refusal<std::invalid_argument>(call);

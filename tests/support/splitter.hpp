@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// An executor that splits a pass as it is told.
+/// An executor that splits a sweep in a chosen way.
 #pragma once
 
 #include <algorithm>

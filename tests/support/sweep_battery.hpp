@@ -2,7 +2,7 @@
 /// @file
 /// The battery for the sweep: whatever the size, the alignment and the cuts, a loop computes what
 /// its laws compute on single numbers, one element after the other, and nothing else in memory
-/// changes. Probe laws stand for all laws, which law_battery.hpp looks at.
+/// changes. Probe laws represent all laws, which law_battery.hpp tests.
 #pragma once
 
 #include <algorithm>
@@ -81,7 +81,7 @@ struct ReadingProbe {
   }
 };
 
-// ---- what a sweep should compute ----------------------------------------------------------------
+// ---- the expected results of a sweep ------------------------------------------------------------
 
 /// One law over the numbers begin..end of a tensor, one by one.
 template <class Level, class P, class B>
@@ -182,7 +182,8 @@ struct Memory {
   }
 };
 
-/// A law, bound to no memory yet, over one tensor of every size at every alignment, whole and cut.
+/// Runs a law that is not bound yet over one tensor of every size at every alignment, whole and
+/// cut.
 template <class P, class B>
 void check(const std::string& name, const B& unbound) {
   using polyak::detail::Loop;
@@ -216,7 +217,7 @@ void check(const std::string& name, const B& unbound) {
                           << element << " of " << size << ", alignment " << offset << ", "
                           << cuts.size() - 1 << " pieces");
         };
-        // The array `is` as `should` from first to last, and as `was` around it.
+        // The array `is` must equal `should` from first to last, and `was` around it.
         const auto compare = [&](const auto& is, const auto& was, const auto& should,
                                  const std::string& stream, std::size_t first, std::size_t last) {
           const std::size_t inside = bits::difference(is.data(), should.data(), first, last);
