@@ -152,7 +152,7 @@ struct RandomChoice {
 
 /// x <- source for the chosen elements of one tensor.
 template <class P>
-struct RestorePass {
+struct RestoreKernel {
   P* x;
   const P* source;
   std::size_t begin, end;
@@ -289,9 +289,9 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
         const std::size_t high =
             end == size ? size : end / detail::slot_granule * detail::slot_granule;
         if (low >= high) return;
-        detail::run_at(
-            level, detail::RestorePass<element_t<P>>{params[k].data(), source_.tensor(0, k).data(),
-                                                     low, high, choice(this->calls(), k)});
+        detail::run_at(level, detail::RestoreKernel<element_t<P>>{params[k].data(),
+                                                                  source_.tensor(0, k).data(), low,
+                                                                  high, choice(this->calls(), k)});
       };
       executor(size, range);
     }

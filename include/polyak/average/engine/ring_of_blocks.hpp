@@ -252,7 +252,7 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
           make,
           [&](const auto& stored) {
             auto bound = into(stored);
-            // Each pass rounds at random anew.
+            // Each sweep needs new random bits.
             if constexpr (requires { bound.key.seed; }) {
               bound.key.seed += 0x9e3779b97f4a7c15u * static_cast<std::uint64_t>(done + 1);
             }

@@ -52,12 +52,12 @@ template <class D, class Task>
 /// or could not be queued; and a thread gets much the same elements in every step. A helper may
 /// start after its sweep has ended, so it holds a reference. The references are counted by hand,
 /// because a std::function allocates nothing if it is trivial to copy.
-class SharedPasses {
+class SharedSweeps {
  public:
   static constexpr std::size_t most_shares = 1 << 15;
 
   struct Release {
-    void operator()(SharedPasses* passes) const { passes->release(); }
+    void operator()(SharedSweeps* shared) const { shared->release(); }
   };
   void retain() { owners_.fetch_add(1, std::memory_order_relaxed); }
   void release() {
@@ -66,8 +66,8 @@ class SharedPasses {
 
   /// Returns false if another thread is in a call.
   template <class D, class Range>
-  [[nodiscard]] bool run(const D& device, std::size_t elements, std::size_t shares, int helpers,
-                         Range& range) {
+  [[nodiscard]] bool share(const D& device, std::size_t elements, std::size_t shares, int helpers,
+                           Range& range) {
     if (in_use_.exchange(true, std::memory_order_acquire)) return false;
     elements_ = elements;
     shares_ = shares;
@@ -160,7 +160,7 @@ class ThreadPool {
 
   /// The device must outlive the executor, which allocates about a hundred bytes.
   explicit ThreadPool(const D& device, std::size_t serial_below = usual_serial_below)
-      : device_(&device), serial_below_(serial_below), passes_(new detail::SharedPasses) {}
+      : device_(&device), serial_below_(serial_below), shared_(new detail::SharedSweeps) {}
   ThreadPool(const ThreadPool& other) : ThreadPool(*other.device_, other.serial_below_) {}
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool() = default;
@@ -176,11 +176,11 @@ class ThreadPool {
       const auto wanted = shares_per_thread * static_cast<std::size_t>(threads);
       std::size_t shares = wanted < worthwhile ? wanted : worthwhile;
       if (shares < 2) shares = 2;
-      if (shares > detail::SharedPasses::most_shares) shares = detail::SharedPasses::most_shares;
+      if (shares > detail::SharedSweeps::most_shares) shares = detail::SharedSweeps::most_shares;
       const int others = threads - 1;
       const int helpers =
           others < static_cast<int>(shares) - 1 ? others : static_cast<int>(shares) - 1;
-      if (passes_->run(*device_, elements, shares, helpers, range)) return;
+      if (shared_->share(*device_, elements, shares, helpers, range)) return;
     }
     range(std::size_t{0}, elements);
   }
@@ -191,7 +191,7 @@ class ThreadPool {
 
   const D* device_;
   std::size_t serial_below_;
-  std::unique_ptr<detail::SharedPasses, detail::SharedPasses::Release> passes_;
+  std::unique_ptr<detail::SharedSweeps, detail::SharedSweeps::Release> shared_;
 };
 
 /// An executor on the user's Eigen::ThreadPoolDevice, which must outlive it. Sweeps over fewer
