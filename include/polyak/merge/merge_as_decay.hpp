@@ -160,7 +160,7 @@ inline void require_multipliers(std::span<const double> multipliers, const Merge
     multipliers[i - 1] = positive ? std::min(sum, 1.0) : sum;
   }
   sum += weights[0];
-  require(std::fabs(sum - 1) <= 1e-9, "multipliers_of: weights must have the sum 1", sum);
+  require(std::fabs(sum - 1) <= 1e-9, "multipliers_of: weights must sum to 1", sum);
   return multipliers;
 }
 

@@ -85,7 +85,7 @@ template <class W>
     now = {gain * gain + complement * complement * now.squares, complement * older,
            complement * (now.variance + gain * older * older)};
   });
-  require(ready, "weight profile: calls must reach the first update", calls);
+  require(ready, "weight profile: calls must not end before the first update", calls);
   return now;
 }
 
