@@ -219,7 +219,7 @@ TEST_CASE("the state of annealing names everything once", "[swa_learning_rate]")
     void slots(const polyak::ConstSlots&) override {}
 
    private:
-    void add_option(polyak::detail::OptionText option) override {
+    void add_option(polyak::detail::OptionText&& option) override {
       options.push_back(std::move(option.name));
     }
     void add_scalar(std::string_view name, const void*, const polyak::StateScalarType&) override {

@@ -136,7 +136,7 @@ class OptionVisitor {
 
  private:
   static std::string joined(std::string_view name, std::string_view tensor);
-  virtual void add_option(detail::OptionText option);
+  virtual void add_option(detail::OptionText&& option);
 
   bool wants_options_;
 };

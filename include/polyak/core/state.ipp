@@ -24,7 +24,7 @@ inline namespace v0 {
 POLYAK_DEFINE std::string OptionVisitor::joined(std::string_view name, std::string_view tensor) {
   return std::string(name).append(".").append(tensor);
 }
-POLYAK_DEFINE void OptionVisitor::add_option(detail::OptionText) {}
+POLYAK_DEFINE void OptionVisitor::add_option(detail::OptionText&&) {}
 
 POLYAK_DEFINE StateVisitor::~StateVisitor() = default;
 POLYAK_DEFINE StateEditor::~StateEditor() = default;

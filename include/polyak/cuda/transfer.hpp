@@ -46,7 +46,9 @@ class OptionList final : public StateVisitor {
   }
 
  private:
-  void add_option(polyak::detail::OptionText option) override { all_.push_back(std::move(option)); }
+  void add_option(polyak::detail::OptionText&& option) override {
+    all_.push_back(std::move(option));
+  }
   void add_scalar(std::string_view, const void*, const StateScalarType&) override {}
   Texts& all_;
 };

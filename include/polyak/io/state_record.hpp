@@ -89,7 +89,7 @@ class StateRecorder final : public StateVisitor {
   void slots(const ConstSlots& slots) override;
 
  private:
-  void add_option(OptionText option) override;
+  void add_option(OptionText&& option) override;
   void add_scalar(std::string_view name, const void* value, const StateScalarType& type) override;
 
   StateRecord& all_;

@@ -83,7 +83,7 @@ POLYAK_DEFINE StateRecorder::StateRecorder(StateRecord& all, std::string_view ty
   method.state = name_of(state);
   method.list = all.lists.size() - 1;
 }
-POLYAK_DEFINE void StateRecorder::add_option(OptionText option) {
+POLYAK_DEFINE void StateRecorder::add_option(OptionText&& option) {
   all_.methods[method_].options.push_back(std::move(option));
 }
 POLYAK_DEFINE void StateRecorder::add_scalar(std::string_view name, const void* value,
