@@ -3,6 +3,9 @@
 #include <polyak/average/analysis/profile_fit.ipp>
 #include <polyak/average/engine/accumulation.ipp>
 #include <polyak/average/engine/average_record.ipp>
+#include <polyak/average/engine/batch_norm_layers.ipp>
+#include <polyak/average/engine/batch_norm_moments.ipp>
+#include <polyak/average/engine/pass_memory.ipp>
 #include <polyak/average/engine/swap.ipp>
 #include <polyak/average/posthoc.ipp>
 #include <polyak/average/schedules/conversions.ipp>

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layers of a BatchNormEstimator: registration, passes, merging.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include <polyak/average/engine/batch_norm_layers.hpp>
+#include <polyak/core/require.hpp>
+#include <polyak/core/tensors/views.hpp>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+// ---- what is registered -------------------------------------------------------------------------
+
+POLYAK_DEFINE std::size_t BatchNormLayers::add(std::string name, const BatchNormArray& means,
+                                               const BatchNormArray& variances,
+                                               std::int64_t* counter) {
+  refuse_while_running("add()");
+  require(!name.empty(), "a BatchNorm layer's name must not be empty", std::string_view(name));
+  for (const BatchNormLayer& other : layers_) {
+    require(other.name != name, "a BatchNorm layer's name must be new", std::string_view(name));
+  }
+  require_contiguous(means.contiguous, name);
+  require_contiguous(variances.contiguous, name);
+  const std::size_t channels = elements_of(means.shape, name);
+  const std::size_t others = elements_of(variances.shape, name);
+  require(channels > 0, "layer \"" + name + "\" must have channels; its number of means", channels);
+  require(others == channels,
+          "layer \"" + name + "\" must have as many variances as means, " + text(channels), others);
+
+  std::vector<PassPiece> pieces;
+  pieces.push_back({means.data, channels * numbers_->bytes, name});
+  pieces.push_back({variances.data, channels * numbers_->bytes, name});
+  if (counter != nullptr) pieces.push_back({counter, sizeof *counter, name});
+  memory_.reserve(pieces);
+  BatchNormLayer layer{std::move(name), means.data, variances.data, counter, channels};
+  layer.total.resize(channels);
+  layer.before.resize(channels);
+  batch_.make_room(channels);
+  layers_.push_back(std::move(layer));
+  memory_.append(pieces);
+  return layers_.size() - 1;
+}
+
+POLYAK_DEFINE void BatchNormLayers::set_during_pass(void* place, const void* value,
+                                                    std::size_t bytes) {
+  refuse_while_running("set_during_pass()");
+  std::vector<PassPiece> pieces;
+  pieces.push_back({place, bytes, "set_during_pass"});
+  pieces[0].during.resize(bytes);
+  std::memcpy(pieces[0].during.data(), value, bytes);
+  memory_.reserve(pieces);
+  memory_.append(pieces);
+}
+
+POLYAK_DEFINE void BatchNormLayers::refuse_while_running(std::string_view call) const {
+  if (running_) {
+    refuse_order("polyak: " + std::string(call) +
+                 " during a pass over the batches of a BatchNormEstimator");
+  }
+}
+
+// ---- a pass over batches ------------------------------------------------------------------------
+
+POLYAK_DEFINE void BatchNormLayers::begin_pass() noexcept {
+  running_ = true;
+  batch_count_ = 0;
+  memory_.begin_pass();
+  for (BatchNormLayer& layer : layers_) {
+    std::swap(layer.total, layer.before);
+    layer.total.batches = layer.total.samples = 0;
+    layer.seen = BatchNormLayer::Seen::not_yet;
+    for (std::size_t c = 0; c < layer.channels; ++c) {
+      numbers_->store(layer.mean, c, 0);
+      numbers_->store(layer.variance, c, 1);
+    }
+    if (layer.counter != nullptr) *layer.counter = 0;
+  }
+}
+
+POLYAK_DEFINE void BatchNormLayers::end_batch() {
+  ++batch_count_;
+  for (const BatchNormLayer& layer : layers_) {
+    if (layer.seen == BatchNormLayer::Seen::not_yet) {
+      refuse_order("polyak: BatchNorm layer \"" + layer.name + "\" was not observed in batch " +
+                   text(batch_count_));
+    }
+  }
+  for (BatchNormLayer& layer : layers_) {
+    if (layer.seen == BatchNormLayer::Seen::here) {
+      write(layer);
+    } else {
+      for (std::size_t c = 0; c < layer.channels; ++c) {
+        layer.total.mean[c] = numbers_->load(layer.mean, c);
+        layer.total.spread[c] = numbers_->load(layer.variance, c);
+      }
+      ++layer.total.batches;
+      layer.total.samples += layer.samples;
+      if (layer.counter != nullptr) *layer.counter = layer.total.batches;
+    }
+    layer.seen = BatchNormLayer::Seen::not_yet;
+  }
+}
+
+POLYAK_DEFINE void BatchNormLayers::end_pass(bool succeeded) noexcept {
+  running_ = false;
+  memory_.end_pass(succeeded);
+  if (succeeded) return;
+  for (BatchNormLayer& layer : layers_) std::swap(layer.total, layer.before);
+}
+
+POLYAK_DEFINE const BatchNormLayer& BatchNormLayers::known(std::size_t layer) const {
+  require(layer < layers_.size(), "a BatchNorm layer's number must be one that add() returned",
+          layer);
+  return layers_[layer];
+}
+
+POLYAK_DEFINE BatchNormLayer& BatchNormLayers::observed(std::size_t number, std::int64_t samples,
+                                                        std::size_t channels) {
+  const BatchNormLayer& layer = known(number);
+  if (!running_) {
+    refuse_order("polyak: BatchNorm layer \"" + layer.name +
+                 "\" was observed outside of estimate()");
+  }
+  if (layer.seen != BatchNormLayer::Seen::not_yet) {
+    refuse_order("polyak: BatchNorm layer \"" + layer.name + "\" was observed twice in batch " +
+                 text(batch_count_ + 1));
+  }
+  if (channels != layer.channels) {
+    refuse_layer(layer, "the channels must be " + text(layer.channels), channels);
+  }
+  if (samples < 2) refuse_layer(layer, "a batch must have at least 2 values per channel", samples);
+  return layers_[number];
+}
+
+POLYAK_DEFINE void BatchNormLayers::take(BatchNormLayer& layer, std::int64_t samples) {
+  if (pooling_ != BatchNormPooling::pooled) {
+    for (std::size_t c = 0; c < layer.channels; ++c) {
+      batch_.spread[c] /= static_cast<double>(samples - 1);
+    }
+  }
+  layer.total.join(pooling_, 1, samples, batch_.mean.data(), batch_.spread.data());
+  layer.seen = BatchNormLayer::Seen::here;
+}
+
+POLYAK_DEFINE double BatchNormLayers::factor(std::size_t layer, std::int64_t samples) {
+  if (pooling_ == BatchNormPooling::pooled) {
+    refuse_order("polyak: BatchNormPooling::pooled has no factor; observe the layer");
+  }
+  BatchNormLayer& target = observed(layer, samples, known(layer).channels);
+  target.seen = BatchNormLayer::Seen::by_layer;
+  target.samples = samples;
+  const double own = batch_norm_weight(pooling_, 1, samples);
+  return own / (batch_norm_weight(pooling_, target.total.batches, target.total.samples) + own);
+}
+
+POLYAK_DEFINE void BatchNormLayers::write(const BatchNormLayer& layer) const {
+  const BatchNormMoments& total = layer.total;
+  const bool pooled = pooling_ == BatchNormPooling::pooled;
+  const double divisor = pooled ? static_cast<double>(total.samples - 1) : 1;
+  for (std::size_t c = 0; c < layer.channels; ++c) {
+    numbers_->store(layer.mean, c, total.mean[c]);
+    numbers_->store(layer.variance, c, total.spread[c] / divisor);
+  }
+  if (layer.counter != nullptr) *layer.counter = total.batches;
+}
+
+// ---- what other estimators found ----------------------------------------------------------------
+
+POLYAK_DEFINE void BatchNormLayers::require_same(const BatchNormLayers& other) const {
+  bool same = layers_.size() == other.layers_.size();
+  for (std::size_t k = 0; same && k < layers_.size(); ++k) {
+    same = layers_[k].name == other.layers_[k].name;
+  }
+  if (!same) refuse_value("polyak: merge() needs the same BatchNorm layers in the same order");
+}
+
+POLYAK_DEFINE void BatchNormLayers::merge(std::span<const double> statistics) {
+  refuse_while_running("merge()");
+  check(statistics);
+  const double* next = statistics.data() + 2;
+  for (BatchNormLayer& layer : layers_) {
+    const auto batches = static_cast<std::int64_t>(next[1]);
+    const auto samples = static_cast<std::int64_t>(next[2]);
+    layer.total.join(pooling_, batches, samples, next + 3, next + 3 + layer.channels);
+    if (layer.total.batches != 0) write(layer);
+    next += 3 + 2 * layer.channels;
+  }
+}
+
+POLYAK_DEFINE std::vector<double> BatchNormLayers::statistics() const {
+  std::vector<double> all{static_cast<double>(pooling_), static_cast<double>(layers_.size())};
+  for (const BatchNormLayer& layer : layers_) {
+    all.push_back(static_cast<double>(layer.channels));
+    all.push_back(static_cast<double>(layer.total.batches));
+    all.push_back(static_cast<double>(layer.total.samples));
+    all.insert(all.end(), layer.total.mean.begin(), layer.total.mean.end());
+    all.insert(all.end(), layer.total.spread.begin(), layer.total.spread.end());
+  }
+  return all;
+}
+
+/// Refuses numbers that statistics() of the same layers cannot have given.
+POLYAK_DEFINE void BatchNormLayers::check(std::span<const double> statistics) const {
+  std::size_t size = 2;
+  for (const BatchNormLayer& layer : layers_) size += 3 + 2 * layer.channels;
+  require(statistics.size() == size, "the statistics to merge must have " + text(size) + " numbers",
+          statistics.size());
+  require(statistics[0] == static_cast<double>(pooling_),
+          "the statistics to merge must be pooled by " + std::string(name_of(pooling_)) + ", " +
+              text(static_cast<double>(pooling_)),
+          statistics[0]);
+  require(statistics[1] == static_cast<double>(layers_.size()),
+          "the statistics to merge must be of " + text(layers_.size()) + " layers", statistics[1]);
+  const double* next = statistics.data() + 2;
+  for (const BatchNormLayer& layer : layers_) {
+    if (next[0] != static_cast<double>(layer.channels)) {
+      refuse_layer(layer, "the channels to merge must be " + text(layer.channels), next[0]);
+    }
+    for (const double count : {next[1], next[2]}) {
+      if (!(count >= 0 && count <= 0x1p53 && std::floor(count) == count)) {
+        refuse_layer(layer, "counts to merge must be whole and >= 0", count);
+      }
+    }
+    if (!(next[2] >= 2 * next[1])) {
+      refuse_layer(layer, "batches to merge must have at least 2 values per channel each", next[2]);
+    }
+    next += 3 + 2 * layer.channels;
+  }
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
