@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The host's loops for tests that nvcc compiles, which cannot compile those of core/sweep.hpp: the
-/// laws on scalars, element by element. To the bits of the packs, as the emulated tests show.
+/// The host's side of the device tests where nvcc compiles them: it does not compile the packs of
+/// core/sweep.hpp, so there is no Sweep of the host's lists without this one. It runs the threads
+/// of cuda/grid.hpp one after another, for each method alone.
+///
+/// With it the tests on a device prove what the emulation cannot: that the code nvcc makes of those
+/// threads, its launches, streams and tables give what the same threads give on the host, and fused
+/// steps what separate ones do. That the threads have the bits of the packs is what the emulated
+/// tests prove.
 #pragma once
 
 #include <cmath>
@@ -20,7 +26,7 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// Loops of scalars without their types.
+/// A law's loop over one tensor, without its type.
 template <class P>
 struct ScalarLoop {
   void (*sweep)(const void* bound, const TensorMemory& memory, const P* gradient,
@@ -45,33 +51,21 @@ struct Sweep<P> {
 
   template <bool, class B>
   [[nodiscard]] static Loop loop(const B& bound) {
-    return {[](const void* one, const TensorMemory& memory, const P* gradient,
-               const GradientReading& reading, std::size_t k) {
-              elements(memory, gradient, reading, k,
-                       Members<const B*>{{{static_cast<const B*>(one)}}});
-            },
-            &bound};
+    return {&elements<B>, &bound};
   }
   template <class... B>
   [[nodiscard]] static constexpr Loop shared_loop() {
-    return {[](const void* bound, const TensorMemory& memory, const P* gradient,
-               const GradientReading& reading,
-               std::size_t k) { elements(memory, gradient, reading, k, members_at<B...>(bound)); },
-            nullptr};
+    return {};  // over() runs the methods one by one
   }
   static void over(const ExecutorRef&, const Parameters<P>& params, const P* const* gradients,
                    const GradientReading& reading, const Plan& plan) {
     for (std::size_t k = 0; k < params.size(); ++k) {
       const P* const gradient = gradients == nullptr ? nullptr : gradients[k];
       const auto methods = plan.methods_of(k, gradient != nullptr);
-      const TensorMemory memory{params[k].raw(), params[k].size()};
-      if (const Loop* const all = plan.loop_of_all(methods); all != nullptr) {
-        all->sweep(all->bound, memory, gradient, reading, k);
-        continue;
-      }
       for (std::size_t i = 0; i < plan.single_count; ++i) {
-        const Loop& loop = plan.singles[i].loop;
-        if ((methods >> i & 1) != 0) loop.sweep(loop.bound, memory, gradient, reading, k);
+        if ((methods >> i & 1) == 0) continue;
+        const Loop& one = plan.singles[i].loop;
+        one.sweep(one.bound, ParameterAccess<P>::memory(params)[k], gradient, reading, k);
       }
     }
   }
@@ -87,46 +81,35 @@ struct Sweep<P> {
   }
   template <class B>
   static void one(const TensorMemory* tensors, std::size_t tensor, const B& bound) {
-    elements(tensors[tensor], nullptr, {}, tensor, Members<const B*>{{{&bound}}});
+    elements<B>(&bound, tensors[tensor], nullptr, {}, tensor);
   }
   template <class B>
   static void one(const Parameters<P>& params, std::size_t tensor, const B& bound) {
-    elements({params[tensor].raw(), params[tensor].size()}, nullptr, {}, tensor,
-             Members<const B*>{{{&bound}}});
+    one(ParameterAccess<P>::memory(params), tensor, bound);
   }
   template <class Takes>
   [[nodiscard]] static bool weights_finite(const Parameters<P>& params, const Takes& takes) {
-    for (std::size_t k = 0; k < params.size(); ++k) {
-      if (takes(k) && !finite(params[k].data(), params[k].size())) return false;
-    }
-    return true;
+    return finite(params, takes, [&](std::size_t k) { return params[k].data(); });
   }
   template <class Takes>
   [[nodiscard]] static bool gradients_finite(const Parameters<P>& params, const P* const* gradients,
                                              const Takes& takes) {
-    for (std::size_t k = 0; k < params.size(); ++k) {
-      if (gradients[k] != nullptr && takes(k) && !finite(gradients[k], params[k].size())) {
-        return false;
-      }
-    }
-    return true;
+    return finite(params, takes, [&](std::size_t k) { return gradients[k]; });
   }
   static void copy(const Parameters<P>&, const std::vector<CopyPiece>& pieces) {
     for (const CopyPiece& piece : pieces) copy_bytes(nullptr, piece.to, piece.from, piece.bytes);
   }
 
  private:
-  template <class... B>
-  static void elements(const TensorMemory& memory, const P* gradient,
-                       const GradientReading& reading, std::size_t k,
-                       const Members<const B*...>& bound) {
-    using Grid = cuda::detail::GridSweep<P, B...>;
-    typename Grid::RowType row{memory.data, memory.size, k, {}};
-    std::size_t r = 0;
-    each_member(bound, [&](const auto* one) {
-      row.offsets[r++] = one->offsets == nullptr ? 0 : one->offsets[k];
-    });
-    const typename Grid::Arguments arguments{cuda::detail::chain_of<0>(bound, k),
+  template <class B>
+  static void elements(const void* bound, const TensorMemory& memory, const P* gradient,
+                       const GradientReading& reading, std::size_t k) {
+    using Grid = cuda::detail::GridSweep<P, B>;
+    const B& law = *static_cast<const B*>(bound);
+    const typename Grid::RowType row{
+        memory.data, memory.size, k, {law.offsets == nullptr ? 0 : law.offsets[k]}};
+    const Members<const B*> members{{{&law}}};
+    const typename Grid::Arguments arguments{cuda::detail::chain_of<0>(members, k),
                                              static_cast<carrier_t<P>>(reading.scale),
                                              static_cast<carrier_t<P>>(reading.limit),
                                              reading.scale,
@@ -136,9 +119,14 @@ struct Sweep<P> {
       Grid::thread(row, gradient, arguments, begin, 0, 1);
     }
   }
-  [[nodiscard]] static bool finite(const P* data, std::size_t size) {
-    for (std::size_t k = 0; k < size; ++k) {
-      if (!std::isfinite(static_cast<double>(data[k]))) return false;
+  template <class Takes, class Data>
+  [[nodiscard]] static bool finite(const Parameters<P>& params, const Takes& takes,
+                                   const Data& data_of) {
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      const P* const data = takes(k) ? data_of(k) : nullptr;
+      for (std::size_t i = 0; data != nullptr && i < params[k].size(); ++i) {
+        if (!std::isfinite(static_cast<double>(data[i]))) return false;
+      }
     }
     return true;
   }
