@@ -172,7 +172,7 @@ TEST_CASE("free slots hold what a function says", "[slots]") {
   CHECK(view["matrix"].shape() == Shape{4, 4});
   CHECK(view["matrix"].size() == 16);
   CHECK(refuses([&] { static_cast<void>(view["bias"]); },
-                {"slot \"left\" keeps nothing", "\"bias\""}));
+                {"slot \"left\" has no state", "\"bias\""}));
   CHECK(refuses(
       [&] {
         made(tensors.params, {{"bad", [](const polyak::TensorInfo&) {

@@ -13,6 +13,8 @@
 #include <span>
 #include <string>
 #include <tuple>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <polyak/core/clip.hpp>
@@ -225,6 +227,19 @@ TEST_CASE("a reduction on a device refuses other lists") {
   CHECK(refuses([&] { norms(other.device); }, {"reduc", "memory"}));
   CHECK(refuses([&] { norms(both.params); }, {"reduc", "memory"}));
   CHECK(refuses([&] { norms(both.values[0]); }, {"lists of the device"}));
+}
+
+TEST_CASE("a reduction on a device moves, and is not copied") {
+  static_assert(!std::is_copy_constructible_v<cuda::Reduction<Norm, float>>);
+  static_assert(!std::is_copy_assignable_v<cuda::Reduction<Norm, float>>);
+  static_assert(!std::is_copy_constructible_v<cuda::ClipWorkspace<float>>);
+  Both<float> both({{4}, {70, 129}}, Order::row_major, 0);
+  cuda::Reduction<Norm, float> first(both.executor, both.device);
+  first(both.device);
+  cuda::Reduction<Norm, float> norms = std::move(first);
+  CHECK(norms.read() == std::vector{norm(both.params)});
+  norms(both.device);
+  CHECK(norms.read() == std::vector{norm(both.params)});
 }
 
 }  // namespace device_tests::reduce_test

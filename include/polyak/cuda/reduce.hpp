@@ -44,8 +44,8 @@ namespace detail {
 }  // namespace detail
 
 /// A fold over a list in the memory of a device, as polyak::Reduction is on the host, with the same
-/// results. Streams are of the types E: `cuda::Reduction<Dot, float, float>`. For one thread at a
-/// time, like its executor.
+/// results. Streams are of the types E: `cuda::Reduction<Dot, float, float>`. Movable, not
+/// copyable. For one thread at a time, like its executor.
 template <class F, FloatingScalar... E>
 class Reduction {
   static_assert(sizeof...(E) == static_cast<std::size_t>(F::streams),
@@ -135,6 +135,13 @@ class Reduction {
     return std::vector<Result>(host.get(), host.get() + size());
   }
   [[nodiscard]] F& fold() { return fold_; }
+
+  // Two copies would share the memory of a device, and not know what the other put there.
+  Reduction(const Reduction&) = delete;
+  Reduction& operator=(const Reduction&) = delete;
+  Reduction(Reduction&&) noexcept = default;
+  Reduction& operator=(Reduction&&) noexcept = default;
+  ~Reduction() = default;
 
  private:
   using Memory = std::shared_ptr<Buffer<std::byte>>;
