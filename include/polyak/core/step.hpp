@@ -282,19 +282,24 @@ class StepDriver {
         methods_(parts.methods),
         parts_(parts) {}
 
-  /// False where Nonfinite::skip_step skipped a method.
+  /// Checks the methods and makes the step. False where Nonfinite::skip_step skipped a method.
   bool run() {
     check();
+    return advance_all();
+  }
+
+  /// Notes the facts of the methods, and refuses those that cannot make this step, before anything
+  /// changes. Comes first.
+  void check();
+  /// One step of all methods, after check(). False where Nonfinite::skip_step skipped a method.
+  bool advance_all() {
     const Chosen all = everything();
     if (all_of([](const auto& m) { return m.checks(); }) == 0 && waiting(all) == 0) [[likely]] {
       advance(all);
       return true;
     }
-    return run_checked(all);
+    return advance_checked(all);
   }
-
-  /// Refuses methods that cannot make this step, before anything changes.
-  void check();
 
   /// One step of the chosen methods.
   void advance(Chosen chosen) {
@@ -375,7 +380,7 @@ class StepDriver {
     return false;
   }
 
-  POLYAK_COLD bool run_checked(Chosen all) {
+  POLYAK_COLD bool advance_checked(Chosen all) {
     const Chosen training = all_of([](const auto& m) { return m.table->trains; });
     const Chosen errors = those_that(Nonfinite::error, true) | those_that(Nonfinite::error, false);
     const Chosen skips = those_that(Nonfinite::skip_step, true);

@@ -307,6 +307,7 @@ class DeviceDriver : public StepDriver {
   using StepDriver::StepDriver;
 
   bool run() {
+    this->check();
     DeviceSpace& space = space_of(*this->params_.layout());
     const Chosen skips = with(Nonfinite::skip_step), throws = with(Nonfinite::error);
     if ((skips | throws) != 0 && space.capturing()) {
@@ -314,8 +315,8 @@ class DeviceDriver : public StepDriver {
           "polyak: a captured step of methods whose nonfinite is not Nonfinite::propagate");
     }
     for (const auto& m : this->methods_) settle_one(space, m.object, m.table->hooks.clocks);
-    if (throws != 0 || skips == 0) return StepDriver::run();
-    run_marked(space, skips);
+    if (throws != 0 || skips == 0) return this->advance_all();
+    advance_marked(space, skips);
     return true;
   }
 
@@ -325,7 +326,7 @@ class DeviceDriver : public StepDriver {
   }
 
   /// The device skips according to the marks; the host reads the report before its next step.
-  void run_marked(DeviceSpace& space, Chosen skips) {
+  void advance_marked(DeviceSpace& space, Chosen skips) {
     await_report(space);  // of other methods: the report is to be used again
     unsigned* const marks = space.marks();
     const Chosen all = this->all_of([](const auto&) { return true; });
