@@ -18,3 +18,5 @@
 #include <polyak/core/tensors/selection_checks.ipp>
 #include <polyak/core/tensors/slots.ipp>
 #include <polyak/optim/tensor_groups.ipp>
+
+template class polyak::detail::BatchNormLayersOf<polyak::detail::BatchNormNumbers>;

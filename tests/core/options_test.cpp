@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <polyak/core/option_reader.hpp>
+#include <polyak/core/option_table.hpp>
 #include <polyak/core/option_text.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/type_name.hpp>

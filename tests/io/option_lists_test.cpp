@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <polyak/core/option_table.hpp>
 #include <polyak/io.hpp>
 #include <polyak/polyak.hpp>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Options as text: saving, loading, comparison and tables, from the lists of core/options.hpp.
+/// Options as text, for saving and comparison, from the lists of core/options.hpp.
 #pragma once
 
 #include <charconv>
@@ -8,18 +8,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
-#include <polyak/core/type_name.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -132,144 +129,12 @@ template <class O>
   return all;
 }
 
-/// Sets fields from their texts.
-class FieldReader : public FieldVisitor<FieldReader> {
- public:
-  using Texts = std::map<std::string, std::string>;
-  explicit FieldReader(const Texts& texts) : texts_(texts) {}
-
-  /// A number must be present. A flag or an enum that is absent keeps its default.
-  template <class T, class... Rules>
-  void operator()(std::string_view name, T& value, const Rules&...) {
-    const auto found = texts_.find(std::string(name));
-    const char* fault = nullptr;
-    if (found != texts_.end()) {
-      if (!read_option(found->second, value)) fault = "has a wrong option ";
-    } else if (!std::same_as<T, bool> && !std::is_enum_v<T>) {
-      fault = "lacks the option ";
-    }
-    if (fault != nullptr && problem_.empty()) problem_ = std::string(fault).append(name);
-  }
-  template <class T, class... Rules>
-  void list(std::string_view name, std::vector<T>& values, std::size_t first, const Rules&...) {
-    values.clear();
-    for (;;) {
-      const std::string one = std::string(name) + "." + text(first + values.size());
-      if (!texts_.contains(one)) return;
-      (*this)(one, values.emplace_back());
-    }
-  }
-  template <class Action>
-  void after_reading(Action&& action) {
-    action();
-  }
-  /// The first fault, such as "lacks the option decay"; empty if all fields were read.
-  [[nodiscard]] const std::string& problem() const { return problem_; }
-
- private:
-  const Texts& texts_;
-  std::string problem_;
-};
-
-/// Reads all fields, and checks them. Returns the first fault, or nothing.
-template <HasFields O>
-[[nodiscard]] std::string read_options(const std::map<std::string, std::string>& texts, O& o) {
-  FieldReader reader(texts);
-  fields(o, reader);
-  if (!reader.problem().empty()) return reader.problem();
-  const std::string problem = problem_of(o);
-  return problem.empty() ? problem : "has a wrong option: " + problem;
-}
-
 }  // namespace detail
 
 /// Whether all fields are equal. Numbers are compared bit for bit, except that all NaNs are equal.
 template <HasFields O>
 [[nodiscard]] bool same_options(const O& a, const O& b) {
   return detail::option_texts(a) == detail::option_texts(b);
-}
-
-/// A row of an option table.
-struct OptionRow {
-  std::string name;
-  std::string type;           ///< "number", "integer", "flag", or the names of an enum
-  std::string default_value;  ///< "none" for NaN
-  std::string rule;           ///< "must lie in [0, 1)"; empty: any value
-};
-
-/// The options of a struct, for documentation.
-struct OptionTable {
-  std::string name;  ///< of the struct
-  std::vector<OptionRow> rows;
-  std::vector<std::string> rules;  ///< rules of several fields
-};
-
-namespace detail {
-
-template <class T>
-[[nodiscard]] std::string option_type() {
-  if constexpr (enum_names::NamedEnum<T>) {
-    std::string names;
-    for (int k = 0; k <= std::numeric_limits<std::uint8_t>::max(); ++k) {
-      const auto value = static_cast<T>(k);
-      if (enum_names::find<T>(enum_names::name(value)) != value) break;
-      names.append(names.empty() ? "" : ", ").append(enum_names::name(value));
-    }
-    return names;
-  } else if constexpr (is_optional<T>) {
-    return option_type<typename T::value_type>();
-  } else if constexpr (std::same_as<T, bool>) {
-    return "flag";
-  } else if constexpr (std::is_integral_v<T>) {
-    return "integer";
-  } else if constexpr (std::is_floating_point_v<T>) {
-    return "number";
-  } else if constexpr (std::convertible_to<T, std::string_view>) {
-    return "text";
-  } else {
-    return std::string(plain_type_name<T>());
-  }
-}
-
-class OptionTableWriter : public FieldVisitor<OptionTableWriter> {
- public:
-  explicit OptionTableWriter(OptionTable& table) : table_(table) {}
-  template <class T, class... Rules>
-  void operator()(std::string_view name, const T& value, const Rules&... rules) {
-    std::string words;
-    ((words += (words.empty() || rules.words.empty() ? "" : "; ") + std::string(rules.words)), ...);
-    std::string given = option_text(value);
-    if constexpr (std::is_floating_point_v<T>) {
-      if (is_nan(value)) given = "none";
-    }
-    table_.rows.push_back({std::string(name), option_type<T>(), std::move(given), words});
-  }
-  template <class T, class... Rules>
-  void list(std::string_view name, std::vector<T>& values, std::size_t, const Rules&... rules) {
-    T value{};
-    (*this)(name, value, rules...);
-    table_.rows.back().type = "list of " + table_.rows.back().type;
-    table_.rows.back().default_value.clear();
-    static_cast<void>(values);
-  }
-  template <class Value>
-  void check(bool, std::string_view words, const Value&) {
-    table_.rules.emplace_back(words);
-  }
-
- private:
-  OptionTable& table_;
-};
-
-}  // namespace detail
-
-/// The table of an options struct, with the defaults of `o`.
-template <HasFields O>
-[[nodiscard]] OptionTable option_table(const O& o = {}) {
-  OptionTable table{std::string(detail::options_name<O>()), {}, {}};
-  detail::OptionTableWriter writer(table);
-  detail::visit_fields(o, writer);
-  return table;
 }
 
 }  // namespace v0

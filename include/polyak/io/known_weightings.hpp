@@ -22,7 +22,7 @@
 #include <polyak/average/schedules/decay_schedule.hpp>
 #include <polyak/average/schedules/weighting.hpp>
 #include <polyak/average/switch_ema.hpp>
-#include <polyak/core/option_text.hpp>
+#include <polyak/core/option_reader.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/merge/merge_as_decay.hpp>
 

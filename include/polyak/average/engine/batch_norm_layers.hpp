@@ -52,9 +52,11 @@ struct BatchNormLayer {
   std::int64_t samples = 0;  ///< of this batch, where seen by the layer alone
 };
 
-class BatchNormLayers {
+/// A template of one instance, so that programs without a BatchNormEstimator do not compile it.
+template <class Numbers>
+class BatchNormLayersOf {
  public:
-  BatchNormLayers(BatchNormPooling pooling, const BatchNormNumbers& numbers)
+  BatchNormLayersOf(BatchNormPooling pooling, const Numbers& numbers)
       : pooling_(pooling), numbers_(&numbers) {}
 
   [[nodiscard]] BatchNormPooling pooling() const { return pooling_; }
@@ -86,7 +88,7 @@ class BatchNormLayers {
 
   // ---- what other estimators found
 
-  void require_same(const BatchNormLayers& other) const;
+  void require_same(const BatchNormLayersOf& other) const;
   void merge(std::span<const double> statistics);
   [[nodiscard]] std::vector<double> statistics() const;
 
@@ -95,13 +97,14 @@ class BatchNormLayers {
   void write(const BatchNormLayer& layer) const;
 
   BatchNormPooling pooling_;
-  const BatchNormNumbers* numbers_;
+  const Numbers* numbers_;
   std::vector<BatchNormLayer> layers_;
   PassMemory memory_;
   BatchNormBatch batch_;
   bool running_ = false;
   std::int64_t batch_count_ = 0;
 };
+using BatchNormLayers = BatchNormLayersOf<BatchNormNumbers>;
 
 /// A refusal that names the layer.
 template <class Value>
@@ -114,6 +117,8 @@ template <class Value>
 }  // namespace v0
 }  // namespace polyak
 
-#if !defined(POLYAK_COMPILED)
+#if defined(POLYAK_COMPILED)
+extern template class polyak::detail::BatchNormLayersOf<polyak::detail::BatchNormNumbers>;
+#else
 #include <polyak/average/engine/batch_norm_layers.ipp>
 #endif

@@ -16,9 +16,10 @@ namespace detail {
 
 // ---- what is registered -------------------------------------------------------------------------
 
-POLYAK_DEFINE std::size_t BatchNormLayers::add(std::string name, const BatchNormArray& means,
-                                               const BatchNormArray& variances,
-                                               std::int64_t* counter) {
+template <class Numbers>
+std::size_t BatchNormLayersOf<Numbers>::add(std::string name, const BatchNormArray& means,
+                                            const BatchNormArray& variances,
+                                            std::int64_t* counter) {
   refuse_while_running("add()");
   require(!name.empty(), "a BatchNorm layer's name must not be empty", std::string_view(name));
   for (const BatchNormLayer& other : layers_) {
@@ -46,8 +47,9 @@ POLYAK_DEFINE std::size_t BatchNormLayers::add(std::string name, const BatchNorm
   return layers_.size() - 1;
 }
 
-POLYAK_DEFINE void BatchNormLayers::set_during_pass(void* place, const void* value,
-                                                    std::size_t bytes) {
+template <class Numbers>
+void BatchNormLayersOf<Numbers>::set_during_pass(void* place, const void* value,
+                                                 std::size_t bytes) {
   refuse_while_running("set_during_pass()");
   std::vector<PassPiece> pieces;
   pieces.push_back({place, bytes, "set_during_pass"});
@@ -57,7 +59,8 @@ POLYAK_DEFINE void BatchNormLayers::set_during_pass(void* place, const void* val
   memory_.append(pieces);
 }
 
-POLYAK_DEFINE void BatchNormLayers::refuse_while_running(std::string_view call) const {
+template <class Numbers>
+void BatchNormLayersOf<Numbers>::refuse_while_running(std::string_view call) const {
   if (running_) {
     refuse_order("polyak: " + std::string(call) +
                  " during a pass over the batches of a BatchNormEstimator");
@@ -66,7 +69,8 @@ POLYAK_DEFINE void BatchNormLayers::refuse_while_running(std::string_view call) 
 
 // ---- a pass over batches ------------------------------------------------------------------------
 
-POLYAK_DEFINE void BatchNormLayers::begin_pass() noexcept {
+template <class Numbers>
+void BatchNormLayersOf<Numbers>::begin_pass() noexcept {
   running_ = true;
   batch_count_ = 0;
   memory_.begin_pass();
@@ -82,7 +86,8 @@ POLYAK_DEFINE void BatchNormLayers::begin_pass() noexcept {
   }
 }
 
-POLYAK_DEFINE void BatchNormLayers::end_batch() {
+template <class Numbers>
+void BatchNormLayersOf<Numbers>::end_batch() {
   ++batch_count_;
   for (const BatchNormLayer& layer : layers_) {
     if (layer.seen == BatchNormLayer::Seen::not_yet) {
@@ -106,21 +111,24 @@ POLYAK_DEFINE void BatchNormLayers::end_batch() {
   }
 }
 
-POLYAK_DEFINE void BatchNormLayers::end_pass(bool succeeded) noexcept {
+template <class Numbers>
+void BatchNormLayersOf<Numbers>::end_pass(bool succeeded) noexcept {
   running_ = false;
   memory_.end_pass(succeeded);
   if (succeeded) return;
   for (BatchNormLayer& layer : layers_) std::swap(layer.total, layer.before);
 }
 
-POLYAK_DEFINE const BatchNormLayer& BatchNormLayers::known(std::size_t layer) const {
+template <class Numbers>
+const BatchNormLayer& BatchNormLayersOf<Numbers>::known(std::size_t layer) const {
   require(layer < layers_.size(), "a BatchNorm layer's number must be one that add() returned",
           layer);
   return layers_[layer];
 }
 
-POLYAK_DEFINE BatchNormLayer& BatchNormLayers::observed(std::size_t number, std::int64_t samples,
-                                                        std::size_t channels) {
+template <class Numbers>
+BatchNormLayer& BatchNormLayersOf<Numbers>::observed(std::size_t number, std::int64_t samples,
+                                                     std::size_t channels) {
   const BatchNormLayer& layer = known(number);
   if (!running_) {
     refuse_order("polyak: BatchNorm layer \"" + layer.name +
@@ -137,7 +145,8 @@ POLYAK_DEFINE BatchNormLayer& BatchNormLayers::observed(std::size_t number, std:
   return layers_[number];
 }
 
-POLYAK_DEFINE void BatchNormLayers::take(BatchNormLayer& layer, std::int64_t samples) {
+template <class Numbers>
+void BatchNormLayersOf<Numbers>::take(BatchNormLayer& layer, std::int64_t samples) {
   if (pooling_ != BatchNormPooling::pooled) {
     for (std::size_t c = 0; c < layer.channels; ++c) {
       batch_.spread[c] /= static_cast<double>(samples - 1);
@@ -147,7 +156,8 @@ POLYAK_DEFINE void BatchNormLayers::take(BatchNormLayer& layer, std::int64_t sam
   layer.seen = BatchNormLayer::Seen::here;
 }
 
-POLYAK_DEFINE double BatchNormLayers::factor(std::size_t layer, std::int64_t samples) {
+template <class Numbers>
+double BatchNormLayersOf<Numbers>::factor(std::size_t layer, std::int64_t samples) {
   if (pooling_ == BatchNormPooling::pooled) {
     refuse_order("polyak: BatchNormPooling::pooled has no factor; observe the layer");
   }
@@ -158,7 +168,8 @@ POLYAK_DEFINE double BatchNormLayers::factor(std::size_t layer, std::int64_t sam
   return own / (batch_norm_weight(pooling_, target.total.batches, target.total.samples) + own);
 }
 
-POLYAK_DEFINE void BatchNormLayers::write(const BatchNormLayer& layer) const {
+template <class Numbers>
+void BatchNormLayersOf<Numbers>::write(const BatchNormLayer& layer) const {
   const BatchNormMoments& total = layer.total;
   const bool pooled = pooling_ == BatchNormPooling::pooled;
   const double divisor = pooled ? static_cast<double>(total.samples - 1) : 1;
@@ -171,7 +182,8 @@ POLYAK_DEFINE void BatchNormLayers::write(const BatchNormLayer& layer) const {
 
 // ---- what other estimators found ----------------------------------------------------------------
 
-POLYAK_DEFINE void BatchNormLayers::require_same(const BatchNormLayers& other) const {
+template <class Numbers>
+void BatchNormLayersOf<Numbers>::require_same(const BatchNormLayersOf& other) const {
   bool same = layers_.size() == other.layers_.size();
   for (std::size_t k = 0; same && k < layers_.size(); ++k) {
     same = layers_[k].name == other.layers_[k].name;
@@ -179,7 +191,8 @@ POLYAK_DEFINE void BatchNormLayers::require_same(const BatchNormLayers& other) c
   if (!same) refuse_value("polyak: merge() needs the same BatchNorm layers in the same order");
 }
 
-POLYAK_DEFINE void BatchNormLayers::merge(std::span<const double> statistics) {
+template <class Numbers>
+void BatchNormLayersOf<Numbers>::merge(std::span<const double> statistics) {
   refuse_while_running("merge()");
   check(statistics);
   const double* next = statistics.data() + 2;
@@ -192,7 +205,8 @@ POLYAK_DEFINE void BatchNormLayers::merge(std::span<const double> statistics) {
   }
 }
 
-POLYAK_DEFINE std::vector<double> BatchNormLayers::statistics() const {
+template <class Numbers>
+std::vector<double> BatchNormLayersOf<Numbers>::statistics() const {
   std::vector<double> all{static_cast<double>(pooling_), static_cast<double>(layers_.size())};
   for (const BatchNormLayer& layer : layers_) {
     all.push_back(static_cast<double>(layer.channels));
@@ -205,7 +219,8 @@ POLYAK_DEFINE std::vector<double> BatchNormLayers::statistics() const {
 }
 
 /// Refuses numbers that statistics() of the same layers cannot have given.
-POLYAK_DEFINE void BatchNormLayers::check(std::span<const double> statistics) const {
+template <class Numbers>
+void BatchNormLayersOf<Numbers>::check(std::span<const double> statistics) const {
   std::size_t size = 2;
   for (const BatchNormLayer& layer : layers_) size += 3 + 2 * layer.channels;
   require(statistics.size() == size, "the statistics to merge must have " + text(size) + " numbers",
