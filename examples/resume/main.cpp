@@ -89,8 +89,11 @@ class Training {
 };
 
 /// The digest of a saved run: the digest of its header, which contains the digests of all tensors.
+/// Empty if the program was built without xxHash.
 std::string digest(const std::filesystem::path& file) {
-  return polyak::SafetensorsFile(file).metadata().at("xxh3_128");
+  const polyak::SafetensorsFile saved(file);
+  const auto found = saved.metadata().find("xxh3_128");
+  return found == saved.metadata().end() ? std::string() : found->second;
 }
 
 void train(const Settings& settings, bool quiet) {
@@ -106,8 +109,10 @@ void train(const Settings& settings, bool quiet) {
       if (!quiet) std::cout << "saved step " << training.steps() << '\r' << std::flush;
     }
   }
-  if (!quiet)
-    std::cout << "step " << training.steps() << ", digest " << digest(settings.file) << '\n';
+  if (quiet) return;
+  const std::string saved = digest(settings.file);
+  std::cout << "step " << training.steps()
+            << (saved.empty() ? ", no digest without xxHash" : ", digest " + saved) << '\n';
 }
 
 /// Trains in a process of its own, which is killed after `patience` microseconds, or not at all for
@@ -151,6 +156,9 @@ bool prove(Settings settings) {
   train(settings, true);
   const std::chrono::duration<double, std::micro> whole = std::chrono::steady_clock::now() - begin;
   const std::string wanted = digest(settings.file);
+  if (wanted.empty()) {
+    throw std::runtime_error("--prove compares digests, and this program was built without xxHash");
+  }
   std::cout << "undisturbed:      " << wanted << '\n';
 
   settings.file = folder / "killed.safetensors";

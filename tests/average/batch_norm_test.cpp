@@ -2,6 +2,7 @@
 // BatchNorm statistics against their formulas, evaluated directly; the state after a pass.
 #include <polyak/average/batch_norm.hpp>
 #include <polyak/average/ema.hpp>
+#include <polyak/average/engine/batch_norm_moments.hpp>
 #include <polyak/average/engine/swap.hpp>
 
 #include <Eigen/Core>
@@ -728,6 +729,30 @@ TEMPLATE_TEST_CASE("under a guard the statistics are those of the averaged weigh
   }
   CHECK(weights == own);
   CHECK(layer.bytes() == before);
+}
+
+TEST_CASE("the moments of a batch are exact to the last bits") {
+  for (const double base : {1.0, 12345.678, 1e8}) {
+    for (const std::size_t n : {1000u, 4096u, 10007u}) {
+      INFO(n << " values from " << base << " on");
+      const auto at = [&](std::size_t, std::size_t, std::size_t k) {
+        return base + 0.1 * static_cast<double>(k % 7);
+      };
+      polyak::detail::BatchNormBatch batch;
+      batch.make_room(1);
+      batch.measure(1, 1, n, at);
+      long double mean = 0, spread = 0;
+      for (std::size_t k = 0; k < n; ++k) mean += static_cast<long double>(at(0, 0, k));
+      mean /= static_cast<long double>(n);
+      for (std::size_t k = 0; k < n; ++k) {
+        const long double deviation = static_cast<long double>(at(0, 0, k)) - mean;
+        spread += deviation * deviation;
+      }
+      // One ulp. A sum of n numbers in order is wrong by up to n of them.
+      CHECK(std::abs(batch.mean[0] - static_cast<double>(mean)) <= 0x1p-52 * base);
+      CHECK(batch.spread[0] == Approx(static_cast<double>(spread)).epsilon(1e-12));
+    }
+  }
 }
 
 }  // namespace batch_norm_test

@@ -48,7 +48,7 @@ inline constexpr bool is_gradient_stream = false;
 template <class E>
 inline constexpr bool is_gradient_stream<GradientStream<E>> = true;
 
-/// What a reduction folds: gradients as a step reads them, others as stream_of() has them.
+/// The stream that a reduction folds: gradients as a step reads them, other sources as stored.
 template <class Source>
 [[nodiscard]] auto folded_stream(const Source& source) {
   return stream_of(source);
@@ -66,12 +66,12 @@ template <class E>
 [[nodiscard]] GradientReading reading_of(const GradientStream<E>& stream) {
   return stream.reading;
 }
-/// Whether elements are read as they lie in memory.
+/// Whether elements are read as they are stored.
 [[nodiscard]] inline bool reads_as_stored(const GradientReading& reading) {
   return reading.scale == 1 && !is_finite(reading.limit);
 }
 
-/// A pointer to gradients, and how they are read. Folds take it where they take a pointer.
+/// A pointer to gradients and the way they are read. Folds accept it in place of a pointer.
 template <class E>
 struct ReadGradients {
   const E* data;

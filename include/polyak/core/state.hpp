@@ -39,11 +39,12 @@
 namespace polyak {
 inline namespace v0 {
 
-/// A type of numbers of a state.
+/// The type of a scalar of a state.
 struct StateScalarType {
   std::size_t bytes;
   std::string (*text)(const void* value);
-  /// Writes the number that `words` say into `memory`; false where they are none of the type.
+  /// Reads a number from `words` into `memory`. Returns false if `words` are not a number of the
+  /// type.
   bool (*parse)(std::string_view words, void* memory);
 };
 
@@ -59,7 +60,7 @@ inline constexpr StateScalarType state_scalar_type = {
     }};
 }  // namespace detail
 
-/// Slots that can only be read.
+/// A read-only view of slots.
 class ConstSlots {
  public:
   ConstSlots(const detail::SlotMemory& slots) : slots_(slots) {}  // NOLINT: the same slots
@@ -108,7 +109,7 @@ class OptionVisitor {
     if (!wants_options_) return;
     for (detail::OptionText& one : detail::option_texts(o)) add_option(std::move(one));
   }
-  /// The fields that `list(o, field)` lists: the part of options that a state has as they are.
+  /// The fields that `list(o, field)` lists, for options of which a state has only some.
   template <class O, class List>
   void some_options(const O& o, List list) {
     if (!wants_options_) return;
@@ -183,7 +184,7 @@ class StateEditor : public OptionVisitor {
   virtual void add_scalar(std::string_view name, void* value, const StateScalarType& type) = 0;
 };
 
-/// The visitor of a method, which is const or not.
+/// The visitor of a method: a StateVisitor if the method is const, else a StateEditor.
 template <class Self>
 using StateVisitorOf = std::conditional_t<std::is_const_v<Self>, StateVisitor, StateEditor>;
 
@@ -198,7 +199,7 @@ template <class Base, class Self>
   return static_cast<std::conditional_t<std::is_const_v<Self>, const Base, Base>&>(self);
 }
 
-/// A list of the form that versions before 0.2 had, which nothing calls any more.
+/// The form of the list before version 0.2, `state(visitor)`, which is no longer called.
 template <class Part>
 concept ListsStateByMember = requires(std::remove_const_t<Part>& part, StateEditor& visit) {
   part.state(visit);

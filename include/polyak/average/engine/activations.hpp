@@ -14,8 +14,8 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// What offers rows (samples), columns (channels) and its elements: Eigen's matrices, arrays, maps
-/// and expressions.
+/// A type with rows (samples), columns (channels) and elements: Eigen's matrices, arrays, maps and
+/// expressions.
 template <class X>
 concept ActivationMatrix = requires(const X& x) {
   x.rows();
@@ -36,7 +36,7 @@ template <class Value>
 [[nodiscard]] double to_double(const Value& value) {
   if constexpr (std::is_arithmetic_v<Value>) {
     return static_cast<double>(value);
-  } else {  // 16-bit numbers have no other way
+  } else {  // 16-bit types convert to float alone
     return static_cast<double>(static_cast<float>(value));
   }
 }

@@ -14,7 +14,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// How the statistics of batches become one.
+/// How the statistics of batches are combined.
 enum class BatchNormPooling : std::uint8_t {
   batches,  ///< every batch counts the same, whatever its size
   samples,  ///< a batch counts by its number of values
@@ -34,32 +34,32 @@ enum class BatchNormPooling : std::uint8_t {
 
 namespace detail {
 
-/// What moments of so many batches and values weigh when they are joined with others.
+/// The weight of moments of that many batches and values when they are joined with others.
 [[nodiscard]] constexpr double batch_norm_weight(BatchNormPooling pooling, std::int64_t batches,
                                                  std::int64_t samples) {
   return static_cast<double>(pooling == BatchNormPooling::batches ? batches : samples);
 }
 
-/// Of one batch or of several.
+/// The moments of one batch or of several.
 struct BatchNormMoments {
   std::int64_t batches = 0, samples = 0;
   std::vector<double> mean, spread;  ///< spread: variances; pooled: sums of squared deviations
 
   void resize(std::size_t channels);
-  /// These and the other moments together. The first are copied.
+  /// Adds other moments. Moments of no batches become the other moments.
   void join(BatchNormPooling pooling, std::int64_t other_batches, std::int64_t other_samples,
             const double* other_mean, const double* other_spread);
 };
 
-/// Of the batch that was measured last: scratch with room for the layer with most channels.
+/// The moments of the last measured batch: scratch with room for the layer with most channels.
 struct BatchNormBatch {
   std::vector<double> mean, spread;  ///< spread: sums of squared deviations
   std::vector<double> rest;
 
   void make_room(std::size_t channels);
 
-  /// Of activations [outer, channels, inner], in two passes. The second one also gives what
-  /// rounding left of the mean.
+  /// Measures activations [outer, channels, inner] in two passes. The second pass also sums the
+  /// deviations, which corrects the rounding errors of the mean.
   template <class At>
   void measure(std::size_t outer, std::size_t channels, std::size_t inner, At at) {
     const auto count = static_cast<double>(outer * inner);

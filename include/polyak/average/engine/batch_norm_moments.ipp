@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How moments are joined and corrected, of any estimator.
+// Definitions of batch_norm_moments.hpp.
 #pragma once
 
 #include <polyak/average/engine/batch_norm_moments.hpp>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Memory that a pass over batches changes: registered once, kept as it was when the pass begins,
-/// restored when it ends.
+/// Memory that a pass over batches changes. It is registered once, saved when the pass begins, and
+/// restored when the pass ends.
 #pragma once
 
 #include <cstddef>
@@ -14,25 +14,25 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
-/// A piece of it, named after what it belongs to.
+/// A piece of that memory. The name is that of its layer.
 struct PassPiece {
   void* place;
   std::size_t bytes;
   std::string name;
-  std::vector<std::byte> during{};  ///< what it holds during a pass, if that is fixed
+  std::vector<std::byte> during{};  ///< its fixed content during a pass; empty: none
   std::vector<std::byte> saved{};
 };
 
 class PassMemory {
  public:
-  /// Throws std::invalid_argument for pieces that overlap each other or registered ones. Allocates
-  /// all that append() needs.
+  /// Allocates everything that append() needs. Throws std::invalid_argument for pieces that overlap
+  /// each other or registered pieces.
   void reserve(std::vector<PassPiece>& pieces);
   void append(std::vector<PassPiece>& pieces) noexcept;
 
-  /// Keeps what is there, and writes what is fixed during a pass.
+  /// Saves all pieces, and writes the fixed contents.
   void begin_pass() noexcept;
-  /// Restores what is fixed during a pass, and after one that failed the rest too.
+  /// Restores the pieces with fixed contents; after a failed pass, all pieces.
   void end_pass(bool succeeded) noexcept;
 
  private:

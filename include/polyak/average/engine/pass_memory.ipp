@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory that an estimator of BatchNorm statistics restores.
+// Definitions of pass_memory.hpp.
 #pragma once
 
 #include <cstring>

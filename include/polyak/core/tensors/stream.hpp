@@ -134,7 +134,8 @@ requires(!std::is_const_v<E>) [[nodiscard]] Stream<E> output_stream(const Stream
 
 }  // namespace detail
 
-/// The input streams of a sweep, in the order of the law's inputs; see stream_of().
+/// The input streams of a sweep, in the order of the law's inputs; see stream_of(). Gradients are
+/// read as stored, without scale, clip coefficient and value limit.
 template <class... Sources>
 [[nodiscard]] auto reads(const Sources&... sources) {
   return std::tuple(stream_of(sources)...);
