@@ -52,7 +52,7 @@ struct Training {
 };
 
 template <class P>
-auto run_at(DispatchLevel level) {
+auto step_at(DispatchLevel level) {
   const Capped capped(level);
   Training<P> training;
   for (std::uint64_t step = 0; step < 20; ++step) training.step(step);
@@ -76,9 +76,9 @@ TEST_CASE("the level of dispatch can be limited and freed again") {
 
 TEMPLATE_TEST_CASE("levels with fused multiply-adds give the same bits", "", float, double,
                    Eigen::half, Eigen::bfloat16) {
-  const auto widest = run_at<TestType>(DispatchLevel::x86_64_v4);
-  CHECK(run_at<TestType>(DispatchLevel::x86_64_v3) == widest);
-  if (levels::baseline_rounds_once) CHECK(run_at<TestType>(DispatchLevel::baseline) == widest);
+  const auto widest = step_at<TestType>(DispatchLevel::x86_64_v4);
+  CHECK(step_at<TestType>(DispatchLevel::x86_64_v3) == widest);
+  if (levels::baseline_rounds_once) CHECK(step_at<TestType>(DispatchLevel::baseline) == widest);
 }
 
 // Without fused multiply-adds each a * b + c rounds twice. From one state, a step of AdamW and Ema

@@ -181,18 +181,18 @@ class Case {
 };
 
 /// Runs a case through the library and compares.
-using Run = std::function<void(Case&)>;
+using ReplayFunction = std::function<void(Case&)>;
 
 /// The run of an algorithm, and the methods that it calls, as tests/support/methods.hpp names them.
 struct Replay {
   std::vector<std::string_view> methods;
-  Run run;
+  ReplayFunction replay;
 };
 /// By the name of the algorithm.
 using Replays = std::map<std::string, Replay>;
 
 /// The run that fits the dtype of the case.
-[[nodiscard]] inline Run by_dtype(Run in_float32, Run in_float64) {
+[[nodiscard]] inline ReplayFunction by_dtype(ReplayFunction in_float32, ReplayFunction in_float64) {
   return [in_float32 = std::move(in_float32), in_float64 = std::move(in_float64)](Case& run) {
     if (run.dtype == "float32") {
       in_float32(run);

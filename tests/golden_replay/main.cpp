@@ -55,7 +55,7 @@ void replay_case(const Json& document, const std::string& label, Report& report)
     throw Malformed(label + "unknown algorithm \"" + algorithm + "\"");
   }
   Case run(document, label, report);
-  replay->second.run(run);
+  replay->second.replay(run);
   run.finish();
 }
 

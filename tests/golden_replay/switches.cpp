@@ -57,7 +57,7 @@ struct SwitchHistory {
 /// Runs all epochs and watches. `train(i)` is what moves the weights in iteration i; the update of
 /// the average follows it.
 template <class T, class Train>
-SwitchHistory run_epochs(const Case& run, std::size_t iterations, Model<T>& model, Train train) {
+SwitchHistory train_epochs(const Case& run, std::size_t iterations, Model<T>& model, Train train) {
   const auto epochs = static_cast<std::size_t>(run.hyperparameters.count("epochs"));
   const auto per_epoch = static_cast<std::size_t>(run.hyperparameters.count("iters_per_epoch"));
   if (epochs * per_epoch != iterations) {
@@ -101,8 +101,8 @@ template <class T>
 void replay_switch_ema(Case& run) {
   const std::vector<Tensors> deltas = run.calls("deltas");
   Model<T> model(run.layout, run.initial());
-  compare_switches(run, run_epochs(run, deltas.size(), model,
-                                   [&](std::size_t iteration) { model.add(deltas[iteration]); }));
+  compare_switches(run, train_epochs(run, deltas.size(), model,
+                                     [&](std::size_t iteration) { model.add(deltas[iteration]); }));
 }
 
 /// The optimizer keeps its state through the switches.
@@ -110,7 +110,7 @@ template <class T, class Optimizer>
 void replay_switch_around(Case& run, Model<T>& model, Optimizer optimizer) {
   const std::string where = run.inputs.path("gradients");
   const Json& gradients = list_of(run.inputs.at("gradients"), where);
-  compare_switches(run, run_epochs(run, gradients.size(), model, [&](std::size_t iteration) {
+  compare_switches(run, train_epochs(run, gradients.size(), model, [&](std::size_t iteration) {
                      const StepGradients<T> gradient(model.params(), run.layout,
                                                      gradients[iteration], where);
                      optimizer.step(model.params(), gradient.get());

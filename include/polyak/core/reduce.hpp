@@ -77,7 +77,7 @@ class Reduction {
   std::span<const Result> operator()(E&& executor, const Streams&... streams) {
     static_assert(sizeof...(Streams) == static_cast<std::size_t>(F::streams),
                   "polyak: a reduction is given as many streams as its fold reads");
-    return run(executor, detail::folded_stream(streams)...);
+    return fold_streams(executor, detail::folded_stream(streams)...);
   }
 
   /// Per::list: one. Per::tensor: one for each tensor taken, in their order. Rows and columns:
@@ -141,10 +141,10 @@ class Reduction {
   }
 
   template <class E, class... S>
-  std::span<const Result> run(E& executor, const S&... streams) {
+  std::span<const Result> fold_streams(E& executor, const S&... streams) {
     if constexpr ((detail::is_gradient_stream<S> || ...)) {  // loops of pointers are faster
       if ((detail::reads_as_stored(detail::reading_of(streams)) && ...)) {
-        return run(executor, FoldStream<typename S::Element>(streams)...);
+        return fold_streams(executor, FoldStream<typename S::Element>(streams)...);
       }
     }
     using Pass = detail::FoldPass<F, S...>;

@@ -283,7 +283,7 @@ class StepDriver {
         parts_(parts) {}
 
   /// Checks the methods and makes the step. False where Nonfinite::skip_step skipped a method.
-  bool run() {
+  bool check_and_advance() {
     check();
     return advance_all();
   }
@@ -507,7 +507,7 @@ bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradient
   StepMemory<P, M...> memory(methods...);
   const ExecutorRef any(executor);
   using Driver = typename Sweep<P>::template Driver<StepDriver<P>>;
-  return Driver(any, params, gradients, memory.parts()).run();
+  return Driver(any, params, gradients, memory.parts()).check_and_advance();
 }
 
 }  // namespace detail

@@ -67,7 +67,7 @@ template <class Out>
 /// Elements 0..count: single packs up to `head`, then tiles of several packs, then single packs.
 /// `scratch` lives from one tile to the next.
 template <class Level, class Loop, class Scratch>
-POLYAK_INLINE void run_tiles(const Loop& loop, std::size_t head, std::size_t count,
+POLYAK_INLINE void for_tiles(const Loop& loop, std::size_t head, std::size_t count,
                              Scratch& scratch) {
   constexpr auto one = static_cast<std::size_t>(Loop::template lanes<Level>);
   constexpr int packs = Loop::packs;
@@ -109,7 +109,7 @@ struct StreamKernel<Law, std::tuple<Out...>, std::tuple<In...>> {
     const StreamKernel here(*this);  // a copy that no store to the outputs can alias
     struct None {
     } none;
-    run_tiles<Level>(here, here.head, here.count, none);
+    for_tiles<Level>(here, here.head, here.count, none);
   }
 
   template <class Level, int Packs, class Scratch>
@@ -179,7 +179,7 @@ struct MergeKernel {
     using V = Pack<T, lanes<Level>, Level>;
     const MergeKernel here(*this);
     V doubt(T(0));  // x * 0 is NaN if x is not finite, and a NaN persists
-    run_tiles<Level>(here, here.head, here.count, doubt);
+    for_tiles<Level>(here, here.head, here.count, doubt);
     if constexpr (may_fail<Law>) {
       if (here.fails == nullptr) return;  // another loop follows
       alignas(cache_line) T last[static_cast<std::size_t>(lanes<Level>)];

@@ -87,9 +87,9 @@ struct MergeSweep {
     for (std::size_t o = 0; o < Kernel::outputs; ++o) {
       kernel.past_caches[o] = past_caches[o] && begins_line(kernel.out[o] + kernel.head);
     }
-    run(kernel);
+    dispatch(kernel);
   }
-  void run(const Kernel& kernel) const {
+  void dispatch(const Kernel& kernel) const {
     if constexpr (Law::merges.rare) {
       run_rarely_at(level, kernel);
     } else {
@@ -115,12 +115,12 @@ struct MergeSweep {
       Weights own = weights;
       Kernel kernel = terms_of(tensor, at, count, 0, begun, own);
       kernel.after = after;
-      run(kernel);
+      dispatch(kernel);
       for (std::size_t k = begun; k < last; k += added) {
         kernel = terms_of(tensor, at, count, k, added, own);
         kernel.before = before;
         kernel.after = after;
-        run(kernel);
+        dispatch(kernel);
       }
       kernel = terms_of(tensor, at, count, last, added, own);
       kernel.before = before;
@@ -177,7 +177,7 @@ void merge_all(std::string_view who, E& executor, const Law& law,
       merge(law, k, low, high, fails);
     }
   };
-  run_ranges(executor, elements, [&](std::size_t begin, std::size_t end) {
+  for_ranges(executor, elements, [&](std::size_t begin, std::size_t end) {
     each_part(tensors, size_of, begin, end, part);
     fence_streams();
   });

@@ -162,9 +162,9 @@ void require_outputs_apart(std::string_view who, const std::tuple<Stream<Out>...
   all(std::index_sequence_for<Out...>{});
 }
 
-/// Runs `range` over the executor's ranges, in the caller's mode for denormals.
+/// Calls range(begin, end) for each range of the executor, in the caller's mode for denormals.
 template <class E, class Range>
-void run_ranges(E& executor, std::size_t elements, const Range& range) {
+void for_ranges(E& executor, std::size_t elements, const Range& range) {
   const FloatMode::Word mode = FloatMode::get();
   const auto as_the_caller = [&](std::size_t begin, std::size_t end) {
     const WithFloatMode as_in_the_caller(mode);

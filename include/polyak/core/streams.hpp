@@ -123,7 +123,7 @@ void sweep_all(E& executor, const Law& law, const std::tuple<Stream<Out>...>& ou
       run_at(plan.level, kernel);
     }
   };
-  run_ranges(executor, elements, [&](std::size_t begin, std::size_t end) {
+  for_ranges(executor, elements, [&](std::size_t begin, std::size_t end) {
     each_part(tensors, size_of, begin, end, part);
     if (any_past) fence_streams();
   });

@@ -306,7 +306,7 @@ class DeviceDriver : public StepDriver {
  public:
   using StepDriver::StepDriver;
 
-  bool run() {
+  bool check_and_advance() {
     this->check();
     DeviceSpace& space = space_of(*this->params_.layout());
     const Chosen skips = with(Nonfinite::skip_step), throws = with(Nonfinite::error);

@@ -183,7 +183,7 @@ class Reconstruction {
   }
 
   /// Reads all snapshots and writes all outputs. Returns false if `progress` ended it.
-  [[nodiscard]] bool run() {
+  [[nodiscard]] bool write_outputs() {
     for (const SafetensorsTensor& tensor : writers_.front()->tensors()) {
       const SafetensorsTensor& first = files_.front()->at(tensor.name);
       if (!is_averaged(first)) {
@@ -412,7 +412,7 @@ POLYAK_DEFINE ReconstructReport reconstruct(const SnapshotStore& store,
     report.fits = detail::fit_times(report.snapshots, targets, options.fit);
   }
   detail::Reconstruction pass(report, outputs, options);
-  report.complete = pass.run();
+  report.complete = pass.write_outputs();
   return report;
 }
 

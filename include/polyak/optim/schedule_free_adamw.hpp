@@ -75,17 +75,17 @@ struct ScheduleFreeAdamWLaw {
   T momentum_scale;                ///< 1 / (1 - b^t)
   template <class V>
   POLYAK_LAW void operator()(V& y, const V& g, V& z, V& v) const {
-    run(y, g, z, v, g);
+    step_along(y, g, z, v, g);
   }
   template <class V>
   POLYAK_LAW void operator()(V& y, const V& g, V& z, V& v, V& m) const {
     m = fma(momentum, m, one_minus_momentum * g);
-    run(y, g, z, v, momentum_scale * m);
+    step_along(y, g, z, v, momentum_scale * m);
   }
 
  private:
   template <class V>
-  POLYAK_LAW void run(V& y, const V& g, V& z, V& v, const V& n) const {
+  POLYAK_LAW void step_along(V& y, const V& g, V& z, V& v, const V& n) const {
     v = fma(beta2, v, one_minus_beta2 * g * g);
     const V denominator = fma(sqrt(v), root_scale, epsilon);
     move(y, z, with_decay(decay, DecayAtZ ? z : y, n / denominator));
