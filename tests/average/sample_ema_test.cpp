@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// polyak/average/sample_ema.hpp, and RepeatedWeighting of decay_schedule.hpp
+// polyak/average/sample_ema.hpp and polyak/average/schedules/repeated_weighting.hpp
 #include <polyak/average/analysis/weight_statistics.hpp>
 #include <polyak/average/ema.hpp>
 #include <polyak/average/sample_ema.hpp>
 #include <polyak/average/schedules/conversions.hpp>
 #include <polyak/average/schedules/decay_schedule.hpp>
+#include <polyak/average/schedules/repeated_weighting.hpp>
 
 #include <cmath>
 #include <cstdint>

@@ -80,9 +80,7 @@ template <class Fields>
 void fields(AswaOptions& o, Fields& field) {
   detail::aswa_filter_fields(o, field);
   field("normed", o.normed);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 /// c = 1/(n + 1) if the call is accepted, else 0.

@@ -68,9 +68,7 @@ void fields(CottaOptions& o, Fields& field) {
   field("any_decay", o.any_decay);
   detail::cotta_restore_fields(o, field);
   field("restored", o.restored);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 namespace detail {

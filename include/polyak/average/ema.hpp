@@ -37,25 +37,12 @@ struct EmaOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
 };
 
-namespace detail {
-/// The fields that the averages of an EmaBank share with Ema.
-template <class O, class Fields>
-void exponential_fields(O& o, Fields& field) {
-  field("start", o.start);
-  field("update_every", o.update_every, at_least_1);
-}
-}  // namespace detail
-
 template <class Fields>
 void fields(EmaOptions& o, Fields& field) {
   field("decay", o.decay, decay_in_0_1, likely_decay(o.any_decay));
-  field.check(o.decay < 1 || o.start != Start::zero_debiased,
-              "decay must be below 1 with Start::zero_debiased", o.decay);
   field("any_decay", o.any_decay);
   detail::exponential_fields(o, field);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 /// Exponential moving average of a model's weights. Throws std::invalid_argument for options out of

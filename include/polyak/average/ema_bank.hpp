@@ -80,9 +80,7 @@ template <class Fields>
 void fields(EmaBankOptions& o, Fields& field) {
   detail::exponential_fields(o, field);
   field("any_decay", o.any_decay);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 /// One average of a bank, as save_average() and SnapshotStore take averages. Lives as long as the

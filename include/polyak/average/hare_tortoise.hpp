@@ -14,14 +14,13 @@
 /// Elementwise; any shape. 3 words per parameter and call, 4 at a switch.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <string_view>
 
 #include <polyak/average/engine/fed_back_average.hpp>
 #include <polyak/average/schedules/conversions.hpp>
+#include <polyak/average/schedules/decay_warmup.hpp>
 #include <polyak/core/options.hpp>
-#include <polyak/core/require.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -63,33 +62,17 @@ void fields(HareTortoiseOptions& o, Fields& field) {
   field("decay", o.decay, decay_in_0_1, likely_decay(o.any_decay));
   field("any_decay", o.any_decay);
   detail::hare_tortoise_fields(o, field);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 struct HareTortoiseWeighting {
   static constexpr std::string_view type_name = "hare_tortoise";
   HareTortoiseOptions made_with;
 
-  [[nodiscard]] double gain(std::int64_t t) const {
-    const std::int64_t waited = t - 1 - made_with.update_after;
-    if ((t - 1) % made_with.update_every != 0) return 0;
-    if (waited <= 0) return 1;
-    if (made_with.decay == 1) return 0;
-    const double warmup = std::exp(
-        -made_with.power * std::log1p(static_cast<double>(waited) / made_with.inverse_gamma));
-    return std::fmin(std::fmax(warmup, 1 - made_with.decay), 1 - made_with.min_decay);
-  }
   [[nodiscard]] double least_gain() const { return 1 - made_with.decay; }
+  [[nodiscard]] double gain(std::int64_t t) const { return detail::ema_pytorch_gain(made_with, t); }
   [[nodiscard]] double complement(std::int64_t t) const {
-    const std::int64_t waited = t - 1 - made_with.update_after;
-    if ((t - 1) % made_with.update_every != 0) return 1;
-    if (waited <= 0) return 0;
-    if (made_with.decay == 1) return 1;
-    const double warmup = -std::expm1(
-        -made_with.power * std::log1p(static_cast<double>(waited) / made_with.inverse_gamma));
-    return std::fmax(std::fmin(warmup, made_with.decay), made_with.min_decay);
+    return detail::ema_pytorch_complement(made_with, t);
   }
 };
 template <class Fields>

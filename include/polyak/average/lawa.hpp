@@ -42,9 +42,7 @@ void fields(LawaOptions& o, Fields& field) {
   field("checkpoints", o.checkpoints, in_1_65536);
   field("period", o.period, at_least_1);
   field("running_mean", o.running_mean);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 /// One block of one iterate, every `period` calls.

@@ -43,9 +43,7 @@ void fields(PowerEmaOptions& o, Fields& field) {
   field("gamma", o.gamma, finite_and_not_negative_or_none);
   field("batch_size", o.batch_size, finite_and_positive);
   field("update_every", o.update_every, at_least_1);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 /// The power weighting on a clock whose pace may change. gain() is for the next call only.

@@ -40,9 +40,7 @@ void fields(SampleEmaOptions& o, Fields& field) {
   field("half_life", o.half_life, above_0);
   field("rampup", o.rampup, above_0);
   field("batch_size", o.batch_size, finite_and_positive);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 /// The weighting, whose state is its clock.

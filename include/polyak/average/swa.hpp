@@ -31,9 +31,7 @@ template <class Fields>
 void fields(SwaOptions& o, Fields& field) {
   field("start", o.start, at_least_0);
   field("period", o.period, at_least_1);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 /// Equal average of the collected weights; the caller chooses the unit of a call (steps, epochs).

@@ -84,6 +84,15 @@ struct SwitchEmaOptions {
 };
 
 namespace detail {
+/// The fields that options and switch rule share.
+template <class O, class Fields>
+void switch_time_fields(O& o, Fields& field) {
+  field("unit", o.unit);
+  field("interval", o.interval, at_least_1);
+  field("start", o.start, at_least_0);
+  field("end", o.end);
+  field.check(o.end >= o.start, "end must be >= start", o.end);
+}
 /// The fields that options and weighting share. The decay is not one of them, because its rule
 /// differs.
 template <class Fields>
@@ -100,15 +109,9 @@ template <class Fields>
 void fields(SwitchEmaOptions& o, Fields& field) {
   field("decay", o.decay, in_open_0_1, likely_decay(o.any_decay));
   field("any_decay", o.any_decay);
-  field("unit", o.unit);
-  field("interval", o.interval, at_least_1);
-  field("start", o.start, at_least_0);
-  field("end", o.end);
-  field.check(o.end >= o.start, "end must be >= start", o.end);
+  detail::switch_time_fields(o, field);
   detail::switch_warmup_fields(o, field);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 /// Exponential weighting with the warmups above.
@@ -160,10 +163,7 @@ struct SwitchRule {
 };
 template <class Fields>
 void fields(SwitchRule& w, Fields& field) {
-  field("unit", w.unit);
-  field("interval", w.interval, at_least_1);
-  field("start", w.start, at_least_0);
-  field("end", w.end);
+  detail::switch_time_fields(w, field);
 }
 
 /// Exponential average of the weights that is copied into the model at regular times. In unit

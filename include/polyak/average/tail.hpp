@@ -43,9 +43,7 @@ struct TailOptions {
 template <class Fields>
 void fields(TailOptions& o, Fields& field) {
   field("start", o.start, at_least_1);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 /// Equal average of the calls from `start` on; before that the newest weights. Throws

@@ -42,9 +42,7 @@ void fields(WindowAverageOptions& o, Fields& field) {
   field.check(o.interval < 1 || (o.horizon >= 1 && o.horizon % o.interval == 0),
               "horizon must be a positive multiple of interval", o.horizon);
   field("blocks", o.blocks, in_1_65535);
-  field("accumulate", o.accumulate);
-  field("seed", o.seed);
-  field("nonfinite", o.nonfinite);
+  detail::average_fields(o, field);
 }
 
 /// Blocks of `horizon` calls; the first of every `interval` calls is sampled.

@@ -207,7 +207,7 @@ PLACES = [
     ("older_files_refused", "io/state_record.ipp",
      "if (known == file.options.end() && option->older_files_lack_it) continue;",
      "", ["io/state_record_test.cpp"]),
-    ("repeated_weighting_unnamed", "average/schedules/decay_schedule.hpp",
+    ("repeated_weighting_unnamed", "average/schedules/repeated_weighting.hpp",
      'field.label("weighting", detail::weighting_label(w.weighting));',
      "", ["io/state_record_test.cpp"]),
     ("column_major_rows", "io/row_major.ipp",

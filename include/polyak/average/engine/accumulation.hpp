@@ -23,6 +23,14 @@ struct Accumulation {
 
 namespace detail {
 
+/// The fields with which the options of every average end.
+template <class O, class Fields>
+void average_fields(O& o, Fields& field) {
+  field("accumulate", o.accumulate);
+  field("seed", o.seed);
+  field("nonfinite", o.nonfinite);
+}
+
 /// Returns the accumulation, or refuses it under -ffast-math. Inline, because only the program
 /// knows its flags.
 [[nodiscard]] inline const Accumulation& checked(const Accumulation& o) {

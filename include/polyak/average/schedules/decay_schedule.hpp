@@ -18,68 +18,21 @@
 ///   CosineDecayWeighting  1 - d = (1 - base)(1 + cos(pi min(t-1, K)/K))/2           BYOL
 ///   GainWarmupWeighting   1 - d falls exponentially or linearly to gain_at_end
 ///   PowerGainWeighting    1 - d = max(min_gain, (t - burn_in)^-alpha);  t <= burn_in: copy
-///   RepeatedWeighting<W>  one call counts as `repeats` calls of W: d = d_W ... d_W
 ///
 /// Decays are not corrected for skipped calls unless stated. `validate` and the constructor of
 /// Average throw std::invalid_argument for fields out of range.
-///
-/// Above 300 lines: ten short weightings, to be compared side by side.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <numbers>
-#include <string>
 #include <string_view>
 
+#include <polyak/average/schedules/decay_warmup.hpp>
 #include <polyak/core/options.hpp>
-#include <polyak/core/require.hpp>
 
 namespace polyak {
 inline namespace v0 {
-
-namespace detail {
-
-/// (1 + s/inverse_gamma)^-power and 1 minus it, s >= 0.
-[[nodiscard]] inline double inverse_gamma_gain(double s, double inverse_gamma, double power) {
-  return std::exp(-power * std::log1p(s / inverse_gamma));
-}
-[[nodiscard]] inline double inverse_gamma_decay(double s, double inverse_gamma, double power) {
-  return -std::expm1(-power * std::log1p(s / inverse_gamma));
-}
-/// A decay clipped to [min_decay, decay], the lower bound last, and its gain.
-[[nodiscard]] inline double within(double value, double decay, double min_decay) {
-  return std::fmax(std::fmin(value, decay), min_decay);
-}
-[[nodiscard]] inline double gain_within(double gain, double decay, double min_decay) {
-  return std::fmin(std::fmax(gain, 1 - decay), 1 - min_decay);
-}
-
-/// warm(s) and 1 - warm(s) of a weighting, clipped to its bounds; s >= 1 calls after the copies.
-template <class W>
-[[nodiscard]] double warm_decay(const W& w, std::int64_t s) {
-  return within(inverse_gamma_decay(static_cast<double>(s), w.inverse_gamma, w.power), w.decay,
-                w.min_decay);
-}
-template <class W>
-[[nodiscard]] double warm_gain(const W& w, std::int64_t s) {
-  return gain_within(inverse_gamma_gain(static_cast<double>(s), w.inverse_gamma, w.power), w.decay,
-                     w.min_decay);
-}
-/// The fields that weightings with a warmup share.
-template <class W, class Fields>
-void warmup_fields(W& w, Fields& field) {
-  field("decay", w.decay, in_closed_0_1);
-  field("min_decay", w.min_decay);
-  field.check(w.min_decay >= 0 && w.min_decay <= w.decay, "min_decay must lie in [0, decay]",
-              w.min_decay);
-  field("update_after", w.update_after, at_least_0);
-  field("inverse_gamma", w.inverse_gamma, finite_and_positive);
-  field("power", w.power, finite_and_not_negative);
-}
-
-}  // namespace detail
 
 /// `EMAModel` of Hugging Face's diffusers. Without `warmup` it still warms up, by (1+s)/(10+s): for
 /// a constant decay use Ema.
@@ -151,15 +104,9 @@ struct EmaPytorchWeighting {
   double power = 2.0 / 3.0;         ///< finite, >= 0
 
   [[nodiscard]] double least_gain() const { return 1 - decay; }
-  [[nodiscard]] double gain(std::int64_t t) const {
-    if ((t - 1) % update_every != 0) return 0;
-    if (t - 1 <= update_after) return 1;
-    return decay == 1 ? 0 : detail::warm_gain(*this, t - 1 - update_after);
-  }
+  [[nodiscard]] double gain(std::int64_t t) const { return detail::ema_pytorch_gain(*this, t); }
   [[nodiscard]] double complement(std::int64_t t) const {
-    if ((t - 1) % update_every != 0) return 1;
-    if (t - 1 <= update_after) return 0;
-    return decay == 1 ? 1 : detail::warm_decay(*this, t - 1 - update_after);
+    return detail::ema_pytorch_complement(*this, t);
   }
 };
 template <class Fields>
@@ -317,60 +264,6 @@ void fields(PowerGainWeighting& w, Fields& field) {
   field("alpha", w.alpha, in_0_1_above_0);
   field("min_gain", w.min_gain, in_closed_0_1);
   field("burn_in", w.burn_in, at_least_0);
-}
-
-/// Any weighting on another clock: each call counts as `repeats` calls of `weighting` with the same
-/// weights. A schedule for one batch size then fits batches that are `repeats` times as large ("How
-/// to Scale Your EMA", arXiv 2307.13813), or counts samples. Costs O(repeats) gains per call.
-template <class W>
-struct RepeatedWeighting {
-  static_assert(
-      !requires(W & w) { w.advance(std::int64_t{1}); },
-      "polyak: a weighting with a clock of its own cannot be repeated");
-  static constexpr std::string_view type_name = "repeated";
-  W weighting;
-  std::int64_t repeats = 1;  ///< in [1, 1e6]
-
-  [[nodiscard]] bool weighs_initial() const requires requires(const W& w) { w.weighs_initial(); }
-  { return weighting.weighs_initial(); }
-  [[nodiscard]] double gain(std::int64_t t) const {
-    double all = 0;
-    for (std::int64_t s = first(t); s <= t * repeats; ++s) {
-      const double one = weighting.gain(s);
-      all = one == 1 ? 1 : all * weighting.complement(s) + one;
-    }
-    return std::fmin(all, 1);
-  }
-  [[nodiscard]] double complement(std::int64_t t) const {
-    double all = 1;
-    for (std::int64_t s = first(t); s <= t * repeats; ++s) all *= weighting.complement(s);
-    return all;
-  }
-
- private:
-  [[nodiscard]] std::int64_t first(std::int64_t t) const { return (t - 1) * repeats + 1; }
-};
-namespace detail {
-/// The weighting in the record of a repeated one: its type, and that of one which it repeats.
-template <class W>
-[[nodiscard]] std::string weighting_label(const W&) {
-  if constexpr (requires { W::type_name; }) return std::string(W::type_name);
-  return {};
-}
-template <class W>
-[[nodiscard]] std::string weighting_label(const RepeatedWeighting<W>& w) {
-  return "repeated " + text(w.repeats) + " " + weighting_label(w.weighting);
-}
-}  // namespace detail
-template <class W, class Fields>
-void fields(RepeatedWeighting<W>& w, Fields& field) {
-  constexpr Rule<std::int64_t> up_to_a_million{
-      [](std::int64_t v) { return v >= 1 && v <= 1'000'000; },
-      "must lie in [1, 1e6]",
-      {0, -1, 1'000'001}};
-  if constexpr (HasFields<W>) field.inside(w.weighting);
-  field("repeats", w.repeats, up_to_a_million);
-  field.label("weighting", detail::weighting_label(w.weighting));
 }
 
 }  // namespace v0

@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/average/schedules/decay_warmup.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
@@ -138,13 +139,23 @@ struct ExponentialWeighting {
     return decay == 0 ? 1 : -std::expm1(static_cast<double>(n) * std::log(decay));
   }
 };
+namespace detail {
+/// The fields that this weighting shares with the options of Ema and EmaBank. The rule of a decay
+/// differs, and a bank has several.
+template <class O, class Fields>
+void exponential_fields(O& o, Fields& field) {
+  if constexpr (requires { o.decay; }) {
+    field.check(o.decay < 1 || o.start != Start::zero_debiased,
+                "decay must be below 1 with Start::zero_debiased", o.decay);
+  }
+  field("start", o.start);
+  field("update_every", o.update_every, at_least_1);
+}
+}  // namespace detail
 template <class Fields>
 void fields(ExponentialWeighting& w, Fields& field) {
   field("decay", w.decay, in_closed_0_1);
-  field("start", w.start);
-  field("update_every", w.update_every, at_least_1);
-  field.check(w.decay < 1 || w.start != Start::zero_debiased,
-              "decay must be below 1 with Start::zero_debiased", w.decay);
+  detail::exponential_fields(w, field);
 }
 
 /// Polynomial decay, "Stochastic Gradient Descent for Non-smooth Optimization" (arXiv 1212.1824):
@@ -212,15 +223,12 @@ struct InverseGammaWeighting {
   double decay = 0.9999;     ///< cap b, in [0, 1]
 
   [[nodiscard]] double gain(std::int64_t t) const {
-    return std::fmax(1 - decay, std::exp(-power * warmth(t)));
+    return std::fmax(1 - decay,
+                     detail::inverse_gamma_gain(static_cast<double>(t - 1), inverse_gamma, power));
   }
   [[nodiscard]] double complement(std::int64_t t) const {
-    return std::fmin(decay, -std::expm1(-power * warmth(t)));
-  }
-
- private:
-  [[nodiscard]] double warmth(std::int64_t t) const {
-    return std::log1p(static_cast<double>(t - 1) / inverse_gamma);
+    return std::fmin(decay,
+                     detail::inverse_gamma_decay(static_cast<double>(t - 1), inverse_gamma, power));
   }
 };
 template <class Fields>
