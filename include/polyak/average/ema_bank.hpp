@@ -7,8 +7,6 @@
 /// The best decay is known only after training: follow several, evaluate each, keep one.
 /// State: N slots ("average.0", ...). Elementwise; any shape. 2 N + 1 words per parameter and
 /// update; N separate Emas move 3 N.
-///
-/// Above 300 lines: it binds and returns N averages, where Average has one.
 #pragma once
 
 #include <array>

@@ -28,7 +28,7 @@ PLACES = [
     ("schedule_free_pull", "optim/schedule_free.hpp",
      "y = fma(pull, d, fma(gain, z - y, y));",
      "y = fma(pull, d, y);", ["optim/schedule_free_test.cpp"]),
-    ("schedule_free_read", "optim/schedule_free.hpp",
+    ("schedule_free_read", "optim/schedule_free_view.hpp",
      "y = fma(extrapolation, z - y, y);",
      "y = fma(extrapolation, y - z, y);", ["optim/schedule_free_test.cpp"]),
     ("average_direction", "average/engine/average.hpp",
