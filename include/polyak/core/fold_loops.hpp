@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The loops of reductions over the host's memory: any elements as packs of doubles, blocks of rows
-/// and strips of columns, and the part of them that a range of elements has.
+/// The loops of reductions over the host's memory: loads of any element type as packs of doubles,
+/// the folds of blocks and strips, and the blocks that belong to a range of elements.
 ///
 /// Above 300 lines: blocks, strips and their partial packs are one set of loops.
 #pragma once
@@ -94,8 +94,8 @@ POLYAK_INLINE void load_double(const ReadGradients<E>& from, Pack<double, Lanes,
   convert(gradient, to);
 }
 
-/// The first `count` lanes, fewer than all. The rest are 0, or where the fold is shifted the first
-/// number of the block, whose difference to itself is 0.
+/// Loads the first `count` lanes, fewer than all. The other lanes are 0, or `filler` if there is
+/// one: a shifted fold subtracts the first number of the block, so filled with it they become 0.
 template <class Source, class E, int Lanes, class Level>
 POLYAK_INLINE void load_double_part(const Source& from, std::size_t count, const E* filler,
                                     Pack<double, Lanes, Level>& to) {
@@ -122,7 +122,8 @@ template <class E>
 
 // ---- the loops ---------------------------------------------------------------------------------
 
-/// One block, or rows of a strip of columns. A source is a pointer, or gradients that are scaled.
+/// Folds one block, or the rows of a strip of columns. A source is a pointer, or gradients that are
+/// scaled as they are read.
 template <class F, class Level, class... Source>
 struct FoldLoops {
   static constexpr std::size_t streams = sizeof...(Source);
@@ -131,7 +132,7 @@ struct FoldLoops {
   using Accumulators = std::make_index_sequence<accumulators>;
   using Sources = std::tuple<Source...>;
 
-  /// `count` consecutive elements from `from` on, at most fold_block; to one part.
+  /// Folds `count` consecutive elements, at most fold_block, to one part.
   POLYAK_INLINE static void block(const F& fold, const Sources& from, std::size_t count,
                                   double* part) {
     constexpr auto lanes = static_cast<std::size_t>(fold_lanes<F>);
@@ -157,8 +158,8 @@ struct FoldLoops {
     for (std::size_t a = 0; a < accumulators; ++a) part[a] = all.value[a];
   }
 
-  /// `rows` rows of `width` columns, at most fold_block_rows; `inner` elements lie from one row to
-  /// the next, and from one accumulator of the parts to the next.
+  /// Folds `rows` rows, at most fold_block_rows, of `width` columns to `width` parts. The distance
+  /// from one row to the next, and from one accumulator of the parts to the next, is `inner`.
   POLYAK_INLINE static void strip(const F& fold, const Sources& from, std::size_t rows,
                                   std::size_t width, std::size_t inner, double* parts) {
     constexpr std::size_t lanes = 16, rows_at_once = 4;
@@ -276,10 +277,11 @@ struct FoldLoops {
   }
 };
 
-/// Columns that are folded together: so many accumulators of a strip stay in the first cache.
+/// Columns that are folded together. The accumulators of so many columns stay in the first-level
+/// cache.
 inline constexpr std::size_t fold_strip = 512;
 
-/// Elements begin..end of all tensors that have elements this time, counted through them. A block
+/// Folds elements begin..end, counted through all tensors that have elements in this call. A block
 /// or strip belongs to the range in which it begins.
 template <class F, class... S>
 struct FoldPass {
@@ -314,7 +316,7 @@ struct FoldPass {
   }
 
  private:
-  /// The blocks of one tensor that begin in low..high.
+  /// Folds the blocks of one tensor that begin in low..high.
   template <class Level>
   POLYAK_INLINE void units(const FoldTensor& tensor, const Sources& from, std::size_t low,
                            std::size_t high) const {

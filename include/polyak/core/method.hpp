@@ -18,15 +18,15 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The policy of a method for a NaN or an infinity, in the gradients (optimizers) or in the weights
-/// (averages). The last two read them once more, before the pass: the gradients of all tensors that
-/// an optimizer of the step trains, as they lie in memory, before scale, clip coefficient and
-/// limit; the weights of all tensors that the averages keep. Other tensors do not count.
+/// What a method does about a NaN or an infinity in the gradients (optimizers) or in the weights
+/// (averages). `skip_step` and `error` read these once more, before the pass: the gradients of all
+/// tensors that an optimizer of the step trains, as they are in memory, before scale, clip
+/// coefficient and limit; the weights of all tensors that the averages keep. Other tensors do not
+/// count.
 enum class Nonfinite : std::uint8_t {
   propagate,  ///< nothing is checked
-  skip_step,  ///< nothing changes but the count of skipped steps; a fused step is skipped as a
-              ///< whole
-  error,      ///< nonfinite_error
+  skip_step,  ///< only the count of skipped steps changes; a fused step is skipped as a whole
+  error,      ///< throws nonfinite_error
 };
 
 [[nodiscard]] constexpr std::string_view name_of(Nonfinite value) {
@@ -41,7 +41,7 @@ enum class Nonfinite : std::uint8_t {
 }
 
 namespace detail {
-/// Returns the policy. -ffast-math removes the checks for NaN, so there only `propagate` is honest.
+/// Returns the policy. -ffast-math removes the checks for NaN, so it allows only `propagate`.
 [[nodiscard]] inline Nonfinite checked(Nonfinite nonfinite) {
 #if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
   require(nonfinite == Nonfinite::propagate,
@@ -52,34 +52,34 @@ namespace detail {
 }
 }  // namespace detail
 
-/// The hooks of a method that few need, as they are unless a method has its own.
+/// Defaults of the hooks that few methods need.
 template <ParameterScalar P>
 struct MethodHooks {
   using Parameter = P;
-  /// Whether the method changes weights although it is an average.
+  /// Whether an average changes the weights.
   static constexpr bool writes_weights = false;
-  /// Whether the method has no form for a device.
+  /// Whether the method cannot run on a device.
   static constexpr bool host_only = false;
-  /// Whether `prepare` reads the weights, so that it waits for methods before it that write them.
+  /// Whether `prepare` reads the weights. If so, it waits for earlier methods that write them.
   [[nodiscard]] bool reads_weights() const { return false; }
-  /// Runs before any clock moves: passes over whole tensors, and refusals. Changes no state. Where
-  /// it throws, nothing of the step has changed; but a method that reads the weights after others
-  /// wrote them is prepared after these, whose updates stand. The gradients, null in an update, are
-  /// those of all tensors, whoever owns them. Folds over them (core/reduce.hpp) read them as the
-  /// pass will, with scale, clip coefficient and value limit; their pointers lead to memory that
-  /// has none of these.
+  /// Runs before any clock advances: the place for passes over whole tensors, and for refusals. It
+  /// must not change the state. If it throws, nothing of the step has changed, with one exception:
+  /// a method that reads weights which earlier methods write is prepared after their updates, and
+  /// these stand. The gradients, null in an update, are those of all tensors, whichever method owns
+  /// them. Folds (core/reduce.hpp) read them as the pass does, with scale, clip coefficient and
+  /// value limit; their pointers point to the numbers without these.
   void prepare(const ExecutorRef&, const Parameters<P>&, const Gradients<P>*) {}
-  /// Runs after the pass, and after every law of the step. A method that changes weights here is
-  /// named last in a step.
+  /// Runs after the pass, when every law of the step has run. Name a method that changes weights
+  /// here last in a step.
   void finish(const ExecutorRef&, const Parameters<P>&) {}
 };
 
-/// What step() and update() need of a method, in the order in which they call it. To be saved
-/// (io/save.hpp) a method also has a `type_name`, `list_state` as core/state.hpp says, and
-/// `count()` and `skipped()`.
+/// The members of a method that step() and update() use, in the order of the calls. For saving
+/// (io/save.hpp), a method also needs a `type_name`, `list_state` (see core/state.hpp), `count()`
+/// and `skipped()`.
 ///
-/// `bind()` returns a BoundLaw, or a std::variant of them with the usual one first; bound_law.hpp
-/// says more. Methods in their usual variant share a pass.
+/// `bind()` returns a BoundLaw, or a std::variant of them with the usual one first (see
+/// bound_law.hpp). Methods whose usual variant is bound share a pass.
 template <class M>
 concept Method = requires(M& method, const M& constant, const ExecutorRef& executor,
                           const element_t<typename M::Parameter>* const* pointers,
@@ -93,7 +93,7 @@ concept Method = requires(M& method, const M& constant, const ExecutorRef& execu
   { constant.nonfinite() } -> std::same_as<Nonfinite>;
   { constant.reads_weights() } -> std::same_as<bool>;
   {method.prepare(executor, params, gradients)};
-  {method.advance(params, pointers)};  // the clock moves on by one step, and the laws with it
+  {method.advance(params, pointers)};  // advances the clock by one step, and makes its laws
   {method.skip()};                     // instead of advance
   { constant.resting() } -> std::same_as<bool>;  // does nothing in this step
   requires !std::is_void_v<decltype(constant.bind())>;

@@ -8,8 +8,8 @@
 ///   polyak::Reduction<polyak::Norm> norms(params, {.per = polyak::Per::tensor});  // once
 ///   for (const double norm : norms(executor, gradients)) ...                     // no allocation
 ///
-/// One call of the executor for the whole list, each element read once. Results are doubles, whose
-/// bits do not depend on the executor or the instruction set (see core/fold.hpp).
+/// The executor is called once for the whole list, and each element is read once. Results are
+/// doubles, whose bits do not depend on the executor or the instruction set (see core/fold.hpp).
 #pragma once
 
 #include <algorithm>
@@ -38,21 +38,20 @@
 namespace polyak {
 inline namespace v0 {
 
-/// A fold over the tensors of a list, with the memory that it needs: made once, called again and
-/// again, without an allocation. A value; for one thread at a time.
+/// A fold over the tensors of a list, with the memory that it needs. Construct it once and call it
+/// many times; a call does not allocate. It is a value, for one thread at a time.
 template <class F>
 class Reduction {
  public:
   using Result = fold_result_t<F>;
 
-  /// Over all tensors of a list of P, its Parameters or Gradients, that hold P and are no buffers
-  /// (Role::copy). Throws std::invalid_argument for options
-  /// out of range.
+  /// Folds all tensors of a list of P, Parameters or Gradients, that hold P and are not buffers
+  /// (Role::copy). Throws std::invalid_argument for options out of range.
   template <TensorList List>
   explicit Reduction(const List& list, const ReductionOptions& options = {}, const F& fold = {})
       : Reduction(list, detail::Trained{list.layout().get()}, options, fold) {}
 
-  /// Over the tensors of type P for whose index `takes(index)` holds.
+  /// Folds the tensors of type P for whose index `takes(index)` is true.
   template <TensorList List, std::predicate<std::size_t> Takes>
   Reduction(const List& list, const Takes& takes, const ReductionOptions& options = {},
             const F& fold = {})
@@ -61,16 +60,15 @@ class Reduction {
                                     options, static_cast<std::size_t>(F::accumulators)),
                   options.per, fold) {}
 
-  /// Over single arrays of this shape. Throws std::invalid_argument where a dimension is negative.
+  /// Folds single arrays of this shape. Throws std::invalid_argument if a dimension is negative.
   explicit Reduction(const Shape& shape, const ReductionOptions& options = {},
                      Order order = Order::row_major, const F& fold = {})
       : Reduction(nullptr, plan_of(shape, options, order), options.per, fold) {}
 
-  /// Folds the elements of as many streams as the fold reads (see stream_of()), all of them with
-  /// the tensors of the list. A tensor for which a stream has no elements is left out: its results
-  /// are those of no numbers. Gradients are folded as a step reads them, with scale, clip
-  /// coefficient and value limit; stream_of(gradients) has them as they lie in memory. Returns
-  /// results().
+  /// Folds as many streams as the fold reads (see stream_of()), each of them with the tensors of
+  /// the list. A tensor for which a stream has no elements is left out, and its results are those
+  /// of no numbers. Gradients are folded as a step reads them, with scale, clip coefficient and
+  /// value limit; stream_of(gradients) gives them as they are in memory. Returns results().
   ///
   /// Throws std::invalid_argument for streams of another layout or size.
   template <Executor E, class... Streams>
@@ -80,17 +78,17 @@ class Reduction {
     return fold_streams(executor, detail::folded_stream(streams)...);
   }
 
-  /// Per::list: one. Per::tensor: one for each tensor taken, in their order. Rows and columns:
-  /// those of all tensors taken, one after the other.
+  /// One result with Per::list, one for each folded tensor with Per::tensor, and otherwise those of
+  /// the rows or columns of all folded tensors, one tensor after the other.
   [[nodiscard]] std::span<const Result> results() const { return {results_.get(), plan_.results}; }
-  /// Those of tensor `index` of the list; none where it is not taken, or with Per::list.
+  /// The results of tensor `index` of the list. Empty if it is not folded, and with Per::list.
   [[nodiscard]] std::span<const Result> results(std::size_t index) const {
     const std::size_t k = plan_.of_tensor[index];
     if (k == detail::FoldPlan::none || per_ == Per::list) return {};
     return {results_.get() + plan_.tensors[k].results, plan_.tensors[k].shape.results()};
   }
 
-  /// The fold; what it holds may change from call to call.
+  /// The fold. Its members may be changed between calls.
   [[nodiscard]] F& fold() { return fold_; }
 
   Reduction(const Reduction& other)
@@ -142,7 +140,7 @@ class Reduction {
 
   template <class E, class... S>
   std::span<const Result> fold_streams(E& executor, const S&... streams) {
-    if constexpr ((detail::is_gradient_stream<S> || ...)) {  // loops of pointers are faster
+    if constexpr ((detail::is_gradient_stream<S> || ...)) {  // plain pointers are faster
       if ((detail::reads_as_stored(detail::reading_of(streams)) && ...)) {
         return fold_streams(executor, FoldStream<typename S::Element>(streams)...);
       }
@@ -179,7 +177,7 @@ class Reduction {
     return results();
   }
 
-  /// From the parts of the k-th tensor taken to its results.
+  /// Combines the parts of the k-th folded tensor to its results.
   void combine(std::size_t k, bool present) {
     const detail::FoldTensor& tensor = plan_.tensors[k];
     const detail::FoldShape& shape = tensor.shape;
@@ -222,10 +220,10 @@ class Reduction {
   std::unique_ptr<Result[]> results_;
 };
 
-// ---- for a single call: these allocate what they need -------------------------------------------
+// ---- single calls, which allocate the memory that they need ------------------------------------
 
 /// One fold over single arrays of equal size, in the calling thread: `reduce<Dot>(a, b)`. Throws
-/// std::invalid_argument where sizes differ.
+/// std::invalid_argument if their sizes differ.
 template <class F, class First, class... Rest>
 requires(detail::FlatObject<const First>)
     [[nodiscard]] fold_result_t<F> reduce(const First& first, const Rest&... rest) {
@@ -234,15 +232,15 @@ requires(detail::FlatObject<const First>)
 }
 
 /// One fold over all trained tensors of a list: `reduce<Dot>(executor, params, params, gradients)`.
-/// `list` says which tensors there are, `streams` (see stream_of()) what is folded.
+/// `list` determines the tensors; `streams` (see stream_of()) are folded.
 template <class F, Executor E, HostList List, class... Streams>
 [[nodiscard]] fold_result_t<F> reduce(E&& executor, const List& list, const Streams&... streams) {
   Reduction<F> reduction(list);
   return reduction(executor, streams...)[0];
 }
 
-/// The Euclidean norm of all weights (buffers, Role::copy, do not count), or of all gradients that
-/// are set, as a step reads them. 0 for none.
+/// The Euclidean norm of all weights except buffers (Role::copy), or of all gradients that are set,
+/// as a step reads them. 0 if there are none.
 template <Executor E, HostList List>
 [[nodiscard]] double norm(E&& executor, const List& list) {
   return reduce<Norm>(executor, list, list);
@@ -252,8 +250,8 @@ template <HostList List>
   return norm(serial, list);
 }
 
-/// Writes the norm of each tensor of a list, 0 for buffers and where no gradient is set. Throws
-/// std::invalid_argument unless `to` has one number for each tensor.
+/// Writes the norm of each tensor of a list to `to`: 0 for buffers and for tensors without a
+/// gradient. Throws std::invalid_argument unless `to` has one number for each tensor.
 template <Executor E, HostList List>
 void norms(E&& executor, const List& list, std::span<double> to) {
   const std::size_t tensors = list.layout()->tensors.size();

@@ -2,7 +2,7 @@
 /// @file
 /// step() and update(): one call, one pass over memory, any number of methods.
 ///
-/// Above 300 lines: the order in which methods are checked, bound, run and skipped is read as a
+/// Above 300 lines: methods are checked, bound, run and skipped in one order, which is read as a
 /// whole.
 #pragma once
 
@@ -36,8 +36,8 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Lists of the host need an executor that calls back with ranges, lists of a device one that
-/// launches there.
+/// Lists in the host's memory need an executor that calls back with ranges. Lists on a device need
+/// one that launches kernels there.
 template <class E, class P>
 concept ExecutorOf = (Executor<E> && !on_device<P>) ||
                      (on_device<P> && requires(E & executor) { executor.space(); });
@@ -57,7 +57,7 @@ void check_method(const M& method, const Parameters<P>& params) {
 /// Bytes of stack that the bound laws of one method may take in a step.
 inline constexpr std::size_t most_bound_bytes = 1024;
 
-/// The facts of a method that hold for a whole step.
+/// Facts about a method that do not change during a step.
 struct MethodFacts {
   const std::shared_ptr<const Layout>* layout;
   const std::size_t* offsets;  ///< of the tensors in the method's slots
@@ -66,7 +66,7 @@ struct MethodFacts {
   Nonfinite nonfinite;
 };
 
-/// Whether M has the hook of MethodHooks that does nothing.
+/// Whether M has a hook of its own instead of the one of MethodHooks, which does nothing.
 template <class P, class M>
 inline constexpr bool prepares = !requires {
   requires std::same_as<decltype(&M::prepare), decltype(&MethodHooks<P>::prepare)>;
@@ -76,7 +76,7 @@ inline constexpr bool finishes = !requires {
   requires std::same_as<decltype(&M::finish), decltype(&MethodHooks<P>::finish)>;
 };
 
-/// The functions of a method that the driver calls, without its type.
+/// The functions of a method that the driver calls. The driver does not know the method's type.
 template <class P>
 struct MethodTable {
   using Pointers = const element_t<P>* const*;
@@ -86,8 +86,8 @@ struct MethodTable {
   MethodFacts (*facts)(const void*);
   void (*prepare)(void*, const ExecutorRef&, const Parameters<P>&,
                   const Gradients<P>*);  ///< may be null
-  /// Advances the method's clock and binds its law in `memory`, unless the method rests. Returns
-  /// whether the law is the usual one, which shares loops.
+  /// Advances the method's clock and, unless the method rests, binds its law in `memory`. Returns
+  /// whether the law is the usual one, which can share a loop with others.
   bool (*start)(void*, const Parameters<P>&, Pointers, void* memory, Single&);
   void (*finish)(void*, const ExecutorRef&, const Parameters<P>&);  ///< may be null
   void (*skip)(void*);
@@ -136,7 +136,7 @@ struct MethodTable {
     static_assert(sizeof(Bound) <= most_bound_bytes && alignof(Bound) <= cache_line,
                   "polyak: the bound laws of a method take more than 1024 bytes");
     static_assert(std::is_trivially_destructible_v<Bound>);
-    const Bound& bound = *new (memory) Bound(std::as_const(method).bind());  // made in its place
+    const Bound& bound = *new (memory) Bound(std::as_const(method).bind());  // constructed in place
     VariantsOf<Bound>::visit(
         bound, [&]<std::size_t K>(std::integral_constant<std::size_t, K>, const auto& law) {
           single.loop = Sweep<P>::template loop<K == 0>(law);
@@ -144,7 +144,7 @@ struct MethodTable {
     return VariantsOf<Bound>::index(bound) == 0;
   }
 };
-/// The table of a method. Not constexpr, so that programs may link it.
+/// The table of a method. Not constexpr, so that a program can link the compiled library's.
 template <class P, class M>
 struct TableOf {
   static const MethodTable<P> table;
@@ -163,19 +163,19 @@ struct StepMethod {
   [[nodiscard]] bool checks() const { return facts.nonfinite != Nonfinite::propagate; }
 };
 
-/// The methods of a step and the memory of their laws, without their types.
+/// The methods of a step and the memory of their laws, without the types of either.
 template <class P>
 struct StepParts {
   using Plan = typename Sweep<P>::Plan;
   std::span<StepMethod<P>> methods;
   typename Plan::Single* singles;           ///< of each method
   std::span<typename Plan::Shared> shared;  ///< loops
-  const void** usual;                       ///< the laws of each shared loop, a row each
+  const void** usual;                       ///< the laws of the shared loops, one row per loop
   std::byte (*bound)[most_bound_bytes];     ///< the laws of each method
 };
 
-/// The loops that the usual laws of some methods share: one optimizer and all averages, or all
-/// averages.
+/// The loops that the usual laws of several methods share. There is one for each optimizer, with
+/// all averages, or one for all averages if there is no optimizer.
 template <class P, class... M>
 class SharedLoops {
   using Shared = typename Sweep<P>::Plan::Shared;
@@ -223,7 +223,7 @@ class SharedLoops {
       loops(std::make_index_sequence<loop_count>{});
 };
 
-/// The memory of a step's parts. Most of it is left as it was.
+/// The memory of a step's parts. Most of it is left uninitialised.
 template <class P, class... M>
 class StepMemory {
   using Shared = SharedLoops<P, M...>;
@@ -245,7 +245,7 @@ class StepMemory {
   alignas(cache_line) std::byte bound_[count][most_bound_bytes];
 };
 
-/// Refuses optimizers that own a tensor both.
+/// Refuses two optimizers that own the same tensor.
 template <class P>
 void check_owners(const Layout& layout, std::span<const StepMethod<P>> methods) {
   for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
@@ -265,8 +265,8 @@ template <class P>
   return gradients == nullptr ? GradientReading{} : GradientAccess<P>::reading(*gradients);
 }
 
-/// One call of step() or update(): who is checked, who waits for whom, and who is skipped. Knows
-/// nothing of the methods' types.
+/// One call of step() or update(). It checks the methods, and determines which of them wait for
+/// others and which are skipped. It does not know their types.
 template <class P>
 class StepDriver {
  public:
@@ -282,16 +282,17 @@ class StepDriver {
         methods_(parts.methods),
         parts_(parts) {}
 
-  /// Checks the methods and makes the step. False where Nonfinite::skip_step skipped a method.
+  /// Checks the methods and makes the step. Returns false if Nonfinite::skip_step skipped a method.
   bool check_and_advance() {
     check();
     return advance_all();
   }
 
-  /// Notes the facts of the methods, and refuses those that cannot make this step, before anything
-  /// changes. Comes first.
+  /// Collects the facts of the methods and refuses those that cannot take part, before anything
+  /// changes. Call it first.
   void check();
-  /// One step of all methods, after check(). False where Nonfinite::skip_step skipped a method.
+  /// One step of all methods, after check(). Returns false if Nonfinite::skip_step skipped a
+  /// method.
   bool advance_all() {
     const Chosen all = everything();
     if (all_of([](const auto& m) { return m.checks(); }) == 0 && waiting(all) == 0) [[likely]] {
@@ -314,7 +315,7 @@ class StepDriver {
   void advance_prepared(Chosen chosen);
 
   [[nodiscard]] Chosen everything() const { return ~Chosen{0} >> (64 - methods_.size()); }
-  /// The methods that `test` holds for.
+  /// The methods for which `test` is true.
   template <class Test>
   [[nodiscard]] Chosen all_of(Test test) const {
     Chosen found = 0;
@@ -328,10 +329,10 @@ class StepDriver {
         [&](const auto& m) { return m.table->trains == train && m.facts.nonfinite == policy; });
   }
 
-  /// The methods, of those given, that must see the weights as methods before them leave them:
-  /// averages that check for NaN and follow an optimizer, and methods that read the weights ahead
-  /// of the pass and follow anything that writes them. What writes the weights after one of these
-  /// waits too, and so does everything that follows it then.
+  /// Those of the given methods that must wait for another pass, because they need the weights that
+  /// earlier methods write: averages that check for NaN after an optimizer, and methods that read
+  /// the weights before the pass after a method that writes them. A method that writes the weights
+  /// after a waiting one waits too, and so do all methods after it.
   [[nodiscard]] Chosen waiting(Chosen among) const {
     Chosen found = 0;
     bool trained = false, written = false, written_late = false;
@@ -360,8 +361,8 @@ class StepDriver {
     each(chosen, [](const auto& m) { m.table->skip(m.object); });
   }
 
-  /// Which tensors are looked at for NaN and infinity: those that an optimizer of this step trains,
-  /// and those of an average that checks its input. The other tensors do not move in this step.
+  /// The tensors that are checked for NaN and infinity: those that an optimizer of this step
+  /// trains, and those of averages that check their input. No other tensor moves in this step.
   [[nodiscard]] auto trained() const {
     return [this](std::size_t k) { return kept(k, [](const auto& m) { return m.table->trains; }); };
   }
@@ -401,8 +402,8 @@ class StepDriver {
       }
       skipped = checked & now;
     }
-    // A method may refuse the step in prepare(). All are asked before anything changes, but for
-    // those that must see the weights as the others leave them.
+    // A method may refuse the step in prepare(). All methods prepare before anything changes,
+    // except those that need the weights that others write.
     const Chosen reading = later & all_of([](const auto& m) { return m.facts.reads_weights; });
     prepare(all & ~reading & ~skipped);
     skip(skipped);
@@ -432,7 +433,7 @@ class StepDriver {
  protected:
   const ExecutorRef& executor_;
   const Parameters<P>& params_;
-  const Gradients<P>* list_;  ///< of gradients; null in an update
+  const Gradients<P>* list_;  ///< the gradients; null in an update
   const element_t<P>* const* gradients_;
   std::span<StepMethod<P>> methods_;
   StepParts<P> parts_;
@@ -487,7 +488,7 @@ void StepDriver<P>::advance_prepared(Chosen chosen) {
   });
 }
 
-/// Refuses a step that cannot be made, before anything changes.
+/// Refuses a step whose lists do not fit, before anything changes.
 template <class P>
 void check_lists(const Parameters<P>& params, const Gradients<P>* gradients) {
   if (params.swapped()) {
@@ -512,21 +513,21 @@ bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradient
 
 }  // namespace detail
 
-/// One training step: every method in the order given, each tensor read and written once.
+/// One training step: the methods run in the order given, and each tensor is read and written once.
 ///
-/// The same, to the last bit, as `optimizer.step(params, grads)` followed by
-/// `average.update(params)` for each average; a method that rests in most steps is best named last,
-/// for the methods before it stay fused. Returns false where Nonfinite::skip_step skipped a method.
-/// Throws std::logic_error while an average is swapped in, std::invalid_argument where the
-/// parameters, gradients and methods disagree, nonfinite_error as Nonfinite says; nothing has
-/// changed then.
+/// The result has the same bits as `optimizer.step(params, grads)` followed by
+/// `average.update(params)` for each average. Name a method that rests in most steps last: the
+/// methods before it then stay fused. Returns false if Nonfinite::skip_step skipped a method.
+/// Throws std::logic_error while an average is swapped in, std::invalid_argument if parameters,
+/// gradients and methods disagree, nonfinite_error as Nonfinite says. If it throws, nothing has
+/// changed, except that the update stands which made a weight non-finite for a later average.
 template <ParameterScalar P, detail::MethodOf<P>... M>
 requires(sizeof...(M) > 0) bool step(const Parameters<P>& params, const Gradients<P>& gradients,
                                      M&... methods) {
   return detail::call(serial, params, &gradients, methods...);
 }
 
-/// As above, on the executor given.
+/// The same on the given executor.
 template <class E, ParameterScalar P, detail::MethodOf<P>... M>
 requires(detail::ExecutorOf<E, P> &&
          sizeof...(M) > 0) bool step(E&& executor, const Parameters<P>& params,
@@ -534,14 +535,14 @@ requires(detail::ExecutorOf<E, P> &&
   return detail::call(executor, params, &gradients, methods...);
 }
 
-/// Updates averages with the parameters as they are now, in one pass. Otherwise as step().
+/// Updates averages with the current parameters, in one pass. For everything else see step().
 template <ParameterScalar P, detail::MethodOf<P>... M>
 requires(AveragingMethod<M>&&...) &&
     (sizeof...(M) > 0) bool update(const Parameters<P>& params, M&... averages) {
   return detail::call(serial, params, static_cast<const Gradients<P>*>(nullptr), averages...);
 }
 
-/// As above, on the executor given.
+/// The same on the given executor.
 template <class E, ParameterScalar P, detail::MethodOf<P>... M>
 requires(detail::ExecutorOf<E, P> && (AveragingMethod<M> && ...) &&
          sizeof...(M) > 0) bool update(E&& executor, const Parameters<P>& params, M&... averages) {

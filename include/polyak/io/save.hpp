@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Saves a training run in one file and goes on from it, bit for bit.
+/// Saves a training run in one file and resumes it, bit for bit.
 ///
 ///   polyak::save("run.safetensors", params, optimizer, ema);
 ///   polyak::load("run.safetensors", params, optimizer, ema);      // in a new process
 ///
-/// The file is safetensors: the weights under their own names, in row-major order, so that any
-/// reader finds a model; the slots as "polyak/<method>/<slot>/<tensor>"; counters, options and
-/// everything else in the metadata. It is replaced atomically and durably.
+/// The file has the format safetensors. It holds the weights under their own names, in row-major
+/// order, so that other readers find a model; the slots as "polyak/<method>/<slot>/<tensor>"; and
+/// counters, options and everything else in the metadata. It is replaced atomically and durably.
 #pragma once
 
 #include <array>
@@ -28,26 +28,26 @@ namespace polyak {
 inline namespace v0 {
 
 struct SaveOptions {
-  /// Text of your own, read back by load(): the epoch, the place in the data.
+  /// Text of your own, such as the epoch or the position in the data. load() returns it.
   std::map<std::string, std::string> metadata = {};
-  bool digests = true;  ///< of every tensor and the header, by which loading detects damage
-  bool durable = true;  ///< returns when the disk has it; false: when the system has it
+  bool digests = true;  ///< stores digests of every tensor and the header, to detect damage
+  bool durable = true;  ///< returns when the data are on the disk; false: when the system has them
 };
 
 struct LoadOptions {
-  /// Goes on with the options of this program where those of the file differ; what they begin with
-  /// (the learning rate) is then this program's too. So are selections, groups and their factors:
-  /// the state of tensors that have none here is left in the file, and a file without the state of
-  /// tensors that have some here is refused.
+  /// If options of the file and of this program differ, uses those of this program, and the numbers
+  /// that they initialise, such as the learning rate. This includes selections, groups and their
+  /// factors: state of tensors that have none in this program is not read, and a file that lacks
+  /// state which this program has is rejected.
   bool override_options = false;
-  bool verify = true;  ///< the digests, where the file has them
+  bool verify = true;  ///< checks the digests, if the file has them
 };
 
-/// The findings of load() besides the state.
+/// What load() returns.
 struct LoadReport {
   std::map<std::string, std::string> metadata;  ///< SaveOptions.metadata
   std::vector<std::string> overridden;          ///< the options that differed
-  bool verified = false;                        ///< whether there were digests, and they fit
+  bool verified = false;                        ///< whether the digests were checked
 };
 
 namespace detail {
@@ -75,8 +75,8 @@ void record_part(StateRecord& all, const M& method) {
 /// Refuses an object that is given twice.
 void require_distinct(std::span<const void* const> addresses);
 
-/// The arguments of save and load after their options: parameters, then their methods; then, for a
-/// model of several types, the next parameters and their methods.
+/// Records the arguments of save() and load() that follow the options: parameters, then their
+/// methods; for a model of several types, the next parameters and their methods follow.
 template <class First, class... Rest>
 [[nodiscard]] StateRecord record_parts(const First& first, const Rest&... rest) {
   static_assert(is_parameters<First>,
@@ -88,7 +88,7 @@ template <class First, class... Rest>
   return all;
 }
 
-/// Where loading writes: to the weights, and to the state of methods.
+/// Adds the memory that loading writes: weights, or the state of a method.
 template <Loadable Part>
 void add_places(StatePlaces& all, Part& part) {
   if constexpr (is_parameters<Part>) {
@@ -121,19 +121,19 @@ template <class M>
 void save_record(const std::filesystem::path& path, const StateRecord& all,
                  const SaveOptions& options);
 
-/// `places` are those of the methods and parameters in `run`.
+/// `run` is the record of the parameters and methods that are loaded into, `places` their memory.
 [[nodiscard]] LoadReport load_record(const std::filesystem::path& path, const StateRecord& run,
                                      const StatePlaces& places, const LoadOptions& options);
 
 }  // namespace detail
 
-/// Saves parameters and methods in the file `path`: weights and buffers, slots, counters, options,
-/// the keys of generators. Several lists of parameters, each followed by its methods, make one file
-/// too. The old file stays whole until the new one is; a failure leaves it as it was.
+/// Saves parameters and methods in the file `path`: weights and buffers, slots, counters, options
+/// and seeds. Several lists of parameters, each followed by its methods, can share one file. An
+/// existing file is replaced only when the new one is complete; a failure leaves it unchanged.
 ///
 /// Throws std::logic_error while an average is swapped in, std::invalid_argument for methods of
-/// other parameters and for names that are used twice or begin with "polyak/", io_error where the
-/// system refuses.
+/// other parameters and for names that are used twice or begin with "polyak/", io_error for an
+/// error of the file system.
 template <class... Parts>
 void save(const std::filesystem::path& path, const SaveOptions& options, const Parts&... parts) {
   detail::save_record(path, detail::record_parts(parts...), options);
@@ -144,13 +144,13 @@ requires(detail::is_parameters<First>) void save(const std::filesystem::path& pa
   save(path, SaveOptions{}, params, methods...);
 }
 
-/// Reads what save() wrote into parameters and methods that were made as those were, and have not
-/// been used yet. The run goes on as if it had not been interrupted, to the last bit.
+/// Loads the file of save() into parameters and methods that were constructed in the same way and
+/// have not been used yet. The run then continues as if it had not been interrupted, bit for bit.
 ///
-/// Nothing has changed when it throws: std::invalid_argument that lists every difference of names,
-/// shapes, types, roles, methods and options; io_error for a file that is damaged, truncated or no
-/// state of polyak; std::logic_error after the first step or update, and while an average is
-/// swapped in.
+/// Throws std::invalid_argument, with a list of all differences in names, shapes, types, roles,
+/// methods and options; io_error for a file that is damaged, truncated or not a state of polyak;
+/// std::logic_error after the first step or update, and while an average is swapped in. If it
+/// throws, nothing has changed.
 template <detail::Loadable... Parts>
 LoadReport load(const std::filesystem::path& path, const LoadOptions& options, Parts&... parts) {
   if ((detail::has_started(parts) || ...)) {

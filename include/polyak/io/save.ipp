@@ -37,10 +37,10 @@ inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& one) 
                      one.spec.shape, one.element_bytes, one.order);
     return;
   }
-  const bool turned = one.order == Order::column_major;
-  const std::size_t part = turned ? one.bytes : std::min(one.bytes, std::size_t{1} << 26);
+  const bool transposed = one.order == Order::column_major;
+  const std::size_t part = transposed ? one.bytes : std::min(one.bytes, std::size_t{1} << 26);
   std::vector<std::byte> host(part);
-  if (turned) {
+  if (transposed) {
     read_bytes(one.space, host.data(), one.data, one.bytes);
     append_row_major([&](std::span<const std::byte> piece) { writer.append(piece); }, host.data(),
                      one.spec.shape, one.element_bytes, one.order);
@@ -96,8 +96,8 @@ POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRec
   writer.finish();
 }
 
-/// Refuses differences between a run and a file in one error, except for overridden options.
-/// Returns the differences that it found.
+/// Refuses all differences in one error, except in options that are overridden. Returns the
+/// differences.
 [[nodiscard]] inline StateDifferences check_record(const std::filesystem::path& path,
                                                    const FiledRecord& file, const StateRecord& run,
                                                    const LoadOptions& options) {
@@ -113,8 +113,8 @@ POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRec
   refuse_value("polyak: the state in " + path.string() + " is of another run: " + list);
 }
 
-/// Refuses state that this run has and the file lacks. If options may differ, that is state of
-/// tensors that were frozen or not selected when the file was saved.
+/// Refuses a file that lacks state which this run has. With other options, it may lack that of
+/// tensors that were frozen or not selected when it was saved.
 inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
   std::string list;
   for (const RecordedTensor& tensor : run.tensors) {
@@ -177,7 +177,7 @@ POLYAK_DEFINE LoadReport load_record(const std::filesystem::path& path, const St
   report.overridden = found.options;
   report.verified = options.verify && file.has_digests();
   if (report.verified) file.verify();
-  // From here on nothing fails, unless a device does.
+  // From here on only a device can fail.
   for (std::size_t k = 0; k < tensors.size(); ++k) {
     take_tensor(run.tensors[k], places.tensors[k], tensors[k]);
   }

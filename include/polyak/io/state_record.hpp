@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The record of a training run in a state file: which parameters, which methods with which
-/// options, every number, and where every tensor is in memory. Made of const methods by their
-/// `list_state` (core/state.hpp), read from a file, and compared. The places that loading writes to
-/// are listed apart, of methods that are not const.
+/// The record of a training run in a state file: its parameters, its methods with their options and
+/// numbers, and the place of every tensor in memory. `list_state` of the const methods
+/// (core/state.hpp) makes a record, which is written to a file, or compared with that of a file.
+/// The places that loading writes to are listed separately, by methods that are not const.
 #pragma once
 
 #include <cstddef>
@@ -51,10 +51,11 @@ struct RecordedTensor {
   MemorySpace* space;  ///< null for the host's memory
 };
 
-/// For each slot that has a shape of its own: its shape for each tensor of the list, if it has one.
+/// For each slot with a shape of its own: its shape for each tensor of the list; none if the slot
+/// has no elements there.
 using SlotShapes = std::map<std::string, std::vector<std::optional<Shape>>>;
 
-/// A method: all that it lists but for the tensors.
+/// A method: everything that it lists except the tensors.
 struct RecordedMethod {
   std::string type;       ///< "AdamW"
   std::string parameter;  ///< "float32"
@@ -78,7 +79,7 @@ struct StateRecord {
 void record_tensor(StateRecord& all, std::string name, const TensorInfo& info, DType dtype,
                    const void* data, MemorySpace* space);
 
-/// Adds a method of the parameters named last to a record.
+/// Adds a method to a record. It belongs to the parameters that were added last.
 class StateRecorder final : public StateVisitor {
  public:
   /// Throws std::invalid_argument for a method of other parameters.
@@ -97,8 +98,8 @@ class StateRecorder final : public StateVisitor {
   std::string prefix_;
 };
 
-/// Where loading writes the entries of a record, in the order of its tensors and of its scalars,
-/// method after method.
+/// The memory that loading writes to: of all tensors in the order of the record, and of all
+/// scalars, method by method.
 struct StatePlaces {
   std::vector<std::byte*> tensors;
   std::vector<void*> scalars;

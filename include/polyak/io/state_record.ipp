@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Definitions of io/state_record.hpp, and the record as JSON.
+/// Definitions of io/state_record.hpp; the record as JSON, its reading and its comparison.
+///
+/// Above 300 lines: what is written, read and compared is one format.
 #pragma once
 
 #include <cstddef>
@@ -98,7 +100,7 @@ POLYAK_DEFINE void StateRecorder::counters(std::string_view name,
   info.size = values.size();
   record_tensor(all_, prefix_ + std::string(name), info, info.dtype, values.data(), nullptr);
 }
-/// Calls use(info, offset) with each buffer, whose copies lie one after another.
+/// Calls use(info, offset) for each buffer. The copies of buffers lie one after another.
 template <class Use>
 void each_buffer(const Layout& layout, Use use) {
   std::size_t offset = 0;
@@ -160,7 +162,8 @@ POLYAK_DEFINE void StatePlaceLister::slots(SlotMemory& slots) {
   return role == Role::average ? "average" : role == Role::copy ? "copy" : "ignore";
 }
 
-/// Everything but the tensors' elements. Numbers are text: JSON's would not keep every bit.
+/// The record without the elements of tensors. Numbers are stored as text, because numbers of JSON
+/// would not keep every bit.
 [[nodiscard]] inline std::string json_of(const StateRecord& all) {
   using Json = nlohmann::ordered_json;
   Json root = {{"format", state_format}, {"parameters", Json::array()}, {"methods", Json::array()}};
@@ -191,7 +194,7 @@ POLYAK_DEFINE void StatePlaceLister::slots(SlotMemory& slots) {
   return root.dump();
 }
 
-/// The record of a file. No tensors: they are in the file's header.
+/// The record of a file. It has no tensors: the file's header lists them.
 struct FiledMethod {
   std::string type, parameter, state;
   std::size_t list = 0;
@@ -204,7 +207,7 @@ struct FiledRecord {
   std::vector<FiledMethod> methods;
 };
 
-/// Reads the text of json_of(). Every access checks the type, so nothing is thrown but io_error.
+/// Reads the text of json_of(). Every access checks the type, so it throws nothing but io_error.
 class RecordReader {
  public:
   using Json = nlohmann::json;
@@ -307,7 +310,7 @@ class RecordReader {
   std::filesystem::path path_;
 };
 
-/// Differences between a run and a file, as lines.
+/// The differences between a file and the parameters and methods that are loaded, as lines.
 struct StateDifferences {
   std::vector<std::string> options;  ///< those that may be overridden
   std::vector<std::string> others;
@@ -315,7 +318,8 @@ struct StateDifferences {
   std::vector<std::vector<std::string>> differing;
 };
 
-/// Compares the slots that have shapes of their own. Lists of another length differ elsewhere too.
+/// Compares the slots that have shapes of their own. Lists of different lengths are reported
+/// elsewhere.
 inline void compare_shapes(const std::string& who, const SlotShapes& file, const SlotShapes& run,
                            const Layout& layout, std::vector<std::string>& differences) {
   const auto words = [](const std::optional<Shape>& shape) {
@@ -397,7 +401,7 @@ inline void compare_methods(std::size_t index, const FiledMethod& file, const Re
   }
 }
 
-/// Everything in which a run and a file differ.
+/// Compares everything.
 [[nodiscard]] inline StateDifferences compare(const FiledRecord& file, const StateRecord& run) {
   StateDifferences result;
   result.differing.resize(run.methods.size());
