@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Definitions of io/reconstruct.hpp.
+///
+/// Above 300 lines: the fits that choose the weights, and the one pass that applies them.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Definitions of io/snapshot_store.hpp.
+///
+/// Above 300 lines: the members of one class.
 #pragma once
 
 #include <algorithm>
