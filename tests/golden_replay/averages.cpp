@@ -17,10 +17,10 @@
 namespace golden {
 namespace {
 
-/// The average, or nothing where the library has none; it must then refuse to hand one out.
+/// The average, or nothing if it is not readable. The library must then refuse to read it.
 template <class T, class Average>
-std::optional<Tensors> handed_out(Case& run, const Average& average, Model<T>& target,
-                                  bool expect_ready) {
+std::optional<Tensors> readable_average(Case& run, const Average& average, Model<T>& target,
+                                        bool expect_ready) {
   run.report().check(run.place("average is ready"), average.ready() == expect_ready);
   if (average.ready()) {
     average.copy_to(target.params());
@@ -55,7 +55,7 @@ void replay_swa(Case& run, std::int64_t default_start) {
     const auto call = static_cast<std::int64_t>(averages.size()) + 1;
     collected =
         collected || (call >= options.start && (call - options.start) % options.period == 0);
-    averages.push_back(handed_out(run, average, target, collected));
+    averages.push_back(readable_average(run, average, target, collected));
     counts.push_back(static_cast<double>(average.count()));
   }
 
@@ -65,7 +65,7 @@ void replay_swa(Case& run, std::int64_t default_start) {
   run.compare_final("avg", averages);
 }
 
-/// Feeds the iterates to the average and returns it after every call, read through its view.
+/// Feeds the iterates to the average. Returns the average after every call, read through its view.
 template <class T, class Average>
 History follow(const std::vector<Tensors>& iterates, Model<T>& model, Average& average) {
   History averages;
@@ -120,7 +120,7 @@ void replay_debiased_ema(Case& run) {
   polyak::Ema<At<T>> average(model.params(), options);
   const History averages = follow(run.calls("iterates"), model, average);
 
-  // The library keeps the debiased average alone; the sum from zero is it times 1 - decay^t.
+  // The library stores only the debiased average. The sum from zero is that times 1 - decay^t.
   History sums = averages;
   for (std::size_t t = 0; t < sums.size(); ++t) {
     const double weight = -std::expm1(static_cast<double>(t + 1) * std::log(options.decay));

@@ -25,7 +25,7 @@ polyak::BatchNormPooling pooling_of(const Case& run) {
   throw Malformed("unknown weighting \"" + weighting + "\"");
 }
 
-/// The activations of every batch, samples x channels, in the order of their numbers.
+/// The activations of every batch, samples x channels, in the order of the batches.
 template <class T>
 std::vector<std::vector<T>> batches_of(const Case& run, std::int64_t channels) {
   const Section recorded = run.inputs.section("batches");
@@ -45,7 +45,7 @@ std::vector<std::vector<T>> batches_of(const Case& run, std::int64_t channels) {
   return batches;
 }
 
-/// Running statistics, as a layer keeps them.
+/// The running statistics of a layer.
 template <class T>
 struct Statistics {
   std::vector<T> mean, variance;
@@ -58,7 +58,7 @@ struct Statistics {
     return {{mean.begin(), mean.end()}, {variance.begin(), variance.end()}};
   }
 
-  /// What a layer with a settable momentum does in training mode.
+  /// Updates the statistics as a layer with a settable momentum does in training mode.
   void update(std::span<const T> batch, double momentum) {
     const std::size_t channels = mean.size(), samples = batch.size() / channels;
     for (std::size_t c = 0; c < channels; ++c) {
@@ -92,7 +92,7 @@ void replay_update_bn(Case& run) {
     }
   }
 
-  // One layer that is observed, and one that updates itself by the factor it is told.
+  // One layer is observed, and one updates its own statistics by the factor that it gets.
   Statistics<T> observed(initial), itself(initial);
   std::int64_t counter = -1;
   polyak::BatchNormEstimator<T> estimator(pooling_of(run));

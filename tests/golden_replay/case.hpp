@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// One recorded run: its parts, and comparison with what a replay of it gave.
+/// One recorded run: its parts, and the comparison with the results of a replay.
 #pragma once
 
 #include <cstddef>
@@ -19,14 +19,14 @@
 
 namespace golden {
 
-/// Tensors after every call; none where the library has nothing to show, which a replay checks.
+/// Tensors after every call; none where the average is not readable, which a replay checks.
 using History = std::vector<std::optional<Tensors>>;
 
-/// A case of a golden file. `compare` skips what the file does not record, and `finish` refuses
-/// what the file holds and the replay did not use: each recorded entry is compared or reported.
+/// A case of a golden file. `compare` skips entries that the file does not record. `finish` refuses
+/// entries of the file that the replay did not use, so each recorded entry is compared or reported.
 class Case {
  public:
-  /// `label` precedes places in the report where a file has several cases.
+  /// `label` precedes the places in the report if a file has several cases.
   Case(const Json& document, std::string label, Report& report)
       : document_(&document),
         label_(std::move(label)),
@@ -59,10 +59,10 @@ class Case {
     return layout.named ? tensors("params") : tensors_of(top_.at("initial"), layout, "initial");
   }
 
-  /// What `initial` holds, where that is not the parameters alone.
+  /// The entry `initial`, if it holds more than the parameters.
   [[nodiscard]] Section initial_section() const { return top_.section("initial"); }
 
-  /// Where the average starts: at the parameters, unless the file says otherwise.
+  /// The initial value of the average: the parameters, unless the file has another.
   [[nodiscard]] Tensors initial_average() const {
     return top_.section("initial").has("avg") ? tensors("avg") : initial();
   }
@@ -86,7 +86,7 @@ class Case {
     }
   }
 
-  /// Scalars, one per call; the calls for which null is recorded did nothing.
+  /// Scalars, one per call. Calls for which null is recorded are not compared.
   void compare(const Section& section, const std::string& key, const std::vector<double>& actual) {
     compare(section, key, actual, tolerance);
   }
@@ -123,11 +123,11 @@ class Case {
     if (!actual.empty() && actual.back()) {
       compare(last, key, *actual.back());
     } else if (!actual.empty() && last.has(key)) {
-      (void)last.at(key);  // a value that the library refuses to hand out
+      (void)last.at(key);  // the library refuses to return this value
     }
   }
 
-  /// The recorded list of a key, or null where there is none; its length must be `size`.
+  /// The recorded list of a key, or null if there is none. Its length must be `size`.
   [[nodiscard]] const Json* recorded_list(const Section& section, const std::string& key,
                                           std::size_t size) const {
     if (!section.has(key)) {
@@ -146,7 +146,7 @@ class Case {
                      tolerance);
   }
 
-  /// Direct access, for entries with a tolerance or a form of their own.
+  /// Direct access, for entries with another tolerance or format.
   [[nodiscard]] Report& report() { return *report_; }
   [[nodiscard]] std::string place(const std::string& path) const { return label_ + path; }
 
@@ -180,10 +180,11 @@ class Case {
   Tolerance tolerance;
 };
 
-/// Runs a case through the library and compares.
+/// Replays a case with the library and compares.
 using ReplayFunction = std::function<void(Case&)>;
 
-/// The run of an algorithm, and the methods that it calls, as tests/support/methods.hpp names them.
+/// The replay of an algorithm, and the titles, in tests/support/methods.hpp, of the methods that it
+/// uses.
 struct Replay {
   std::vector<std::string_view> methods;
   ReplayFunction replay;
@@ -191,7 +192,7 @@ struct Replay {
 /// By the name of the algorithm.
 using Replays = std::map<std::string, Replay>;
 
-/// The run that fits the dtype of the case.
+/// The replay for the dtype of the case.
 [[nodiscard]] inline ReplayFunction by_dtype(ReplayFunction in_float32, ReplayFunction in_float64) {
   return [in_float32 = std::move(in_float32), in_float64 = std::move(in_float64)](Case& run) {
     if (run.dtype == "float32") {
@@ -204,7 +205,7 @@ using Replays = std::map<std::string, Replay>;
   };
 }
 
-// What each file of replays can do.
+// The replays of each file.
 [[nodiscard]] Replays average_replays();
 [[nodiscard]] Replays decay_schedule_replays();
 [[nodiscard]] Replays switch_replays();
@@ -219,13 +220,13 @@ using Replays = std::map<std::string, Replay>;
 [[nodiscard]] Replays linear_replays();
 [[nodiscard]] Replays batch_norm_replays();
 
-/// What is wrong with a folder of golden files, a line each: files that no replay and no manifest
-/// reads, replays without a file or of methods that the list does not have, and methods of the list
-/// that are neither replayed nor excused.
+/// The faults of a folder of golden files, one line each: files that no replay and no manifest
+/// reads, replays without a file or of methods that are not in the list, and methods of the list
+/// that are not replayed without a reason.
 [[nodiscard]] std::vector<std::string> missing_replays(const Replays& replays,
                                                        const std::filesystem::path& folder);
 
-/// Checks the safetensors files in `folder` against what their manifest says of them.
+/// Checks the safetensors files in `folder` against their manifest.
 [[nodiscard]] Report check_manifest(const Json& manifest, const std::filesystem::path& folder);
 
 }  // namespace golden

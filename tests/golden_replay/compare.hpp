@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Comparison of what a replay gave with what was recorded.
+/// Comparison of the results of a replay with the recorded ones.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@
 
 namespace golden {
 
-/// A value b passes for a recorded a when |b - a| <= absolute + relative |a|; both zero mean that
+/// A value b passes for a recorded value a if |b - a| <= absolute + relative |a|. If both are zero,
 /// the bits must agree.
 struct Tolerance {
   double relative = 0;
@@ -35,7 +35,7 @@ inline constexpr Tolerance exact{};
   return std::nextafter(magnitude, std::numeric_limits<double>::infinity()) - magnitude;
 }
 
-/// Errors of all compared values of a file over their tolerances, the worst kept.
+/// The compared values of a file: how many failed, and the worst error relative to its tolerance.
 class Report {
  public:
   void compare(const std::string& where, double actual, double recorded, Tolerance tolerance) {
@@ -56,7 +56,7 @@ class Report {
                    tolerance.absolute + tolerance.relative * std::abs(recorded));
   }
 
-  /// Passes when the values differ by at most `allowed`.
+  /// Passes if the values differ by at most `allowed`.
   void compare_within(const std::string& where, double actual, double recorded, double allowed) {
     ++values_;
     const double ratio = error_ratio(actual, recorded, allowed);
@@ -67,7 +67,7 @@ class Report {
     }
   }
 
-  /// Something that must hold, as the refusal of a value that the library does not have.
+  /// A condition that must hold, such as the refusal of an average that is not readable.
   void check(const std::string& where, bool holds) {
     compare(where, holds ? 1.0 : 0.0, 1.0, exact);
   }
@@ -93,7 +93,7 @@ class Report {
   [[nodiscard]] bool passed() const { return mismatches_ + exact_mismatches_ == 0; }
   [[nodiscard]] bool empty() const { return values_ + exact_values_ == 0; }
 
-  /// One line: the worst error over its tolerance, and what was compared bit by bit.
+  /// One line: the worst error relative to its tolerance, and the result of the exact comparisons.
   [[nodiscard]] std::string summary() const {
     std::ostringstream line;
     line.precision(3);

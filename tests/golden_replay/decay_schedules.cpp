@@ -75,8 +75,8 @@ polyak::PowerGainWeighting power_gain(const Section& from) {
   return w;
 }
 
-/// The average after every call; before the first update, where the library has none, the initial
-/// value that the reference shows.
+/// Replays a weighting. Before the first update the average is not readable, and the reference
+/// returns the initial value.
 template <class T, class W>
 void replay(Case& run, const W& weighting) {
   Model<T> model(run.layout, run.initial_average());
@@ -129,13 +129,13 @@ void replay_batch_scaling(Case& run) {
   run.compare_final("coarse", of_coarse);
 }
 
-/// A number, or the infinity that "inf" and null stand for.
+/// A number, or infinity for "inf" and null.
 double or_infinity(const Section& from, const std::string& key) {
   return from.has(key) && !from.at(key).is_null() ? from.number(key)
                                                   : std::numeric_limits<double>::infinity();
 }
 
-/// The schedule of a row: what the reference returns for a call, counted from 1.
+/// The schedule of a row: the decay that the reference returns for a call, counted from 1.
 std::function<double(std::int64_t)> schedule_of(const Section& row) {
   const std::string name = row.text("schedule");
   const Section from = row.section("hp");
@@ -151,7 +151,7 @@ std::function<double(std::int64_t)> schedule_of(const Section& row) {
   if (name == "timm") return decay(timm(from));
   if (name == "ema_pytorch") {
     auto w = ema_pytorch(from);
-    w.update_every = 1;  // the decay of every call, acted on or not
+    w.update_every = 1;  // the decay of every call, applied or not
     return decay(w);
   }
   if (name == "openmixup_warmup") {
@@ -223,7 +223,7 @@ void replay_schedules(Case& run) {
       values.push_back(schedule(static_cast<std::int64_t>(call) + (from_one ? 0 : 1)));
     }
     const std::string place = "expected.rows[" + std::to_string(k) + "]";
-    // One reference computes in float; another is 1.2e-13 off its own formula.
+    // One reference computes in float; another deviates from its own formula by 1.2e-13.
     const std::string name = row.text("schedule");
     const double relative = name == "edm2_traditional" ? 1e-12 : 1e-13;
     run.report().compare(

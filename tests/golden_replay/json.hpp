@@ -16,7 +16,7 @@ namespace golden {
 
 using Json = nlohmann::json;
 
-/// What is wrong with a file, in one line.
+/// The fault of a file, in one line.
 class Malformed : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -40,7 +40,7 @@ struct Layout {
   }
 };
 
-/// A number, or one of the strings that stand for numbers that JSON lacks.
+/// A number, or one of the strings for numbers that JSON does not have.
 [[nodiscard]] inline double number_of(const Json& value, const std::string& where) {
   if (value.is_number()) {
     return value.get<double>();
@@ -64,7 +64,7 @@ struct Layout {
   return value;
 }
 
-/// A list of numbers. A bare number is a list of one, as tensors of rank 0 are written.
+/// A list of numbers. A single number is a list of one; tensors of rank 0 are written like this.
 [[nodiscard]] inline std::vector<double> numbers_of(const Json& value, const std::string& where) {
   if (!value.is_array()) {
     return {number_of(value, where)};
@@ -111,7 +111,7 @@ struct Layout {
   return layout;
 }
 
-/// The tensor of a list or an object of tensors that the layout gives the index `tensor`.
+/// The tensor with index `tensor` in the layout, from a list or an object of tensors.
 [[nodiscard]] inline const Json& tensor_of(const Json& tensors, const Layout& layout,
                                            std::size_t tensor, const std::string& where) {
   if (layout.named ? !tensors.is_object() : !tensors.is_array()) {
@@ -149,8 +149,8 @@ struct Layout {
   return all;
 }
 
-/// An object of a file. What nothing reads is an error, so every read is remembered: a replay
-/// that ignored a hyperparameter or a recorded value would prove nothing.
+/// An object of a file. It remembers which entries were read, because an entry that nothing reads
+/// is an error: a replay that ignored a hyperparameter or a recorded value would prove nothing.
 class Section {
  public:
   Section(const Json& node, std::string path, std::set<const Json*>& read)
@@ -164,7 +164,7 @@ class Section {
     return path_.empty() ? key : path_ + "." + key;
   }
 
-  /// Whether there is a value; null counts as none.
+  /// Whether the entry exists and is not null.
   [[nodiscard]] bool has(const std::string& key) const {
     const auto found = node_->find(key);
     if (found == node_->end()) {
@@ -177,7 +177,7 @@ class Section {
     return true;
   }
 
-  /// The value of `key`, read as a whole.
+  /// The value of `key`. All of it counts as read.
   [[nodiscard]] const Json& at(const std::string& key) const {
     if (!has(key)) {
       throw Malformed(path(key) + " is missing");
@@ -187,7 +187,7 @@ class Section {
     return value;
   }
 
-  /// The object `key`, whose entries are read one by one; an empty one where there is none.
+  /// The object `key`, or an empty one if there is none. Its entries are read one by one.
   [[nodiscard]] Section section(const std::string& key) const {
     static const Json nothing = Json::object();
     return {has(key) ? *node_->find(key) : nothing, path(key), *read_};
@@ -225,7 +225,7 @@ class Section {
     return has(key) ? integer(key) : fallback;
   }
 
-  /// An integer >= 1, as periods and lengths must be.
+  /// An integer >= 1, for periods and lengths.
   [[nodiscard]] std::int64_t count(const std::string& key) const {
     const std::int64_t value = integer(key);
     if (value < 1) {
@@ -267,7 +267,7 @@ class Section {
   std::set<const Json*>* read_;
 };
 
-/// The path of an entry below `node` that holds something and was never read, or an empty string.
+/// The path of an entry below `node` that is not empty and was not read; else an empty string.
 [[nodiscard]] inline std::string unread_entry(const Json& node, const std::string& path,
                                               const std::set<const Json*>& read) {
   if (read.contains(&node) || (node.is_structured() && node.empty())) {

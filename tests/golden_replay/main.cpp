@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// polyak_golden FILE...: replays recorded runs of reference implementations through the library,
-/// and checks the safetensors files that a manifest.json describes. Prints one line per file and
-/// fails where one does not match or cannot be replayed in full. With --complete FOLDER it compares
+/// and checks the safetensors files that a manifest.json describes. Prints one line per file, and
+/// fails if one does not match or cannot be replayed completely. With --complete FOLDER it compares
 /// the files of a folder, the replays and the list of methods.
 
 #include <algorithm>
@@ -106,7 +106,7 @@ Report replay_file(const std::filesystem::path& file) {
   return report;
 }
 
-/// Whether the file matches; says so in one line.
+/// Returns whether the file matches, and prints the result in one line.
 bool passes(const std::filesystem::path& file) {
   std::string line;
   bool passed = false;
@@ -124,8 +124,8 @@ bool passes(const std::filesystem::path& file) {
 }
 
 #if !defined(POLYAK_GOLDEN_DEVICE)
-/// Whether golden files, replays and methods have all that they need of each other; says so in a
-/// line for each that has not.
+/// Returns whether golden files, replays and methods are complete, and prints a line for each that
+/// lacks another.
 bool is_complete(const std::filesystem::path& folder) {
   const std::vector<std::string> missing = missing_replays(all_replays(), folder);
   for (const std::string& line : missing) std::cout << "FAIL  " << line << std::endl;

@@ -41,7 +41,7 @@ std::vector<double> multipliers_from(const Case& run, const Section& from,
   return polyak::decay_multipliers(known->second, checkpoints, options);
 }
 
-/// Multipliers and weights, and the way back from the weights.
+/// Multipliers to weights, and weights back to multipliers.
 void compare_decay(Case& run, const Section& row, const std::vector<double>& multipliers) {
   const std::vector<double> weights = polyak::merge_weights(multipliers);
   run.compare(row, "multipliers", multipliers);
@@ -60,7 +60,7 @@ void replay_tables(Case& run) {
       compare_decay(run, rows[i], multipliers_from(run, inputs[i], inputs[i].count("K")));
     }
   }
-  // The name says n and K. Others would be reported as not known.
+  // The names contain n and K. Any other name would be reported as not known.
   for (std::int64_t n = 1; n <= 400; ++n) {
     for (std::int64_t decay = 1; decay <= n; ++decay) {
       const std::string key =

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The weights that a replay trains, as a user of the library holds them.
+/// The weights that a replay trains, registered as a user of the library registers them.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 namespace golden {
 
-/// Every type's way to double; 16-bit numbers have none but through float.
+/// Converts any type to double; 16-bit types by way of float.
 template <class T>
 [[nodiscard]] double widened(T value) {
   if constexpr (std::is_floating_point_v<T>) {
@@ -26,13 +26,13 @@ template <class T>
   }
 }
 
-/// Numbers of type T, one tensor after the other, where the library works on them.
+/// Numbers of type T, one tensor after the other, in the memory that the library works on.
 template <class T>
 class Memory {
  public:
   explicit Memory(std::vector<T> values) : size_(values.size()) {
 #if defined(POLYAK_GOLDEN_DEVICE)
-    // A little more, so that no tensor is without an address.
+    // One more element, so that an empty tensor has an address too.
     values.resize(size_ + 1);
     device_ = std::make_unique<polyak::cuda::Buffer<T>>(executor(), values);
 #else
@@ -80,7 +80,7 @@ template <class T>
   return list;
 }
 
-/// An empty list where the library works.
+/// An empty list for the memory that the library works on.
 template <class T>
 [[nodiscard]] polyak::Parameters<At<T>> empty_list() {
 #if defined(POLYAK_GOLDEN_DEVICE)
@@ -90,7 +90,7 @@ template <class T>
 #endif
 }
 
-/// Tensors of type T in memory of their own, registered with the library.
+/// Tensors of type T with their own memory, registered with the library.
 template <class T>
 class Model {
  public:
@@ -109,7 +109,7 @@ class Model {
     for (std::size_t i = 0; i < values.size(); ++i) storage_[i].write(rounded<T>(values[i]));
   }
 
-  /// What an optimizer step would do to the weights.
+  /// Changes the weights as a step of an optimizer would.
   void add(const Tensors& deltas) {
     for (std::size_t i = 0; i < deltas.size(); ++i) {
       std::vector<T> sums = storage_[i].read();
@@ -131,7 +131,7 @@ class Model {
   polyak::Parameters<At<T>> params_;
 };
 
-/// The gradients of one step; a tensor for which null is recorded has none.
+/// The gradients of one step. A tensor for which null is recorded has none.
 template <class T>
 class StepGradients {
  public:
@@ -145,7 +145,7 @@ class StepGradients {
       set(layout.names[i], values_of(recorded, layout, i, where));
     }
   }
-  /// One tensor with this gradient.
+  /// The gradient of the only tensor.
   StepGradients(const polyak::Parameters<At<T>>& params, const std::vector<double>& values)
       : gradients_(params) {
     set(params[0].name(), values);
@@ -180,7 +180,7 @@ template <class Method>
   return all;
 }
 
-/// The numbers that a view shows.
+/// The numbers of a view.
 template <class View>
 [[nodiscard]] Tensors values_of(const View& view) {
   Tensors all(view.size());
@@ -191,7 +191,7 @@ template <class View>
   return all;
 }
 
-/// The numbers of an average: on the host through the view that users have.
+/// The numbers of an average; on the host, read through its view.
 template <class Average>
 [[nodiscard]] Tensors values_of_average(const Average& average) {
 #if defined(POLYAK_GOLDEN_DEVICE)

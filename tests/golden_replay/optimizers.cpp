@@ -32,8 +32,8 @@ std::vector<std::size_t> recorded_steps(const Case& run, std::size_t total) {
   return steps;
 }
 
-/// Steps the optimizer through all recorded gradients; `observe(recorded)` follows each step and
-/// learns whether its weights are recorded.
+/// Steps the optimizer through all recorded gradients. After each step it calls observe(recorded)
+/// with whether the weights of the step are recorded.
 template <class T, class Optimizer, class Observe>
 void train(const Case& run, Model<T>& model, Optimizer& optimizer, Observe observe) {
   const std::string where = run.inputs.path("gradients");
@@ -49,7 +49,7 @@ void train(const Case& run, Model<T>& model, Optimizer& optimizer, Observe obser
   }
 }
 
-/// A state buffer, or nothing where the method keeps none of that name.
+/// A slot, or nothing if the method has none of that name.
 template <class Optimizer>
 std::optional<Tensors> slot_values(const Optimizer& optimizer, const std::string& name) {
   for (const auto& slot : optimizer.memory_report().slots) {
@@ -60,8 +60,8 @@ std::optional<Tensors> slot_values(const Optimizer& optimizer, const std::string
   return std::nullopt;
 }
 
-/// A buffer with what is recorded of it. Null says that the reference keeps none: for no tensor,
-/// if the method does not use it, or for one that never had a gradient.
+/// Compares a slot with its record. Null means that the reference has no such state: for any tensor
+/// if the method does not use it, or for a tensor that never had a gradient.
 void compare_slot(Case& run, const Section& state, const std::string& name,
                   const std::optional<Tensors>& actual) {
   if (!state.has(name)) {
@@ -98,8 +98,8 @@ void replay_sgd(Case& run) {
                slot_values(optimizer, "momentum_buffer"));
 }
 
-/// Adam with beta1 = 0 stores no first moment: it is the gradient of the step, with the coupled
-/// decay of the weights before it.
+/// Adam with beta1 = 0 stores no first moment, which is then the gradient of the step plus the
+/// coupled decay of the weights before the step.
 template <class T>
 Tensors first_moment_without_memory(const Case& run, const Tensors& before, double coupled_decay) {
   const std::string where = run.inputs.path("gradients");
@@ -139,8 +139,8 @@ void replay_any_adam(Case& run, const Options& options) {
   }
 }
 
-/// The convex problem on [-1, 1] on which Adam fails and AMSGrad does not: the gradient is a rule
-/// of the step, and every step ends with a projection.
+/// The convex problem on [-1, 1] on which Adam fails and AMSGrad does not. The gradient is a
+/// function of the step's number, and every step ends with a projection.
 void replay_counterexample(Case& run) {
   (void)run.inputs.text("loss");
   const std::int64_t steps = run.inputs.count("steps");
@@ -235,8 +235,8 @@ void replay_lion(Case& run) {
                slot_values(optimizer, "exp_avg"));
 }
 
-/// The run with these options against the weights, scalars and state recorded in `results`; its
-/// scalars lie in `scalars`.
+/// Compares a run with these options with the weights and state recorded in `results` and the
+/// scalars recorded in `scalars`.
 template <class T>
 void compare_ademamix(Case& run, const polyak::AdEMAMixOptions& options, const Section& results,
                       const Section& scalars) {
@@ -277,7 +277,8 @@ void replay_ademamix(Case& run) {
   options.beta3_warmup = from.integer("beta3_warmup", 0);
   options.schedule_offset = from.integer("schedule_offset", 0);
 
-  // The reference adds a guard inside the logarithms of the schedule of beta3, the formula none.
+  // The reference adds a guard inside the logarithms of the schedule of beta3; the formula has
+  // none.
   options.log_guard = from.number("log_guard", 1e-8);
   compare_ademamix<T>(run, options, run.expected, run.expected.section("scalars_every_step"));
   if (run.expected.has("exact_scheduler")) {
@@ -287,7 +288,7 @@ void replay_ademamix(Case& run) {
   }
 }
 
-/// The model holds y; x comes through a copy and z is a slot.
+/// The model holds y. x is read by a copy, and z is a slot.
 template <class T, class Optimizer>
 void compare_schedule_free(Case& run, Model<T>& model, Optimizer& optimizer) {
   Model<T> average(run.layout, run.initial());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Replays of power-function EMAs and of reconstruction after the fact.
+/// Replays of power-function EMAs and of post-hoc reconstruction.
 
 #include <algorithm>
 #include <cmath>
@@ -17,8 +17,8 @@
 
 namespace golden {
 
-/// The step-indexed power EMA of ema-pytorch, as an extension of the library: of every `every`
-/// calls the first acts, and the n-th call, counted from 1, keeps (1 - 1/(n+1))^(gamma+1) of the
+/// The step-indexed power EMA of ema-pytorch, as a weighting of a user's own. The first of every
+/// `every` calls updates; the n-th call, counted from 1, keeps (1 - 1/(n+1))^(gamma+1) of the
 /// average. The first call copies.
 struct StepIndexWeighting {
   double gamma;
@@ -45,7 +45,7 @@ struct StepIndexWeighting {
 
 namespace {
 
-/// Widths or exponents where a file gives either: gamma, checked where both are given.
+/// The exponents gamma of a file that gives widths, exponents or both. If both, they are compared.
 std::vector<double> gammas_of(Case& run) {
   const Section& from = run.hyperparameters;
   const auto numbers = [&](const std::string& key) {
@@ -59,7 +59,7 @@ std::vector<double> gammas_of(Case& run) {
     gammas.push_back(polyak::gamma_from_sigma_rel(sigma_rel));
   }
   if (from.has("gamma")) {
-    // Roots of the reference, as inaccurate as in its table of them.
+    // The roots that the reference computes are as inaccurate as those in its table.
     run.report().compare(run.place(from.path("gamma")), gammas, numbers("gamma"),
                          {.relative = 1e-9, .absolute = 1e-12});
   }
@@ -130,7 +130,7 @@ void replay_step_index(Case& run) {
     model.assign(iterate);
     average.update(model.params());
     averages.push_back(values_of_average(average));
-    // The reference reports its formula for the first call too, which copies all the same.
+    // The reference reports its formula for the first call too, although that call copies.
     betas.push_back(average.calls() == 1 ? weighting.beta(1) : 1 - average.gain());
   }
   const Section per_step = run.expected.section("per_step");
@@ -139,9 +139,9 @@ void replay_step_index(Case& run) {
   run.compare_final("avg", averages);
 }
 
-#if !defined(POLYAK_GOLDEN_DEVICE)  // snapshots are the host's
+#if !defined(POLYAK_GOLDEN_DEVICE)  // snapshots lie on the host
 
-/// The model that a reconstruction is written to.
+/// The model that reconstructions are written to.
 template <class T>
 Tensors reconstructed(const Case& run, const polyak::PosthocEma<T>& posthoc,
                       const polyak::PosthocSolution& solution) {
@@ -195,7 +195,7 @@ void replay_posthoc(Case& run) {
   const double target_time =
       from.number("target_nimg", batch_size * static_cast<double>(iterates.size()));
 
-  // Two pipelines: snapshots as they are, and snapshots stored as binary16.
+  // Twice: with snapshots as they are, and with snapshots stored as binary16.
   Model<T> model(run.layout, run.initial());
   Model<Eigen::half> half_model(run.layout, run.initial());
   polyak::PosthocEma<T> posthoc;
@@ -235,7 +235,7 @@ void replay_posthoc(Case& run) {
   for (std::size_t j = 0; j < targets.size(); ++j) {
     const auto solution = posthoc.solve({.sigma_rel = targets[j], .time = target_time});
     if (coefficients != nullptr) {
-      // Snapshots after the target time have the weight 0, or are left out of the list.
+      // Snapshots after the target time have weight 0 or are missing from the list.
       const std::string place = "expected.coefficients[" + std::to_string(j) + "]";
       const std::vector<double> recorded = numbers_of((*coefficients)[j], place);
       std::vector<double> weights = solution.weights;
@@ -262,7 +262,7 @@ void replay_posthoc(Case& run) {
   run.compare(run.expected, "relative_error_vs_true", errors);
 }
 
-/// The values as a checkpoint of that type gives them back.
+/// The values after they were stored in that type.
 Tensors through_checkpoint(const Case& run, const Tensors& values, const std::string& dtype) {
   if (dtype == "float64") {
     return values;
@@ -276,8 +276,8 @@ Tensors through_checkpoint(const Case& run, const Tensors& values, const std::st
   throw Malformed(run.place("unknown checkpoint_dtype \"" + dtype + "\""));
 }
 
-/// The post-hoc solver of ema-pytorch: its weights are left as they come, and its averages are
-/// step-indexed, so the times of the snapshots are numbers of calls.
+/// The post-hoc solver of ema-pytorch. Its weights are not normalised, and its averages are indexed
+/// by step, so the times of the snapshots are numbers of calls.
 template <class T>
 void replay_unnormalised_posthoc(Case& run) {
   const Section& from = run.hyperparameters;

@@ -31,7 +31,8 @@ polyak::Start start_of(const Case& run, const Section& from) {
   throw Malformed(run.place(from.path("init") + " is \"" + init + "\""));
 }
 
-/// Calls `make(weighting)` with the weighting that a file describes; false for what is none.
+/// Calls `make(weighting)` with the weighting that a file describes. Returns false if it is not
+/// one.
 template <class Make>
 bool with_weighting(const Case& run, const Section& from, Make make) {
   const std::string type = from.text("type");
@@ -108,7 +109,7 @@ double largest(const std::vector<double>& values) {
   return result;
 }
 
-/// Weights against recorded ones, within `share` of the largest.
+/// Compares weights with recorded ones; they may differ by `share` of the largest.
 void compare_weights(Case& run, const Section& row, const std::string& key,
                      const std::vector<double>& actual, double share) {
   if (!row.has(key)) {

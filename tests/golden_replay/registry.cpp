@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Golden files, replays and the list of methods against each other: each has what it needs of the
-/// others.
+/// Compares golden files, replays and the list of methods: each entry of one needs its counterpart
+/// in the others.
 
 #include <algorithm>
 #include <filesystem>
@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Titles of the list of methods, with the reason why a method has no golden file, if any.
+/// The titles in the list of methods, each with the reason why it has no golden file, if any.
 std::map<std::string_view, std::string_view> listed_methods() {
   std::map<std::string_view, std::string_view> listed;
   const auto add = [&](const methods::Method& method, const auto&...) {
@@ -33,7 +33,7 @@ std::map<std::string_view, std::string_view> listed_methods() {
   return listed;
 }
 
-/// The algorithms of a golden file; none where it is no such file.
+/// The algorithms of a golden file; none if the file is not a golden file.
 std::set<std::string> algorithms_of(const fs::path& file) {
   std::ifstream stream(file, std::ios::binary);
   const Json document = Json::parse(stream, nullptr, false);
@@ -50,7 +50,7 @@ std::set<std::string> algorithms_of(const fs::path& file) {
   return algorithms;
 }
 
-/// Whether the manifest of the file's folder describes the file, or is it.
+/// Whether the file is the manifest of its folder, or the manifest describes it.
 bool in_manifest(const fs::path& file) {
   const fs::path manifest = file.parent_path() / "manifest.json";
   std::ifstream stream(manifest, std::ios::binary);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Checks a folder of safetensors files against its manifest: what valid files hold, and which rule
-/// each malformed one breaks.
+/// Checks a folder of safetensors files against its manifest: the content of valid files, and the
+/// rule that each malformed file breaks.
 
 #include <cmath>
 #include <cstddef>
@@ -24,8 +24,8 @@ namespace {
 namespace fs = std::filesystem;
 using polyak::SafetensorsType;
 
-/// A small floating-point number of `exponent` and `mantissa` bits, its bias and what its largest
-/// codes mean.
+/// A small floating-point format: the numbers of bits of exponent and mantissa, the bias, and the
+/// meaning of the largest codes.
 struct SmallFloat {
   int exponent_bits, mantissa_bits, bias;
   bool infinities, negative_zero_is_nan, all_ones_is_nan;
@@ -60,7 +60,7 @@ T read(const std::byte* from) {
   return value;
 }
 
-/// The k-th element as a manifest would list it.
+/// The k-th element as a manifest lists it.
 Json element(SafetensorsType type, const std::byte* bytes, std::size_t k) {
   const std::size_t bits = polyak::bits_of(type);
   const std::byte* const at = bytes + k * bits / 8;
@@ -122,7 +122,8 @@ Json element(SafetensorsType type, const std::byte* bytes, std::size_t k) {
   return nullptr;
 }
 
-/// Equal as numbers, NaN to NaN; non-finite ones may be recorded by their names.
+/// Whether two numbers are equal; NaN equals NaN. Numbers that are not finite may be recorded by
+/// their names.
 bool same(const Json& recorded, const Json& found) {
   if (recorded.is_boolean() || found.is_boolean() || recorded.is_array()) {
     return recorded == found;

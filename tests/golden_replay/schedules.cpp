@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Replays of schedules: functions of the step and of nothing else.
+/// Replays of schedules, which are functions of the step alone.
 
 #include <cstddef>
 #include <cstdint>
@@ -15,7 +15,8 @@
 namespace golden {
 namespace {
 
-/// `expected.factor` against `factor_at(step)` for all recorded steps, 0-based, beyond the end too.
+/// Compares factor_at(step) with `expected.factor` at all recorded steps, counted from 0, including
+/// steps beyond the end.
 template <class Factor>
 void compare_factors(Case& run, Factor factor_at) {
   const std::size_t count = list_of(run.expected.at("factor"), run.expected.path("factor")).size();

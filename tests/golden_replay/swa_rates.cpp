@@ -15,7 +15,7 @@
 namespace golden {
 namespace {
 
-/// The rows of inputs and of expectations, which belong together.
+/// The rows of inputs and the rows of expected results, which correspond.
 std::vector<Section> expected_rows(const Case& run, std::size_t inputs) {
   std::vector<Section> rows = run.expected.rows("rows");
   if (rows.size() != inputs) {
@@ -24,7 +24,7 @@ std::vector<Section> expected_rows(const Case& run, std::size_t inputs) {
   return rows;
 }
 
-/// Rates after construction and after each step, with a change from outside where there is one.
+/// The rates after construction and after each step. A row may also change a rate from outside.
 void replay_row(Case& run, const Section& from, const Section& row, bool rebase) {
   polyak::SwaLearningRateOptions options;
   const std::string strategy = from.text("strategy");

@@ -28,7 +28,7 @@ polyak::SwitchEmaOptions switch_options(const Case& run) {
   options.start = from.integer("start", options.start);
   options.end = from.integer("end", options.end);
   options.interval = from.integer("interval", options.interval);
-  (void)from.text("rule", "");  // the switching condition in words, which the library knows
+  (void)from.text("rule", "");  // the switching condition in words; the library has it built in
 
   const std::string warmup = from.text("warmup", "none");
   if (warmup == "constant") {
@@ -45,8 +45,8 @@ polyak::SwitchEmaOptions switch_options(const Case& run) {
   return options;
 }
 
-/// What a run with a switch shows: after every iteration, at every end of an epoch, and when the
-/// average went into the model.
+/// The history of a run with switches: after every iteration, at the end of every epoch, and the
+/// times at which the average was copied into the model.
 struct SwitchHistory {
   History online;
   History averages;
@@ -54,8 +54,8 @@ struct SwitchHistory {
   std::vector<double> switched_at;
 };
 
-/// Runs all epochs and watches. `train(i)` is what moves the weights in iteration i; the update of
-/// the average follows it.
+/// Runs all epochs and records the history. In iteration i, `train(i)` changes the weights, and
+/// then the average is updated.
 template <class T, class Train>
 SwitchHistory train_epochs(const Case& run, std::size_t iterations, Model<T>& model, Train train) {
   const auto epochs = static_cast<std::size_t>(run.hyperparameters.count("epochs"));
@@ -105,7 +105,7 @@ void replay_switch_ema(Case& run) {
                                      [&](std::size_t iteration) { model.add(deltas[iteration]); }));
 }
 
-/// The optimizer keeps its state through the switches.
+/// The optimizer keeps its state at the switches.
 template <class T, class Optimizer>
 void replay_switch_around(Case& run, Model<T>& model, Optimizer optimizer) {
   const std::string where = run.inputs.path("gradients");
@@ -144,7 +144,7 @@ void replay_switch_every_k(Case& run) {
   options.update_every = from.count("update_every", 10);
   options.blend = from.number("update_model_with_ema_beta", 0);
 
-  // Without a period of its own the switch never comes.
+  // Without a period in the file there is no switch.
   const std::vector<Tensors> deltas = run.calls("deltas");
   const auto never = options.update_every * (static_cast<std::int64_t>(deltas.size()) + 1);
   options.switch_every = from.integer("update_model_with_ema_every", never);

@@ -15,8 +15,8 @@
 namespace golden {
 namespace {
 
-/// A decay that comes back from its half-life, time constant or span. It must do so to four units
-/// in the last place of 1 - decay, and then round to a double.
+/// Compares a decay with the decay recovered from its half-life, time constant or span. 1 - decay
+/// may differ by four units in its last place, and the decay by its rounding to double.
 void compare_inverse(Case& run, const Section& row, const std::string& key, double decay,
                      double complement_back, double decay_back) {
   const std::string place = run.place(row.path(key) + " back to decay");
@@ -68,7 +68,7 @@ void replay_ema_conversions(Case& run) {
   }
 }
 
-/// Gains, weights and energy of one weighting against one row.
+/// Compares gains, weights and energy of one weighting with one row.
 template <class Weighting>
 void compare_profile(Case& run, const Section& row, const Weighting& weighting,
                      std::int64_t calls) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Replays of averages of the newest iterates, of filtered ones, of teachers that restore their
-/// student, and of what averages do with buffers.
+/// Replays of averages of the newest iterates and of filtered iterates, of teachers that restore
+/// their student, and of averages of models with buffers.
 
 #include <algorithm>
 #include <cstddef>
@@ -100,7 +100,7 @@ void replay_cotta(Case& run) {
   options.any_decay = true;
   (void)run.hyperparameters.number("restore_prob", options.restore_probability);
   const std::vector<Tensors> deltas = run.calls("deltas"), masks = run.calls("restore_masks");
-  options.restore_probability = 0;  // the masks are given
+  options.restore_probability = 0;  // the file has the masks
 
   Model<T> model(run.layout, run.initial());
   polyak::CottaTeacher<T> teacher(model.params(), options);
@@ -172,7 +172,7 @@ void replay_buffers(Case& run) {
       compare("weight", list(target.weight));
       compare("running_mean", list(target.mean));
       const std::int64_t counted = recorded[t].integer("counter");
-      // An average of integers, truncated, is a defect that the library does not have.
+      // The reference averages integers and truncates. The library does not have this defect.
       if (!truncates) {
         run.report().check(run.place(recorded[t].path("counter")), counted == target.counter);
       }
@@ -209,7 +209,7 @@ void replay_buffers(Case& run) {
   run.report().check(run.place("an averaged integer is refused"), refused);
 }
 
-/// ASWA and NASWA: iterates are offered before each increment.
+/// ASWA and NASWA. An iterate is offered before each increment is added.
 template <class T>
 void replay_aswa(Case& run, polyak::AswaFilter filter) {
   (void)run.hyperparameters.text("mode", "");
