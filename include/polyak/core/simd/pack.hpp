@@ -222,8 +222,12 @@ POLYAK_INLINE __m256d shifted_packet(__m256d a) {
 }
 #endif
 #if defined(__AVX512F__)
+// Without optimisation these are macros in g++, which pass the mask as a signed number.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 POLYAK_INLINE __m512 nearest_packet(__m512 a) { return _mm512_maskz_roundscale_ps(0xffff, a, 8); }
 POLYAK_INLINE __m512d nearest_packet(__m512d a) { return _mm512_maskz_roundscale_pd(0xff, a, 8); }
+#pragma GCC diagnostic pop
 POLYAK_INLINE __m512 shifted_packet(__m512 a) {
   return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, _mm512_castps_si512(a), 23));
 }
