@@ -60,7 +60,7 @@ struct Model {
 
 }  // namespace
 
-TEST_CASE("SoftSign is its formula") {
+TEST_CASE("SoftSign follows its formula") {
   Model model;
   const mine::SoftSignOptions o{
       .learning_rate = 0.125, .momentum = 0.75, .temperature = 0.25, .weight_decay = 0.5};
@@ -110,7 +110,7 @@ TEST_CASE("methods with a selection leave the other tensors alone") {
   CHECK(average.view()["bias"](0) == 1);
 }
 
-TEST_CASE("SoftSign refuses what its list of fields says") {
+TEST_CASE("SoftSign refuses values that break the rules of its fields") {
   Model model;
   const auto make = [&](const mine::SoftSignOptions& o) {
     mine::SoftSign<float> method(model.params, o);
@@ -141,7 +141,7 @@ TEST_CASE("the profile of the triangular weighting is a triangle") {
   CHECK(mine::TriangularWeighting{.rise = 1, .fall = 1}.gain(2) == 0);
 }
 
-TEST_CASE("TriangularAverage is the weighted mean, and rests at its end") {
+TEST_CASE("TriangularAverage is the weighted mean, and rests after its end") {
   Model model;
   mine::TriangularAverage<float> average(model.params, {.rise = 3, .fall = 2});
   CHECK_FALSE(average.ready());
@@ -157,7 +157,7 @@ TEST_CASE("TriangularAverage is the weighted mean, and rests at its end") {
   CHECK(average.calls() == 7);
 }
 
-TEST_CASE("TriangularAverage refuses what the list of its weighting says") {
+TEST_CASE("TriangularAverage refuses values that break the rules of its weighting") {
   Model model;
   const auto make = [&](const mine::TriangularWeighting& weighting) {
     mine::TriangularAverage<float> method(model.params, weighting);
@@ -167,7 +167,7 @@ TEST_CASE("TriangularAverage refuses what the list of its weighting says") {
         "polyak: TriangularWeighting.fall must be >= 1, got 0");
 }
 
-TEST_CASE("a run with both methods goes on from a file, bit for bit") {
+TEST_CASE("a run with both methods resumes from a file, bit for bit") {
   const mine::SoftSignOptions options{.learning_rate = 0.01, .weight_decay = 0.1};
   const mine::TriangularWeighting weighting{.rise = 6, .fall = 6};
   Model model, resumed;

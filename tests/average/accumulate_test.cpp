@@ -84,7 +84,8 @@ TEST_CASE("Kahan keeps a float average within 1e-7 of double over 3 million nois
   }
 }
 
-TEST_CASE("a compensation holds all that a sum loses, also where the change is the larger part") {
+TEST_CASE(
+    "the compensation holds what a sum loses, also if the change is larger than the average") {
   Weights<float> weights(3);
   weights.set(0x1p-30);
   Ema<float> kahan(weights.params, {.decay = 0.5, .accumulate = Accumulate::kahan});
@@ -95,7 +96,8 @@ TEST_CASE("a compensation holds all that a sum loses, also where the change is t
   CHECK(kahan.slots().data(1)[0] == 0x1p-30F);
 }
 
-TEST_CASE("a constant input is reached, where a plain float average rests before it") {
+TEST_CASE(
+    "a compensated average reaches a constant input at which a plain float average stalls early") {
   Weights<float> weights(3);
   const double decay = 1 - 1e-5 * shorter;
   Ema<float> plain(weights.params, {.decay = decay});
@@ -136,7 +138,7 @@ TEMPLATE_TEST_CASE("16-bit averages follow a step where they are compensated or 
   }
 }
 
-TEST_CASE("rounding at random depends on seed, call, tensor and element only") {
+TEST_CASE("stochastic rounding depends only on seed, call, tensor and element") {
   const auto bits_after = [](std::uint64_t seed, std::size_t tensors, bool tail_first) {
     std::vector<float> memory(1000);
     for (std::size_t k = 0; k < memory.size(); ++k) {
@@ -165,7 +167,7 @@ TEST_CASE("rounding at random depends on seed, call, tensor and element only") {
   CHECK(part == bits_after(1, 2, false));  // later tensors do not matter
 }
 
-TEST_CASE("tensors and calls with equal numbers are rounded differently") {
+TEST_CASE("equal numbers in different tensors and calls are rounded differently") {
   std::vector<float> memory(640);
   for (std::size_t k = 0; k < 640; ++k) memory[k] = static_cast<float>(bits::uniform(k % 320));
   Parameters<float> params;
@@ -180,7 +182,7 @@ TEST_CASE("tensors and calls with equal numbers are rounded differently") {
   CHECK(before != now(0));
 }
 
-TEST_CASE("an average stored in double is read, copied and swapped as one of float") {
+TEST_CASE("an average stored in double is read, copied and swapped like one stored in float") {
   Weights<float> weights(70, 1);
   Ema<float> wide(weights.params, {.decay = 0.9, .accumulate = Accumulate::float64});
   Ema<float, double> exact(weights.params, {.decay = 0.9});
@@ -205,7 +207,7 @@ TEST_CASE("an average stored in double is read, copied and swapped as one of flo
   CHECK(other.values[5] == expected);
 }
 
-TEST_CASE("a compensated average swaps in place and goes on as if it had not") {
+TEST_CASE("a compensated average is swapped in place and then continues unchanged") {
   Weights<float> weights(70, 1), twin(70, 1);
   const EmaOptions options{.decay = 0.999, .accumulate = Accumulate::kahan};
   Ema<float> ema(weights.params, options), undisturbed(twin.params, options);
@@ -220,7 +222,7 @@ TEST_CASE("a compensated average swaps in place and goes on as if it had not") {
   CHECK(polyak::state_bytes(ema) == polyak::state_bytes(undisturbed));
 }
 
-TEMPLATE_TEST_CASE("compensated averages copy every number, also those that are none", "", float,
+TEMPLATE_TEST_CASE("compensated averages copy every number, NaN and infinity included", "", float,
                    Eigen::half, Eigen::bfloat16) {
   using Limits = std::numeric_limits<float>;
   const std::vector<float> specials{0.0F, -0.0F, Limits::infinity(), -Limits::infinity(),
@@ -243,7 +245,7 @@ TEMPLATE_TEST_CASE("compensated averages copy every number, also those that are 
   }
 }
 
-TEST_CASE("averages that would freeze are refused with the number") {
+TEST_CASE("an average that would stall is refused, and the error states the distance") {
   Weights<float> weights(8);
   const auto make = [&]<class S>(S, EmaOptions options) {
     return [&weights, options] { Ema<float, S>(weights.params, options); };
@@ -274,7 +276,8 @@ TEST_CASE("averages that would freeze are refused with the number") {
   CHECK(refuses(make(half, {.accumulate = Accumulate::float64}), {"averages of float"}));
 }
 
-TEST_CASE("snapshots of averages that are kept otherwise hold what is read") {
+TEST_CASE(
+    "snapshots of averages that are stored in other ways hold the numbers that a view reads") {
   Weights<float> weights(40, 1);
   polyak::PowerEma<float> plain(weights.params, {.sigma_rel = 0.1});
   polyak::PowerEma<float> wide(weights.params,

@@ -20,7 +20,7 @@ namespace aswa_test {
 
 using namespace polyak;
 
-TEST_CASE("ASWA is the equal mean of an epoch, and goes into the model") {
+TEST_CASE("ASWA is the equal mean of an epoch, and is copied into the model") {
   Model<double> model({9, 40});
   Aswa<double> average(model.params);
   CHECK_THROWS_AS(average.end_epoch(model.params), std::logic_error);
@@ -39,7 +39,9 @@ TEST_CASE("ASWA is the equal mean of an epoch, and goes into the model") {
   CHECK(average.averaged() == 7);
 }
 
-TEST_CASE("with reference_swap an epoch ends by an exchange, and the first iterate counts twice") {
+TEST_CASE(
+    "reference_swap exchanges weights and average at the end of an epoch, and counts the first "
+    "iterate twice") {
   double weight = 0;
   Parameters<double> params;
   params.add("w", &weight, {});
@@ -59,7 +61,7 @@ TEST_CASE("with reference_swap an epoch ends by an exchange, and the first itera
   CHECK(filtered.averaged() == 1);
 }
 
-TEST_CASE("NASWA takes iterates that are farther away than the mean of those it left") {
+TEST_CASE("NASWA accepts iterates that are farther away than the mean of the rejected ones") {
   double weight = 0;
   Parameters<double> params;
   params.add("w", &weight, {});
@@ -88,7 +90,7 @@ TEST_CASE("NASWA takes iterates that are farther away than the mean of those it 
   CHECK(average.calls() == 10);
 }
 
-TEST_CASE("the norm is that of tensors, their mean or their largest") {
+TEST_CASE("the norm is the mean or the largest of the tensors' norms") {
   std::vector<float> a(100, 0.0f), b(3, 0.0f);
   Parameters params;
   params.add("a", std::span(a)).add("b", std::span(b));
@@ -102,7 +104,7 @@ TEST_CASE("the norm is that of tensors, their mean or their largest") {
   CHECK(largest.norm() == Approx(5).epsilon(1e-12));
 }
 
-TEST_CASE("Aswa behind an optimizer looks at the weights that it wrote") {
+TEST_CASE("Aswa after an optimizer tests the weights that the optimizer wrote") {
   Model<float> one({70, 33}), two({70, 33});
   const AswaOptions options{.filter = AswaFilter::mean_norm};
   Aswa<float> fused(one.params, options), apart(two.params, options);
@@ -128,7 +130,7 @@ TEST_CASE("Aswa behind an optimizer looks at the weights that it wrote") {
   CHECK_THROWS_AS(fused.end_epoch(one.params), std::logic_error);
 }
 
-TEST_CASE("a first iterate that is not finite does not begin an average") {
+TEST_CASE("a first iterate that is not finite is not accepted") {
   double weight = std::numeric_limits<double>::quiet_NaN();
   Parameters<double> params;
   params.add("w", &weight, {});
@@ -142,7 +144,9 @@ TEST_CASE("a first iterate that is not finite does not begin an average") {
   CHECK(average.view()[0][0] == 2);
 }
 
-TEST_CASE("Aswa offers from a start on, in periods, and by the norm of chosen tensors") {
+TEST_CASE(
+    "Aswa offers iterates from `start` on, every `period` calls, and tests the norm of chosen "
+    "tensors") {
   std::vector<float> a(4, 0.0f), b(4, 0.0f);
   Parameters params;
   params.add("a", std::span(a)).add("b", std::span(b));
@@ -187,7 +191,7 @@ TEST_CASE("Aswa waits for averages that write the weights") {
   CHECK(first.switches() > 2);
 }
 
-TEST_CASE("a call that is skipped accepted nothing and switched nothing") {
+TEST_CASE("a skipped call accepts nothing and switches nothing") {
   float weight = 1;
   Parameters params;
   params.add("w", &weight, {});

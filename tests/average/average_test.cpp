@@ -23,7 +23,7 @@ using polyak::Parameters;
 using polyak::Role;
 using polyak::Start;
 
-TEST_CASE("one clock: update(step) checks it", "[average]") {
+TEST_CASE("update(step) refuses a step that was counted or left out", "[average]") {
   std::vector<double> x{1};
   Parameters<double> params;
   params.add("x", x);
@@ -40,7 +40,7 @@ TEST_CASE("one clock: update(step) checks it", "[average]") {
   CHECK(ema.update(params, 3));
 }
 
-TEST_CASE("an average is a value", "[average]") {
+TEST_CASE("an average can be copied, moved and assigned", "[average]") {
   auto x = RandomNumbers(1).many<float>(40);
   std::int64_t counter = 3;
   Parameters<float> params;
@@ -74,7 +74,7 @@ TEST_CASE("an average is a value", "[average]") {
   CHECK(polyak::state_bytes(resumed) == polyak::state_bytes(ema));
 }
 
-TEST_CASE("buffers keep their newest value, ignored tensors have none", "[average]") {
+TEST_CASE("averages keep the newest value of buffers and nothing of ignored tensors", "[average]") {
   std::vector<float> x{1, 2}, free{3}, y{0, 0}, other_free{0};
   std::int64_t counter = 10, other_counter = 0;
   std::vector<double> statistics{0.5, 0.25}, other_statistics{0, 0};
@@ -108,7 +108,7 @@ TEST_CASE("buffers keep their newest value, ignored tensors have none", "[averag
   CHECK(x == std::vector<float>{3, 6});
 }
 
-TEST_CASE("what to do about a NaN among the weights", "[average]") {
+TEST_CASE("Nonfinite determines what an average does about a NaN in the weights", "[average]") {
   std::vector<float> x{1, 2}, free{static_cast<float>(nan_value)};
   Parameters<float> params;
   params.add("x", x).add("free", free, Role::ignore);
@@ -139,7 +139,7 @@ TEST_CASE("what to do about a NaN among the weights", "[average]") {
   CHECK(skip.view()[0](0) == 2.5f);
 }
 
-TEST_CASE("other parameters are refused, with the differences", "[average]") {
+TEST_CASE("update refuses other parameters and lists the differences", "[average]") {
   std::vector<float> a{1, 2}, b{3}, c{4, 5, 6};
   Parameters<float> params, other;
   params.add("a", a).add("b", b);
@@ -176,7 +176,7 @@ TEST_CASE("the memory of an average is one slot and the buffers", "[average]") {
   CHECK(wide_report.total >= 8 * 1000 + 80);
 }
 
-TEST_CASE("no tensors and empty tensors are legal", "[average]") {
+TEST_CASE("lists without tensors and empty tensors are accepted", "[average]") {
   Parameters<float> nothing;
   polyak::Ema ema(nothing);
   CHECK(ema.update(nothing));
@@ -193,7 +193,7 @@ TEST_CASE("no tensors and empty tensors are legal", "[average]") {
   CHECK(of_empty.view()[0].size() == 0);
 }
 
-TEST_CASE("an average goes on with a model that grew", "[average]") {
+TEST_CASE("an average continues with a model that grew", "[average]") {
   using namespace polyak;
   std::vector<float> a{1, 2, 3}, b{4, 5}, added{6, 7, 8, 9}, statistics{1, 1};
   std::int64_t counter = 3;

@@ -189,7 +189,7 @@ TEMPLATE_TEST_CASE("BatchNorm statistics follow their formulas after every batch
   }
 }
 
-TEST_CASE("the three poolings differ, and only where batches do", "[batch_norm]") {
+TEST_CASE("the three poolings differ only if the batches differ", "[batch_norm]") {
   const Batches different = some_batches(2);
   const Batches equal(3, different[0]);
   std::vector<std::vector<double>> means, variances, of_equal;
@@ -244,7 +244,7 @@ TEST_CASE("a mean far larger than the spread costs no digits", "[batch_norm]") {
   }
 }
 
-TEST_CASE("the order of batches and samples changes rounding alone", "[batch_norm]") {
+TEST_CASE("the order of batches and samples changes only the rounding", "[batch_norm]") {
   const Batches batches = some_batches(4);
   Batches permuted;
   for (const std::size_t k : {2u, 0u, 3u, 1u}) {
@@ -262,7 +262,7 @@ TEST_CASE("the order of batches and samples changes rounding alone", "[batch_nor
   }
 }
 
-TEST_CASE("estimators of several ranks become one", "[batch_norm]") {
+TEST_CASE("estimators of several processes are merged into one", "[batch_norm]") {
   const Batches batches = some_batches(5);
   const Batches first(batches.begin(), batches.begin() + 1),
       second(batches.begin() + 1, batches.end());
@@ -301,8 +301,8 @@ TEST_CASE("estimators of several ranks become one", "[batch_norm]") {
   }
 }
 
-TEMPLATE_TEST_CASE("activations are read in every form", "[batch_norm]", float, double, Eigen::half,
-                   Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("activations are read from matrices, expressions and arrays", "[batch_norm]",
+                   float, double, Eigen::half, Eigen::bfloat16) {
   using T = TestType;
   using Given = std::conditional_t<std::is_same_v<T, double>, double, float>;
   RandomNumbers random(6);
@@ -347,7 +347,7 @@ TEMPLATE_TEST_CASE("activations are read in every form", "[batch_norm]", float, 
   CHECK_FALSE(same([&] { estimator.observe(0, images); }));
 }
 
-TEST_CASE("layers may bring their moments", "[batch_norm]") {
+TEST_CASE("observe_moments takes the moments that a layer has computed", "[batch_norm]") {
   const Batches batches = some_batches(7);
   for (const BatchNormPooling pooling : all_poolings) {
     Layer<double> layer;
@@ -375,7 +375,7 @@ TEST_CASE("layers may bring their moments", "[batch_norm]") {
   }
 }
 
-TEST_CASE("a factor drives layers that update themselves", "[batch_norm]") {
+TEST_CASE("factor gives layers that update themselves the right momentum", "[batch_norm]") {
   const Batches batches = some_batches(8);
   for (const BatchNormPooling pooling : {BatchNormPooling::batches, BatchNormPooling::samples}) {
     Layer<double> itself, observed;
@@ -473,7 +473,7 @@ TEMPLATE_TEST_CASE("an exception restores statistics, counts and modes bit for b
   }
 }
 
-TEST_CASE("without layers no batch is read", "[batch_norm]") {
+TEST_CASE("estimate reads no batch if there are no layers", "[batch_norm]") {
   struct Untouchable {
     [[nodiscard]] int* begin() const { throw std::logic_error("a batch was read"); }
     [[nodiscard]] int* end() const { return nullptr; }
@@ -498,7 +498,7 @@ TEST_CASE("an empty sequence of batches is refused", "[batch_norm]") {
   CHECK(layer.bytes() == before);
 }
 
-TEST_CASE("misuse during a pass is refused, and the pass undone", "[batch_norm]") {
+TEST_CASE("misuse during a pass is refused, and the pass is undone", "[batch_norm]") {
   const Batches batches = some_batches(10);
   Layer<float> layer, other;
   BatchNormEstimator<float> estimator;
@@ -603,7 +603,7 @@ TEST_CASE("misuse during a pass is refused, and the pass undone", "[batch_norm]"
   })());
 }
 
-TEST_CASE("registration refuses what it cannot keep apart", "[batch_norm]") {
+TEST_CASE("add refuses equal names and overlapping memory", "[batch_norm]") {
   std::vector<float> memory(12), mean(3), variance(3), longer(4), none;
   std::int64_t counter = 0;
   BatchNormEstimator<float> estimator;
@@ -629,7 +629,7 @@ TEST_CASE("registration refuses what it cannot keep apart", "[batch_norm]") {
   CHECK(refuses([&] { estimator.set_during_pass(training, true); }, {"overlaps"}));
 }
 
-TEST_CASE("merging refuses what belongs to other layers", "[batch_norm]") {
+TEST_CASE("merge refuses the statistics of other layers", "[batch_norm]") {
   const Batches batches = some_batches(11);
   Layer<double> layer, same, renamed, narrow(2), more;
   BatchNormEstimator<double> estimator, of_same, of_renamed, of_narrow,
@@ -663,7 +663,7 @@ TEST_CASE("merging refuses what belongs to other layers", "[batch_norm]") {
   CHECK(same.variance == layer.variance);
 }
 
-TEST_CASE("activations that are not finite show in their channel alone", "[batch_norm]") {
+TEST_CASE("activations that are not finite affect only their channel", "[batch_norm]") {
   for (const BatchNormPooling pooling : all_poolings) {
     for (const double bad : {nan_value, infinity}) {
       Batches batches = some_batches(12);
@@ -698,7 +698,7 @@ TEST_CASE("a pass allocates nothing", "[batch_norm]") {
   CHECK(layer.variance == other.variance);
 }
 
-TEMPLATE_TEST_CASE("under a guard the statistics are those of the averaged weights", "[batch_norm]",
+TEMPLATE_TEST_CASE("under a guard, the statistics belong to the averaged weights", "[batch_norm]",
                    float, double) {
   using S = TestType;  // exchanged, or kept aside
   Eigen::Vector2f weights(1, 2);

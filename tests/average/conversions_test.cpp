@@ -32,7 +32,7 @@ const std::vector<double> decays{0.001, 0.1,  0.5,    0.9,     0.99,        0.99
 
 }  // namespace
 
-TEST_CASE("widths that a pencil can check", "[conversions]") {
+TEST_CASE("conversions of widths agree with hand-computed values", "[conversions]") {
   using namespace polyak;
   CHECK(half_life(0.5) == 1);
   CHECK(half_life(0.25) == 0.5);
@@ -57,7 +57,7 @@ TEST_CASE("widths that a pencil can check", "[conversions]") {
   CHECK(sigma_rel_from_half_life(std::numbers::ln2, 10) == Approx(0.1).epsilon(1e-15));
 }
 
-TEST_CASE("the ends of the range of decays", "[conversions]") {
+TEST_CASE("conversions accept the ends of the range of decays", "[conversions]") {
   using namespace polyak;
   CHECK(half_life(0) == 0);
   CHECK(time_constant(0) == 0);
@@ -76,7 +76,7 @@ TEST_CASE("the ends of the range of decays", "[conversions]") {
   CHECK(scale_decay(1, 3) == 1);
 }
 
-TEST_CASE("round trips keep 1 - decay to 4 ulp", "[conversions]") {
+TEST_CASE("round trips of conversions keep 1 - decay within 4 ulp", "[conversions]") {
   using namespace polyak;
   for (const double decay : decays) {
     INFO("1 - decay = " << 1 - decay);
@@ -102,7 +102,7 @@ TEST_CASE("round trips keep 1 - decay to 4 ulp", "[conversions]") {
   }
 }
 
-TEST_CASE("ages and samples are those of the profile", "[conversions]") {
+TEST_CASE("mean age and effective samples agree with the profile", "[conversions]") {
   for (const double decay : {0.1, 0.5, 0.9, 0.97}) {
     double age = 0, square = 0, energy = 0, weight = 1 - decay;
     for (int k = 0; k < 3000; ++k, weight *= decay) {
@@ -128,7 +128,7 @@ TEST_CASE("scaling the batch keeps the half-life in samples", "[conversions]") {
   }
 }
 
-TEST_CASE("widths of power functions and their exponents", "[conversions]") {
+TEST_CASE("widths and exponents of power functions convert both ways", "[conversions]") {
   using polyak::gamma_from_sigma_rel;
   using polyak::sigma_rel_from_gamma;
   const double widest = 1 / std::sqrt(12.0);
@@ -155,7 +155,7 @@ TEST_CASE("widths of power functions and their exponents", "[conversions]") {
   CHECK(gamma_from_sigma_rel(just_below) < 1e-6);
 }
 
-TEST_CASE("values out of range are refused", "[conversions]") {
+TEST_CASE("conversions refuse values out of range", "[conversions]") {
   using namespace polyak;
   const auto refused = [](auto function, const std::string& rule, std::vector<double> bad) {
     for (const double value : bad) {
@@ -202,7 +202,7 @@ TEST_CASE("values out of range are refused", "[conversions]") {
           not_positive);
 }
 
-TEST_CASE("refusals guess what was meant", "[conversions]") {
+TEST_CASE("a refused decay suggests the value that was probably meant", "[conversions]") {
   using namespace polyak;
   CHECK(refuses([] { static_cast<void>(half_life(1000)); },
                 {"did you mean a time?", "decay_from_half_life(1000) = 0.99930709", "got 1000"}));

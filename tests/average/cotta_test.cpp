@@ -53,7 +53,7 @@ double share(const std::vector<bool>& list) {
 
 }  // namespace
 
-TEST_CASE("CoTTA's teacher is an Ema that sees the student before it returns") {
+TEST_CASE("CoTTA's teacher is an Ema of the student before elements are restored") {
   Model<float> model({70, 33}, true), other({70, 33}, true);
   const auto source = model.tensor_bytes(0);
   CottaTeacher<float> teacher(model.params, {.decay = 0.9, .restore_probability = 1});
@@ -70,7 +70,7 @@ TEST_CASE("CoTTA's teacher is an Ema that sees the student before it returns") {
   CHECK(bits::bytes(teacher.source()[0].data(), 70) == source);
 }
 
-TEST_CASE("elements return with the probability asked for, independently") {
+TEST_CASE("elements are restored with the given probability, independently") {
   CHECK(share(chosen(0, 1, Split::whole)) == 0);
   CHECK(share(chosen(1, 1, Split::whole)) == 1);
   for (const double probability : {0.001, 0.01, 0.1, 0.5, 0.97}) {
@@ -89,7 +89,7 @@ TEST_CASE("elements return with the probability asked for, independently") {
   }
 }
 
-TEST_CASE("which elements return depends on seed, call, tensor and element only") {
+TEST_CASE("the choice of restored elements depends only on seed, call, tensor and element") {
   const auto whole = chosen(0.1, 3, Split::whole);
   CHECK(chosen(0.1, 3, Split::pieces) == whole);
   CHECK(chosen(0.1, 3, Split::threads) == whole);
@@ -98,7 +98,7 @@ TEST_CASE("which elements return depends on seed, call, tensor and element only"
         std::vector(whole.begin() + 5000, whole.begin() + 10000));
 }
 
-TEST_CASE("a NaN of the student does not survive its return") {
+TEST_CASE("restoring an element removes a NaN of the student") {
   std::vector<float> weights{1, 2, 3};
   Parameters params;
   params.add("w", std::span(weights));
@@ -112,7 +112,7 @@ TEST_CASE("a NaN of the student does not survive its return") {
   CHECK(weights == std::vector<float>{9, 2, 3});
 }
 
-TEST_CASE("only named tensors return, and buffers never") {
+TEST_CASE("only the named tensors are restored, and buffers never") {
   Model<double> model({40, 40}, true);
   CottaTeacher<double> teacher(model.params, {.restore_probability = 1, .restored = {"tensor 1"}});
   const auto first = model.tensor_bytes(1);

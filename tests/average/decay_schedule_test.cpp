@@ -61,7 +61,7 @@ void for_each_schedule(Visit&& visit) {
 
 }  // namespace
 
-TEST_CASE("gains and complements of decay schedules belong together") {
+TEST_CASE("gain and complement of decay schedules sum to 1") {
   for_each_schedule([](const std::string& name, const auto& w) {
     for (std::int64_t t = 1; t <= 300; ++t) {
       INFO(name << ", call " << t);
@@ -81,7 +81,7 @@ TEST_CASE("gains and complements of decay schedules belong together") {
   });
 }
 
-TEST_CASE("decays of warmups never fall") {
+TEST_CASE("the decay of a warmup never falls") {
   const auto check = [](const auto& w) {
     for (std::int64_t t = 2; t <= 2000; ++t) CHECK(w.gain(t) <= w.gain(t - 1));
   };
@@ -95,7 +95,7 @@ TEST_CASE("decays of warmups never fall") {
   check(PowerGainWeighting{.min_gain = 0.01});
 }
 
-TEST_CASE("decay schedules meet the averages that they contain") {
+TEST_CASE("special cases of decay schedules are the simpler averages") {
   const DiffusersWeighting uniform{.decay = 1, .warmup = true, .inverse_gamma = 1, .power = 1};
   const PowerGainWeighting harmonic{.alpha = 1};
   const AnnealedWeighting annealed{.min_gain = 1e-12, .gamma = 1};

@@ -58,7 +58,7 @@ TEMPLATE_TEST_CASE("each average of an EmaBank is an Ema, to the last bit", "", 
   }
 }
 
-TEST_CASE("an EmaBank is fused behind an optimizer, kept in other ways, and debiased") {
+TEST_CASE("an EmaBank works fused after an optimizer, stored in other ways, and debiased") {
   Model<float> model({70, 33}), other({70, 33});
   Sgd<float> one(model.params, {.learning_rate = 0.1}), two(other.params, {.learning_rate = 0.1});
   const std::array decays{0.9, 0.99};
@@ -93,7 +93,7 @@ TEST_CASE("an EmaBank is fused behind an optimizer, kept in other ways, and debi
   }
 }
 
-TEST_CASE("the best average of an EmaBank is found, and the model gets its weights back") {
+TEST_CASE("EmaBank::best finds the best average and restores the weights of the model") {
   Model<float> model({70, 33}, true);
   EmaBank bank(model.params, std::array{0.5, 0.9, 0.99});
   const auto metric = [&] { return 1.0; };
@@ -131,7 +131,8 @@ TEST_CASE("the best average of an EmaBank is found, and the model gets its weigh
   CHECK_THROWS_AS(bank.update(model.params), std::logic_error);
 }
 
-TEST_CASE("each average of an EmaBank is swapped in as it is copied, however it is kept") {
+TEST_CASE(
+    "swapping in an average of an EmaBank gives the numbers of its copy, however it is stored") {
   for (const Accumulate accumulate : {Accumulate::plain, Accumulate::kahan, Accumulate::float64}) {
     Model<float> model({70, 33}, true);
     EmaBank bank(model.params, std::array{0.5, 0.9, 0.99}, {.accumulate = accumulate});

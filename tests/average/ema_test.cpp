@@ -34,7 +34,7 @@ std::vector<double> after_each_of_three(EmaOptions options) {
 
 }  // namespace
 
-TEST_CASE("the three starts, by pencil", "[ema]") {
+TEST_CASE("the three starts of Ema give hand-computed averages", "[ema]") {
   const auto from_params = after_each_of_three({.decay = 0.5});
   CHECK(from_params == std::vector<double>{12, 8, 5});
   const auto from_first = after_each_of_three({.decay = 0.5, .start = Start::first_update});
@@ -45,7 +45,7 @@ TEST_CASE("the three starts, by pencil", "[ema]") {
   CHECK(debiased[2] == Approx((8 + 2 * 4 + 4 * 2) / 7.0).epsilon(1e-15));
 }
 
-TEST_CASE("debiasing divides the average from zero by its weights", "[ema]") {
+TEST_CASE("a debiased Ema is the average from zero divided by the sum of its weights", "[ema]") {
   for (const double decay : {0.1, 0.9, 0.995}) {
     auto x = RandomNumbers(3).many(40);
     polyak::Parameters<double> params;
@@ -66,7 +66,8 @@ TEST_CASE("debiasing divides the average from zero by its weights", "[ema]") {
   }
 }
 
-TEST_CASE("decay 0 is the newest iterate, decay 1 the start, bit for bit", "[ema]") {
+TEST_CASE("an Ema of decay 0 is the newest iterate, of decay 1 the initial value, bit for bit",
+          "[ema]") {
   const std::vector<float> strange = {
       -0.0f, 0.1f, 1e-45f, 3e38f, static_cast<float>(nan_value), static_cast<float>(-infinity)};
   for (const Start start : {Start::params, Start::first_update, Start::zero_debiased}) {
@@ -113,7 +114,7 @@ TEST_CASE("an average begins as a copy of the parameters", "[ema]") {
   }
 }
 
-TEST_CASE("two calls with one x are one call with the decay squared", "[ema]") {
+TEST_CASE("two calls with the same weights equal one call with the squared decay", "[ema]") {
   for (const double decay : {0.3, 0.9, 0.9999}) {
     auto x = RandomNumbers(9).many(50);
     polyak::Parameters<double> params;
@@ -138,7 +139,7 @@ TEST_CASE("two calls with one x are one call with the decay squared", "[ema]") {
   }
 }
 
-TEST_CASE("update_every takes every n-th iterate with the decay of n calls", "[ema]") {
+TEST_CASE("update_every averages every n-th iterate with the decay of n calls", "[ema]") {
   for (const Start start : {Start::params, Start::first_update, Start::zero_debiased}) {
     auto x = RandomNumbers(12).many(9);
     polyak::Parameters<double> params;
@@ -165,7 +166,7 @@ TEST_CASE("update_every takes every n-th iterate with the decay of n calls", "[e
   }
 }
 
-TEST_CASE("a float average comes to rest near a constant, a double one passes by", "[ema]") {
+TEST_CASE("a float average stalls near a constant, a double average does not", "[ema]") {
   constexpr double gain = 1.0 / 128;  // 1 - decay is exact in float
   std::vector<float> x{0, 2};         // one comes from below, one from above
   polyak::Parameters<float> params;
@@ -187,7 +188,7 @@ TEST_CASE("a float average comes to rest near a constant, a double one passes by
   CHECK(bytes_of(narrow.view()[0]) == before);
 }
 
-TEST_CASE("one gain serves all tensors, whatever their shapes", "[ema]") {
+TEST_CASE("Ema averages tensors of all shapes with the same gain", "[ema]") {
   auto a = RandomNumbers(14).many<float>(1), b = RandomNumbers(15).many<float>(100);
   std::vector<float> empty;
   polyak::Parameters<float> params;
@@ -205,7 +206,7 @@ TEST_CASE("one gain serves all tensors, whatever their shapes", "[ema]") {
   CHECK(ema.view()["b"].shape() == polyak::Shape{4, 25});
 }
 
-TEST_CASE("bad EmaOptions are refused", "[ema]") {
+TEST_CASE("Ema refuses options out of range", "[ema]") {
   std::vector<double> x{1, 2};
   polyak::Parameters<double> params;
   params.add("x", x);

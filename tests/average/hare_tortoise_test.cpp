@@ -16,7 +16,7 @@ namespace hare_tortoise_test {
 
 using polyak::HareTortoiseOptions;
 
-TEST_CASE("the hare returns to the tortoise, by pencil", "[hare_tortoise]") {
+TEST_CASE("HareTortoise resets the hare to the tortoise as computed by hand", "[hare_tortoise]") {
   double x = 0;
   polyak::Parameters<double> params;
   params.add("x", &x, {1});
@@ -34,7 +34,7 @@ TEST_CASE("the hare returns to the tortoise, by pencil", "[hare_tortoise]") {
   CHECK(method.switches() == 2);
 }
 
-TEST_CASE("a blend keeps its share of the fast weights", "[hare_tortoise]") {
+TEST_CASE("blend keeps the given share of the fast weights", "[hare_tortoise]") {
   for (const double blend : {0.0, 0.25, 0.5, 1.0}) {
     auto x = RandomNumbers(1).many(41);
     polyak::Parameters<double> params;
@@ -60,7 +60,7 @@ TEST_CASE("a blend keeps its share of the fast weights", "[hare_tortoise]") {
   }
 }
 
-TEST_CASE("copies, rests and the warmup of the decay", "[hare_tortoise]") {
+TEST_CASE("the tortoise copies, rests and warms up as its options say", "[hare_tortoise]") {
   constexpr std::int64_t after = 6, every = 2;
   for (const std::int64_t switch_every : {3, 4}) {
     for (const double blend : {0.0, 0.5}) {
@@ -100,7 +100,7 @@ TEST_CASE("copies, rests and the warmup of the decay", "[hare_tortoise]") {
   }
 }
 
-TEST_CASE("a decay of 1 freezes the tortoise after its copies", "[hare_tortoise]") {
+TEST_CASE("with decay 1, the tortoise does not move after its copies", "[hare_tortoise]") {
   double x = 0;
   polyak::Parameters<double> params;
   params.add("x", &x, {1});
@@ -115,7 +115,7 @@ TEST_CASE("a decay of 1 freezes the tortoise after its copies", "[hare_tortoise]
   }
 }
 
-TEST_CASE("profiles of the tortoise sum to 1", "[hare_tortoise]") {
+TEST_CASE("the profile of HareTortoise sums to 1", "[hare_tortoise]") {
   for (const std::int64_t every : {1, 5}) {
     const polyak::HareTortoiseWeighting weighting{
         {.decay = 0.95, .switch_every = 10, .update_after = 7, .update_every = every}};
@@ -130,7 +130,7 @@ TEST_CASE("profiles of the tortoise sum to 1", "[hare_tortoise]") {
   }
 }
 
-TEST_CASE("the optimizer goes on through the switches", "[hare_tortoise]") {
+TEST_CASE("the optimizer keeps its state at the switches of HareTortoise", "[hare_tortoise]") {
   auto x = RandomNumbers(3).many<float>(50), y = x, gradient = x;
   polyak::Parameters<float> params, alone;
   params.add("x", x);
@@ -149,7 +149,7 @@ TEST_CASE("the optimizer goes on through the switches", "[hare_tortoise]") {
   CHECK(polyak::state_bytes(optimizer) == polyak::state_bytes(reference));
 }
 
-TEST_CASE("bad HareTortoiseOptions are refused", "[hare_tortoise]") {
+TEST_CASE("HareTortoise refuses options out of range", "[hare_tortoise]") {
   using O = HareTortoiseOptions;
   std::vector<float> x{1, 2};
   polyak::Parameters<float> params;

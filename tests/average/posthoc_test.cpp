@@ -82,7 +82,7 @@ double profile_error(const PosthocEma<P>& posthoc, const polyak::PosthocSolution
 
 }  // namespace
 
-TEST_CASE("products of power profiles are integrals", "[posthoc]") {
+TEST_CASE("inner products of power profiles equal the integrals", "[posthoc]") {
   using polyak::power_profile_product;
   CHECK(power_profile_product(0, 1, 0, 1) == 1);                              // uniform on (0, 1]
   CHECK(power_profile_product(0, 4, 0, 4) == 0.25);                           // and on (0, 4]
@@ -103,7 +103,7 @@ TEST_CASE("products of power profiles are integrals", "[posthoc]") {
   }
 }
 
-TEST_CASE("two uniform snapshots make a linear one, by pencil", "[posthoc]") {
+TEST_CASE("two uniform snapshots give a hand-computed linear average", "[posthoc]") {
   // Uniform on (0, 1] and on (0, 2] against 2t/4 on (0, 2]: G = [1, 1/2; 1/2, 1/2], h = [1/4, 1/2].
   double x = 3;
   Parameters<double> params;
@@ -125,7 +125,7 @@ TEST_CASE("two uniform snapshots make a linear one, by pencil", "[posthoc]") {
   CHECK(x == Approx(-0.5 * 3 + 1.5 * 5).epsilon(1e-14));
 }
 
-TEST_CASE("what was tracked is reconstructed exactly", "[posthoc]") {
+TEST_CASE("PosthocEma reconstructs a tracked width exactly", "[posthoc]") {
   Run run(512, {0.05, 0.1});
   for (const auto normalisation :
        {Normalisation::by_sum, Normalisation::constrained, Normalisation::none}) {
@@ -152,7 +152,7 @@ TEST_CASE("what was tracked is reconstructed exactly", "[posthoc]") {
   }
 }
 
-TEST_CASE("other widths are as close as theory says", "[posthoc]") {
+TEST_CASE("PosthocEma reconstructs other widths as closely as the theory predicts", "[posthoc]") {
   // Relative L2 errors of the profile with snapshots every 512 and every 128 steps of 4096.
   struct Row {
     double sigma_rel, few, many;
@@ -188,7 +188,7 @@ TEST_CASE("other widths are as close as theory says", "[posthoc]") {
   }
 }
 
-TEST_CASE("times between snapshots use those before", "[posthoc]") {
+TEST_CASE("a time between snapshots uses only the snapshots before it", "[posthoc]") {
   Run run(128);
   const auto& snapshots = run.posthoc.snapshots();
   for (const double time : {1024.0, 1100.0, 1151.0, 3000.0}) {
@@ -214,7 +214,7 @@ TEST_CASE("times between snapshots use those before", "[posthoc]") {
   CHECK(only.condition == Approx(1).epsilon(1e-12));
 }
 
-TEST_CASE("three ways to normalise", "[posthoc]") {
+TEST_CASE("the three normalisations of weights follow their definitions", "[posthoc]") {
   Run run(512);
   for (const double sigma_rel : {0.03, 0.15, 0.25, 0.28}) {
     const auto none =
@@ -322,7 +322,7 @@ TEST_CASE("tensors of any size and role are combined block by block", "[posthoc]
   }
 }
 
-TEST_CASE("times may be of any unit and snapshots of several kinds", "[posthoc]") {
+TEST_CASE("times may have any unit, and snapshots several widths", "[posthoc]") {
   std::vector<float> x{0, 0}, result{0, 0}, truth{0, 0};
   Parameters<float> params, out, file;
   params.add("x", x);
@@ -363,7 +363,7 @@ TEST_CASE("times may be of any unit and snapshots of several kinds", "[posthoc]"
   CHECK(exact.residual < 1e-7);
 }
 
-TEST_CASE("what cannot be a snapshot is refused", "[posthoc]") {
+TEST_CASE("PosthocEma refuses what cannot be a snapshot", "[posthoc]") {
   std::vector<double> x{1, 2}, y{1, 2, 3};
   Parameters<double> params, other;
   params.add("x", x);
@@ -408,7 +408,7 @@ TEST_CASE("what cannot be a snapshot is refused", "[posthoc]") {
   CHECK(posthoc.snapshots().size() == 2);
 }
 
-TEST_CASE("what cannot be solved or reconstructed is refused", "[posthoc]") {
+TEST_CASE("PosthocEma refuses what it cannot solve or reconstruct", "[posthoc]") {
   using Target = polyak::PosthocTarget;
   std::vector<double> x{1, 2}, y{1, 2, 3};
   Parameters<double> params, other;

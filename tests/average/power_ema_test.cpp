@@ -14,7 +14,7 @@ namespace power_ema_test {
 
 using polyak::PowerEmaOptions;
 
-TEST_CASE("linear weights are the power average of gamma 1, by pencil", "[power_ema]") {
+TEST_CASE("PowerEma of gamma 1 has hand-computed linear weights", "[power_ema]") {
   double x = 100;
   polyak::Parameters<double> params;
   params.add("x", &x, {1});
@@ -32,7 +32,7 @@ TEST_CASE("linear weights are the power average of gamma 1, by pencil", "[power_
   CHECK(power.time() == 3);
 }
 
-TEST_CASE("batches of any size have the weights of their share of time", "[power_ema]") {
+TEST_CASE("PowerEma weighs batches of any size by their share of the time", "[power_ema]") {
   const std::vector<double> batches{64, 64, 1, 250, 7.5, 64, 1000, 0.25, 3, 128, 128, 33};
   for (const double gamma : {0.0, 1.0, 6.94, 16.97}) {
     for (const std::int64_t every : {1, 3}) {
@@ -66,8 +66,7 @@ TEST_CASE("batches of any size have the weights of their share of time", "[power
   }
 }
 
-TEST_CASE("the unit of time does not matter, nor does update_every shift the width",
-          "[power_ema]") {
+TEST_CASE("neither the unit of time nor update_every changes the width", "[power_ema]") {
   auto x = RandomNumbers(1).many(31);
   polyak::Parameters<double> params;
   params.add("x", x);
@@ -107,7 +106,7 @@ TEST_CASE("the measured width of the profile is sigma_rel", "[power_ema]") {
   }
 }
 
-TEST_CASE("widths and exponents", "[power_ema]") {
+TEST_CASE("PowerEma takes a width or an exponent", "[power_ema]") {
   double x = 0;
   polyak::Parameters<double> params;
   params.add("x", &x, {1});
@@ -125,7 +124,7 @@ TEST_CASE("widths and exponents", "[power_ema]") {
         Approx(widest).epsilon(1e-15));
 }
 
-TEST_CASE("bad PowerEmaOptions are refused", "[power_ema]") {
+TEST_CASE("PowerEma refuses options out of range", "[power_ema]") {
   std::vector<double> x{1, 2};
   polyak::Parameters<double> params;
   params.add("x", x);
@@ -148,7 +147,7 @@ TEST_CASE("bad PowerEmaOptions are refused", "[power_ema]") {
   CHECK(x == std::vector<double>{1, 2});
 }
 
-TEST_CASE("a bad batch size leaves the old one", "[power_ema]") {
+TEST_CASE("a refused batch size leaves the old one in place", "[power_ema]") {
   double x = 1;
   polyak::Parameters<double> params;
   params.add("x", &x, {1});

@@ -58,7 +58,7 @@ double difference(const std::vector<double>& a, const std::vector<double>& b) {
 
 }  // namespace
 
-TEST_CASE("Profiles of targets are what their names say") {
+TEST_CASE("Each kind of target has its profile") {
   const std::vector<ProfileTarget> targets{
       ProfileTarget::power(3),
       ProfileTarget::sigma_rel(0.2),
@@ -99,7 +99,7 @@ TEST_CASE("Profiles of targets are what their names say") {
   CHECK(targets[12].profile(10)[10] == Approx(-1 / 44.0));
 }
 
-TEST_CASE("A single snapshot is the whole of a sum that is constrained") {
+TEST_CASE("With weights constrained to sum to 1, a single snapshot has weight 1") {
   Tracked one(4096);
   one.snapshots.resize(1);
   for (const polyak::Normalisation normalisation :
@@ -111,7 +111,7 @@ TEST_CASE("A single snapshot is the whole of a sum that is constrained") {
   }
 }
 
-TEST_CASE("Fits reach what power averages of two widths can reach") {
+TEST_CASE("Fits are as close as power averages of two widths allow") {
   // Relative L2 errors over 4096 calls, in the iterate and in the update metric.
   const Tracked coarse(512), fine(128);
   struct Row {
@@ -155,7 +155,7 @@ TEST_CASE("Fits reach what power averages of two widths can reach") {
   }
 }
 
-TEST_CASE("What was tracked comes back exactly") {
+TEST_CASE("Fits recover a tracked average exactly") {
   const Tracked tracked(128, 1024);
   for (const double width : {0.05, 0.10}) {
     const auto fit = tracked.fit(ProfileTarget::sigma_rel(width));
@@ -188,7 +188,7 @@ TEST_CASE("What was tracked comes back exactly") {
   }
 }
 
-TEST_CASE("Products of profiles are those of explicit profiles, and of closed forms") {
+TEST_CASE("Inner products of profiles agree with explicit profiles and with closed forms") {
   const std::vector<GainSequence> averages{
       GainSequence(polyak::ExponentialWeighting{0.9, polyak::Start::first_update, 1}),
       GainSequence(polyak::ExponentialWeighting{0.95, polyak::Start::zero_debiased, 1}),
@@ -225,7 +225,7 @@ TEST_CASE("Products of profiles are those of explicit profiles, and of closed fo
   CHECK(products.right(4, 0) == 0);  // the window begins after that snapshot
 }
 
-TEST_CASE("Fits keep constants, and do not depend on the order of snapshots") {
+TEST_CASE("Fits preserve constants and do not depend on the order of snapshots") {
   Tracked tracked(100, 1000);
   const auto target = ProfileTarget::ema(0.99);
   const auto fit = tracked.fit(target);

@@ -19,7 +19,7 @@ namespace sample_ema_test {
 
 using namespace polyak;
 
-TEST_CASE("SampleEma halves a weight in so many samples, however they are batched") {
+TEST_CASE("SampleEma halves a weight within its half-life in samples, for any batch sizes") {
   double weight = 1;
   Parameters<double> params;
   params.add("w", &weight, {});
@@ -38,7 +38,7 @@ TEST_CASE("SampleEma halves a weight in so many samples, however they are batche
   CHECK(samples.view()[0][0] == Approx(steps.view()[0][0]).epsilon(1e-14));
 }
 
-TEST_CASE("the rampup is that of HalfLifeWeighting, and infinity means none") {
+TEST_CASE("the rampup of SampleEma equals that of HalfLifeWeighting, and infinity disables it") {
   const HalfLifeWeighting fixed{.half_life = 1000, .rampup = 0.09, .batch_size = 16};
   SampleClock clock{1000, 0.09, 16, 0};
   for (std::int64_t t = 1; t < 2000; ++t) {
@@ -48,7 +48,7 @@ TEST_CASE("the rampup is that of HalfLifeWeighting, and infinity means none") {
   }
 }
 
-TEST_CASE("a profile follows the clock of its weighting") {
+TEST_CASE("profile() advances the clock of the weighting") {
   const SampleClock clock{300, 0.09, 16, 0};
   const auto weights = profile(clock, 40);
   for (std::int64_t t = 0; t <= 40; ++t) {
@@ -76,7 +76,7 @@ TEST_CASE("SampleEma refuses options out of range") {
   CHECK(refuses([&] { ema.at(0); }, {"batch_size", "0"}));
 }
 
-TEST_CASE("one call of a repeated weighting is so many calls with the same weights") {
+TEST_CASE("one call of RepeatedWeighting equals `repeats` calls with the same weights") {
   const auto check = [](const auto& weighting, std::int64_t repeats) {
     using W = std::remove_cvref_t<decltype(weighting)>;
     const RepeatedWeighting<W> repeated{weighting, repeats};

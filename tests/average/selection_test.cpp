@@ -189,13 +189,16 @@ void check_all(Accumulate accumulate) {
 
 }  // namespace
 
-TEST_CASE("averages of some tensors are, of these, the averages of all") {
+TEST_CASE("averages with a selection have the bits of averages of all tensors") {
   check_all(Accumulate::plain);
 }
 
-TEST_CASE("the same with compensation") { check_all(Accumulate::kahan); }
+TEST_CASE("averages with a selection and compensation have the bits of averages of all tensors") {
+  check_all(Accumulate::kahan);
+}
 
-TEST_CASE("the same in double, and of 16 bits") {
+TEST_CASE(
+    "averages with a selection in double and in 16 bits have the bits of averages of all tensors") {
   check<Ema<float>>("Ema in double", [](const Parameters<float>& p, const Selection& s) {
     return Ema<float>(p, {.decay = 0.75, .accumulate = Accumulate::float64}, s);
   });
@@ -205,7 +208,7 @@ TEST_CASE("the same in double, and of 16 bits") {
   });
 }
 
-TEST_CASE("the norms of Aswa are of the selected tensors") {
+TEST_CASE("Aswa computes the norms of the selected tensors only") {
   Model<float> model(sizes, true), whole_model(sizes, true);
   const AswaOptions options{.filter = AswaFilter::mean_norm};
   Aswa<float> part(model.params, options, some);
@@ -226,7 +229,7 @@ TEST_CASE("the norms of Aswa are of the selected tensors") {
   CHECK(part.averaged() > 0);
 }
 
-TEST_CASE("NaN in weights that no average keeps does not count") {
+TEST_CASE("a NaN in weights that no average keeps is ignored") {
   for (const Nonfinite policy : {Nonfinite::skip_step, Nonfinite::error}) {
     Model<float> model(sizes, true);
     Ema<float> average(model.params, {.decay = 0.75, .nonfinite = policy}, some);
@@ -243,7 +246,7 @@ TEST_CASE("NaN in weights that no average keeps does not count") {
   }
 }
 
-TEST_CASE("a grown model keeps the selection") {
+TEST_CASE("an average keeps its selection when the model grows") {
   std::vector<float> a(5, 1), b(7, 2), c(3, 3);
   Parameters<float> before, after;
   before.add("a", a).add("b", b);
@@ -275,7 +278,7 @@ TEST_CASE("an average of some tensors is saved with the weights of the others") 
   }
 }
 
-TEST_CASE("snapshots of some tensors are reconstructed as those of all") {
+TEST_CASE("snapshots of selected tensors are reconstructed like those of all tensors") {
   for (const Accumulate accumulate : {Accumulate::plain, Accumulate::kahan}) {
     Model<float> model(sizes, true), target(sizes, true), whole_target(sizes, true);
     PowerEma<float> part(model.params, {.gamma = 3, .accumulate = accumulate}, some);

@@ -19,8 +19,8 @@ namespace soft_update_test {
 
 using namespace polyak;
 
-TEMPLATE_TEST_CASE("soft_update moves weights by tau, and copies buffers", "", float, double,
-                   Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("soft_update moves weights by the share tau and copies buffers", "", float,
+                   double, Eigen::bfloat16) {
   using P = TestType;
   Model<P> online({5, 70, 0, 33}, true), target({5, 70, 0, 33}, true), split({5, 70, 0, 33}, true);
   Splitter pieces(Split::pieces);
@@ -61,7 +61,7 @@ TEMPLATE_TEST_CASE("soft_update moves weights by tau, and copies buffers", "", f
   CHECK(target.tensor_bytes(0) == online.tensor_bytes(0));
 }
 
-TEST_CASE("soft_update takes lists whose memory touches, and refuses what they share") {
+TEST_CASE("soft_update accepts lists whose memory is adjacent and refuses overlaps") {
   float memory[] = {1, 2, 3, 4, 5, 6};
   const auto list = [&](std::size_t first) {
     Parameters<float> params;
@@ -80,7 +80,7 @@ TEST_CASE("soft_update takes lists whose memory touches, and refuses what they s
   }
 }
 
-TEST_CASE("soft_update refuses what it cannot do, and changes nothing") {
+TEST_CASE("soft_update refuses invalid arguments and changes nothing") {
   Model<float> online({5, 70}), target({5, 70}), other({5, 71});
   const auto before = target.bytes();
   const double nan = std::numeric_limits<double>::quiet_NaN();

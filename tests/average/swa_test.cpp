@@ -14,7 +14,7 @@ namespace swa_test {
 
 using polyak::SwaOptions;
 
-TEST_CASE("the mean of the collected weights, by pencil", "[swa]") {
+TEST_CASE("Swa is the hand-computed mean of the collected weights", "[swa]") {
   double x = 100;
   polyak::Parameters<double> params;
   params.add("x", &x, {1});
@@ -33,7 +33,7 @@ TEST_CASE("the mean of the collected weights, by pencil", "[swa]") {
   CHECK(some.count() == 2);
 }
 
-TEST_CASE("the mean of many iterates", "[swa]") {
+TEST_CASE("Swa is the mean of many iterates in any order", "[swa]") {
   constexpr int steps = 500;
   auto x = RandomNumbers(1).many(23);
   polyak::Parameters<double> params;
@@ -63,7 +63,7 @@ TEST_CASE("the mean of many iterates", "[swa]") {
   }
 }
 
-TEST_CASE("equal weights average to themselves to the last bit", "[swa]") {
+TEST_CASE("the average of equal weights has their bits", "[swa]") {
   auto x = RandomNumbers(3).many<float>(29);
   polyak::Parameters<float> params;
   params.add("x", x);
@@ -72,7 +72,7 @@ TEST_CASE("equal weights average to themselves to the last bit", "[swa]") {
   CHECK(bytes_of(swa.view()[0]) == bytes_of(x));
 }
 
-TEST_CASE("which calls are collected", "[swa]") {
+TEST_CASE("Swa collects the calls that start and period determine", "[swa]") {
   for (const std::int64_t start : {0, 1, 2, 7, 50}) {
     for (const std::int64_t period : {1, 2, 5}) {
       INFO("start " << start << ", period " << period);
@@ -99,7 +99,7 @@ TEST_CASE("which calls are collected", "[swa]") {
   }
 }
 
-TEST_CASE("before the first collection there is no average", "[swa]") {
+TEST_CASE("Swa is not readable before the first collection", "[swa]") {
   std::vector<double> x{1, 2}, y{3, 4};
   polyak::Parameters<double> params, target;
   params.add("x", x);
@@ -134,7 +134,7 @@ TEST_CASE("before the first collection there is no average", "[swa]") {
   CHECK(y == x);
 }
 
-TEST_CASE("bad SwaOptions are refused", "[swa]") {
+TEST_CASE("Swa refuses options out of range", "[swa]") {
   std::vector<double> x{1, 2};
   polyak::Parameters<double> params;
   params.add("x", x);

@@ -78,8 +78,8 @@ struct Averaged {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("under a guard the model holds the average, then its own bits again", "[swap]",
-                   (std::pair<float, float>), (std::pair<double, double>),
+TEMPLATE_TEST_CASE("under a guard the model holds the average, and afterwards its own bits",
+                   "[swap]", (std::pair<float, float>), (std::pair<double, double>),
                    (std::pair<float, double>), (std::pair<Eigen::half, float>),
                    (std::pair<Eigen::bfloat16, float>), (std::pair<Eigen::bfloat16, double>)) {
   using P = typename TestType::first_type;
@@ -116,7 +116,7 @@ TEMPLATE_TEST_CASE("under a guard the model holds the average, then its own bits
   }
 }
 
-TEST_CASE("an exception ends the guard", "[swap]") {
+TEST_CASE("an exception ends a guard and restores the weights", "[swap]") {
   Averaged<float, float> same;
   Averaged<Eigen::half, float> narrow;
   const auto same_weights = same.model.bytes(), narrow_weights = narrow.model.bytes();
@@ -133,7 +133,7 @@ TEST_CASE("an exception ends the guard", "[swap]") {
   CHECK(same.ema.update(same.model.params));
 }
 
-TEST_CASE("a guard can be moved, restored early, and ends once", "[swap]") {
+TEST_CASE("a guard can be moved and restored early, and restores only once", "[swap]") {
   Averaged<float, float> run;
   auto& model = run.model;
   auto& ema = run.ema;
@@ -205,8 +205,8 @@ TEST_CASE("a guard outlives the parameter list it was made from", "[swap]") {
   CHECK(model.bytes() == weights);
 }
 
-TEMPLATE_TEST_CASE("while an average is swapped in, nothing else touches it", "[swap]", float,
-                   double) {
+TEMPLATE_TEST_CASE("steps, updates and second guards are refused while an average is swapped in",
+                   "[swap]", float, double) {
   using S = TestType;
   constexpr bool exchanged = std::is_same_v<S, float>;
   Averaged<float, S> run, other;
@@ -258,7 +258,7 @@ TEMPLATE_TEST_CASE("while an average is swapped in, nothing else touches it", "[
   CHECK(ema.update(model.params));
 }
 
-TEST_CASE("an average that was never updated is not handed out, unless asked for", "[swap]") {
+TEST_CASE("an average that was never updated is not readable without or_current", "[swap]") {
   Model<float> model(1);
   polyak::Ema<float> ema(model.params);
   const auto weights = model.bytes();

@@ -22,7 +22,7 @@ using polyak::SwitchEmaOptions;
 using polyak::SwitchUnit;
 using polyak::SwitchWarmup;
 
-TEST_CASE("training goes on from the average, by pencil", "[switch_ema]") {
+TEST_CASE("SwitchEma continues training from the average as computed by hand", "[switch_ema]") {
   double x = 0;
   polyak::Parameters<double> params;
   params.add("x", &x, {1});
@@ -38,7 +38,7 @@ TEST_CASE("training goes on from the average, by pencil", "[switch_ema]") {
   CHECK(switch_ema.switches() == 2);
 }
 
-TEST_CASE("the lag obeys L <- b (L + d) between switches", "[switch_ema]") {
+TEST_CASE("the lag of SwitchEma follows L <- b (L + d) between switches", "[switch_ema]") {
   constexpr double d = 0.01;
   constexpr int n = 25;
   for (const bool epochs : {true, false}) {
@@ -72,7 +72,7 @@ TEST_CASE("the lag obeys L <- b (L + d) between switches", "[switch_ema]") {
   }
 }
 
-TEST_CASE("which iterations end with a switch", "[switch_ema]") {
+TEST_CASE("SwitchEma switches after the iterations that its options determine", "[switch_ema]") {
   for (const std::int64_t interval : {1, 2, 5}) {
     for (const std::int64_t start : {0, 3, 4}) {
       for (const std::int64_t end : {4, 11, 1000}) {
@@ -99,7 +99,7 @@ TEST_CASE("which iterations end with a switch", "[switch_ema]") {
   }
 }
 
-TEST_CASE("which epochs begin with a switch", "[switch_ema]") {
+TEST_CASE("SwitchEma switches before the epochs that its options determine", "[switch_ema]") {
   for (const std::int64_t interval : {1, 2, 3}) {
     for (const std::int64_t start : {0, 2}) {
       for (const std::int64_t end : {2, 6, 1000}) {
@@ -165,7 +165,7 @@ TEST_CASE("a switch leaves the average and the optimizer's state alone", "[switc
   CHECK(polyak::state_bytes(momentum) == polyak::state_bytes(reference_momentum));
 }
 
-TEMPLATE_TEST_CASE("moments that are forgotten at a switch begin anew", "[switch_ema]",
+TEMPLATE_TEST_CASE("moments that are reset at a switch start from zero", "[switch_ema]",
                    polyak::AdamW<float>, polyak::Sgd<float>, polyak::AdEMAMix<float>) {
   auto x = RandomNumbers(1).many<float>(77), y = x, gradient = x;
   polyak::Parameters<float> params, fresh;
@@ -207,7 +207,7 @@ TEMPLATE_TEST_CASE("moments that are forgotten at a switch begin anew", "[switch
   CHECK(switches == 4);
 }
 
-TEST_CASE("the warmups of the decay", "[switch_ema]") {
+TEST_CASE("the warmups of SwitchEma follow their formulas", "[switch_ema]") {
   constexpr double b = 0.96, r = 0.25;
   constexpr std::int64_t w = 8;
   const auto decay = [](SwitchWarmup warmup, std::int64_t i) {
@@ -243,7 +243,7 @@ TEST_CASE("the warmups of the decay", "[switch_ema]") {
   }
 }
 
-TEST_CASE("a switch copies averaged tensors only", "[switch_ema]") {
+TEST_CASE("a switch changes only averaged tensors", "[switch_ema]") {
   std::vector<float> weight{1, 2}, free{3, 4}, statistics{5, 6};
   polyak::Parameters<float> params;
   params.add("weight", weight)
@@ -262,7 +262,7 @@ TEST_CASE("a switch copies averaged tensors only", "[switch_ema]") {
   CHECK(statistics == std::vector<float>{51, 61});  // still the online model's
 }
 
-TEST_CASE("misuse of begin_epoch is refused", "[switch_ema]") {
+TEST_CASE("begin_epoch refuses wrong times and other parameters", "[switch_ema]") {
   std::vector<float> x{1, 2}, y{1, 2, 3};
   polyak::Parameters<float> params, other;
   params.add("x", x);
@@ -297,7 +297,7 @@ TEST_CASE("misuse of begin_epoch is refused", "[switch_ema]") {
   CHECK(x == std::vector<float>{7, 8});
 }
 
-TEST_CASE("bad SwitchEmaOptions are refused", "[switch_ema]") {
+TEST_CASE("SwitchEma refuses options out of range", "[switch_ema]") {
   using O = SwitchEmaOptions;
   std::vector<float> x{1, 2};
   polyak::Parameters<float> params;

@@ -14,7 +14,7 @@ namespace tail_test {
 
 using namespace polyak;
 
-TEST_CASE("Tail is the mean from its start on, and the newest weights before") {
+TEST_CASE("Tail is the mean of the weights from its start on, and before it the newest weights") {
   double weight = 0;
   Parameters<double> params;
   params.add("w", &weight, {});
@@ -30,7 +30,7 @@ TEST_CASE("Tail is the mean from its start on, and the newest weights before") {
   }
 }
 
-TEST_CASE("the suffix of a share begins where the paper says") {
+TEST_CASE("suffix_start follows the paper") {
   CHECK(suffix_start(0.5, 10) == 6);
   CHECK(suffix_start(0.25, 10) == 9);  // ceil(7.5) + 1
   CHECK(suffix_start(1, 10) == 1);

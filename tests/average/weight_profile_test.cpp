@@ -95,7 +95,7 @@ void check_ages(const W& weighting, std::int64_t calls, double samples, double m
 
 }  // namespace
 
-TEST_CASE("weights and widths are those of the profile", "[weight_profile]") {
+TEST_CASE("weight() and the widths agree with the profile", "[weight_profile]") {
   for_each_weighting([](const std::string& name, const auto& weighting) {
     for (const std::int64_t calls : {8, 57, 200}) {
       INFO(name << ", " << calls << " calls");
@@ -122,7 +122,7 @@ TEST_CASE("weights and widths are those of the profile", "[weight_profile]") {
   });
 }
 
-TEST_CASE("moments of profiles that a pencil can check", "[weight_profile]") {
+TEST_CASE("moments of profiles agree with hand-computed values", "[weight_profile]") {
   check_ages(UniformWeighting{}, 1, 1, 0, 0);
   check_ages(UniformWeighting{}, 3, 3, 1, std::sqrt(2 / 3.));
   check_ages(UniformWeighting{2, 2}, 5, 2, 2, 1);  // iterates 2 and 4: ages 3 and 1
@@ -137,7 +137,7 @@ TEST_CASE("moments of profiles that a pencil can check", "[weight_profile]") {
   check_ages(HalvingOfNothing{}, 2, 9 / 5., 1 / 3., std::sqrt(2 / 9.));
 }
 
-TEST_CASE("widths have their closed forms", "[weight_profile]") {
+TEST_CASE("weights, ages and widths agree with their closed forms", "[weight_profile]") {
   constexpr std::int64_t calls = 1000;
   const double n = calls;
   check_ages(UniformWeighting{}, calls, n, (n - 1) / 2, std::sqrt((n * n - 1) / 12));
@@ -181,7 +181,7 @@ TEST_CASE("widths have their closed forms", "[weight_profile]") {
   CHECK(mean_age(ExponentialWeighting{b}, calls) == Approx(fall));
 }
 
-TEST_CASE("long runs tend to the conversions of a decay", "[weight_profile]") {
+TEST_CASE("statistics of long runs converge to the conversions of the decay", "[weight_profile]") {
   constexpr double decay = 0.9995;
   for (const Start start : {Start::params, Start::first_update, Start::zero_debiased}) {
     check_ages(ExponentialWeighting{decay, start}, 100'000, effective_samples(decay),
@@ -199,7 +199,7 @@ TEST_CASE("long runs tend to the conversions of a decay", "[weight_profile]") {
   CHECK(effective_samples(power, 100'000) == Approx(1e5 * (2 * p - 1) / (p * p)).epsilon(1e-4));
 }
 
-TEST_CASE("a run of a million calls", "[weight_profile]") {
+TEST_CASE("statistics of a million calls are accurate and allocate nothing", "[weight_profile]") {
   constexpr std::int64_t calls = 1'000'000;
   const double n = calls;
   const StreamWeighting list(std::vector<double>(1000, 1));
@@ -223,7 +223,7 @@ TEST_CASE("a run of a million calls", "[weight_profile]") {
             .epsilon(1e-9));
 }
 
-TEST_CASE("a copy forgets everything, exactly", "[weight_profile]") {
+TEST_CASE("a gain of 1 removes all earlier weights exactly", "[weight_profile]") {
   CHECK(weight(TailWeighting{7}, 6, 10) == 0);
   CHECK(cumulative_weight(TailWeighting{7}, 6, 10) == 0);
   CHECK(weight(TailWeighting{7}, 7, 10) == 0.25);
@@ -234,7 +234,7 @@ TEST_CASE("a copy forgets everything, exactly", "[weight_profile]") {
   check_ages(SloppyCopy{}, 5, 1, 0, 0);
 }
 
-TEST_CASE("a clock of its own is started for the purpose", "[weight_profile]") {
+TEST_CASE("statistics start the clock of a weighting that has one", "[weight_profile]") {
   const PowerClock clock{6.94, 64, 1};
   const PowerWeighting steps{6.94};
   for (const std::int64_t t : {0, 1, 40, 100}) {
@@ -248,7 +248,7 @@ TEST_CASE("a clock of its own is started for the purpose", "[weight_profile]") {
   CHECK(cumulative_weight(seldom, 90, 100) == Approx(std::pow(0.9, 7.94)).epsilon(1e-12));
 }
 
-TEST_CASE("profiles of iterates that are not there are refused", "[weight_profile]") {
+TEST_CASE("statistics refuse iterates and calls out of range", "[weight_profile]") {
   const UniformWeighting uniform;
   CHECK(refuses([&] { (void)weight(uniform, -1, 3); }, {"iterate must lie in [0, 3]", "got -1"}));
   CHECK(refuses([&] { (void)weight(uniform, 4, 3); }, {"iterate must lie in [0, 3]", "got 4"}));
@@ -265,7 +265,7 @@ TEST_CASE("profiles of iterates that are not there are refused", "[weight_profil
   }
 }
 
-TEST_CASE("before the first update there is no average to describe", "[weight_profile]") {
+TEST_CASE("statistics refuse an average before its first update", "[weight_profile]") {
   const auto refused = [](const auto& weighting, std::int64_t calls) {
     return refuses([&] { (void)effective_samples(weighting, calls); }, {"before the first update"});
   };

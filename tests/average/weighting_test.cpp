@@ -89,7 +89,7 @@ std::vector<double> expected_profile(int calls, Weight&& weight) {
 
 }  // namespace
 
-TEST_CASE("profiles that a pencil can check", "[weighting]") {
+TEST_CASE("profiles agree with hand-computed values", "[weighting]") {
   check_profile(profile(UniformWeighting{}, 3), {0, 1 / 3., 1 / 3., 1 / 3.});
   check_profile(profile(UniformWeighting{2, 2}, 5), {0, 0, 0.5, 0, 0.5, 0});
   check_profile(profile(UniformWeighting{0, 2}, 5), {0, 0, 0.5, 0, 0.5, 0});
@@ -112,7 +112,7 @@ TEST_CASE("profiles that a pencil can check", "[weighting]") {
   check_profile(profile(UniformWeighting{}, 0), {1});
 }
 
-TEST_CASE("profiles have their closed forms", "[weighting]") {
+TEST_CASE("profiles agree with their closed forms", "[weighting]") {
   constexpr int calls = 57;
   const double n = calls;
   const double b = 0.9;
@@ -144,7 +144,7 @@ TEST_CASE("profiles have their closed forms", "[weighting]") {
                 expected_profile(calls, [](int t) { return t < 18 ? 0 : 1 / 40.; }));
 }
 
-TEST_CASE("warmups are polynomial decays until their cap", "[weighting]") {
+TEST_CASE("warmups equal polynomial decay until they reach the cap", "[weighting]") {
   const auto warmup = profile(TfWarmupWeighting{0.999}, 50);
   const auto shifted = profile(PolynomialWeighting{8}, 51);  // x_0 is its first iterate
   REQUIRE(warmup.size() + 1 == shifted.size());
@@ -162,7 +162,7 @@ TEST_CASE("warmups are polynomial decays until their cap", "[weighting]") {
   CHECK(InverseGammaWeighting{20, 2.0 / 3.0, 0.85}.complement(400) == 0.85);
 }
 
-TEST_CASE("gain and complement are two views of one number", "[weighting]") {
+TEST_CASE("gain and complement sum to 1", "[weighting]") {
   for_each_weighting([](const std::string& name, const auto& weighting) {
     INFO(name);
     for (std::int64_t t = 1; t <= 200; ++t) {
@@ -186,7 +186,7 @@ TEST_CASE("gain and complement are two views of one number", "[weighting]") {
         Approx(3 * complement * (1 - complement)).epsilon(1e-15));
 }
 
-TEST_CASE("profiles sum to 1 and are what the running average does", "[weighting]") {
+TEST_CASE("profiles sum to 1 and agree with the running average", "[weighting]") {
   constexpr int calls = 120;
   constexpr std::size_t size = 3;
   for_each_weighting([](const std::string& name, const auto& weighting) {
@@ -216,7 +216,7 @@ TEST_CASE("profiles sum to 1 and are what the running average does", "[weighting
   });
 }
 
-TEST_CASE("the impulse response is the profile", "[weighting]") {
+TEST_CASE("the impulse response of an average is its profile", "[weighting]") {
   constexpr int calls = 60;
   for_each_weighting([](const std::string& name, const auto& weighting) {
     INFO(name);
@@ -239,7 +239,7 @@ TEST_CASE("the impulse response is the profile", "[weighting]") {
   });
 }
 
-TEST_CASE("a constant input is a fixed point to the last bit", "[weighting]") {
+TEST_CASE("a constant input leaves an average unchanged to the last bit", "[weighting]") {
   for_each_weighting([](const std::string& name, const auto& weighting) {
     INFO(name);
     auto x = RandomNumbers(11).many<float>(37);
@@ -251,7 +251,7 @@ TEST_CASE("a constant input is a fixed point to the last bit", "[weighting]") {
   });
 }
 
-TEST_CASE("a gain of 1 copies every bit, a gain of 0 changes none", "[weighting]") {
+TEST_CASE("a gain of 1 copies all bits, a gain of 0 changes none", "[weighting]") {
   const auto strange = std::vector<double>{-0.0,       0.0,  nan_value, -nan_value,   infinity,
                                            -infinity,  0.1,  5e-324,    -2.5e-310,    1e308,
                                            -1.0 / 3.0, 1e16, 1,         0x1.fffffep0, 3.5};
@@ -283,7 +283,7 @@ TEST_CASE("a gain of 1 copies every bit, a gain of 0 changes none", "[weighting]
   CHECK(average.gain() == 1);
 }
 
-TEST_CASE("stream weights must be numbers that can be weights", "[weighting]") {
+TEST_CASE("StreamWeighting refuses weights that are negative or not finite", "[weighting]") {
   const std::string rule =
       "polyak: StreamWeighting: weights must be finite and >= 0, the first > 0, got ";
   const auto refused = [](std::vector<double> weights) {

@@ -102,8 +102,7 @@ TEST_CASE("Lawa of as many checkpoints as calls is the uniform mean") {
     CHECK(lawa.view()[0][i] == Approx(swa.view()[0][i]).epsilon(1e-14));
 }
 
-TEMPLATE_TEST_CASE("a window of identical weights returns them, to the last bit", "", float,
-                   double) {
+TEMPLATE_TEST_CASE("the mean of a window of equal weights has their bits", "", float, double) {
   std::vector<TestType> weights = RandomNumbers(7).many<TestType>(70);
   Parameters<TestType> params;
   params.add("w", std::span(weights));
@@ -125,7 +124,7 @@ TEMPLATE_TEST_CASE("a window of identical weights returns them, to the last bit"
   }
 }
 
-TEST_CASE("a NaN leaves the window with its checkpoint, or when the mean is made anew") {
+TEST_CASE("a NaN disappears with its checkpoint, or when the running mean is recomputed") {
   for (const bool running : {false, true}) {
     float weight = 1;
     Parameters params;
@@ -182,7 +181,7 @@ TEST_CASE("WindowAverage samples the first call of each interval, in blocks") {
   }
 }
 
-TEST_CASE("windows keep their average in every way that averages are kept") {
+TEST_CASE("windows support every way of storing an average") {
   const auto follow = [](auto make, double tolerance) {
     Run<float> run;
     RandomNumbers numbers(9);
@@ -208,7 +207,7 @@ TEST_CASE("windows keep their average in every way that averages are kept") {
   follow([&](const auto& p) { return WindowAverage<float, Eigen::bfloat16>(p, kahan); }, 0.01);
 }
 
-TEST_CASE("windows of 16 bits whose mean would rest are refused") {
+TEST_CASE("windows of 16 bits whose mean would stall are refused") {
   Model<float> model({5});
   using B = Eigen::bfloat16;
   CHECK(
@@ -235,7 +234,7 @@ TEST_CASE("Lawa and WindowAverage refuse options out of range") {
                 {0, 65536});
 }
 
-TEST_CASE("banks and windows go on with a model that grew") {
+TEST_CASE("banks and windows continue with a model that grew") {
   std::vector<float> a{1, 2, 3}, added{5, 6};
   Parameters before, after;
   before.add("a", std::span(a));
@@ -273,7 +272,7 @@ TEST_CASE("banks and windows go on with a model that grew") {
   CHECK(state_bytes(bank) == state);
 }
 
-TEST_CASE("no count in a state leads outside the ring, and the mean alone is written") {
+TEST_CASE("no count in a state leads outside the ring, and only the mean is written") {
   static_assert(written_slots<FoldLaw<float, 4>> == 1);
   Model<float> model({40}), other({40});
   WindowAverage<float> window(model.params, {.horizon = 4, .interval = 2, .blocks = 3});

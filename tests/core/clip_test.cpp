@@ -137,7 +137,7 @@ TEMPLATE_TEST_CASE("a scale multiplies each gradient as it is read, with one rou
   }
 }
 
-TEMPLATE_TEST_CASE("a scale equals gradients that were multiplied before", "", float, double,
+TEMPLATE_TEST_CASE("a scale equals multiplying the gradients before the step", "", float, double,
                    Eigen::bfloat16) {
   using P = TestType;
   // By a power of two the memory holds the products exactly, so whole runs agree to the bit.
@@ -173,7 +173,7 @@ TEMPLATE_TEST_CASE("a scale equals gradients that were multiplied before", "", f
   CHECK(state_bytes(a) != state_bytes(d));
 }
 
-TEST_CASE("a scale of 0 leaves decay and momentum, and spares no NaN") {
+TEST_CASE("a scale of 0 keeps decay and momentum, and NaN stays NaN") {
   One<float> one({1, -2, static_cast<float>(not_a_number), static_cast<float>(infinity)});
   one.gradients.scale(0);
   const std::vector<float> read = one.read();
@@ -184,7 +184,7 @@ TEST_CASE("a scale of 0 leaves decay and momentum, and spares no NaN") {
   CHECK(one.sgd.count() == 1);
 }
 
-TEMPLATE_TEST_CASE("clip_norm returns the norm, and brings larger ones down to max_norm", "", float,
+TEMPLATE_TEST_CASE("clip_norm returns the norm and reduces larger norms to max_norm", "", float,
                    double, Eigen::half, Eigen::bfloat16) {
   using P = TestType;
   for (const double scale : {1.0, 0.125, 1.0 / 3}) {
@@ -207,7 +207,7 @@ TEMPLATE_TEST_CASE("clip_norm returns the norm, and brings larger ones down to m
   }
 }
 
-TEST_CASE("a clipped step is the step of a scale that was computed by hand") {
+TEST_CASE("a clipped step equals a step with the hand-computed scale") {
   Model<float> clipped(sizes, true), scaled(sizes, true);
   AdamW<float> a(clipped.params, {.learning_rate = 0.1});
   Sgd<float> b(scaled.params, {.learning_rate = 0.1}), c(clipped.params, {.learning_rate = 0.1});
@@ -234,7 +234,7 @@ TEST_CASE("the norm of clipped gradients is max_norm") {
   }
 }
 
-TEST_CASE("norms and limits at the edges") {
+TEST_CASE("clip_norm handles zero gradients, limits of 0 and infinity, and empty lists") {
   One<float> zeros(std::vector<float>(9, 0.0f)), one({3, -4});
   CHECK(clip_norm(zeros.gradients, 1) == 0);
   CHECK(zeros.gradients.clip_coefficient() == 1);
@@ -256,7 +256,7 @@ TEST_CASE("norms and limits at the edges") {
   CHECK(large.read()[0] == Approx(0.5));
 }
 
-TEST_CASE("a norm that is NaN or infinite clips nothing") {
+TEST_CASE("clip_norm clips nothing if the norm is NaN or infinite") {
   for (const double bad : {not_a_number, infinity, -infinity}) {
     One<float> one({1, static_cast<float>(bad), 3});
     clip_norm(one.gradients, 0.5);
@@ -270,7 +270,7 @@ TEST_CASE("a norm that is NaN or infinite clips nothing") {
   }
 }
 
-TEST_CASE("a coefficient ends with the next scale, and with the next clipping") {
+TEST_CASE("a clip coefficient lasts until the next scale or the next clipping") {
   One<float> one({3, -4});
   clip_norm(one.gradients, 1);
   CHECK(one.gradients.clip_coefficient() == 0.2);
@@ -286,7 +286,7 @@ TEST_CASE("a coefficient ends with the next scale, and with the next clipping") 
   CHECK(one.read() == std::vector<float>{6, -8});
 }
 
-TEST_CASE("max_norm out of range is refused, with nothing changed") {
+TEST_CASE("clip_norm refuses max_norm out of range and changes nothing") {
   One<float> one({3, -4});
   polyak::Reduction<polyak::Norm> workspace(one.gradients);
   clip_norm(one.gradients, 1);
@@ -301,7 +301,7 @@ TEST_CASE("max_norm out of range is refused, with nothing changed") {
   CHECK(other.gradients.clip_coefficient() == 1);
 }
 
-TEST_CASE("any executor clips to the same bits, without allocations") {
+TEST_CASE("all executors clip to the same bits without allocations") {
   Model<float> model({5, 70, 0, 33, 20'000}, true);
   polyak::Reduction<polyak::Norm> workspace(model.gradients);
   model.differentiate(0);
@@ -317,7 +317,7 @@ TEST_CASE("any executor clips to the same bits, without allocations") {
   }
 }
 
-TEST_CASE("norms of tensors and of selections") {
+TEST_CASE("norms and norm_of give the norms of tensors and of selections") {
   Model<float> model(sizes, true);
   model.differentiate(1, {4});
   std::vector<double> norms(model.params.size());
@@ -344,8 +344,8 @@ TEST_CASE("norms of tensors and of selections") {
   CHECK(model.gradients.clip_coefficient() == Approx(0.5).epsilon(1e-12));
 }
 
-TEMPLATE_TEST_CASE("clip_value holds elements within its limit, after the scale", "", float, double,
-                   Eigen::half, Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("clip_value limits elements after the scale", "", float, double, Eigen::half,
+                   Eigen::bfloat16) {
   using P = TestType;
   for (const std::size_t size : {std::size_t{7}, std::size_t{130}}) {
     std::vector<P> values = numbers<P>(size);
@@ -380,7 +380,7 @@ TEMPLATE_TEST_CASE("clip_value holds elements within its limit, after the scale"
   }
 }
 
-TEST_CASE("clip_value does not shrink norms, and refuses limits out of range") {
+TEST_CASE("clip_value does not change norms, and refuses limits out of range") {
   One<float> one({3, -4});
   one.gradients.clip_value(1);
   CHECK(clip_norm(one.gradients, 2.5) == 5);
@@ -395,7 +395,7 @@ TEST_CASE("clip_value does not shrink norms, and refuses limits out of range") {
   CHECK(large.read()[0] == 3e38f);
 }
 
-TEST_CASE("NaN and infinity are judged on gradients as they are in memory") {
+TEST_CASE("NaN and infinity are detected in gradients as they are in memory") {
   const float huge = 3e38f, bad = static_cast<float>(infinity);
   for (const Nonfinite policy : {Nonfinite::skip_step, Nonfinite::error}) {
     One<float> one({1, huge});
@@ -433,7 +433,7 @@ TEST_CASE("NaN and infinity are judged on gradients as they are in memory") {
   }
 }
 
-TEST_CASE("scale and clipping are the same for several methods in one step") {
+TEST_CASE("scale and clipping apply equally to several methods in one step") {
   Model<float> fused(sizes, true), apart(sizes, true);
   AdamW<float> a(fused.params, {.learning_rate = 0.1}, !named("tensor 1"));
   Sgd<float> b(fused.params, {.learning_rate = 0.1, .momentum = 0.9}, named("tensor 1"));

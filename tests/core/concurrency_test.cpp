@@ -31,7 +31,7 @@ std::vector<std::vector<std::byte>> trained(std::uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE("distinct objects train in threads of their own while levels change") {
+TEST_CASE("distinct objects train in separate threads while the dispatch level changes") {
   constexpr std::size_t count = 4;
   const bool same_bits =
       levels::baseline_rounds_once || polyak::dispatch_level() == polyak::DispatchLevel::baseline;

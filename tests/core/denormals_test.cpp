@@ -65,7 +65,7 @@ struct Worker {
 
 }  // namespace
 
-TEST_CASE("denormals are flushed inside the guard and the mode is restored") {
+TEST_CASE("FlushDenormals flushes denormals and restores the mode") {
   const Mode::Word before = Mode::get();
   REQUIRE(knows_denormals());
   {
@@ -87,7 +87,7 @@ TEST_CASE("denormals are flushed inside the guard and the mode is restored") {
   CHECK(Mode::get() == before);
 }
 
-TEST_CASE("the guard restores a mode that flushed already") {
+TEST_CASE("FlushDenormals restores a mode that already flushed") {
   const Mode::Word before = Mode::get();
   {
     const polyak::detail::WithFloatMode flushing(before | Mode::flush);
@@ -97,7 +97,7 @@ TEST_CASE("the guard restores a mode that flushed already") {
   CHECK(Mode::get() == before);
 }
 
-TEST_CASE("the guard acts in its own thread") {
+TEST_CASE("FlushDenormals affects only its own thread") {
   const FlushDenormals guard;
   bool other = true;
   std::thread([&] {
@@ -108,7 +108,7 @@ TEST_CASE("the guard acts in its own thread") {
   CHECK(knows_denormals() == !acts);
 }
 
-TEST_CASE("Adam's denormal moments are zeros inside the guard, for any threads") {
+TEST_CASE("Adam's denormal moments become zeros under FlushDenormals, for any number of threads") {
   float plain = 0, flushed = 1, threaded = 1, outside = 0;
   const auto usual = trained(polyak::serial, plain);
   CHECK(std::fpclassify(plain) == FP_SUBNORMAL);

@@ -61,7 +61,7 @@ auto step_at(DispatchLevel level) {
 
 }  // namespace
 
-TEST_CASE("the level of dispatch can be limited and freed again") {
+TEST_CASE("the dispatch level can be limited and released again") {
   const DispatchLevel free = polyak::dispatch_level();
   for (const DispatchLevel level :
        {DispatchLevel::baseline, DispatchLevel::x86_64_v3, DispatchLevel::x86_64_v4}) {
@@ -84,7 +84,7 @@ TEMPLATE_TEST_CASE("levels with fused multiply-adds give the same bits", "", flo
 // Without fused multiply-adds each a * b + c rounds twice. From one state, a step of AdamW and Ema
 // then leaves weight and average within 4 units in the last place of the largest number that
 // went into them: the weight before and after, the learning rate, the average.
-TEMPLATE_TEST_CASE("a step without fused multiply-adds is near to one with them", "", float,
+TEMPLATE_TEST_CASE("a step without fused multiply-adds is close to one with them", "", float,
                    double) {
   using T = TestType;
   constexpr double bound = 4;  // seen: 3.0 for float, 2.1 for double
@@ -121,7 +121,9 @@ TEMPLATE_TEST_CASE("a step without fused multiply-adds is near to one with them"
   CHECK((worst == 0) == same);
 }
 
-TEST_CASE("levels with fused multiply-adds keep averages of 16 bits alike, and choose alike") {
+TEST_CASE(
+    "levels with fused multiply-adds round 16-bit averages alike and choose the same elements at "
+    "random") {
   using namespace polyak;
   using Bfloat16 = Eigen::bfloat16;
   const auto bits_at = [](DispatchLevel level, Accumulate accumulate) {

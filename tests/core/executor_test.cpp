@@ -104,7 +104,7 @@ struct StubDevice {
 
 }  // namespace
 
-TEST_CASE("equal shares begin at granules and cover everything") {
+TEST_CASE("equal shares begin at granules and cover all elements") {
   for (const std::size_t elements : Sizes{0, 1, 31, 32, 33, 64, 1000, 4096, 100'000}) {
     for (const std::size_t shares : Sizes{1, 2, 3, 7, 64, 5000}) {
       std::size_t smallest = elements, largest = 0;
@@ -135,7 +135,7 @@ TEST_CASE("any split over threads gives the bits of one thread") {
   check_equal_to_serial<float>([] { return Splitter(Split::threads); });
 }
 
-TEST_CASE("a thread pool splits passes that are worth it") {
+TEST_CASE("a thread pool splits only passes that are long enough") {
   Eigen::ThreadPool pool(3);
   const Eigen::ThreadPoolDevice device(&pool, 3), one_thread(&pool, 1);
   const auto usual = polyak::on(device);
@@ -152,7 +152,7 @@ TEST_CASE("a thread pool splits passes that are worth it") {
   }
 }
 
-TEST_CASE("a thread pool is used from within itself, by all of its threads") {
+TEST_CASE("a thread pool can be used from all of its own threads") {
   Eigen::ThreadPool pool(2);
   const Eigen::ThreadPoolDevice device(&pool, 2);
   const auto expected = trained<float>({20'000}, polyak::serial);
@@ -182,7 +182,7 @@ TEST_CASE("one executor on a pool serves several threads") {
   for (const auto& result : results) CHECK(result == expected);
 }
 
-TEST_CASE("a pass ends without the pool's threads") {
+TEST_CASE("a pass completes even if the pool's threads are busy") {
   std::vector<std::function<void()>> queue;
   const auto expected = trained<float>({20'000}, polyak::serial);
   {
@@ -200,7 +200,7 @@ TEST_CASE("a pass ends without the pool's threads") {
   CHECK(trained<float>({20'000}, polyak::on(StubDevice{.threads = 0}, 0)) == expected);
 }
 
-TEST_CASE("a step on a thread pool allocates what its queue does") {
+TEST_CASE("a step on a thread pool allocates only what the pool's queue allocates") {
   std::vector<std::function<void()>> queue;
   queue.reserve(10);
   const StubDevice device{.queue = &queue};
@@ -243,7 +243,7 @@ TEMPLATE_TEST_CASE("OpenMp gives the bits of one thread", "", float, double, Eig
   }
 }
 
-TEST_CASE("OpenMp splits passes that are worth it") {
+TEST_CASE("OpenMp splits only passes that are long enough") {
   const polyak::OpenMp usual{.threads = 3}, eager{.threads = 3, .serial_below = 0};
   CHECK(ranges(usual, usual.serial_below - 1).size() == 1);
   CHECK(ranges(usual, usual.serial_below).size() == 3);

@@ -57,7 +57,7 @@ struct Lists {
 
 }  // namespace
 
-TEST_CASE("gradients by position: one for each trained tensor") {
+TEST_CASE("gradients set by position need one for each trained tensor") {
   Lists lists;
   const auto gradients =
       polyak::like(lists.params, lists.gw, lists.gb, lists.ghead, lists.gignored);
@@ -71,7 +71,7 @@ TEST_CASE("gradients by position: one for each trained tensor") {
                                                     lists.ghead.data(), nullptr, nullptr});
 }
 
-TEST_CASE("gradients by name: what is not set is not there") {
+TEST_CASE("a tensor whose gradient is not set by name has none") {
   Lists lists;
   Gradients<float> gradients(lists.params);
   CHECK(lists.of(gradients) == std::vector<const float*>(6, nullptr));
@@ -93,7 +93,7 @@ TEST_CASE("gradients by name: what is not set is not there") {
   CHECK(gradients[0] == constant.data());
 }
 
-TEST_CASE("gradients that do not match are refused, and the rest stays") {
+TEST_CASE("gradients that do not match are refused, and the others are kept") {
   Lists lists;
   Gradients<float> gradients =
       polyak::like(lists.params, lists.gw, lists.gb, lists.ghead, lists.gignored);
@@ -168,7 +168,7 @@ TEST_CASE("gradients are only read") {
   CHECK(lists.w != lists.gw);
 }
 
-TEST_CASE("an empty tensor has a gradient without memory") {
+TEST_CASE("the gradient of an empty tensor needs no memory") {
   std::vector<float> none, some(2), gradient(2, 1);
   Parameters<float> params;
   params.add("none", none).add("some", some);
@@ -178,7 +178,7 @@ TEST_CASE("an empty tensor has a gradient without memory") {
   CHECK(some[0] != 0);
 }
 
-TEST_CASE("all gradients are set by their pointers") {
+TEST_CASE("set_all sets all gradients by their pointers") {
   Lists lists;
   Gradients<float> gradients(lists.params);
   CHECK(gradients.trained() == 4);
@@ -209,7 +209,7 @@ TEST_CASE("all gradients are set by their pointers") {
   STATIC_REQUIRE(polyak::detail::GradientPointers<std::vector<double*>, double>);
 }
 
-TEST_CASE("pointers that do not fit are refused together, and nothing changes") {
+TEST_CASE("set_all refuses all wrong pointers in one error and changes nothing") {
   Lists lists;
   Gradients<float> gradients =
       polyak::like(lists.params, lists.gw, lists.gb, no_gradient, lists.gignored);
@@ -231,7 +231,7 @@ TEST_CASE("pointers that do not fit are refused together, and nothing changes") 
                 {"\"b\"", "overlaps", "\"count\""}));
 }
 
-TEST_CASE("gradients overlap parameters as by comparing with every tensor") {
+TEST_CASE("overlaps of gradients with parameters are found as by comparing every pair") {
   std::mt19937 random(21);
   const auto below = [&](std::size_t bound) { return static_cast<std::size_t>(random() % bound); };
   std::size_t taken = 0, refused = 0;
@@ -300,7 +300,7 @@ TEST_CASE("gradients overlap parameters as by comparing with every tensor") {
   CHECK(refused > 300);
 }
 
-TEST_CASE("gradients of 100,000 tensors") {
+TEST_CASE("gradients of 100,000 tensors are registered quickly") {
   constexpr std::size_t count = 100'000;
   std::vector<float> memory(2 * count);  // a tensor, its gradient, the next tensor ...
   Parameters<float> params;
@@ -319,7 +319,7 @@ TEST_CASE("gradients of 100,000 tensors") {
   CHECK(gradients[count - 2] == &memory[3]);
 }
 
-TEST_CASE("a scale belongs to the list of gradients") {
+TEST_CASE("the scale belongs to the list of gradients") {
   Lists lists;
   Gradients<float> gradients(lists.params);
   CHECK(gradients.scale() == 1);

@@ -310,7 +310,7 @@ struct Small {
 
 }  // namespace
 
-TEST_CASE("an average that overrides the hooks of AverageOf does what they say, alone") {
+TEST_CASE("an average that overrides hooks of AverageOf uses them when it runs alone") {
   Small model;
   OwnAverage average(model.params, reading(true));
   float expected = model.x[0];
@@ -325,7 +325,7 @@ TEST_CASE("an average that overrides the hooks of AverageOf does what they say, 
   }
 }
 
-TEST_CASE("an optimizer that overrides the hooks of Elementwise does what they say, alone") {
+TEST_CASE("an optimizer that overrides hooks of Elementwise uses them when it runs alone") {
   Small model;
   OwnOptimizer optimizer(model.params, reading(false));
   CHECK(OwnOptimizer::type_name == "Own");
@@ -343,7 +343,7 @@ TEST_CASE("an optimizer that overrides the hooks of Elementwise does what they s
   }
 }
 
-TEST_CASE("a ring that overrides the hooks of RingOfBlocks does what they say, alone") {
+TEST_CASE("a ring that overrides hooks of RingOfBlocks uses them when it runs alone") {
   Small model;
   OwnRing ring(model.params, reading(false));
   std::vector<float> blocks;  // complete ones
@@ -368,7 +368,7 @@ TEST_CASE("a ring that overrides the hooks of RingOfBlocks does what they say, a
   }
 }
 
-TEST_CASE("tensors with steps of their own have laws of their own") {
+TEST_CASE("tensors with different step counts get different laws") {
   std::vector<float> first{1, 2}, second{3}, gradient{1, 1}, last{5};
   Params params;
   params.add("first", first).add("second", second).add("last", last);
@@ -412,7 +412,7 @@ TEST_CASE("methods that override hooks: fused equals separate") {
   }
 }
 
-TEST_CASE("hooks run in one order, alone and in a step") {
+TEST_CASE("hooks run in the same order alone and in a step") {
   Small model;
   Journal journal;
   const auto script = [&](const std::string& name) {
@@ -439,7 +439,7 @@ TEST_CASE("hooks run in one order, alone and in a step") {
   }
 }
 
-TEST_CASE("a method that reads the weights is prepared when others have written them") {
+TEST_CASE("a method that reads the weights is prepared after earlier methods have written them") {
   Small model;
   Journal journal;
   OwnOptimizer optimizer(model.params, std::make_shared<Script>(Script{&journal, "optimizer"}));
@@ -455,7 +455,7 @@ TEST_CASE("a method that reads the weights is prepared when others have written 
   CHECK(journal[1] == "optimizer.prepare");
 }
 
-TEST_CASE("skip() of a user's own runs instead of all other hooks") {
+TEST_CASE("a user's own skip() runs instead of all other hooks") {
   Small model;
   Journal journal;
   const auto script = [&](const std::string& name) {
@@ -558,13 +558,13 @@ void check_refusals_change_nothing(Executor&& executor) {
 
 }  // namespace
 
-TEST_CASE("a step that prepare() refuses has changed nothing") {
+TEST_CASE("a step that prepare() refuses changes nothing") {
   SECTION("serial") { check_refusals_change_nothing(polyak::serial); }
   SECTION("in pieces") { check_refusals_change_nothing(Splitter(Split::pieces)); }
   SECTION("on threads") { check_refusals_change_nothing(Splitter(Split::threads)); }
 }
 
-TEST_CASE("a refusal after a skipped average has not counted the skip") {
+TEST_CASE("a refusal after a skipped average does not count the skip") {
   Small model;
   OwnAverage checks(model.params, reading(false), Nonfinite::skip_step);
   const auto script = reading(false);
@@ -579,7 +579,7 @@ TEST_CASE("a refusal after a skipped average has not counted the skip") {
   CHECK(refuses.calls() == 1);
 }
 
-TEST_CASE("a method that reads the weights after an optimizer refuses its own update alone") {
+TEST_CASE("a method that reads the weights after an optimizer can refuse only its own update") {
   Small model, alone;
   const auto script = reading(true);
   script->refuses = true;
@@ -645,7 +645,8 @@ void multiply_by_hand(Model<float>& model, std::uint64_t step, const Gradients& 
 
 }  // namespace
 
-TEST_CASE("prepare() finds the norm of the gradients that the step reads, scaled and clipped") {
+TEST_CASE(
+    "prepare() computes the norm of the gradients as the step reads them, scaled and clipped") {
   Model<float> alone({5, 70, 0, 33, 160}, true), fused({5, 70, 0, 33, 160}, true),
       by_hand({5, 70, 0, 33, 160}, true);
   const auto some = polyak::named("tensor 1");

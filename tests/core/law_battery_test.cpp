@@ -14,15 +14,18 @@ constexpr auto battery =
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("laws of averages: packs equal numbers", "", float, double) {
+TEMPLATE_TEST_CASE("laws of averages give the same bits on packs and on single numbers", "", float,
+                   double) {
   laws::for_each_average<TestType>(battery<TestType>);
 }
 
-TEMPLATE_TEST_CASE("laws of optimizers: packs equal numbers", "", float, double) {
+TEMPLATE_TEST_CASE("laws of optimizers give the same bits on packs and on single numbers", "",
+                   float, double) {
   laws::for_each_optimizer<TestType>(battery<TestType>);
 }
 
-TEMPLATE_TEST_CASE("laws of Schedule-Free: packs equal numbers", "", float, double) {
+TEMPLATE_TEST_CASE("laws of Schedule-Free give the same bits on packs and on single numbers", "",
+                   float, double) {
   laws::for_each_schedule_free<TestType>(battery<TestType>);
 }
 

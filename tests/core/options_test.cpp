@@ -77,7 +77,7 @@ Texts texts_of(const UserOptions& options) {
   return all;
 }
 
-TEST_CASE("the first broken rule is told, by struct, field and value", "[options]") {
+TEST_CASE("validate names struct, field and value of the first broken rule", "[options]") {
   CHECK_NOTHROW(polyak::validate(UserOptions{}));
   CHECK(refused({.rate = -1, .steps = 0}) ==
         "polyak: UserOptions.rate must be finite and >= 0, got -1");
@@ -95,21 +95,21 @@ TEST_CASE("the first broken rule is told, by struct, field and value", "[options
             polyak::finite_and_positive.count + polyak::in_closed_0_1.count);
 }
 
-TEST_CASE("types are told apart by whether they have a list", "[options]") {
+TEST_CASE("HasFields tells types with a list of fields from others", "[options]") {
   CHECK(polyak::HasFields<UserOptions>);
   CHECK(polyak::HasFields<const UserOptions>);
   CHECK(!polyak::HasFields<double>);
   CHECK(!polyak::HasFields<std::vector<double>>);
 }
 
-TEST_CASE("names of types lose namespaces and arguments", "[options]") {
+TEST_CASE("plain_type_name drops namespaces and template arguments", "[options]") {
   using polyak::detail::plain_type_name;
   CHECK(plain_type_name<UserOptions>() == "UserOptions");
   CHECK(plain_type_name<users::Wrapped<users::Wrapped<std::string>>>() == "Wrapped");
   CHECK(plain_type_name<double>() == "double");
 }
 
-TEST_CASE("fields have one text, in order", "[options]") {
+TEST_CASE("option_texts lists fields as text in their order", "[options]") {
   const UserOptions options{.rate = 0.1, .kind = Kind::plain};
   const polyak::detail::OptionTexts expected{
       {"rate", "0.1"},   {"steps", "3"},    {"strict", "false"}, {"kind", "plain"},
@@ -117,7 +117,7 @@ TEST_CASE("fields have one text, in order", "[options]") {
   CHECK(polyak::detail::option_texts(options) == expected);
 }
 
-TEST_CASE("fields read back from their texts, numbers to the last bit", "[options]") {
+TEST_CASE("fields are read back from their texts, numbers to the last bit", "[options]") {
   for (const double rate : {1.0 / 3, 0.1 + 0.2, 5e-324, 1.7976931348623157e308, 0.0}) {
     const UserOptions written{.rate = rate,
                               .steps = std::numeric_limits<std::int64_t>::max(),
@@ -137,7 +137,7 @@ TEST_CASE("fields read back from their texts, numbers to the last bit", "[option
   }
 }
 
-TEST_CASE("texts that are no options are told", "[options]") {
+TEST_CASE("read_options names texts that are not values of their fields", "[options]") {
   const auto problem = [](const std::string& name, const std::string& text) {
     Texts texts = texts_of({});
     if (text.empty()) {
@@ -162,7 +162,7 @@ TEST_CASE("texts that are no options are told", "[options]") {
   CHECK(problem("kind", "").empty());
 }
 
-TEST_CASE("options are the same where all fields are", "[options]") {
+TEST_CASE("same_options compares all fields", "[options]") {
   using polyak::same_options;
   CHECK(same_options(UserOptions{}, UserOptions{}));
   CHECK(!same_options(UserOptions{}, UserOptions{.rate = std::nextafter(0.1, 1)}));
@@ -172,7 +172,7 @@ TEST_CASE("options are the same where all fields are", "[options]") {
   CHECK(!same_options(UserOptions{}, UserOptions{.part = {0.5}}));
 }
 
-TEST_CASE("a table of options has their types, defaults and rules", "[options]") {
+TEST_CASE("option_table has the types, defaults and rules of all fields", "[options]") {
   const polyak::OptionTable table = polyak::option_table<UserOptions>();
   CHECK(table.name == "UserOptions");
   const std::vector<std::vector<std::string>> expected{
@@ -192,7 +192,7 @@ TEST_CASE("a table of options has their types, defaults and rules", "[options]")
 
 }  // namespace
 
-TEST_CASE("the name of a type is its own, without namespaces and arguments") {
+TEST_CASE("plain_type_name names structs, enums and templates") {
   using polyak::detail::plain_type_name;
   CHECK(plain_type_name<users::UserOptions>() == "UserOptions");
   CHECK(plain_type_name<users::Kind>() == "Kind");

@@ -160,7 +160,7 @@ TEST_CASE("spans, standard containers and raw memory are registered") {
   CHECK(params.elements() == 12 + 6 + 8 + 12 + 1);
 }
 
-TEST_CASE("lists of the other parameter types") {
+TEST_CASE("Parameters support double and 16-bit types") {
   Eigen::MatrixXd doubles(2, 2);
   Eigen::Matrix<Eigen::half, 3, 2> halves;
   std::vector<Eigen::bfloat16> brains(5);
@@ -177,7 +177,7 @@ TEST_CASE("lists of the other parameter types") {
   CHECK(of_bfloat16[0].data() == brains.data());
 }
 
-TEST_CASE("roles, and tensors of other types") {
+TEST_CASE("Parameters hold roles and tensors of other types") {
   std::vector<float> weights(4), running(2), frozen(3);
   std::vector<double> doubles(2);
   std::vector<std::int64_t> count(1);
@@ -238,7 +238,7 @@ TEST_CASE("memory with strides is refused") {
   CHECK(params.size() == 2);
 }
 
-TEST_CASE("names are neither empty nor used twice") {
+TEST_CASE("empty names and names used twice are refused") {
   std::vector<float> a(2), b(2);
   Parameters params;
   params.add("a", a).add("a again", a);
@@ -250,7 +250,7 @@ TEST_CASE("names are neither empty nor used twice") {
   CHECK(description(params) == before);
 }
 
-TEST_CASE("shapes that do not fit and null memory are refused") {
+TEST_CASE("wrong shapes and null memory are refused") {
   std::vector<float> a(6);
   float* null = nullptr;
   Parameters params;
@@ -265,7 +265,7 @@ TEST_CASE("shapes that do not fit and null memory are refused") {
   CHECK(params.elements() == 0);
 }
 
-TEST_CASE("the same memory is an alias") {
+TEST_CASE("the same memory registered twice is an alias") {
   Eigen::MatrixXf embedding = Eigen::MatrixXf::Constant(3, 4, 0.5F);
   std::vector<float> bias(4);
   std::vector<std::int32_t> count(1);
@@ -301,7 +301,7 @@ TEST_CASE("the same memory is an alias") {
   CHECK(embedding == Eigen::MatrixXf::Constant(3, 4, 0.25F));
 }
 
-TEST_CASE("memory that overlaps otherwise is refused") {
+TEST_CASE("memory that overlaps partially is refused") {
   std::vector<float> memory(20);
   Parameters params;
   params.add("first", memory.data() + 4, {8});
@@ -331,7 +331,7 @@ TEST_CASE("memory that overlaps otherwise is refused") {
   CHECK(params.size() == 4);
 }
 
-TEST_CASE("overlaps are found as by comparing with every tensor") {
+TEST_CASE("overlaps of tensors are found as by comparing every pair") {
   // Random stretches of one array: each list is compared with one that knows all stretches.
   std::mt19937 random(20);
   const auto below = [&](std::size_t bound) { return static_cast<std::size_t>(random() % bound); };
@@ -407,7 +407,7 @@ TEST_CASE("overlaps are found as by comparing with every tensor") {
   CHECK(empty > 100);
 }
 
-TEST_CASE("a list of 100,000 tensors, whatever the order of their addresses") {
+TEST_CASE("100,000 tensors are registered quickly in any order of addresses") {
   constexpr std::size_t count = 100'000;
   std::vector<float> memory(count * 2), other(1);
   for (const bool ascending : {true, false}) {
@@ -476,7 +476,7 @@ TEST_CASE("a layout finds names and aliases, and counts a name once") {
   CHECK(polyak::detail::differences(layout, layout).empty());
 }
 
-TEST_CASE("const objects and temporaries are refused when they are compiled") {
+TEST_CASE("const objects and temporaries do not compile") {
   STATIC_REQUIRE(polyak::detail::dies_with_its_memory<Eigen::MatrixXf>);
   STATIC_REQUIRE(polyak::detail::dies_with_its_memory<std::vector<float>>);
   STATIC_REQUIRE(polyak::detail::dies_with_its_memory<Eigen::Tensor<float, 2>>);
@@ -490,7 +490,7 @@ TEST_CASE("const objects and temporaries are refused when they are compiled") {
                  std::remove_pointer_t<decltype(polyak::detail::describe_object(constant).data)>>);
 }
 
-TEST_CASE("copies of a list share tensors and layouts, and part when one grows") {
+TEST_CASE("copies of a list share tensors and layout until one of them grows") {
   std::vector<float> a(3), b(2);
   Parameters params;
   params.add("a", a);
@@ -533,7 +533,7 @@ TEST_CASE("an unknown name is refused") {
                 {"\"momentum\"", "exp_avg", "exp_avg_sq"}));
 }
 
-TEST_CASE("a step lists how its parameters differ from those of the method") {
+TEST_CASE("a step lists the differences between its parameters and those of a method") {
   std::vector<float> a(6, 1), b(2, 1), c(3, 1), buffer(2);
   Eigen::MatrixXf matrix = Eigen::MatrixXf::Ones(2, 3);
   Parameters params;

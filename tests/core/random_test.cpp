@@ -103,7 +103,7 @@ TEST_CASE("every level fills the same random bytes") {
   }
 }
 
-TEST_CASE("random bytes are those of their counters, and differ between elements") {
+TEST_CASE("random bytes follow from their counters and differ between elements") {
   const RandomKey key{42, 5, 3};
   RandomBits bits{};
   polyak::detail::fill_bytes(key, 9, bits);
@@ -156,7 +156,7 @@ TEST_CASE("random bits are uniform and independent of element, step, tensor and 
   }
 }
 
-TEMPLATE_TEST_CASE("every level rounds at random as single numbers are", "", Eigen::half,
+TEMPLATE_TEST_CASE("every level rounds at random like single numbers", "", Eigen::half,
                    Eigen::bfloat16) {
   using Limits = std::numeric_limits<float>;
   std::vector<float> values{0.0F,
@@ -204,8 +204,9 @@ TEMPLATE_TEST_CASE("every level rounds at random as single numbers are", "", Eig
   }
 }
 
-TEMPLATE_TEST_CASE("rounding at random goes to a neighbour, up as often as the rest is large", "",
-                   Eigen::half, Eigen::bfloat16) {
+TEMPLATE_TEST_CASE(
+    "stochastic rounding gives a neighbour, up with the probability of the remainder", "",
+    Eigen::half, Eigen::bfloat16) {
   // Over all 65536 random numbers the mean is the number itself.
   const auto rounded = [](float value, std::uint32_t random) {
     TestType result{};

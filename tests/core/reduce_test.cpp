@@ -364,11 +364,11 @@ void check_folds_of_read_gradients() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("folds read gradients as a step does, with scale and limit", "", float, double,
+TEMPLATE_TEST_CASE("folds read gradients like a step, with scale and limit", "", float, double,
                    Eigen::bfloat16) {
   check_folds_of_read_gradients<TestType>();
 }
-TEST_CASE("the norm of clipped gradients is that of what a step reads") {
+TEST_CASE("the norm of clipped gradients is the norm of the gradients that a step reads") {
   List<float> list({{3}, {2, 700}});
   Gradients<float> gradients = list.gradients();
   gradients.scale(0.5);
@@ -388,22 +388,20 @@ TEST_CASE("the norm of clipped gradients is that of what a step reads") {
   CHECK(bits::is_nan(norm(gradients)));  // a limit hides no NaN
 }
 
-TEST_CASE("folds of one stream are those of long double: float") { check_folds_of_one<float>(); }
-TEST_CASE("folds of one stream are those of long double: double") { check_folds_of_one<double>(); }
-TEST_CASE("folds of one stream are those of long double: half") {
-  check_folds_of_one<Eigen::half>();
-}
-TEST_CASE("folds of one stream are those of long double: bfloat16") {
+TEST_CASE("folds of one stream agree with long double: float") { check_folds_of_one<float>(); }
+TEST_CASE("folds of one stream agree with long double: double") { check_folds_of_one<double>(); }
+TEST_CASE("folds of one stream agree with long double: half") { check_folds_of_one<Eigen::half>(); }
+TEST_CASE("folds of one stream agree with long double: bfloat16") {
   check_folds_of_one<Eigen::bfloat16>();
 }
-TEST_CASE("folds of two streams are those of long double, whatever their types") {
+TEST_CASE("folds of two streams of any types agree with long double") {
   check_folds_of_two<float, float>();
   check_folds_of_two<float, double>();
   check_folds_of_two<Eigen::bfloat16, float>();
   check_folds_of_two<double, Eigen::half>();
 }
 
-TEST_CASE("a long tensor, split anywhere") {
+TEST_CASE("a long tensor can be split anywhere") {
   const auto x = numbers<float>(1'000'003, 5);
   Reduction<Norm> norms(Shape{1'000'003});
   const double expected = norms(serial, x)[0];
@@ -414,7 +412,7 @@ TEST_CASE("a long tensor, split anywhere") {
   }
 }
 
-TEST_CASE("rows and columns of matrices, in both orders and views") {
+TEST_CASE("rows and columns of matrices are folded in both orders and views") {
   const std::vector<Shape> matrices{{1, 1},    {3, 4},       {129, 70},   {4, 5000},     {700, 3},
                                     {3, 5, 7}, {2, 3, 5000}, {300, 2, 2}, {5, 300, 2, 3}};
   for (const Shape& shape : matrices) {
@@ -445,7 +443,7 @@ TEST_CASE("rows and columns of matrices, in both orders and views") {
   }
 }
 
-TEST_CASE("a vector and a number are single rows") {
+TEST_CASE("a vector and a scalar are folded as single rows") {
   const std::vector<float> values{3, 4};
   for (const MatrixView view : {MatrixView::first_by_rest, MatrixView::last_two}) {
     Reduction<Norm> row(Shape{2}, {Per::row, view}), columns(Shape{2}, {Per::column, view});
@@ -495,7 +493,7 @@ TEST_CASE("a baseline without a fused multiply-add is as accurate") {
   check_close<Cosine>(reduce<Cosine>(x, y), x, y);
 }
 
-TEST_CASE("NaN and infinity, wherever they stand") {
+TEST_CASE("folds handle NaN and infinity at every position") {
   const double inf = std::numeric_limits<double>::infinity();
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const auto usual = bits::of(nan);
@@ -530,7 +528,7 @@ TEST_CASE("squares of floats neither overflow nor underflow") {
   CHECK(reduce<Norm>(small) == Approx(std::sqrt(2.0) * static_cast<double>(1e-45f)));
 }
 
-TEST_CASE("the variance of numbers far from 0") {
+TEST_CASE("the variance of numbers far from 0 is accurate") {
   std::vector<double> x(100'000);
   for (std::size_t k = 0; k < x.size(); ++k) x[k] = 1e9 + (k % 2 == 0 ? 1 : -1);
   CHECK(reduce<Variance>(x) == Approx(1).epsilon(1e-12));
@@ -542,7 +540,7 @@ TEST_CASE("the variance of numbers far from 0") {
   CHECK(reduce<Variance>(x) == Approx((1e8 - 1) * (1e8 - 1) * share * (1 - share)).epsilon(1e-12));
 }
 
-TEST_CASE("no numbers") {
+TEST_CASE("folds of no numbers have their defined results") {
   const std::vector<float> none;
   CHECK(reduce<Norm>(none) == 0);
   CHECK(reduce<Dot>(none, none) == 0);
@@ -558,7 +556,7 @@ TEST_CASE("no numbers") {
   CHECK(columns(serial, none).empty());
 }
 
-TEST_CASE("a list: weights, gradients that are set, tensors that are taken") {
+TEST_CASE("a list is folded over its weights, its set gradients or chosen tensors") {
   std::vector<float> a{3}, b{4, 12}, buffer{100}, frozen{84};
   std::vector<std::int64_t> counter{7};
   Parameters params;
@@ -589,7 +587,7 @@ TEST_CASE("a list: weights, gradients that are set, tensors that are taken") {
   CHECK(some.results(3).empty());
 }
 
-TEST_CASE("slots of a method, of another type than the weights") {
+TEST_CASE("slots of another type than the weights can be folded") {
   const List<Eigen::bfloat16> list({{40}, {3, 100}});
   Slots<float> slots(list.params.layout(), DType::bfloat16, Kept::averaged, {"first", "second"});
   std::vector<float> flat;
@@ -604,7 +602,7 @@ TEST_CASE("slots of a method, of another type than the weights") {
                    flat);
 }
 
-TEST_CASE("a fold of one's own, whose numbers change") {
+TEST_CASE("a user's own fold may change its members between calls") {
   const std::vector<float> x{1, 2, 3, 4, 5, -6};
   Reduction<CountAbove> count(Shape{6});
   CHECK(count(serial, x)[0] == 5);
@@ -638,7 +636,7 @@ TEST_CASE("a reduction that is called again allocates nothing") {
   }
 }
 
-TEST_CASE("what is reduced must be what the reduction is made for") {
+TEST_CASE("a reduction refuses other lists and sizes") {
   const List<float> list({{2, 3}}), other({{3, 2}});
   Reduction<Norm> norms(list.params), array(Shape{4});
   const std::vector<float> five(5);

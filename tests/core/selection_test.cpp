@@ -91,7 +91,7 @@ TEST_CASE("patterns match whole names", "[selection]") {
   STATIC_REQUIRE(matches("a*c", "abcabc"));
 }
 
-TEST_CASE("patterns match as every way of cutting the name says", "[selection]") {
+TEST_CASE("patterns match like an exhaustive search over all splits of the name", "[selection]") {
   // All patterns of up to 5 characters against all names of up to 5.
   const auto words = [](std::string_view letters, std::size_t length) {
     std::vector<std::string> all{""};
@@ -157,7 +157,7 @@ TEST_CASE("any callable is a selection", "[selection]") {
   STATIC_REQUIRE_FALSE(std::is_constructible_v<Selection, bool (*)(int)>);
 }
 
-TEST_CASE("selections combine", "[selection]") {
+TEST_CASE("selections combine by and, or and not", "[selection]") {
   const Layout layout = model();
   const auto names = [&](const Selection& selection) { return selected_names(selection, layout); };
   CHECK(names(matrices && named("h.*")) == Names{"h.0.attn.weight"});
@@ -184,7 +184,7 @@ TEST_CASE("selections combine", "[selection]") {
   CHECK(names(both).size() == 3);
 }
 
-TEST_CASE("selections say in words what they are", "[selection]") {
+TEST_CASE("selections describe themselves in words", "[selection]") {
   CHECK(Selection().describe() == "everything");
   CHECK(Selection(everything).is_everything());
   CHECK(Selection().is_everything());
@@ -200,7 +200,7 @@ TEST_CASE("selections say in words what they are", "[selection]") {
   CHECK(polyak::with_role(Role::ignore).describe() == "with_role(Role::ignore)");
 }
 
-TEST_CASE("selections that cannot be meant are refused", "[selection]") {
+TEST_CASE("selections that make no sense are refused", "[selection]") {
   CHECK(refuses([] { static_cast<void>(named("")); }, {"named()", "empty"}));
   CHECK(refuses([] { static_cast<void>(named("a", "")); }, {"named()", "empty"}));
   CHECK(refuses([] { static_cast<void>(named(Names{})); }, {"named()", "at least one", "got 0"}));
@@ -209,7 +209,7 @@ TEST_CASE("selections that cannot be meant are refused", "[selection]") {
   CHECK(refuses([&] { static_cast<void>(Selection(null)); }, {"Selection", "null"}));
 }
 
-TEST_CASE("a selection of nothing is refused with the way out", "[selection]") {
+TEST_CASE("a selection of no tensor is refused, and the error says what to do", "[selection]") {
   const Layout layout = model();
   const auto require_some = [&](const Selection& selection) {
     polyak::detail::require_some(selected(selection, layout), selection, layout, "AdamW");
@@ -229,7 +229,7 @@ TEST_CASE("a selection of nothing is refused with the way out", "[selection]") {
   CHECK(message.find("\"t8\"") == std::string::npos);
 }
 
-TEST_CASE("two selections of one tensor are refused by its name", "[selection]") {
+TEST_CASE("two selections of the same tensor are refused, and the error names it", "[selection]") {
   const Layout layout = model();
   const auto require_disjoint = [&](const Selection& a, const Selection& b) {
     polyak::detail::require_disjoint(selected(a, layout), selected(b, layout), layout, "Muon",
@@ -242,7 +242,7 @@ TEST_CASE("two selections of one tensor are refused by its name", "[selection]")
   CHECK(polyak::detail::first_common(selected(matrices, layout), selected(vectors, layout)) == 6);
 }
 
-TEST_CASE("a selection is an argument of a constructor", "[selection]") {
+TEST_CASE("every method takes a selection in its constructor", "[selection]") {
   struct Method {
     explicit Method(const polyak::Parameters<float>& params, const Selection& selection = {})
         : bits(selected(selection, *params.layout())) {}

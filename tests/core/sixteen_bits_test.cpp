@@ -97,7 +97,7 @@ std::vector<To> converted(int level, std::vector<From> from) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("16-bit numbers widen to what they are", "", Eigen::half, Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("16-bit numbers widen to their exact values", "", Eigen::half, Eigen::bfloat16) {
   const std::vector<TestType> numbers = all_numbers<TestType>();
   std::vector<std::size_t> wrong;
   for (std::size_t k = 0; k < numbers.size(); ++k) {
@@ -109,7 +109,7 @@ TEMPLATE_TEST_CASE("16-bit numbers widen to what they are", "", Eigen::half, Eig
   CHECK(wrong == std::vector<std::size_t>{});
 }
 
-TEMPLATE_TEST_CASE("16-bit numbers survive the way to float and back", "", Eigen::half,
+TEMPLATE_TEST_CASE("16-bit numbers survive conversion to float and back", "", Eigen::half,
                    Eigen::bfloat16) {
   const std::vector<TestType> numbers = all_numbers<TestType>();
   std::vector<std::size_t> wrong;
@@ -124,7 +124,7 @@ TEMPLATE_TEST_CASE("16-bit numbers survive the way to float and back", "", Eigen
   CHECK(wrong == std::vector<std::size_t>{});
 }
 
-TEST_CASE("a signalling half widens to a quiet NaN with its payload, as processors widen it") {
+TEST_CASE("a signalling half widens to a quiet NaN with its payload, as on processors") {
   using polyak::detail::bits_of;
   using polyak::detail::float_from_half;
   CHECK(bits_of(float_from_half(0x7c01)) == 0x7fc02000U);
@@ -133,8 +133,7 @@ TEST_CASE("a signalling half widens to a quiet NaN with its payload, as processo
   CHECK(bits_of(float_from_half(0x7c00)) == 0x7f800000U);
 }
 
-TEMPLATE_TEST_CASE("floats round to 16 bits as Eigen rounds them", "", Eigen::half,
-                   Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("floats round to 16 bits as in Eigen", "", Eigen::half, Eigen::bfloat16) {
   std::size_t wrong = 0;
   for (const float value : floats<TestType>()) {
     TestType rounded{}, from_double{};
@@ -149,8 +148,8 @@ TEMPLATE_TEST_CASE("floats round to 16 bits as Eigen rounds them", "", Eigen::ha
   CHECK(wrong == 0);
 }
 
-TEMPLATE_TEST_CASE("16-bit numbers in packs equal those outside", "", Eigen::half,
-                   Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("conversions of 16-bit numbers in packs equal those of single numbers", "",
+                   Eigen::half, Eigen::bfloat16) {
   const std::vector<TestType> numbers = all_numbers<TestType>();
   const std::vector<float> singles = floats<TestType>();
   for (const int level : levels::supported()) {

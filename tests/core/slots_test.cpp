@@ -152,7 +152,7 @@ TEST_CASE("slots have a number for each row, column or tensor", "[slots]") {
   CHECK(averaged.tensor(0, 5).empty());
 }
 
-TEST_CASE("free slots hold what a function says", "[slots]") {
+TEST_CASE("free slots have the shapes that a function gives", "[slots]") {
   const Tensors tensors;
   const Slots<float> slots =
       made(tensors.params, {{"left", [](const polyak::TensorInfo& tensor) -> std::optional<Shape> {
@@ -213,7 +213,7 @@ TEST_CASE("slots of all shapes are counted and copied", "[slots]") {
   CHECK(taken.tensor(1, 2)[3] == 4);
 }
 
-TEST_CASE("slots that are all full lie as before", "[slots]") {
+TEST_CASE("slots that are all full have the layout of earlier versions", "[slots]") {
   const Tensors tensors;
   const Slots<float> slots = made(tensors.params, {"a", "b"});
   const std::size_t between = static_cast<std::size_t>(slots.data(1) - slots.data(0));
@@ -226,7 +226,7 @@ TEST_CASE("slots that are all full lie as before", "[slots]") {
             .names() == slots.names());
 }
 
-TEST_CASE("laws are bound to full slots alone", "[slots]") {
+TEST_CASE("laws can be bound only to full slots", "[slots]") {
   const Tensors tensors;
   const auto good = made(tensors.params, {{"momentum"}, {"rows", SlotShape::rows}});
   const auto bad = made(tensors.params, {{"rows", SlotShape::rows}, {"momentum"}});
@@ -236,7 +236,7 @@ TEST_CASE("laws are bound to full slots alone", "[slots]") {
         "polyak: a law is bound to slot \"rows\", which does not have the shape of the parameters");
 }
 
-TEST_CASE("a method of many shapes goes on where it was", "[slots]") {
+TEST_CASE("a method with slots of many shapes resumes where it was", "[slots]") {
   Tensors run;
   shaped::Shaped<float> method(run.params);
   CHECK(method.slots().names() ==
@@ -275,7 +275,7 @@ TEST_CASE("a method of many shapes goes on where it was", "[slots]") {
   CHECK(at_first.tensor(4, 2)[15] != 0);
 }
 
-TEST_CASE("a block is zeroed, begins at a line, and is copied") {
+TEST_CASE("a block is zeroed, begins at a cache line, and can be copied") {
   for (const std::size_t bytes : {std::size_t{64}, std::size_t{1} << 17, std::size_t{5} << 20}) {
     const auto block = polyak::detail::make_block(bytes, nullptr);
     REQUIRE(block->bytes() == bytes);
@@ -294,7 +294,7 @@ TEST_CASE("a block is zeroed, begins at a line, and is copied") {
   CHECK(polyak::detail::make_block(0, nullptr)->data() == nullptr);
 }
 
-TEST_CASE("a view of a slot names what is not there") {
+TEST_CASE("a view of a slot names a tensor that it does not have") {
   std::vector<float> w{1, 2}, buffer{3};
   polyak::Parameters params;
   params.add("w", std::span(w)).add("buffer", std::span(buffer), Role::copy);
@@ -306,7 +306,7 @@ TEST_CASE("a view of a slot names what is not there") {
   CHECK(refuses([&] { static_cast<void>(view[1]); }, {"\"average\"", "\"buffer\""}));
 }
 
-TEST_CASE("rows and columns of tensors of any rank") {
+TEST_CASE("slots for rows and columns support tensors of any rank") {
   using polyak::detail::shape_of_columns;
   using polyak::detail::shape_of_rows;
   for (const MatrixView view : {MatrixView::first_by_rest, MatrixView::last_two}) {

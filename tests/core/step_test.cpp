@@ -125,7 +125,7 @@ void at_every_place(std::vector<std::vector<float>*> tensors, Try attempt) {
 
 }  // namespace
 
-TEST_CASE("a method is given to a step only once") {
+TEST_CASE("a step refuses a method that is given twice") {
   Run run;
   polyak::AdamW adamw(run.params);
   polyak::Ema ema(run.params);
@@ -141,7 +141,7 @@ TEST_CASE("a method is given to a step only once") {
   CHECK(polyak::step(run.params, run.gradients, adamw, ema, other));
 }
 
-TEST_CASE("no step and no update while an average is swapped in") {
+TEST_CASE("step and update are refused while an average is swapped in") {
   Run run;
   polyak::AdamW adamw(run.params);
   polyak::Ema ema(run.params), other(run.params);
@@ -185,7 +185,7 @@ TEST_CASE("nonfinite gradients propagate by default") {
   CHECK(adamw.skipped() == 0);
 }
 
-TEST_CASE("skip_step leaves out a step with nonfinite gradients") {
+TEST_CASE("skip_step skips a step with nonfinite gradients") {
   for (const int steps_before : {0, 2}) {
     Run run;
     polyak::AdamW adamw(run.params, {.nonfinite = Nonfinite::skip_step});
@@ -214,7 +214,7 @@ TEST_CASE("skip_step leaves out a step with nonfinite gradients") {
   }
 }
 
-TEST_CASE("nonfinite error refuses nonfinite gradients") {
+TEST_CASE("Nonfinite::error refuses nonfinite gradients") {
   for (const int steps_before : {0, 2}) {
     Run run;
     polyak::Sgd sgd(run.params,
@@ -236,7 +236,7 @@ TEST_CASE("nonfinite error refuses nonfinite gradients") {
   }
 }
 
-TEST_CASE("large finite gradients and weights are not taken for infinite ones") {
+TEST_CASE("large finite gradients and weights are not mistaken for infinite ones") {
   Run run;
   constexpr float largest = std::numeric_limits<float>::max();
   run.ga.assign(40, largest);
@@ -246,7 +246,7 @@ TEST_CASE("large finite gradients and weights are not taken for infinite ones") 
   CHECK(polyak::step(run.params, run.gradients, ema, sgd));
 }
 
-TEST_CASE("gradients that are not given are not checked") {
+TEST_CASE("gradients that are not set are not checked") {
   Run run;
   polyak::AdamW adamw(run.params, {.nonfinite = Nonfinite::error});
   run.gb[1] = nan_value;
@@ -346,7 +346,7 @@ TEST_CASE("a fused step with nonfinite gradients is refused as a whole") {
   }
 }
 
-TEST_CASE("a fused step whose weights are nonfinite before it") {
+TEST_CASE("an average before the optimizer checks the weights before the step") {
   Run run;
   polyak::AdamW adamw(run.params);
   run.b[2] = infinity;
@@ -367,7 +367,7 @@ TEST_CASE("a fused step whose weights are nonfinite before it") {
   CHECK(adamw.count() == 1);
 }
 
-TEST_CASE("an average that checks sees what the optimizer has just written") {
+TEST_CASE("an average that checks sees the weights that the optimizer has just written") {
   // The learning rate takes the weights out of range, from finite weights and gradients.
   for (const bool strict : {false, true}) {
     Run run, alone;
@@ -397,7 +397,7 @@ TEST_CASE("an average that checks sees what the optimizer has just written") {
   }
 }
 
-TEST_CASE("an average that checks is fused to the bits of separate calls") {
+TEST_CASE("an average that checks gives the same bits fused as in separate calls") {
   Run run, alone;
   polyak::AdamW adamw(run.params), same(alone.params);
   polyak::Ema ema(run.params, {.decay = 0.5, .nonfinite = Nonfinite::skip_step});
@@ -411,7 +411,7 @@ TEST_CASE("an average that checks is fused to the bits of separate calls") {
   }
 }
 
-TEST_CASE("step and update run on the executor given") {
+TEST_CASE("step and update run on the given executor") {
   Run run, other;
   polyak::AdamW adamw(run.params), same(other.params);
   polyak::Ema ema(run.params, {.decay = 0.5}), ema_same(other.params, {.decay = 0.5});
@@ -435,7 +435,7 @@ TEST_CASE("step and update run on the executor given") {
   CHECK(polyak::state_bytes(ema) == polyak::state_bytes(ema_same));
 }
 
-TEST_CASE("parameters of another list of the same layout are as good") {
+TEST_CASE("a step accepts another list of the same layout") {
   Run run, other;
   polyak::AdamW adamw(run.params);
   CHECK(adamw.step(other.params, other.gradients));

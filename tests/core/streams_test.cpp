@@ -232,21 +232,22 @@ void check_merge() {
 
 }  // namespace
 
-TEST_CASE("a sweep over streams is what its law says of single numbers", "[streams]") {
+TEST_CASE("a sweep over streams gives the bits of its law on single numbers", "[streams]") {
   check_fixed<float, float, float, float, float, float>();
   check_fixed<double, double, double, double, double, double>();
   check_fixed<float, Eigen::bfloat16, float, Eigen::half, float, Eigen::bfloat16>();
   check_fixed<double, float, double, float, Eigen::half, double>();
 }
 
-TEST_CASE("a merge of any number of terms is what its law says of single numbers", "[streams]") {
+TEST_CASE("a merge of any number of terms gives the bits of its law on single numbers",
+          "[streams]") {
   check_merge<float, float, float>();
   check_merge<float, Eigen::bfloat16, Eigen::half>();
   check_merge<double, float, float>();
   check_merge<double, double, double>();
 }
 
-TEST_CASE("outputs may be inputs, or be moved on", "[streams]") {
+TEST_CASE("an output may be an input or be updated in place", "[streams]") {
   for (const std::size_t size : {50U, 3000U}) {
     Array<float> x(size, 1, 1), y(size, 2, 2), z(size, 3, 3);
     const Array<float> old_x = x, old_y = y;
@@ -272,7 +273,7 @@ TEST_CASE("outputs may be inputs, or be moved on", "[streams]") {
   }
 }
 
-TEST_CASE("parameters, gradients and slots are streams", "[streams]") {
+TEST_CASE("parameters, gradients and slots can be streams", "[streams]") {
   Model<float> model({5, 70, 0, 33, 4200}, true), target({5, 70, 0, 33, 4200}, true);
   model.differentiate(1, {1});
   polyak::Ema<float> average(model.params, {.decay = 0.5});
@@ -305,7 +306,7 @@ TEST_CASE("parameters, gradients and slots are streams", "[streams]") {
   }
 }
 
-TEST_CASE("a selection says which tensors are swept", "[streams]") {
+TEST_CASE("a selection determines the tensors of a sweep", "[streams]") {
   std::vector<float> a(10, 1), b(10, 3), c(10, 5);
   polyak::Parameters<float> first, second, target;
   for (auto* one : {&first, &second, &target}) {

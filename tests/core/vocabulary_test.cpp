@@ -268,7 +268,7 @@ void check_errors(double of_exp, double of_others) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("words that are exact are what the C library says", "", float, double) {
+TEMPLATE_TEST_CASE("exact functions agree with the C library", "", float, double) {
   using T = TestType;
   const Operands<T> operands;
   for_each_exact_word([&](const char* name, auto word, auto plain) {
@@ -286,8 +286,8 @@ TEMPLATE_TEST_CASE("words that are exact are what the C library says", "", float
   });
 }
 
-TEMPLATE_TEST_CASE("words that round are the same on packs and on single numbers", "", float,
-                   double) {
+TEMPLATE_TEST_CASE("functions that round give the same bits on packs and on single numbers", "",
+                   float, double) {
   using T = TestType;
   const Operands<T> operands;
   for_each_rounding_word([&](const char* name, auto word) {
@@ -321,7 +321,8 @@ TEMPLATE_TEST_CASE("exp, tanh and sigmoid are close to the true values", "", flo
   check_errors<T, levels::TwoRoundings<T>>(1.1, 2.5);
 }
 
-TEMPLATE_TEST_CASE("exp, tanh and sigmoid at the ends", "", float, double) {
+TEMPLATE_TEST_CASE("exp, tanh and sigmoid are right at the ends of their ranges", "", float,
+                   double) {
   using T = TestType;
   using Limits = std::numeric_limits<T>;
   constexpr T infinity = Limits::infinity();
@@ -346,7 +347,7 @@ TEMPLATE_TEST_CASE("exp, tanh and sigmoid at the ends", "", float, double) {
   CHECK(std::isnan(tanh(number(Limits::quiet_NaN())).value));
 }
 
-TEMPLATE_TEST_CASE("a compensated sum takes plain numbers as a value does", "", float, double) {
+TEMPLATE_TEST_CASE("a compensated sum accepts plain numbers like a value", "", float, double) {
   using T = TestType;
   using polyak::detail::Compensated;
   using V = Number<T>;
@@ -363,7 +364,7 @@ TEMPLATE_TEST_CASE("a compensated sum takes plain numbers as a value does", "", 
 // The public namespace must not hide the names of the C library.
 namespace beside_the_c_library {
 using namespace polyak;
-TEST_CASE("names of the C library mean its functions beside `using namespace polyak`") {
+TEST_CASE("names of the C library keep their meaning with `using namespace polyak`") {
   CHECK(fma(2.0, 3.0, 4.0) == 10.0);
   CHECK(sqrt(16.0) == 4.0);
   CHECK(exp(0.0) == 1.0);

@@ -19,7 +19,7 @@ namespace device_tests::captured_test {
 using namespace polyak;
 using twin::refuses;
 
-TEST_CASE("replays of a captured step are steps, with scalars of their own") {
+TEST_CASE("each replay of a captured step uses the scalars of its own step") {
   Graph g;
   AdamW here(g.model.params);
   AdamW there(g.device.params);
@@ -53,7 +53,7 @@ TEST_CASE("replays of a captured step are steps, with scalars of their own") {
   }
 }
 
-TEST_CASE("ordinary steps between replays find their own gradients") {
+TEST_CASE("ordinary steps between replays use their own gradients") {
   Graph g;
   twin::OnDevice<float> other(g.executor, g.model.params);  // whose gradients lie elsewhere
   AdamW here(g.model.params);
@@ -78,7 +78,7 @@ TEST_CASE("ordinary steps between replays find their own gradients") {
   }
 }
 
-TEST_CASE("Schedule-Free is replayed with its scalars") {
+TEST_CASE("Schedule-Free is replayed with the scalars of each step") {
   Graph g;
   ScheduleFreeAdamW here(g.model.params);
   ScheduleFreeAdamW there(g.device.params);
@@ -97,7 +97,7 @@ TEST_CASE("Schedule-Free is replayed with its scalars") {
   }
 }
 
-TEST_CASE("a captured step refuses what a replay cannot do, and changes nothing") {
+TEST_CASE("a captured step refuses what a replay cannot repeat, and changes nothing") {
   Graph g;
   AdamW optimizer(g.device.params);
   Ema sparse(g.device.params, {.decay = 0.9, .update_every = 3});

@@ -28,7 +28,7 @@ namespace device_tests::clip_test {
 using namespace polyak;
 using twin::refuses;
 
-TEST_CASE("clip_norm on a device has the host's bits, and waits for nothing") {
+TEST_CASE("clip_norm on a device has the bits of the host and does not wait") {
   Both both;
   AdamW here(both.model.params);
   AdamW there(both.device.params);
@@ -60,7 +60,8 @@ TEST_CASE("clip_norm on a device has the host's bits, and waits for nothing") {
   }
 }
 
-TEMPLATE_TEST_CASE("clip_norm on a device: other types", "", double, Eigen::half, Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("clip_norm on a device supports other types", "", double, Eigen::half,
+                   Eigen::bfloat16) {
   using P = TestType;
   const cuda::Executor executor;
   Model<P> model({5, 70, 0, 33, 4200}, true);
@@ -85,7 +86,7 @@ TEMPLATE_TEST_CASE("clip_norm on a device: other types", "", double, Eigen::half
   }
 }
 
-TEST_CASE("norms of a selection, NaN, and the end of a coefficient, on a device") {
+TEST_CASE("norm_of, NaN and the end of a coefficient work on a device") {
   Both both;
   const Selection some = named("tensor 1", "ignored");
   cuda::ClipWorkspace<float> clip(both.executor, both.device.gradients, some);
@@ -213,7 +214,7 @@ class Normed final : public Elementwise<Normed, LionRule, cuda::Device<float>, f
 
 }  // namespace
 
-TEST_CASE("prepare() on a device finds the norm of the gradients that the step reads") {
+TEST_CASE("prepare() on a device computes the norm of the gradients that the step reads") {
   Both both;
   Lion here(both.model.params, {.learning_rate = 0.01});
   Normed there(both.executor, both.device.params);
@@ -246,7 +247,8 @@ TEST_CASE("prepare() on a device finds the norm of the gradients that the step r
   }
 }
 
-TEST_CASE("the norm that prepare() finds in a replay has the scale, limit and coefficient of it") {
+TEST_CASE(
+    "the norm that prepare() computes in a replay has the replay's scale, limit and coefficient") {
   Graph g;
   Normed there(g.executor, g.device.params);
   cuda::ClipWorkspace<float> clip(g.executor, g.device.gradients);
@@ -273,7 +275,7 @@ TEST_CASE("the norm that prepare() finds in a replay has the scale, limit and co
   }
 }
 
-TEST_CASE("a captured reduction of gradients whose scale is new to it is refused") {
+TEST_CASE("a captured reduction refuses gradients with a scale that it has not captured") {
   Graph g;
   g.differentiate(0);
   cuda::Reduction<Norm, float> norms(g.executor, g.device.params);

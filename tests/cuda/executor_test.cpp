@@ -49,7 +49,7 @@ TEST_CASE("a step on a device is one launch, without allocation, copy or wait") 
 #endif
 }
 
-TEST_CASE("gradients that move reach the device as arguments of a launch") {
+TEST_CASE("gradients that move reach the device as arguments of the launch") {
   Both both;
   AdamW here(both.model.params);
   AdamW there(both.device.params);
@@ -76,7 +76,7 @@ TEST_CASE("gradients that move reach the device as arguments of a launch") {
   }
 }
 
-TEST_CASE("lists of thousands of tensors, and of buffers, are one launch each") {
+TEST_CASE("lists of thousands of tensors or buffers take one launch each") {
   const cuda::Executor executor;
   const std::size_t count = 3000;
   cuda::Buffer<float> weights(executor, 8 * count),
@@ -103,7 +103,7 @@ TEST_CASE("lists of thousands of tensors, and of buffers, are one launch each") 
   CHECK(wrong == 0);
 }
 
-TEST_CASE("a guard on a device shows the average and gives the weights back") {
+TEST_CASE("a guard on a device swaps the average in and restores the weights") {
   Both both;
   Ema here(both.model.params, {.decay = 0.75});
   Ema there(both.device.params, {.decay = 0.75});
@@ -140,7 +140,7 @@ TEST_CASE("a guard on a device shows the average and gives the weights back") {
   CHECK(there.memory_report().total >= 4308 * sizeof(float));
 }
 
-TEST_CASE("views of a device read single elements, and give addresses") {
+TEST_CASE("views on a device read single elements and give addresses") {
   Both both;
   Ema here(both.model.params, {.decay = 0.75});
   Ema there(both.device.params, {.decay = 0.75});
@@ -161,7 +161,7 @@ TEST_CASE("views of a device read single elements, and give addresses") {
   CHECK(refuses([&] { static_cast<void>(view[4].begin()); }, "lies on a device"));
 }
 
-TEST_CASE("a target follows on a device") {
+TEST_CASE("soft_update works on a device") {
   Both both;
   Model<float> target({5, 70, 0, 33, 4200}, true);
   twin::OnDevice<float> target_there(both.executor, target.params, 3);
@@ -181,7 +181,7 @@ TEST_CASE("a target follows on a device") {
                 "different memory"));
 }
 
-TEST_CASE("copies of methods on a device have slots of their own") {
+TEST_CASE("copies of methods on a device have their own slots") {
   Both both;
   Ema first(both.device.params, {.decay = 0.5});
   both.differentiate(0);
@@ -237,7 +237,7 @@ TEST_CASE("the state of methods moves between host and device") {
   CHECK(state_bytes(other) == before);
 }
 
-TEST_CASE("an executor refuses memory of the host and of other executors") {
+TEST_CASE("a CUDA executor refuses memory of the host and of other executors") {
   Both both;
   std::vector<float> host(8);
   CHECK(refuses([&] { both.device.params.add("host", host.data(), {8}); }, "host's memory"));
@@ -269,7 +269,7 @@ TEST_CASE("an executor refuses memory of the host and of other executors") {
 }
 
 #if defined(__CUDACC__)
-TEST_CASE("a tensor of more than 2^31 numbers and 4 GiB", "[.large]") {
+TEST_CASE("a device supports a tensor of more than 2^31 elements and 4 GiB", "[.large]") {
   const cuda::Executor executor;
   const std::size_t size = (std::size_t{1} << 31) + 13;
   cuda::Buffer<float> weights(executor, size);
@@ -292,7 +292,7 @@ TEST_CASE("a tensor of more than 2^31 numbers and 4 GiB", "[.large]") {
 #endif
 
 #if defined(POLYAK_CUDA_EMULATION)
-TEST_CASE("errors of CUDA are checked and name the call") {
+TEST_CASE("errors of CUDA are checked, and the message names the call") {
   auto& machine = emulation::machine();
   machine.devices = 0;
   CHECK(refuses([] { const cuda::Executor executor; }, "no CUDA device"));
@@ -342,7 +342,7 @@ void damage(Both& both, bool gradient) {
 
 }  // namespace
 
-TEST_CASE("Nonfinite::skip_step on a device waits for nothing within a step") {
+TEST_CASE("Nonfinite::skip_step on a device does not wait within a step") {
   Both both;
   AdamW here(both.model.params, {.nonfinite = Nonfinite::skip_step});
   AdamW there(both.device.params, {.nonfinite = Nonfinite::skip_step});
@@ -372,7 +372,7 @@ TEST_CASE("Nonfinite::skip_step on a device waits for nothing within a step") {
   CHECK_FALSE(cuda::settle(both.executor, moved, average_there));
 }
 
-TEST_CASE("what was set after a skipped step stays set") {
+TEST_CASE("rates and batch sizes that are set after a skipped step are kept") {
   Both both;
   AdamW optimizer(both.device.params, {.nonfinite = Nonfinite::skip_step});
   PowerEma average(both.device.params, {.gamma = 3});
@@ -397,7 +397,7 @@ TEST_CASE("what was set after a skipped step stays set") {
   CHECK(average.time() == 7);
 }
 
-TEST_CASE("averages that check weights on a device skip alone") {
+TEST_CASE("an average that checks weights on a device skips only its own update") {
   for (const bool optimizer_first : {true, false}) {
     Both both;
     AdamW here(both.model.params);
@@ -426,7 +426,7 @@ TEST_CASE("averages that check weights on a device skip alone") {
   }
 }
 
-TEST_CASE("Nonfinite::error on a device throws before anything has changed") {
+TEST_CASE("Nonfinite::error on a device throws before anything changes") {
   Both both;
   AdamW optimizer(both.device.params, {.nonfinite = Nonfinite::error});
   Ema average(both.device.params, {.nonfinite = Nonfinite::error});

@@ -16,7 +16,7 @@ namespace device_tests::files_test {
 
 using namespace polyak;
 
-TEST_CASE("a run is saved on a device, goes on on the host, and back") {
+TEST_CASE("a run saved on a device resumes on the host, and the other way round") {
   const TemporaryFolder folder;
   const std::string path = folder.path() / "run.safetensors";
   const cuda::Executor executor;
@@ -53,7 +53,7 @@ TEST_CASE("a run is saved on a device, goes on on the host, and back") {
   CHECK(state_bytes(loaded_equal) == state_bytes(host_equal));
 }
 
-TEST_CASE("a run of column-major matrices is saved on a device") {
+TEST_CASE("a run with column-major matrices can be saved on a device") {
   const TemporaryFolder folder;
   const std::string path = folder.path() / "run.safetensors";
   const cuda::Executor executor;

@@ -44,14 +44,20 @@ void check_alignments() {
 
 }  // namespace
 
-TEST_CASE("every head, tail and alignment on a device: float") { check_alignments<float>(); }
-TEST_CASE("every head, tail and alignment on a device: double") { check_alignments<double>(); }
-TEST_CASE("every head, tail and alignment on a device: half") { check_alignments<Eigen::half>(); }
-TEST_CASE("every head, tail and alignment on a device: bfloat16") {
+TEST_CASE("every head, tail and alignment gives the bits of the host on a device: float") {
+  check_alignments<float>();
+}
+TEST_CASE("every head, tail and alignment gives the bits of the host on a device: double") {
+  check_alignments<double>();
+}
+TEST_CASE("every head, tail and alignment gives the bits of the host on a device: half") {
+  check_alignments<Eigen::half>();
+}
+TEST_CASE("every head, tail and alignment gives the bits of the host on a device: bfloat16") {
   check_alignments<Eigen::bfloat16>();
 }
 
-TEST_CASE("the random bits of eight elements are those of the group") {
+TEST_CASE("the random bits of eight elements equal those of their group") {
   const polyak::detail::RandomKey key{42, 5, 3};
   polyak::detail::RandomBits bits{};
   for (const std::size_t group : {std::size_t{0}, std::size_t{9}, std::size_t{0xabcdef0123}}) {
@@ -65,7 +71,7 @@ TEST_CASE("the random bits of eight elements are those of the group") {
   }
 }
 
-TEST_CASE("elements beyond 2^32 of a tensor") {
+TEST_CASE("a sweep on a device reaches elements beyond 2^32 of a tensor") {
   // Addresses alone: pages that are never touched take no memory.
   constexpr std::size_t size = (std::size_t{1} << 32) + 4099;
   constexpr std::size_t bytes = (size + 32) * sizeof(float);

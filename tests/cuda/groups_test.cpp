@@ -40,7 +40,7 @@ std::tuple<M> grouped(M optimizer) {
 
 }  // namespace
 
-TEST_CASE("groups on a device") {
+TEST_CASE("groups on a device give the bits of the host") {
   twin::check<float>("AdamW", []<class P>(const Parameters<P>& p) { return grouped(AdamW<P>(p)); });
   twin::check<float>("AdamW with a coupled decay", []<class P>(const Parameters<P>& p) {
     return grouped(AdamW<P>(p, {.coupled_weight_decay = 0.1}));
@@ -60,7 +60,8 @@ TEST_CASE("groups on a device") {
       "bfloat16", []<class P>(const Parameters<P>& p) { return grouped(AdamW<P>(p)); });
 }
 
-TEST_CASE("groups, frozen tensors, selections and averages of some tensors in one step") {
+TEST_CASE(
+    "groups, frozen tensors, selections and averages with selections share one step on a device") {
   twin::check<float>("two optimizers and two averages", []<class P>(const Parameters<P>& p) {
     auto all =
         std::tuple(AdamW<P>(p, {}, !named("tensor 1")),
@@ -74,7 +75,7 @@ TEST_CASE("groups, frozen tensors, selections and averages of some tensors in on
   });
 }
 
-TEST_CASE("tensors whose laws differ are one launch") {
+TEST_CASE("tensors with different laws take one launch") {
   for (const bool with_average : {false, true}) {
     Both both;
     AdamW here(both.model.params);
@@ -119,7 +120,7 @@ TEST_CASE("tensors whose laws differ are one launch") {
   }
 }
 
-TEST_CASE("groups change between steps on a device, and frozen tensors begin anew") {
+TEST_CASE("groups can change between steps on a device, and unfrozen tensors restart") {
   Both both;
   AdEMAMix here(both.model.params, {.learning_rate = 0.1});
   AdEMAMix there(both.device.params, {.learning_rate = 0.1});
@@ -139,7 +140,7 @@ TEST_CASE("groups change between steps on a device, and frozen tensors begin ane
   }
 }
 
-TEST_CASE("lists of thousands of tensors in groups are one launch") {
+TEST_CASE("lists of thousands of tensors in groups take one launch") {
   const cuda::Executor executor;
   const std::size_t count = 3000;
   cuda::Buffer<float> weights(executor, 8 * count),
@@ -165,7 +166,7 @@ TEST_CASE("lists of thousands of tensors in groups are one launch") {
   CHECK(wrong == 0);
 }
 
-TEST_CASE("replays of a captured step have the laws of their groups") {
+TEST_CASE("replays of a captured step use the laws of the groups") {
   Graph g;
   AdamW here(g.model.params);
   AdamW there(g.device.params);
@@ -209,7 +210,7 @@ TEST_CASE("replays of a captured step have the laws of their groups") {
   CHECK(there.count() == count);
 }
 
-TEST_CASE("a step and a captured step on a device refuse tensors that two optimizers own") {
+TEST_CASE("steps and captured steps on a device refuse tensors that two optimizers own") {
   Both both;
   AdamW first(both.device.params, {}, named("tensor 0", "tensor 1"));
   AdamW second(both.device.params, {}, named("tensor 1", "tensor 4"));
@@ -224,7 +225,7 @@ TEST_CASE("a step and a captured step on a device refuse tensors that two optimi
   CHECK(first.count() == 0);
 }
 
-TEST_CASE("scale and value limit on a device") {
+TEST_CASE("scale and value limit on a device give the bits of the host") {
   Both both;
   AdamW here(both.model.params);
   AdamW there(both.device.params);
@@ -250,7 +251,7 @@ TEST_CASE("scale and value limit on a device") {
   }
 }
 
-TEST_CASE("NaN on a device counts in tensors of the step alone") {
+TEST_CASE("a NaN on a device counts only in tensors of the step") {
   for (const Nonfinite policy : {Nonfinite::skip_step, Nonfinite::error}) {
     Both both;
     const auto optimizer_of = [&]<class P>(const Parameters<P>& params) {

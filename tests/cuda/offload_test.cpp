@@ -16,7 +16,7 @@ namespace device_tests::offload_test {
 
 using namespace polyak;
 
-TEST_CASE("an offloaded average is that of the synchronous one, bit for bit") {
+TEST_CASE("an offloaded average has the bits of a synchronous one") {
   const cuda::Executor executor;
   Model<float> model({5, 70, 0, 33, 4200}, true);
   twin::OnDevice<float> device(executor, model.params);
@@ -61,7 +61,7 @@ TEST_CASE("an offloaded average that drops updates counts them") {
   CHECK(offloaded.dropped() == 200 - taken);
 }
 
-TEST_CASE("what an offloaded update throws arrives with the next call") {
+TEST_CASE("the next call rethrows an exception of an offloaded update") {
   const cuda::Executor executor;
   Model<float> model({5, 70}, false);
   twin::OnDevice<float> device(executor, model.params);

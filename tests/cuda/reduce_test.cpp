@@ -121,8 +121,8 @@ const std::vector<Shape> shapes{{5},    {70, 129},      {0},    {3, 5, 7}, {4099
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("reductions on a device have the host's bits", "", float, double, Eigen::half,
-                   Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("reductions on a device have the bits of the host", "", float, double,
+                   Eigen::half, Eigen::bfloat16) {
   for (const Order order : {Order::row_major, Order::column_major}) {
     check<TestType>(shapes, order, 0);
     check<TestType>(shapes, order, 1);
@@ -130,11 +130,11 @@ TEMPLATE_TEST_CASE("reductions on a device have the host's bits", "", float, dou
   }
 }
 
-TEST_CASE("a long tensor on a device, of several levels of blocks") {
+TEST_CASE("a long tensor on a device is reduced in several levels of blocks") {
   check<float>({{300'000}, {17'000, 3}}, Order::row_major, 1);
 }
 
-TEMPLATE_TEST_CASE("reductions on a device read gradients as a step does", "", float, double,
+TEMPLATE_TEST_CASE("reductions on a device read gradients like a step", "", float, double,
                    Eigen::half, Eigen::bfloat16) {
   using P = TestType;
   Both<P> both(shapes, Order::row_major, 1);
@@ -185,7 +185,7 @@ TEMPLATE_TEST_CASE("reductions on a device read gradients as a step does", "", f
   }
 }
 
-TEST_CASE("slots of another type than the weights, on a device") {
+TEST_CASE("slots of another type than the weights can be reduced on a device") {
   Both<Eigen::bfloat16> both({{40}, {3, 1500}}, Order::row_major, 0);
   Slots<float> here(both.params.layout(), DType::bfloat16, Kept::averaged, {"first"});
   Slots<float> there(both.device.layout(), DType::bfloat16, Kept::averaged, {"first"});
@@ -202,7 +202,7 @@ TEST_CASE("slots of another type than the weights, on a device") {
   CHECK(differing(dots(serial, both.params, stream_of(here, 0)), device.read()) == 0);
 }
 
-TEST_CASE("NaN and infinity on a device") {
+TEST_CASE("reductions on a device handle NaN and infinity") {
   const cuda::Executor executor;
   for (const double bad :
        {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
@@ -229,7 +229,7 @@ TEST_CASE("a reduction on a device refuses other lists") {
   CHECK(refuses([&] { norms(both.values[0]); }, {"lists of the device"}));
 }
 
-TEST_CASE("a reduction on a device moves, and is not copied") {
+TEST_CASE("a reduction on a device can be moved but not copied") {
   static_assert(!std::is_copy_constructible_v<cuda::Reduction<Norm, float>>);
   static_assert(!std::is_copy_assignable_v<cuda::Reduction<Norm, float>>);
   static_assert(!std::is_copy_constructible_v<cuda::ClipWorkspace<float>>);

@@ -36,12 +36,12 @@ struct CheckTwins {
   }
 };
 
-TEST_CASE("optimizers on a device: float") {
+TEST_CASE("optimizers on a device give the bits of the host: float") {
   methods::for_each_optimizer<float>(CheckTwins{});
   methods::for_each_schedule_free<float>(CheckTwins{});
 }
 
-TEST_CASE("averages on a device: float") {
+TEST_CASE("averages on a device give the bits of the host: float") {
   twin::check<float>(
       "all that an average does",
       []<class P>(const Parameters<P>& p) { return std::tuple(fused::Scripted<P>(p, 0)); },
@@ -56,14 +56,14 @@ TEST_CASE("averages on a device: float") {
   }
 }
 
-TEST_CASE("several averages on a device") {
+TEST_CASE("several averages on a device give the bits of the host") {
   twin::check<float>("Swa, EmaBank and Lawa", []<class P>(const Parameters<P>& p) {
     return std::tuple(Swa<P>(p, {.start = 3, .period = 2}), EmaBank<P, 3>(p, {0.75, 0.0, 0.9}),
                       Lawa<P>(p, {.checkpoints = 5}));
   });
 }
 
-TEST_CASE("fused methods on a device, at any alignment") {
+TEST_CASE("fused methods on a device give the bits of the host at any alignment") {
   for (const std::size_t lead : {std::size_t{0}, std::size_t{1}, std::size_t{3}}) {
     twin::check<float>(
         "AdamW and two averages",
@@ -75,7 +75,7 @@ TEST_CASE("fused methods on a device, at any alignment") {
   }
 }
 
-TEST_CASE("other types on a device") {
+TEST_CASE("other types on a device give the bits of the host") {
   twin::check<double>("double", []<class P>(const Parameters<P>& p) {
     return std::tuple(AdamW<P>(p), Ema<P>(p, {.decay = 0.9}));
   });
@@ -89,7 +89,7 @@ TEST_CASE("other types on a device") {
   twin::check<Eigen::bfloat16>("bfloat16", sixteen, 7, {5, 70, 8193}, 3, 1);
 }
 
-TEST_CASE("averages of 16 bits on a device") {
+TEST_CASE("averages of 16 bits on a device give the bits of the host") {
   twin::check<Eigen::bfloat16>(
       "stochastic",
       []<class P>(const Parameters<P>& p) {

@@ -111,7 +111,7 @@ class WorkingFolder {
 
 }  // namespace
 
-TEST_CASE("A file is replaced when it is committed, and not before") {
+TEST_CASE("A file is replaced by commit and not before") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x");
   for (const bool durable : {true, false}) {
@@ -136,7 +136,7 @@ TEST_CASE("A file is replaced when it is committed, and not before") {
   }
 }
 
-TEST_CASE("A file that was not there is there when it is committed, and not before") {
+TEST_CASE("A new file appears at commit and not before") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x");
   {
@@ -149,7 +149,7 @@ TEST_CASE("A file that was not there is there when it is committed, and not befo
   CHECK(names(folder.path()) == Names{"x"});
 }
 
-TEST_CASE("An exception on the way leaves the old file alone") {
+TEST_CASE("An exception before commit leaves the old file unchanged") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x");
   put(path, "old");
@@ -164,7 +164,7 @@ TEST_CASE("An exception on the way leaves the old file alone") {
   CHECK(names(folder.path()) == Names{"x"});
 }
 
-TEST_CASE("Bytes are written over within what was appended") {
+TEST_CASE("Bytes can be overwritten within the appended ones") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x");
   AtomicFile file(path);
@@ -243,7 +243,7 @@ TEST_CASE("Several files are staged, then committed") {
   CHECK(names(folder.path()) == Names{"a", "b"});
 }
 
-TEST_CASE("A moved file goes on where it is") {
+TEST_CASE("A moved file continues where it was") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x");
   std::optional<AtomicFile> first(path);
@@ -257,7 +257,7 @@ TEST_CASE("A moved file goes on where it is") {
   CHECK(content(path) == "new");
 }
 
-TEST_CASE("Only one writes a file at a time") {
+TEST_CASE("A second writer of the same file is refused") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x");
   put(path, "old");
@@ -315,7 +315,7 @@ TEST_CASE("Only one writes a file at a time") {
   }
 }
 
-TEST_CASE("What was left behind is used again, and never followed") {
+TEST_CASE("A leftover temporary file is reused, and a link in its place is not followed") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x"), left = folder.file(".x.tmp");
   SECTION("a longer file") {
@@ -338,7 +338,7 @@ TEST_CASE("What was left behind is used again, and never followed") {
   }
 }
 
-TEST_CASE("A symbolic link stays one") {
+TEST_CASE("A symbolic link remains a link") {
   const TemporaryFolder folder;
   std::filesystem::create_directory(folder.path() / "there");
   put(folder.path() / "there" / "x", "old");
@@ -358,7 +358,7 @@ TEST_CASE("A symbolic link stays one") {
   CHECK(names(folder.path()) == Names{"there", "link", "chain"});
 }
 
-TEST_CASE("A replaced file hands its permissions on, a new one has those of new files") {
+TEST_CASE("A replaced file keeps its permissions, a new file has the default ones") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x");
   put(path, "old");
@@ -372,7 +372,7 @@ TEST_CASE("A replaced file hands its permissions on, a new one has those of new 
   CHECK(permissions(folder.file("fresh")) == permissions(folder.file("plain")));
 }
 
-TEST_CASE("What is no regular file, or has no folder, is refused") {
+TEST_CASE("A path to something other than a regular file, or without its folder, is refused") {
   const TemporaryFolder folder;
   CHECK(refused(folder.path()).ends_with("is not a regular file, and is not replaced by one"));
   CHECK(refused("/dev/null").ends_with("is not a regular file, and is not replaced by one"));
@@ -391,7 +391,7 @@ TEST_CASE("What is no regular file, or has no folder, is refused") {
   CHECK(std::filesystem::is_fifo(folder.file("pipe")));
 }
 
-TEST_CASE("A path needs no folder") {
+TEST_CASE("A path does not need a folder") {
   const TemporaryFolder folder;
   const WorkingFolder here(folder.path());
   replace("x", "new");
@@ -403,7 +403,7 @@ TEST_CASE("A path needs no folder") {
   CHECK(names(".") == Names{"x", "y"});
 }
 
-TEST_CASE("A folder that must not be written to is refused") {
+TEST_CASE("A folder without write permission is refused") {
   const TemporaryFolder folder;
   REQUIRE(::chmod(folder.path().c_str(), 0555) == 0);
   const int result = in_child([&] {
@@ -416,7 +416,7 @@ TEST_CASE("A folder that must not be written to is refused") {
   CHECK(names(folder.path()).empty());
 }
 
-TEST_CASE("A file that outgrows its limit is refused, and the old one is whole") {
+TEST_CASE("A file that exceeds the system's limit is refused, and the old one is unchanged") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x");
   const std::string old(100'000, 'o');
@@ -467,7 +467,7 @@ TEST_CASE("A file that outgrows its limit is refused, and the old one is whole")
 
 #if defined(__linux__)
 
-TEST_CASE("Nothing stays open") {
+TEST_CASE("No file descriptor stays open") {
   const TemporaryFolder folder;
   const auto open_files = [] { return names("/proc/self/fd").size(); };
   if (!std::filesystem::exists("/proc/self/fd")) return;
@@ -521,7 +521,7 @@ End run_and_kill(int stops, Body body) {
 
 }  // namespace
 
-TEST_CASE("Killed at any system call, a file is the old one or the whole new one") {
+TEST_CASE("After a kill at any system call, the file is the old one or the complete new one") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x");
   const std::string old(3000, 'o');

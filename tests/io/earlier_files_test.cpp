@@ -171,11 +171,11 @@ void check_run() {
 
 }  // namespace
 
-TEST_CASE("Runs that version 0.1 saved go on bit for bit") {
+TEST_CASE("Runs saved by version 0.1 resume bit for bit") {
   earlier::each_run([]<class Run>() { check_run<Run>(); });
 }
 
-TEST_CASE("A snapshot store of version 0.1 is read and added to") {
+TEST_CASE("A snapshot store of version 0.1 can be read and extended") {
   const TemporaryFolder folder;
   std::filesystem::copy(file_of_0_1("snapshots"), folder.file("snapshots"));
   earlier::StoreRun run;
@@ -211,7 +211,7 @@ TEST_CASE("A snapshot store of version 0.1 is read and added to") {
   CHECK(store.snapshots().size() == 12);
 }
 
-TEST_CASE("Weights that version 0.1 saved are loaded") {
+TEST_CASE("Weights saved by version 0.1 can be loaded") {
   earlier::StoreRun run;
   for (std::uint64_t n = 0; n < run.steps; ++n) run.step(n);
   earlier::Model<float> target("");

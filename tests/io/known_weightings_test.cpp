@@ -119,7 +119,7 @@ Texts texts_of(const auto& weighting) {
 
 }  // namespace
 
-TEST_CASE("The gains of every weighting come back from a store, bit for bit") {
+TEST_CASE("A store returns the gains of every weighting bit for bit") {
   const TemporaryFolder folder;
   std::vector<float> x{1, 2, 3};
   Parameters<float> params;
@@ -151,7 +151,7 @@ TEST_CASE("The gains of every weighting come back from a store, bit for bit") {
   });
 }
 
-TEST_CASE("No option of an example is at its default, so that none is forgotten") {
+TEST_CASE("No option of an example has its default, so that none is forgotten") {
   for_each_weighting([&]<class W>(std::type_identity<W> type) {
     INFO(W::type_name);
     const Texts given = texts_of(example(type));
@@ -162,7 +162,7 @@ TEST_CASE("No option of an example is at its default, so that none is forgotten"
   });
 }
 
-TEST_CASE("A stored weighting without its options, or with wrong ones, is refused") {
+TEST_CASE("A stored weighting with missing or wrong options is refused") {
   StoredSnapshot one;
   one.file = "some.safetensors";
   const auto refused = [&](const std::string& weighting, Texts options) {
@@ -192,7 +192,7 @@ TEST_CASE("A stored weighting without its options, or with wrong ones, is refuse
         }).find("is not known") != std::string::npos);
 }
 
-TEST_CASE("A stream with fewer weights than calls is refused where it ends") {
+TEST_CASE("A stream with fewer weights than calls is refused at its end") {
   const auto gains = detail::gains_of("stream", {{"weight.1", "1"}, {"weight.2", "3"}}).gains;
   REQUIRE(gains.has_value());
   CHECK(gains->gain(2) == 0.75);
@@ -200,7 +200,7 @@ TEST_CASE("A stream with fewer weights than calls is refused where it ends") {
         "polyak: StreamWeighting: the call must be one of those with a weight, 1 to 2, got 3");
 }
 
-TEST_CASE("The list has every weighting of the headers") {
+TEST_CASE("The list of known weightings has every weighting of the headers") {
   // Types with gains by call that are not in the list, and the reason.
   const std::map<std::string, std::string> left_out{
       {"PowerClock", "stored as PacedPowerWeighting"},

@@ -139,7 +139,7 @@ TEST_CASE("Every bad value of every field is refused, by struct, field and value
   CHECK(refusals > 500);
 }
 
-TEST_CASE("The structs above are those of the headers") {
+TEST_CASE("This test covers every options struct of the headers") {
   // Structs without a rule of a single field, and options that cannot be wrong.
   const std::set<std::string> without_rules{
       "MergeOptions",         "MergeWeighting",      "StreamWeighting",
@@ -173,7 +173,7 @@ TEST_CASE("The structs above are those of the headers") {
   }
 }
 
-TEST_CASE("Every struct has a table") {
+TEST_CASE("Every options struct has a table") {
   for_each_struct([&]<class O>(const std::vector<O>& valid, const auto&) {
     const OptionTable table = option_table(valid.front());
     INFO(table.name);
@@ -194,7 +194,7 @@ TEST_CASE("Every struct has a table") {
   CHECK(option_table<AdamWOptions>().name == "AdamWOptions");
 }
 
-TEST_CASE("The options of all structs are equal to themselves, and recorded the same") {
+TEST_CASE("The options of every struct equal themselves") {
   for_each_struct([&]<class O>(const std::vector<O>& valid, const auto&) {
     for (const O& options : valid) CHECK(same_options(options, options));
   });

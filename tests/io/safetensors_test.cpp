@@ -158,12 +158,13 @@ std::string pattern(std::uint64_t index, std::size_t count) {
 
 }  // namespace
 
-TEST_CASE("R1: a file has the eight bytes of a length") {
+TEST_CASE("R1: a file has the eight bytes of the header's length") {
   for (std::size_t size = 0; size < 8; ++size) CHECK(verdict(zeros(size)).rule == "R1");
   CHECK(verdict("{}"s).rule == "R1");
 }
 
-TEST_CASE("R2: a header has at most 100,000,000 bytes, and no memory is asked for before") {
+TEST_CASE(
+    "R2: a header has at most 100,000,000 bytes, which is checked before memory is allocated") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x.safetensors");
   for (const std::uint64_t count :
@@ -330,7 +331,7 @@ TEST_CASE("R5: the header is one JSON object") {
   }
 }
 
-TEST_CASE("R6: no name is there twice") {
+TEST_CASE("R6: no name occurs twice") {
   SECTION("of a tensor") {
     check_all(
         "R6",
@@ -362,7 +363,7 @@ TEST_CASE("R6: no name is there twice") {
   }
 }
 
-TEST_CASE("R7: metadata are an object of strings") {
+TEST_CASE("R7: the metadata are an object of strings") {
   for (const char* value : {"1", "-1", "1.5", "true", "false", "[]", R"(["a"])"}) {
     check_all("R7", {object(R"("__metadata__":)"s + value + "," + pair_a),
                      object(R"("__metadata__":{"a":)"s + value + "}," + pair_a),
@@ -377,7 +378,7 @@ TEST_CASE("R7: metadata are an object of strings") {
                    object(entry("__metadata__", "F32", "[2]", "[0,8]"))});
 }
 
-TEST_CASE("R8: an entry has a type, a shape and two offsets, all of whole numbers") {
+TEST_CASE("R8: an entry has a type, a shape and two offsets, which are whole numbers") {
   SECTION("in an object") {
     for (const char* value : {"null", "true", "1", "-1", "1.5", R"("F32")", "[]",
                               R"(["F32",[2],[0,8]])", R"([{"dtype":"F32"}])"}) {
@@ -432,7 +433,7 @@ TEST_CASE("R8: an entry has a type, a shape and two offsets, all of whole number
   }
 }
 
-TEST_CASE("R9: the data of tensors follow each other") {
+TEST_CASE("R9: the data of tensors are contiguous") {
   const auto check = [](const std::string& members, const std::string& tensor, std::size_t size) {
     INFO(members);
     CHECK(verdict(made(object(members), zeros(size))) == Verdict{"R9", tensor});
@@ -522,7 +523,7 @@ TEST_CASE("R12: the file ends with its last tensor") {
             .rule == "R12");
 }
 
-TEST_CASE("Broken JSON is named before a wrong entry, and a wrong entry before its place") {
+TEST_CASE("Errors name broken UTF-8 or JSON before a wrong entry") {
   CHECK(verdict(made(R"({"a":1,)", zeros(8))).rule == "R5");
   CHECK(verdict(made(object(pair_a + "," + pair_a) + "x", zeros(8))).rule == "R5");
   CHECK(verdict(made(R"({"a":1} )"
@@ -531,7 +532,7 @@ TEST_CASE("Broken JSON is named before a wrong entry, and a wrong entry before i
             .rule == "R4");
 }
 
-TEST_CASE("Files of others are read as they are") {
+TEST_CASE("Files of other writers are read") {
   SECTION("with white space around the header") {
     for (const std::string& space : {" "s, "\n"s, "\t\r\n  "s, std::string(4096, ' ')}) {
       const SafetensorsFile file = opened(made(space + object(pair_a) + space, zeros(8)));
@@ -631,7 +632,7 @@ TEST_CASE("Files of others are read as they are") {
   }
 }
 
-TEST_CASE("A file that cannot be read is refused by name") {
+TEST_CASE("The error for a file that cannot be read names it") {
   const TemporaryFolder folder;
   for (const std::string& path : {folder.file("missing"), folder.path().string(), "/dev/null"s,
                                   folder.file("missing/x"), ""s}) {
@@ -647,7 +648,7 @@ TEST_CASE("A file that cannot be read is refused by name") {
         }).ends_with("is not a regular file"));
 }
 
-TEST_CASE("Every type comes back from a file that was written") {
+TEST_CASE("Every type survives writing and reading") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x.safetensors");
   const std::size_t types = polyak::detail::safetensors_types.size();
@@ -766,7 +767,7 @@ void check_conversions() {
 
 }  // namespace
 
-TEST_CASE("Copies are rounded as the library rounds") {
+TEST_CASE("Copies round like the rest of the library") {
   check_conversions<Eigen::half>();
   check_conversions<Eigen::bfloat16>();
   check_conversions<float>();
@@ -779,7 +780,7 @@ TEST_CASE("Copies are rounded as the library rounds") {
   CHECK(bits::bytes(out) == bits::bytes(nans));
 }
 
-TEST_CASE("A writer orders by type, then name, and aligns the data") {
+TEST_CASE("A writer orders tensors by type, then by name, and aligns the data") {
   using enum SafetensorsType;
   const TemporaryFolder folder;
   for (const bool digests : {true, false}) {
@@ -820,7 +821,7 @@ TEST_CASE("A writer orders by type, then name, and aligns the data") {
   }
 }
 
-TEST_CASE("A writer of nothing writes a file of nothing") {
+TEST_CASE("A writer without tensors writes a file without tensors") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x.safetensors");
   for (const bool digests : {true, false}) {
@@ -844,7 +845,7 @@ TEST_CASE("A writer of nothing writes a file of nothing") {
   CHECK(file.has_digests() == polyak::detail::has_digest);
 }
 
-TEST_CASE("A writer takes bytes in any pieces") {
+TEST_CASE("A writer accepts bytes in pieces of any size") {
   const TemporaryFolder folder;
   const std::vector<SafetensorsSpec> specs{{"a", SafetensorsType::F32, {300, 300}},
                                            {"b", SafetensorsType::F32, {0}},
@@ -867,7 +868,7 @@ TEST_CASE("A writer takes bytes in any pieces") {
   CHECK(content(folder.file("x.safetensors")).substr(file.data_start()) == data);
 }
 
-TEST_CASE("A writer refuses what no file could say, and touches nothing") {
+TEST_CASE("A writer refuses what a file cannot hold, and touches no file") {
   using enum SafetensorsType;
   const TemporaryFolder folder;
   const std::string path = folder.file("x.safetensors");
@@ -912,7 +913,7 @@ TEST_CASE("A writer refuses what no file could say, and touches nothing") {
   CHECK(files_in(folder) == 0);
 }
 
-TEST_CASE("A writer that lacks bytes or gets too many changes no file") {
+TEST_CASE("A writer that gets too few or too many bytes changes no file") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x.safetensors");
   put(path, "the old one");
@@ -973,7 +974,7 @@ TEST_CASE("A writer may replace the file that is being read") {
   CHECK(file.view<std::uint8_t>("a").size() == 3);
 }
 
-TEST_CASE("Mapped memory goes with the object that is moved") {
+TEST_CASE("Mapped memory moves with its object") {
   const TemporaryFolder folder;
   put(folder.file("a"), "abc");
   put(folder.file("b"), "defg");
@@ -998,7 +999,7 @@ TEST_CASE("Mapped memory goes with the object that is moved") {
   CHECK(bytes_of(moved, "a") == bits::bytes("abcdefgh"s));
 }
 
-TEST_CASE("Every flipped bit of a file with digests is found") {
+TEST_CASE("Digests detect every flipped bit") {
   if (!polyak::detail::has_digest) {
     WARN("without xxHash there are no digests");
     return;
@@ -1034,7 +1035,7 @@ TEST_CASE("Every flipped bit of a file with digests is found") {
   check({{"empty", SafetensorsType::F32, {0}}});
 }
 
-TEST_CASE("Digests are XXH3-128, and those of others are not asked for") {
+TEST_CASE("Digests are XXH3-128, and files without digests are accepted") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x.safetensors");
   const std::vector<SafetensorsSpec> specs{{"empty", SafetensorsType::F32, {0}},
@@ -1107,7 +1108,7 @@ TEST_CASE("Digests are XXH3-128, and those of others are not asked for") {
   }
 }
 
-TEST_CASE("Tensors beyond 2^32 bytes are found") {
+TEST_CASE("Tensors at offsets beyond 2^32 bytes are read") {
   if constexpr (sizeof(std::size_t) < 8) {
     WARN("addresses have 32 bits");
     return;
@@ -1154,7 +1155,7 @@ TEST_CASE("Tensors beyond 2^32 bytes are found") {
         std::string::npos);
 }
 
-TEST_CASE("Any number of threads read one file") {
+TEST_CASE("Any number of threads can read one file") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x.safetensors");
   std::vector<SafetensorsSpec> specs;

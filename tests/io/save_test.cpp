@@ -132,7 +132,7 @@ constexpr std::int64_t killed_steps = 60;
 
 }  // namespace
 
-TEST_CASE("A run that is saved and loaded goes on bit for bit") {
+TEST_CASE("A run that is saved and loaded continues bit for bit") {
   const TemporaryFolder folder;
   const std::string path = folder.file("run.safetensors");
   Run whole;
@@ -159,7 +159,7 @@ TEST_CASE("A run that is saved and loaded goes on bit for bit") {
   }
 }
 
-TEST_CASE("A state file is a model that any reader of safetensors finds") {
+TEST_CASE("A state file is a model for any reader of safetensors") {
   const TemporaryFolder folder;
   const std::string path = folder.file("run.safetensors");
   Run run;
@@ -176,7 +176,7 @@ TEST_CASE("A state file is a model that any reader of safetensors finds") {
   CHECK(file.at("polyak/0/tensor_steps").dtype == polyak::SafetensorsType::I64);
 }
 
-TEST_CASE("Lists of several types make one file") {
+TEST_CASE("Lists of several types can share one file") {
   const TemporaryFolder folder;
   const std::string path = folder.file("run.safetensors");
   const auto run = [&](bool first) {
@@ -311,7 +311,7 @@ TEST_CASE("Loading lists every difference in one error") {
   }
 }
 
-TEST_CASE("Options may be overridden, and then nothing else") {
+TEST_CASE("override_options allows differences in options only") {
   const TemporaryFolder folder;
   const std::string path = folder.file("run.safetensors");
   Run run;
@@ -331,7 +331,7 @@ TEST_CASE("Options may be overridden, and then nothing else") {
   CHECK(polyak::state_bytes(other.adamw) == polyak::state_bytes(run.adamw));
 }
 
-TEST_CASE("Loading and saving at the wrong moment is refused") {
+TEST_CASE("Loading and saving at the wrong time is refused") {
   const TemporaryFolder folder;
   const std::string path = folder.file("run.safetensors");
   Run run;
@@ -459,7 +459,7 @@ TEST_CASE("A damaged state changes nothing") {
 #endif
 }
 
-TEST_CASE("A save that fails leaves the file as it was") {
+TEST_CASE("A save that fails leaves the file unchanged") {
   const TemporaryFolder folder;
   Run run;
   CHECK_THROWS_AS(run.save(folder.file("no such folder/run.safetensors")), polyak::io_error);

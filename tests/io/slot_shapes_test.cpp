@@ -106,7 +106,7 @@ TEST_CASE("slots of other shapes are rejected, and nothing changes") {
   CHECK(larger.weights == std::vector<float>(50, 1.0F));
 }
 
-TEST_CASE("the record of a method whose slots are full does not name shapes") {
+TEST_CASE("the record of a method whose slots are all full has no shapes") {
   const TemporaryFolder folder;
   const auto path = folder.path() / "state.safetensors";
   Run run;

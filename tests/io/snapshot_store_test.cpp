@@ -122,7 +122,7 @@ double distance(const std::vector<float>& a, const std::vector<float>& b) {
 
 }  // namespace
 
-TEST_CASE("A store keeps snapshots of averages, and lists them by time") {
+TEST_CASE("A store keeps snapshots of averages and lists them by time") {
   const TemporaryFolder folder;
   Wandering run;
   {
@@ -226,7 +226,7 @@ TEST_CASE("A store keeps snapshots of averages, and lists them by time") {
   }
 }
 
-TEST_CASE("Thinning keeps the ends and about equal ratios") {
+TEST_CASE("Thinning keeps the first and last snapshots and about equal ratios of times") {
   const TemporaryFolder folder;
   Wandering run;
   polyak::SnapshotStore store(folder.path(), {.most = 6, .durable = false});
@@ -250,7 +250,7 @@ TEST_CASE("Thinning keeps the ends and about equal ratios") {
   CHECK(polyak::SnapshotStore::read_only(folder.path()).snapshots().size() == 3);
 }
 
-TEST_CASE("Rounding for storage is measured, and overflow refused") {
+TEST_CASE("A store measures the rounding of snapshots and refuses overflow") {
   const TemporaryFolder folder;
   Wandering run;
   for (int k = 0; k < 5; ++k) run.step();
@@ -293,7 +293,7 @@ TEST_CASE("Rounding for storage is measured, and overflow refused") {
       [&] { polyak::SnapshotStore integers(folder.path() / "x", {.dtype = polyak::DType::int8}); });
 }
 
-TEST_CASE("Kills while snapshots are appended lose at most the one in the making") {
+TEST_CASE("A kill while snapshots are appended loses at most the newest one") {
   const TemporaryFolder folder;
   std::mt19937 random(1);
   std::int64_t last = 0;
@@ -330,7 +330,7 @@ TEST_CASE("Kills while snapshots are appended lose at most the one in the making
   for (const auto& name : names_in(folder.path())) CHECK_FALSE(name.ends_with(".tmp"));
 }
 
-TEST_CASE("What does not belong into a store is told, and left alone") {
+TEST_CASE("A store reports foreign files and leaves them alone") {
   const TemporaryFolder folder;
   Wandering run;
   {
@@ -369,7 +369,7 @@ TEST_CASE("What does not belong into a store is told, and left alone") {
   CHECK(std::filesystem::exists(path("notes.txt")));
 }
 
-TEST_CASE("A record that does not fit its tensors is told, whatever they hold") {
+TEST_CASE("A store reports a record that does not fit its tensors") {
   const TemporaryFolder folder;
   Wandering run;
   polyak::SnapshotStore store(folder.path());
@@ -402,7 +402,7 @@ TEST_CASE("A record that does not fit its tensors is told, whatever they hold") 
   CHECK(reader.problems()[3].find("is a snapshot of other tensors than") != std::string::npos);
 }
 
-TEST_CASE("Tensors keep their roles, and buffers their types") {
+TEST_CASE("Snapshots keep the roles of tensors and the types of buffers") {
   const TemporaryFolder folder;
   std::vector<float> w(4, 1), mean(2, 2);
   std::vector<std::int32_t> narrow{3};
@@ -429,7 +429,7 @@ TEST_CASE("Tensors keep their roles, and buffers their types") {
         }) == "polyak: SnapshotStoreOptions.most must be 0 or at least 2, got 1");
 }
 
-TEST_CASE("Buffers are those of the newest call, whatever the averages' clocks") {
+TEST_CASE("Reconstructed buffers come from the newest call, whatever the clocks of the averages") {
   const TemporaryFolder folder;
   Wandering run;
   polyak::Ema<float> ema(run.params, {.decay = 0.9, .start = polyak::Start::first_update});
@@ -446,7 +446,7 @@ TEST_CASE("Buffers are those of the newest call, whatever the averages' clocks")
   CHECK(floats(polyak::SafetensorsFile(file), "mean") == run.mean);
 }
 
-TEST_CASE("Sums of several outputs have the bits of each one alone") {
+TEST_CASE("Reconstructing several outputs at once gives the bits of each alone") {
   for (const std::size_t terms : {1U, 2U, 9U}) {
     std::vector<std::vector<float>> inputs(terms), outputs(6);
     std::vector<std::vector<double>> weights(6, std::vector<double>(terms));
@@ -473,7 +473,7 @@ TEST_CASE("Sums of several outputs have the bits of each one alone") {
   }
 }
 
-TEST_CASE("Averages of other widths are made from a store") {
+TEST_CASE("A store gives averages of other widths") {
   const TemporaryFolder folder;
   const auto path = [&](const char* name) { return folder.path() / name; };
   Wandering run;
@@ -622,7 +622,7 @@ TEST_CASE("Averages of other widths are made from a store") {
 }
 
 TEST_CASE(
-    "Reconstruction takes averages of several kinds and types, and any pace of power averages") {
+    "Reconstruction accepts averages of several kinds and types, and power averages at any pace") {
   const TemporaryFolder folder;
   const auto path = [&](const char* name) { return folder.path() / name; };
   Wandering run;

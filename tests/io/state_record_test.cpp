@@ -143,7 +143,7 @@ class Counter final : public StateVisitor {
 
 }  // namespace
 
-TEST_CASE("The record of a run is the same text as ever") {
+TEST_CASE("The record of a run has the same text as in earlier versions") {
   Run run;
   AdamW<float> adamw(run.params, {.learning_rate = 0.1}, named("w", "b"));
   adamw.group(named("b"), {.weight_decay_factor = 0});
@@ -207,7 +207,7 @@ TEST_CASE("The record of a run is the same text as ever") {
                      "polyak/3/average/w", "polyak/3/buffer/mean", "polyak/3/buffer/seen"});
 }
 
-TEST_CASE("A const method is saved as one that is not, and nothing of it changes") {
+TEST_CASE("A const method is saved like one that is not, and does not change") {
   Run run;
   PowerEma<float> power(run.params, {.gamma = 3});
   AdamW<float> adamw(run.params);
@@ -231,7 +231,7 @@ TEST_CASE("A const method is saved as one that is not, and nothing of it changes
   CHECK(other.w == run.w);
 }
 
-TEST_CASE("A visitor that wants no options costs no memory") {
+TEST_CASE("A visitor that wants no options allocates nothing") {
   Run run;
   AdamW<float> adamw(run.params, {}, named("w", "b"));
   adamw.group(named("b"), {.weight_decay_factor = 0});
@@ -278,7 +278,7 @@ TEST_CASE("A file of another repeated weighting is refused") {
   CHECK(load(file, {.override_options = true}, run.params, timm).overridden.size() == 1);
 }
 
-TEST_CASE("A repetition of a repetition is recorded with both factors") {
+TEST_CASE("A repeated RepeatedWeighting is recorded with both factors") {
   Run run;
   const TemporaryFolder folder;
   const auto file = folder.file("run");
@@ -295,7 +295,7 @@ TEST_CASE("A repetition of a repetition is recorded with both factors") {
         std::string::npos);
 }
 
-TEST_CASE("A file of a repeated weighting without its name is loaded, as older versions wrote it") {
+TEST_CASE("A file of an older version, without the name of the repeated weighting, is loaded") {
   Run run;
   const TemporaryFolder folder;
   auto saved = average_of(run, RepeatedWeighting<TimmWeighting>{{.decay = 0.9}, 2});

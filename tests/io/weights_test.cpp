@@ -73,7 +73,7 @@ void write(const std::filesystem::path& path, const std::string& text) {
 
 }  // namespace
 
-TEST_CASE("Weights come back as they were, in one file and in several") {
+TEST_CASE("Weights survive saving and loading in one file and in several") {
   const TemporaryFolder folder;
   Model model;
   const auto before = model.bytes();
@@ -95,7 +95,7 @@ TEST_CASE("Weights come back as they were, in one file and in several") {
   CHECK(sharded.file_of("none") == nullptr);
 }
 
-TEST_CASE("Weights are rounded on the way out, and widened on the way in") {
+TEST_CASE("Weights are rounded when saved and widened when loaded") {
   const TemporaryFolder folder;
   const auto path = folder.path() / "half.safetensors";
   Model model;
@@ -170,7 +170,7 @@ TEST_CASE("One average of a bank is saved, and stored with its profile") {
       [&] { polyak::save_average(path, model.params, bank.average(2)); });
 }
 
-TEST_CASE("Weights of another model are refused with every difference") {
+TEST_CASE("Weights of another model are refused, and the error lists every difference") {
   const TemporaryFolder folder;
   const auto path = folder.path() / "model.safetensors";
   Model model;
@@ -223,7 +223,7 @@ TEST_CASE("A model of several files is replaced as one") {
   CHECK(names_in(folder.path()) == first);
 }
 
-TEST_CASE("Indexes that are none are refused") {
+TEST_CASE("Files that are not an index are refused") {
   const TemporaryFolder folder;
   Model model;
   polyak::save_weights(folder.path(), model.params, {.shard_bytes = 30});

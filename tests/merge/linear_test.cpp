@@ -312,13 +312,13 @@ void check_in_place() {
 }  // namespace
 
 // Loading and storing are independent, so it is enough to test each type once on each side.
-TEST_CASE("sums in float are those of single numbers", "[average_n]") {
+TEST_CASE("sums in float have the bits of sums of single numbers", "[average_n]") {
   check_types<float, float, float>();
   check_types<Eigen::half, Eigen::bfloat16, float>();
   check_types<Eigen::bfloat16, Eigen::half, float>();
 }
 
-TEST_CASE("sums in double are those of single numbers", "[average_n]") {
+TEST_CASE("sums in double have the bits of sums of single numbers", "[average_n]") {
   check_types<double, double, double>();
   check_types<float, double, double>();
   check_types<double, float, double>();
@@ -326,7 +326,7 @@ TEST_CASE("sums in double are those of single numbers", "[average_n]") {
   check_types<Eigen::bfloat16, Eigen::bfloat16, double>();
 }
 
-TEST_CASE("sums do not depend on where the numbers lie", "[average_n]") {
+TEST_CASE("sums do not depend on the alignment of the numbers", "[average_n]") {
   check_places<float, float>();
   check_places<double, double>();
   check_places<double, float>();
@@ -352,21 +352,21 @@ TEST_CASE("more inputs than registers are summed block by block", "[average_n]")
   }
 }
 
-TEST_CASE("weights of a mean give the running mean of single numbers", "[average_n]") {
+TEST_CASE("weights that sum to 1 give the running mean of single numbers", "[average_n]") {
   check_means<float, float, float>();
   check_means<double, double, double>();
   check_means<Eigen::bfloat16, Eigen::half, float>();
   check_means<float, Eigen::bfloat16, double>();
 }
 
-TEST_CASE("a mean of equal inputs is that input, bit for bit", "[average_n]") {
+TEST_CASE("the mean of equal inputs has their bits", "[average_n]") {
   check_equal_inputs<float>();
   check_equal_inputs<double>();
   check_equal_inputs<Eigen::half>();
   check_equal_inputs<Eigen::bfloat16>();
 }
 
-TEST_CASE("a mean neither overflows nor gains from inputs without a weight", "[average_n]") {
+TEST_CASE("a mean does not overflow, and inputs of weight 0 do not affect it", "[average_n]") {
   const float most = std::numeric_limits<float>::max();
   std::vector<float> out(1);
   const auto mean = [&](const std::vector<float>& values, const std::vector<double>& factors) {
@@ -386,7 +386,7 @@ TEST_CASE("a mean neither overflows nor gains from inputs without a weight", "[a
   CHECK(bits::is_nan(mean({infinite_float, -infinite_float}, {0.5, 0.5})));
 }
 
-TEST_CASE("weights that are not those of a mean give the sum", "[average_n]") {
+TEST_CASE("weights that do not sum to 1 give the sum", "[average_n]") {
   const std::vector<float> x{0.1F, -3.3F, 7e-3F};
   const std::array inputs{x.data(), x.data(), x.data()};
   std::vector<float> out(3);
@@ -399,7 +399,7 @@ TEST_CASE("weights that are not those of a mean give the sum", "[average_n]") {
   }
 }
 
-TEST_CASE("the output's bytes decide whether it is written past the caches", "[average_n]") {
+TEST_CASE("the size of the output decides whether it is written past the caches", "[average_n]") {
   // One element above the limit and at it; the real limit is out of a test's reach.
   const auto inputs = several<float>(3, 5000, 1);
   const auto list = pointers(inputs);
@@ -443,7 +443,7 @@ TEST_CASE("sums do not depend on how the work is split", "[average_n]") {
   }
 }
 
-TEST_CASE("inputs and weights come in containers of all kinds", "[average_n]") {
+TEST_CASE("inputs and weights can be in containers of all kinds", "[average_n]") {
   std::vector<float> a{1, 2, 3}, b{10, 20, 30}, out(3);
   const std::vector<float> sum{6, 12, 18};
   const std::array half{1.0, 0.5};
@@ -480,7 +480,7 @@ TEST_CASE("inputs and weights come in containers of all kinds", "[average_n]") {
   polyak::average_n(std::span<float>(), std::array{std::span<const float>()}, std::array{1.0});
 }
 
-TEST_CASE("accumulation in double keeps what float loses", "[average_n]") {
+TEST_CASE("accumulation in double keeps digits that float loses", "[average_n]") {
   const std::vector<float> big{0x1p24F}, one{1}, negative{-0x1p24F};
   std::vector<float> out(1);
   const std::array inputs{big.data(), one.data(), one.data(), one.data(), negative.data()};
@@ -502,7 +502,7 @@ TEST_CASE("infinite and undefined inputs propagate", "[average_n]") {
   CHECK(bits::is_nan(out[0]));
 }
 
-TEST_CASE("nothing is allocated", "[average_n]") {
+TEST_CASE("average_n allocates nothing", "[average_n]") {
   const std::size_t size = 2 * block;
   const auto inputs = several<float>(17, size, 1);
   const auto list = pointers(inputs);
@@ -576,7 +576,7 @@ TEST_CASE("models are summed tensor by tensor", "[average_n]") {
   }
 }
 
-TEST_CASE("lists are written in braces", "[average_n]") {
+TEST_CASE("average_n accepts lists in braces", "[average_n]") {
   std::vector<double> a{1, 2}, b{3, 4}, c(2);
   polyak::Parameters<double> first, second, target;
   first.add("x", a);
@@ -591,7 +591,7 @@ TEST_CASE("lists are written in braces", "[average_n]") {
   CHECK(c == std::vector<double>{3, 6});
 }
 
-TEST_CASE("average_n refuses what it cannot sum", "[average_n]") {
+TEST_CASE("average_n refuses arrays that it cannot sum", "[average_n]") {
   std::vector<float> a{1, 2, 3}, b{4, 5, 6}, out{7, 8, 9}, shorter{1, 2};
   const std::array both{a.data(), b.data()};
   CHECK(refuses([&] { polyak::average_n(out, std::vector<const float*>{}, std::vector<double>{}); },

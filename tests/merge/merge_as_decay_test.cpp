@@ -130,7 +130,7 @@ void check_merges(std::size_t updates, const Numbers& multipliers) {
 
 }  // namespace
 
-TEST_CASE("multipliers and weights, by pencil", "[merge_as_decay]") {
+TEST_CASE("multipliers and weights agree with hand-computed values", "[merge_as_decay]") {
   const DecayMultipliersOptions within{.abscissa = DecayAbscissa::within};
   CHECK(decay_multipliers(CooldownCurve::linear, 4) == Numbers{1, 0.75, 0.5, 0.25});
   CHECK(decay_multipliers(CooldownCurve::linear, 3, within) == Numbers{0.75, 0.5, 0.25});
@@ -157,7 +157,7 @@ TEST_CASE("multipliers and weights, by pencil", "[merge_as_decay]") {
   CHECK(merge_weights(decay_multipliers(CooldownCurve::linear, 1, within)) == Numbers{0.5, 0.5});
 }
 
-TEST_CASE("linear decays are uniform averages", "[merge_as_decay]") {
+TEST_CASE("a linear decay is a uniform average", "[merge_as_decay]") {
   const auto linear = [](std::int64_t checkpoints, DecayAbscissa abscissa) {
     return merge_weights(
         decay_multipliers(CooldownCurve::linear, checkpoints, {.abscissa = abscissa}));
@@ -168,7 +168,7 @@ TEST_CASE("linear decays are uniform averages", "[merge_as_decay]") {
   check_close(linear(9, DecayAbscissa::within), Numbers(10, 0.1), 1e-15);
 }
 
-TEST_CASE("weights of decays are positive and sum to 1, and give the decay back",
+TEST_CASE("the weights of a decay are positive, sum to 1 and give the decay back",
           "[merge_as_decay]") {
   for (const std::int64_t checkpoints : {1, 2, 3, 8, 200}) {
     for_each_decay(checkpoints, [&](const Numbers& multipliers) {
@@ -193,7 +193,7 @@ TEST_CASE("weights of decays are positive and sum to 1, and give the decay back"
   }
 }
 
-TEST_CASE("decays are those of the schedule and of the cooldown targets", "[merge_as_decay]") {
+TEST_CASE("decays agree with the schedule and with the cooldown targets", "[merge_as_decay]") {
   const auto schedule = [](CooldownCurve shape, double floor) {
     // 10 of 20 steps; the half keeps the rounding of the product away.
     const CooldownOptions options{
@@ -228,7 +228,7 @@ TEST_CASE("decays are those of the schedule and of the cooldown targets", "[merg
   CHECK(exponential_decay_multipliers(3, {.floor = 1}) == Numbers{1, 1, 1});
 }
 
-TEST_CASE("any average stands for a decay", "[merge_as_decay]") {
+TEST_CASE("any average corresponds to a decay", "[merge_as_decay]") {
   constexpr std::int64_t calls = 6;
   const double b = 0.75;
   const Numbers multipliers = multipliers_of(profile(ExponentialWeighting{b}, calls));
@@ -247,7 +247,7 @@ TEST_CASE("any average stands for a decay", "[merge_as_decay]") {
       1e-15);
 }
 
-TEST_CASE("merges are runs with a decay, offline and online", "[merge_as_decay]") {
+TEST_CASE("a merge equals a run with the decay, offline and online", "[merge_as_decay]") {
   for (const std::size_t updates : {1U, 2U, 9U, 40U}) {
     for_each_decay(static_cast<std::int64_t>(updates), [&](const Numbers& multipliers) {
       check_merges<double>(updates, multipliers);
@@ -263,7 +263,7 @@ TEST_CASE("merges are runs with a decay, offline and online", "[merge_as_decay]"
   }
 }
 
-TEST_CASE("negative weights merge offline on request", "[merge_as_decay]") {
+TEST_CASE("negative weights can be merged offline on request", "[merge_as_decay]") {
   Checkpoints<double> run(4, 11);
   const Numbers multipliers{1.5, 0.25, 0.5};
   Numbers merged(11);
@@ -273,7 +273,7 @@ TEST_CASE("negative weights merge offline on request", "[merge_as_decay]") {
   check_close(merged, decayed_run(run, multipliers), 2e-15);
 }
 
-TEST_CASE("checkpoints come as lists, pointers and in braces", "[merge_as_decay]") {
+TEST_CASE("checkpoints can be lists, pointers or in braces", "[merge_as_decay]") {
   Numbers a{1, 2}, b{3, 4}, c{5, 8}, merged(2);
   Parameters<double> first, second, third, target;
   first.add("x", a);
@@ -301,7 +301,7 @@ TEST_CASE("checkpoints come as lists, pointers and in braces", "[merge_as_decay]
   CHECK(merged == b);
 }
 
-TEST_CASE("gains of a merge are shares of the weights so far", "[merge_as_decay]") {
+TEST_CASE("the gains of a merge are shares of the sum of the weights so far", "[merge_as_decay]") {
   const MergeWeighting quarter(Numbers{1, 0.75, 0.75, 0.5});  // weights 0, 1/4, 0, 1/4, 1/2
   CHECK(quarter.checkpoints() == 5);
   const Numbers gains{1, 1, 0, 0.5, 0.5, 0, 0};
@@ -338,7 +338,7 @@ TEST_CASE("gains of a merge are shares of the weights so far", "[merge_as_decay]
   CHECK(MergeWeighting({1 - 0x1p-40, 0}).complement(2) == 0x1p-40);
 }
 
-TEST_CASE("a checkpoint of no weight leaves the running merge alone", "[merge_as_decay]") {
+TEST_CASE("a checkpoint of weight 0 leaves the running merge unchanged", "[merge_as_decay]") {
   Numbers x{nan_value};
   Parameters<double> params;
   params.add("x", x);
@@ -358,7 +358,7 @@ TEST_CASE("a checkpoint of no weight leaves the running merge alone", "[merge_as
   CHECK(average.count() == 3);
 }
 
-TEST_CASE("a running merge goes on from its state and allocates nothing", "[merge_as_decay]") {
+TEST_CASE("a running merge resumes from its state and allocates nothing", "[merge_as_decay]") {
   const Numbers multipliers = decay_multipliers(CooldownCurve::one_minus_sqrt, 3);
   const MergeWeighting weighting(multipliers);
   polyak::detail::OptionTexts options;
@@ -389,7 +389,7 @@ TEST_CASE("a running merge goes on from its state and allocates nothing", "[merg
   CHECK(state_bytes(whole) == state_bytes(halved));
 }
 
-TEST_CASE("what is no decay is refused", "[merge_as_decay]") {
+TEST_CASE("multipliers that are not a decay are refused", "[merge_as_decay]") {
   const auto multipliers = [](std::int64_t checkpoints, double floor) {
     return [=] {
       static_cast<void>(decay_multipliers(CooldownCurve::linear, checkpoints, {.floor = floor}));

@@ -62,7 +62,7 @@ std::vector<AdamWOptions> variants() {
 
 }  // namespace
 
-TEST_CASE("adamw: the first step, by pencil", "[adamw]") {
+TEST_CASE("AdamW makes a hand-computed first step", "[adamw]") {
   // m/(1 - beta1) = g, v/(1 - beta2) = g^2: the step is the rate times g/(|g| + epsilon).
   OneTensor<> model({1, 1, 1, 1});
   polyak::Adam<double> optimizer(model.params, {.learning_rate = 0.5, .epsilon = 1});
@@ -76,7 +76,7 @@ TEST_CASE("adamw: the first step, by pencil", "[adamw]") {
   CHECK(optimizer.slot("exp_avg_sq")[0](1) == Approx(0.009).epsilon(1e-12));
 }
 
-TEST_CASE("no first step is longer than the learning rate", "[adamw]") {
+TEST_CASE("AdamW's first step is never longer than the learning rate", "[adamw]") {
   OneTensor<float> model(std::vector<float>(64, 0));
   polyak::AdamW optimizer(model.params, {.learning_rate = 0.01});
   RandomNumbers random(1);
@@ -87,7 +87,7 @@ TEST_CASE("no first step is longer than the learning rate", "[adamw]") {
   for (const float x : model.x) CHECK(std::fabs(x) <= 0.01f * 1.000001f);
 }
 
-TEST_CASE("adamw: every variant follows the formula", "[adamw]") {
+TEST_CASE("every variant of AdamW follows its formula", "[adamw]") {
   for (const AdamWOptions& options : variants()) {
     INFO("beta1 " << options.beta1 << ", beta2 " << options.beta2 << ", amsgrad " << options.amsgrad
                   << ", corrected " << options.bias_correction << ", epsilon first "
@@ -116,7 +116,7 @@ TEST_CASE("adamw: every variant follows the formula", "[adamw]") {
   }
 }
 
-TEST_CASE("adamw: which slots there are", "[adamw]") {
+TEST_CASE("AdamW has the slots that its options need", "[adamw]") {
   using Names = std::vector<std::string>;
   OneTensor<float> model(std::vector<float>(1000, 1));
   const auto names = [&](const AdamWOptions& options) {
@@ -132,7 +132,7 @@ TEST_CASE("adamw: which slots there are", "[adamw]") {
   CHECK(report.total < 10000);
 }
 
-TEST_CASE("adamw: with zero gradients only the decay acts", "[adamw]") {
+TEST_CASE("AdamW with zero gradients only decays", "[adamw]") {
   const auto start = RandomNumbers(4).many(30);
   OneTensor<> model(start);
   polyak::AdamW<double> optimizer(model.params, {.learning_rate = 0.1, .weight_decay = 0.2});
@@ -146,7 +146,8 @@ TEST_CASE("adamw: with zero gradients only the decay acts", "[adamw]") {
   CHECK(bytes_of(still.x) == bytes_of(start));
 }
 
-TEST_CASE("the scale of the gradients does not matter", "[adamw]") {
+TEST_CASE("AdamW does not depend on the scale of its gradients if epsilon is scaled too",
+          "[adamw]") {
   constexpr double scale = 1024;  // a power of two: exact
   OneTensor<> a(RandomNumbers(5).many(25)), b(a.x);
   polyak::AdamW<double> small(a.params, {.epsilon = 1e-6});
@@ -161,7 +162,7 @@ TEST_CASE("the scale of the gradients does not matter", "[adamw]") {
   CHECK(bytes_of(a.x) == bytes_of(b.x));
 }
 
-TEST_CASE("without memory and epsilon Adam is sign descent", "[adamw]") {
+TEST_CASE("Adam without memory and epsilon is sign descent", "[adamw]") {
   OneTensor<> model({0, 0, 0, 0});
   polyak::AdamW<double> optimizer(model.params, {.learning_rate = 0.25,
                                                  .beta1 = 0,
@@ -177,7 +178,7 @@ TEST_CASE("without memory and epsilon Adam is sign descent", "[adamw]") {
   CHECK(model.x == std::vector<double>{0, 0.5, 0, -0.25});
 }
 
-TEST_CASE("AMSGrad converges where Adam goes to the worst point", "[adamw]") {
+TEST_CASE("AMSGrad converges on a problem where Adam goes to the worst point", "[adamw]") {
   // f_t = C x for t = 1, 4, 7, ... and -x otherwise on [-1, 1], with its minimum over time at -1.
   constexpr double c = 3;
   constexpr double beta2 = 1 / (1 + c * c);
@@ -226,7 +227,7 @@ TEST_CASE("Adam is AdamW without decoupled decay", "[adamw]") {
   }
 }
 
-TEST_CASE("float follows double", "[adamw]") {
+TEST_CASE("AdamW in float follows AdamW in double", "[adamw]") {
   OneTensor<float> a(RandomNumbers(9).many<float>(33));
   OneTensor<double> b(std::vector<double>(a.x.begin(), a.x.end()));
   polyak::AdamW<float> narrow(a.params);
@@ -243,7 +244,7 @@ TEST_CASE("float follows double", "[adamw]") {
   }
 }
 
-TEST_CASE("a tensor that joins late is corrected for its own steps", "[adamw]") {
+TEST_CASE("AdamW corrects a tensor that joins late by its own steps", "[adamw]") {
   TwoTensors<> model;
   polyak::AdamW<double> optimizer(model.params, {.learning_rate = 0.5, .weight_decay = 0.1});
   model.first_gradient = {1, 1, 1};
@@ -255,7 +256,7 @@ TEST_CASE("a tensor that joins late is corrected for its own steps", "[adamw]") 
   CHECK(model.second[1] == Approx(0.95 * 5).epsilon(1e-14));  // zero is a gradient: it decays
 }
 
-TEST_CASE("bad learning rates leave the old one", "[adamw]") {
+TEST_CASE("a refused learning rate leaves the old one in place", "[adamw]") {
   OneTensor<> model({1});
   polyak::AdamW<double> optimizer(model.params);
   check_bad_rates_are_refused(optimizer);
@@ -263,7 +264,7 @@ TEST_CASE("bad learning rates leave the old one", "[adamw]") {
   CHECK(optimizer.at(0).learning_rate() == 0);
 }
 
-TEST_CASE("bad AdamWOptions are refused", "[adamw]") {
+TEST_CASE("AdamW refuses options out of range", "[adamw]") {
   using O = AdamWOptions;
   OneTensor<> model({1, 2});
   OneTensor<float> narrow({1, 2});
@@ -293,7 +294,7 @@ TEST_CASE("bad AdamWOptions are refused", "[adamw]") {
   CHECK(narrow.x == std::vector<float>{1, 2});
 }
 
-TEST_CASE("bad AdamOptions are refused", "[adamw]") {
+TEST_CASE("Adam refuses options out of range", "[adamw]") {
   using O = AdamOptions;
   OneTensor<> model({1, 2});
   const auto refused = [&](O options, double O::*field, std::initializer_list<double> bad,

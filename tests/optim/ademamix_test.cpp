@@ -41,7 +41,7 @@ struct Reference {
 
 }  // namespace
 
-TEST_CASE("ademamix: the first step, by pencil", "[ademamix]") {
+TEST_CASE("AdEMAMix makes a hand-computed first step", "[ademamix]") {
   // m1/(1 - beta1) = g, m2 = (1 - beta3) g, v/(1 - beta2) = g^2.
   OneTensor<> model({0, 0, 0});
   polyak::AdEMAMix<double> optimizer(
@@ -55,7 +55,7 @@ TEST_CASE("ademamix: the first step, by pencil", "[ademamix]") {
   CHECK(optimizer.slot("exp_avg_fast")[0](0) == Approx(0.4).epsilon(1e-14));
 }
 
-TEST_CASE("ademamix: every variant follows the formula", "[ademamix]") {
+TEST_CASE("every variant of AdEMAMix follows its formula", "[ademamix]") {
   const std::vector<AdEMAMixOptions> variants{
       {},
       {.weight_decay = 0.1, .alpha_warmup = 100, .beta3_warmup = 100},
@@ -91,7 +91,7 @@ TEST_CASE("ademamix: every variant follows the formula", "[ademamix]") {
   }
 }
 
-TEST_CASE("ademamix: which slots there are", "[ademamix]") {
+TEST_CASE("AdEMAMix has the slots that its options need", "[ademamix]") {
   using Names = std::vector<std::string>;
   OneTensor<float> model(std::vector<float>(1000, 1));
   CHECK(polyak::AdEMAMix<float>(model.params).slots().names() ==
@@ -101,7 +101,7 @@ TEST_CASE("ademamix: which slots there are", "[ademamix]") {
   CHECK(two.memory_report().total < 10000);
 }
 
-TEST_CASE("without the slow average AdEMAMix is AdamW", "[ademamix]") {
+TEST_CASE("AdEMAMix without the slow average is AdamW", "[ademamix]") {
   for (const double beta1 : {0.0, 0.9}) {
     OneTensor<> a(RandomNumbers(3).many(25)), b(a.x);
     polyak::AdEMAMix<double> mix(a.params, {.beta1 = beta1, .alpha = 0, .weight_decay = 0.1});
@@ -117,7 +117,8 @@ TEST_CASE("without the slow average AdEMAMix is AdamW", "[ademamix]") {
   }
 }
 
-TEST_CASE("with one decay for both averages the first moment is weighted", "[ademamix]") {
+TEST_CASE("AdEMAMix with one decay for both averages weighs the first moment by 1 + alpha",
+          "[ademamix]") {
   constexpr double beta = 0.9, alpha = 3;
   OneTensor<> model(RandomNumbers(5).many(25));
   auto expected = model.x;
@@ -139,7 +140,8 @@ TEST_CASE("with one decay for both averages the first moment is weighted", "[ade
   for (std::size_t k = 0; k < 25; ++k) CHECK(model.x[k] == Approx(expected[k]).margin(1e-12));
 }
 
-TEST_CASE("a constant gradient ends in steps of 1 + alpha", "[ademamix]") {
+TEST_CASE("with a constant gradient, steps of AdEMAMix converge to (1 + alpha) learning_rate",
+          "[ademamix]") {
   OneTensor<> model({0});
   polyak::AdEMAMix<double> optimizer(model.params,
                                      {.learning_rate = 0.5, .beta3 = 0.99, .alpha = 4});
@@ -152,7 +154,7 @@ TEST_CASE("a constant gradient ends in steps of 1 + alpha", "[ademamix]") {
   CHECK(model.x[0] - before == Approx(0.5 * (1 + 4)).epsilon(1e-5));
 }
 
-TEST_CASE("ademamix: with zero gradients only the decay acts", "[ademamix]") {
+TEST_CASE("AdEMAMix with zero gradients only decays", "[ademamix]") {
   for (const double beta1 : {0.0, 0.9}) {
     OneTensor<> model({3, -5});
     polyak::AdEMAMix<double> optimizer(
@@ -164,7 +166,7 @@ TEST_CASE("ademamix: with zero gradients only the decay acts", "[ademamix]") {
   }
 }
 
-TEST_CASE("alpha grows linearly", "[ademamix]") {
+TEST_CASE("alpha of AdEMAMix grows linearly", "[ademamix]") {
   const AdEMAMixOptions warmed{.alpha = 8, .alpha_warmup = 4};
   CHECK(alpha_at(warmed, 1) == 2);
   CHECK(alpha_at(warmed, 2) == 4);
@@ -177,7 +179,7 @@ TEST_CASE("alpha grows linearly", "[ademamix]") {
   CHECK(alpha_at({.alpha = 8, .alpha_warmup = 4, .schedule_offset = -1}, 5) == 8);
 }
 
-TEST_CASE("the time constant of beta3 grows linearly", "[ademamix]") {
+TEST_CASE("the time constant of AdEMAMix's beta3 grows linearly", "[ademamix]") {
   constexpr std::int64_t end = 1000;
   for (const double beta1 : {0.5, 0.9, 0.99}) {
     const AdEMAMixOptions o{.beta1 = beta1, .beta3 = 0.9999, .beta3_warmup = end};
@@ -218,7 +220,7 @@ TEST_CASE("the time constant of beta3 grows linearly", "[ademamix]") {
   CHECK(beta3_at({.beta3 = 0.99}, 1) == 0.99);
 }
 
-TEST_CASE("reset_slow forgets the slow average and begins its schedules anew", "[ademamix]") {
+TEST_CASE("reset_slow resets the slow average and restarts its schedules", "[ademamix]") {
   const AdEMAMixOptions options{.beta3 = 0.99, .alpha = 4, .alpha_warmup = 30, .beta3_warmup = 40};
   OneTensor<> model(RandomNumbers(7).many(9));
   auto expected = model.x;
@@ -256,7 +258,7 @@ TEST_CASE("reset_slow forgets the slow average and begins its schedules anew", "
   CHECK(bytes_of(model.x) == bytes_of(other.x));
 }
 
-TEST_CASE("each tensor has its own steps", "[ademamix]") {
+TEST_CASE("AdEMAMix counts the steps of each tensor", "[ademamix]") {
   TwoTensors<> model;
   const AdEMAMixOptions options{.learning_rate = 0.5,
                                 .beta3 = 0.99,
@@ -278,7 +280,7 @@ TEST_CASE("each tensor has its own steps", "[ademamix]") {
   }
 }
 
-TEST_CASE("bad AdEMAMixOptions are refused", "[ademamix]") {
+TEST_CASE("AdEMAMix refuses options out of range", "[ademamix]") {
   using O = AdEMAMixOptions;
   OneTensor<> model({1, 2});
   OneTensor<float> narrow({1, 2});

@@ -271,7 +271,7 @@ TEST_CASE("averages are better than the noisy weights", "[convergence]") {
   check_schedule_free(data, 0.6);
 }
 
-TEST_CASE("optimizers and averages on handwritten digits", "[convergence]") {
+TEST_CASE("optimizers and averages classify handwritten digits", "[convergence]") {
   const auto data = digits();
   if (!data) {
     WARN("skipped: there is no optdigits.tra; name its folder in POLYAK_TEST_DATA");

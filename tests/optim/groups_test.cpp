@@ -271,18 +271,20 @@ struct Of {
 
 }  // namespace
 
-TEST_CASE("a group trains as a list of its own with the factors in its options") {
+TEST_CASE("a group trains like a separate list with its factors in the options") {
   Of<float>::each(
       []<class M>(const char* name, const auto& options) { check_factors<M>(name, options); });
 }
 
-TEST_CASE("groups of parameters of 16 bits and of double") {
+TEST_CASE("groups support parameters of 16 bits and of double") {
   check_factors<AdamW<Eigen::bfloat16>>(
       "bfloat16", AdamWOptions{.learning_rate = 0.1, .coupled_weight_decay = 0.1});
   check_factors<AdamW<double>>("double", AdamWOptions{.learning_rate = 0.1});
 }
 
-TEST_CASE("a frozen tensor has no state, no clock and no change, and begins anew") {
+TEST_CASE(
+    "a frozen tensor has no state and no clock, does not change, and restarts when it is "
+    "unfrozen") {
   Of<float>::each(
       []<class M>(const char* name, const auto& options) { check_frozen<M>(name, options); });
 }
@@ -292,7 +294,7 @@ TEST_CASE("groups and selections are saved, copied and moved") {
       []<class M>(const char* name, const auto& options) { check_kept<M>(name, options); });
 }
 
-TEST_CASE("a factor of 0 for the learning rate goes on counting") {
+TEST_CASE("a tensor with learning-rate factor 0 keeps counting its steps") {
   Run<AdamW<float>> run(AdamWOptions{.learning_rate = 0.1}), plain(AdamWOptions{});
   plain.optimizer.at(0);
   run.optimizer.group(second, {.learning_rate_factor = 0});
@@ -305,7 +307,7 @@ TEST_CASE("a factor of 0 for the learning rate goes on counting") {
   CHECK(slots_of(run.optimizer, 1) == slots_of(plain.optimizer, 1));
 }
 
-TEST_CASE("groups may change between steps, and the last one of a tensor counts") {
+TEST_CASE("groups can change between steps, and the last group of a tensor counts") {
   const AdamWOptions options{.learning_rate = 0.1};
   Run<AdamW<float>> run(options), first(options), last(options);
   // Three groups, two of them with equal factors.
@@ -329,7 +331,7 @@ TEST_CASE("groups may change between steps, and the last one of a tensor counts"
   }
 }
 
-TEST_CASE("AdEMAMix begins its slow schedule anew with a thawed tensor") {
+TEST_CASE("AdEMAMix restarts the slow schedule of an unfrozen tensor") {
   const polyak::AdEMAMixOptions options{.learning_rate = 0.1, .alpha_warmup = 4, .beta3_warmup = 4};
   Run<polyak::AdEMAMix<float>> run(options), later(options);
   for (std::uint64_t step = 0; step < 3; ++step) {
@@ -353,7 +355,7 @@ TEST_CASE("AdEMAMix begins its slow schedule anew with a thawed tensor") {
   }
 }
 
-TEST_CASE("other groups and selections than those of a file are refused by name") {
+TEST_CASE("groups and selections that differ from those of a file are refused by name") {
   const TemporaryFolder folder;
   const std::string file = folder.file("run.safetensors");
   const AdamWOptions options{.learning_rate = 0.1};
@@ -437,7 +439,7 @@ TEST_CASE("factors out of range and selections of nothing are refused, with noth
   CHECK(run.optimizer.group_of(1).learning_rate_factor == 0.5);
 }
 
-TEST_CASE("an optimizer owns the tensors of its selection alone") {
+TEST_CASE("an optimizer owns only the tensors of its selection") {
   Run<AdamW<float>> run(AdamWOptions{.learning_rate = 0.1}, second),
       all(AdamWOptions{.learning_rate = 0.1});
   CHECK(run.optimizer.memory_report().slots[0].elements == 70 + 33 + 45);
@@ -455,7 +457,7 @@ TEST_CASE("an optimizer owns the tensors of its selection alone") {
   CHECK(run.optimizer.slot("exp_avg")["tensor 1"].size() == 70);
 }
 
-TEST_CASE("several optimizers and averages in one step are as many steps of their own") {
+TEST_CASE("several optimizers and averages in one step equal separate steps") {
   using namespace polyak;
   fused::check<float>("three optimizers and two averages", []<class P>(const Parameters<P>& p) {
     auto all = std::tuple(
@@ -481,7 +483,7 @@ TEST_CASE("several optimizers and averages in one step are as many steps of thei
   });
 }
 
-TEST_CASE("a tensor that two optimizers own is refused by name, with nothing changed") {
+TEST_CASE("a step refuses two optimizers of one tensor by its name and changes nothing") {
   Model<float> model(sizes, true);
   AdamW<float> first(model.params, {}, named("tensor 0", "tensor 3"));
   Sgd<float> other(model.params, {.learning_rate = 0.1}, named("tensor 3", "tensor 4"));
@@ -502,7 +504,7 @@ TEST_CASE("a tensor that two optimizers own is refused by name, with nothing cha
   CHECK(other.count() == 1);
 }
 
-TEST_CASE("NaN in gradients that no optimizer of the step trains does not count") {
+TEST_CASE("a NaN in gradients that no optimizer of the step reads is ignored") {
   for (const auto policy : {polyak::Nonfinite::skip_step, polyak::Nonfinite::error}) {
     Model<float> model(sizes, true);
     AdamW<float> optimizer(model.params, {.nonfinite = policy}, !named("tensor 1"));

@@ -28,7 +28,7 @@ std::string refused(Call&& call) {
 
 }  // namespace
 
-TEST_CASE("warmups, by pencil", "[learning_rate]") {
+TEST_CASE("warmups agree with hand-computed values", "[learning_rate]") {
   CHECK(linear_warmup(0, 4) == 0.25);
   CHECK(linear_warmup(1, 4) == 0.5);
   CHECK(linear_warmup(3, 4) == 1);
@@ -42,7 +42,7 @@ TEST_CASE("warmups, by pencil", "[learning_rate]") {
   CHECK(linear_warmup_from(0, 0, 100) == 1);
 }
 
-TEST_CASE("cosine, by pencil", "[learning_rate]") {
+TEST_CASE("cosine agrees with hand-computed values", "[learning_rate]") {
   const CosineOptions plain{.total_steps = 12};
   CHECK(cosine(0, plain) == 1);
   CHECK(cosine(4, plain) == Approx(0.75).epsilon(1e-15));  // 60 degrees
@@ -66,7 +66,7 @@ TEST_CASE("cosine, by pencil", "[learning_rate]") {
   CHECK(cosine(4, divided) == Approx(0.82).epsilon(1e-15));
 }
 
-TEST_CASE("cooldowns, by pencil", "[learning_rate]") {
+TEST_CASE("cooldowns agree with hand-computed values", "[learning_rate]") {
   // 20 steps, the last 4 of them cooldown: s = 1/4 at step 17.
   CooldownOptions o{.total_steps = 20, .warmup_steps = 2, .cooldown_fraction = 0.2};
   const auto at = [&](CooldownCurve shape, std::int64_t step, double floor) {
@@ -90,7 +90,7 @@ TEST_CASE("cooldowns, by pencil", "[learning_rate]") {
   CHECK(CooldownOptions{}.shape == CooldownCurve::one_minus_sqrt);
 }
 
-TEST_CASE("every schedule goes up to 1, stays, and falls to its floor", "[learning_rate]") {
+TEST_CASE("every schedule rises to 1, stays there, and falls to its floor", "[learning_rate]") {
   constexpr std::int64_t total = 400, warmup = 40;
   for (const double floor : {0.0, 0.125}) {
     for (const double divisor : {0.0, 50.0}) {
@@ -132,7 +132,7 @@ TEST_CASE("the number of cooldown steps is rounded down", "[learning_rate]") {
   CHECK(constant_with_cooldown(12, o) == 0.5);
 }
 
-TEST_CASE("bad warmups are refused", "[learning_rate]") {
+TEST_CASE("linear_warmup and linear_warmup_from refuse arguments out of range", "[learning_rate]") {
   CHECK(refused([] { return linear_warmup(-1, 4); }) ==
         "polyak: linear_warmup: step must be >= 0, got -1");
   CHECK(refused([] { return linear_warmup(0, -4); }) ==
@@ -148,7 +148,7 @@ TEST_CASE("bad warmups are refused", "[learning_rate]") {
   }
 }
 
-TEST_CASE("bad CosineOptions are refused", "[learning_rate]") {
+TEST_CASE("cosine refuses options out of range", "[learning_rate]") {
   using O = CosineOptions;
   const auto make = [](const O& o) { static_cast<void>(cosine(3, o)); };
   const O usual{.total_steps = 10, .warmup_steps = 2, .flat_steps = 1};
@@ -169,7 +169,7 @@ TEST_CASE("bad CosineOptions are refused", "[learning_rate]") {
         "polyak: CosineOptions.total_steps must be >= 1, got 0");
 }
 
-TEST_CASE("bad CooldownOptions are refused", "[learning_rate]") {
+TEST_CASE("constant_with_cooldown refuses options out of range", "[learning_rate]") {
   using O = CooldownOptions;
   const auto make = [](const O& o) { static_cast<void>(constant_with_cooldown(3, o)); };
   const O usual{.total_steps = 10, .warmup_steps = 2, .cooldown_fraction = 0.25};

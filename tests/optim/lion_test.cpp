@@ -39,7 +39,7 @@ Run run(const LionOptions& options, double start, const std::vector<double>& gra
 
 }  // namespace
 
-TEST_CASE("Lion by pencil", "[lion]") {
+TEST_CASE("Lion makes hand-computed steps", "[lion]") {
   // u = 4, then 0.5 * 1 - 0.5 * 2 = -0.5, then 0.5 * 0.25 + 0.5 * 1 = 0.625;
   // m = 0.25 * 4 = 1, then 0.75 - 0.5 = 0.25, then 0.1875 + 0.25 = 0.4375
   const LionOptions options{.learning_rate = 0.5, .beta1 = 0.5, .beta2 = 0.75};
@@ -52,7 +52,7 @@ TEST_CASE("Lion by pencil", "[lion]") {
   CHECK(run(decayed, 4, {4, -2, 1}).path == std::vector<double>{2.5, 2.375, 1.28125});
 }
 
-TEST_CASE("Lion turns around by beta1 before its momentum does", "[lion]") {
+TEST_CASE("Lion changes direction by beta1 before its momentum does", "[lion]") {
   // m = 1 after many ones. Then u = 0.5 - 0.5 * 1.5 < 0, and m = 0.875 - 0.1875 > 0.
   const LionOptions options{.learning_rate = 1, .beta1 = 0.5, .beta2 = 0.875};
   std::vector<double> gradients(400, 1);
@@ -64,7 +64,7 @@ TEST_CASE("Lion turns around by beta1 before its momentum does", "[lion]") {
   CHECK(turned.momentum == Approx(0.6875));
 }
 
-TEST_CASE("each element of a Lion step is the learning rate, or nothing", "[lion]") {
+TEST_CASE("each element of a Lion step is the learning rate or 0", "[lion]") {
   OneTensor<> model(std::vector<double>(64, 0));
   polyak::Lion<double> optimizer(model.params, {.learning_rate = 0.25});
   RandomNumbers random(1);
@@ -95,7 +95,7 @@ TEST_CASE("Lion does not depend on the scale of its gradients", "[lion]") {
   CHECK(bytes_of(model.x) == bytes_of(scaled.x));
 }
 
-TEST_CASE("Lion's sign of a zero is no step, of a NaN a NaN", "[lion]") {
+TEST_CASE("Lion makes no step for 0, and NaN for NaN", "[lion]") {
   SECTION("in the law") {
     using V = polyak::detail::Number<float>;
     const polyak::LionLaw<float> law{
@@ -129,7 +129,7 @@ TEST_CASE("Lion's sign of a zero is no step, of a NaN a NaN", "[lion]") {
   }
 }
 
-TEST_CASE("Lion checks its gradients if told to", "[lion]") {
+TEST_CASE("Lion checks its gradients as Nonfinite says", "[lion]") {
   OneTensor<> model({1, 2});
   model.gradient = {1, nan_value};
   polyak::Lion<double> skips(model.params, {.nonfinite = polyak::Nonfinite::skip_step});
@@ -142,7 +142,7 @@ TEST_CASE("Lion checks its gradients if told to", "[lion]") {
   CHECK(refuses.count() == 0);
 }
 
-TEST_CASE("a tensor without a gradient keeps weights and momentum under Lion", "[lion]") {
+TEST_CASE("Lion leaves a tensor without a gradient unchanged", "[lion]") {
   TwoTensors<> model;
   polyak::Lion<double> optimizer(model.params, {.learning_rate = 0.5, .weight_decay = 1});
   model.first_gradient = {1, -1, 0};
@@ -157,7 +157,7 @@ TEST_CASE("a tensor without a gradient keeps weights and momentum under Lion", "
   CHECK(optimizer.slot("exp_avg")["second"](0) == momentum);
 }
 
-TEST_CASE("Lion goes on from its bytes as if it had not stopped", "[lion]") {
+TEST_CASE("Lion resumes from its state bytes", "[lion]") {
   OneTensor<float> model(RandomNumbers(4).many<float>(37)), resumed(model.x);
   const LionOptions options{.learning_rate = 0.01, .weight_decay = 0.1};
   polyak::Lion<float> optimizer(model.params, options);
@@ -180,7 +180,7 @@ TEST_CASE("Lion goes on from its bytes as if it had not stopped", "[lion]") {
   CHECK(polyak::state_bytes(optimizer) == polyak::state_bytes(other));
 }
 
-TEST_CASE("Lion's memory is one slot, and its defaults are the paper's", "[lion]") {
+TEST_CASE("Lion has one slot and the defaults of the paper", "[lion]") {
   OneTensor<float> model({1, 2, 3});
   const polyak::Lion optimizer(model.params);
   REQUIRE(optimizer.memory_report().slots.size() == 1);
@@ -191,7 +191,7 @@ TEST_CASE("Lion's memory is one slot, and its defaults are the paper's", "[lion]
   CHECK(optimizer.options().weight_decay == 0);
 }
 
-TEST_CASE("bad LionOptions are refused", "[lion]") {
+TEST_CASE("Lion refuses options out of range", "[lion]") {
   OneTensor<> model({1, 2});
   const auto make = [&](const LionOptions& o) { polyak::Lion<double> method(model.params, o); };
   CHECK(check_refusals<LionOptions>({{}, {.learning_rate = 0, .beta1 = 0, .beta2 = 0}}, make) ==

@@ -107,7 +107,7 @@ double late_rate(int t) { return t < 10 ? 0 : t % 7 == 0 ? 0 : 0.03; }
 
 }  // namespace
 
-TEST_CASE("three steps of Schedule-Free SGD, by pencil", "[schedule_free]") {
+TEST_CASE("Schedule-Free SGD makes three hand-computed steps", "[schedule_free]") {
   // Gradient 1, rate 1, beta 1/2: z = -1, -2, -3; x = -1, -1.5, -2; y = (x + z)/2.
   OneTensor<> model({0});
   polyak::ScheduleFreeSgd<double> optimizer(model.params, {.beta = 0.5});
@@ -122,7 +122,7 @@ TEST_CASE("three steps of Schedule-Free SGD, by pencil", "[schedule_free]") {
   }
 }
 
-TEST_CASE("at a constant rate x is the mean of z", "[schedule_free]") {
+TEST_CASE("at a constant rate, x of Schedule-Free is the mean of z", "[schedule_free]") {
   OneTensor<> model(RandomNumbers(3).many(21));
   polyak::ScheduleFreeSgd<double> optimizer(model.params, {.learning_rate = 0.1});
   std::vector<double> sum(21, 0);
@@ -138,7 +138,7 @@ TEST_CASE("at a constant rate x is the mean of z", "[schedule_free]") {
   }
 }
 
-TEST_CASE("two buffers do what three do: SGD", "[schedule_free]") {
+TEST_CASE("storing y and z equals storing x, y and z: SGD", "[schedule_free]") {
   using Sgd = polyak::ScheduleFreeSgd<double>;
   for (const auto& o : std::vector<ScheduleFreeSgdOptions>{
            {},
@@ -155,7 +155,7 @@ TEST_CASE("two buffers do what three do: SGD", "[schedule_free]") {
       ScheduleFreeSgdOptions{.average_weight = AverageWeight::learning_rate}, late_rate);
 }
 
-TEST_CASE("two buffers do what three do: AdamW", "[schedule_free]") {
+TEST_CASE("storing y and z equals storing x, y and z: AdamW", "[schedule_free]") {
   using AdamW = polyak::ScheduleFreeAdamW<double>;
   for (const auto& o : std::vector<ScheduleFreeAdamWOptions>{
            {},
@@ -172,7 +172,7 @@ TEST_CASE("two buffers do what three do: AdamW", "[schedule_free]") {
   check_against_three_buffers<AdamW>(ScheduleFreeAdamWOptions{}, late_rate);
 }
 
-TEST_CASE("a rate of 0 moves nothing and has no weight", "[schedule_free]") {
+TEST_CASE("a step of learning rate 0 moves nothing and has no weight in x", "[schedule_free]") {
   const auto start = RandomNumbers(5).many(9);
   OneTensor<> model(start);
   polyak::ScheduleFreeSgd<double> optimizer(model.params, {.learning_rate = 0});
@@ -189,7 +189,8 @@ TEST_CASE("a rate of 0 moves nothing and has no weight", "[schedule_free]") {
         Approx(start[0] - 0.5 * model.gradient[0]).epsilon(1e-14));
 }
 
-TEST_CASE("a lowered learning rate keeps or loses its weight", "[schedule_free]") {
+TEST_CASE("a lowered learning rate keeps or loses its weight as average_weight says",
+          "[schedule_free]") {
   OneTensor<> a({1}), b({1});
   polyak::ScheduleFreeSgd<double> maximum(a.params, {});
   polyak::ScheduleFreeSgd<double> current(b.params,
@@ -207,7 +208,7 @@ TEST_CASE("a lowered learning rate keeps or loses its weight", "[schedule_free]"
   }
 }
 
-TEST_CASE("zero gradients without decay move nothing", "[schedule_free]") {
+TEST_CASE("Schedule-Free with zero gradients and no decay moves nothing", "[schedule_free]") {
   const auto start = RandomNumbers(7).many<float>(40);
   OneTensor<float> a(start), b(start);
   polyak::ScheduleFreeSgd<float> sgd(a.params);
@@ -260,7 +261,7 @@ TEMPLATE_TEST_CASE("evaluating at every step changes no bit of training", "[sche
   }
 }
 
-TEST_CASE("a tensor that joins late starts where it is", "[schedule_free]") {
+TEST_CASE("a tensor that joins Schedule-Free late starts at its weights", "[schedule_free]") {
   TwoTensors<> model;
   polyak::ScheduleFreeSgd<double> optimizer(model.params, {.learning_rate = 0.5});
   model.first_gradient = {1, 1, 1};
@@ -287,7 +288,8 @@ TEST_CASE("a tensor that joins late starts where it is", "[schedule_free]") {
   CHECK(optimizer.view(model.params)["second"](0) == x);
 }
 
-TEST_CASE("on a noisy quadratic the average is better than the iterate", "[schedule_free]") {
+TEST_CASE("on a noisy quadratic, the average of Schedule-Free is better than its iterate",
+          "[schedule_free]") {
   // f(x) = h x^2/2 with gradient noise, 64 independent elements of curvature 0.2 ... 1.
   for (const bool adamw : {false, true}) {
     OneTensor<> model(std::vector<double>(64, 3.0));
@@ -314,7 +316,7 @@ TEST_CASE("on a noisy quadratic the average is better than the iterate", "[sched
   }
 }
 
-TEST_CASE("schedule_free: which slots there are", "[schedule_free]") {
+TEST_CASE("Schedule-Free has the slots that its options need", "[schedule_free]") {
   using Names = std::vector<std::string>;
   OneTensor<float> model(std::vector<float>(1000, 1));
   CHECK(polyak::ScheduleFreeSgd<float>(model.params).slots().names() == Names{"z"});
@@ -323,7 +325,7 @@ TEST_CASE("schedule_free: which slots there are", "[schedule_free]") {
         Names{"z", "exp_avg_sq", "exp_avg"});
 }
 
-TEST_CASE("buffers and free tensors under Schedule-Free", "[schedule_free]") {
+TEST_CASE("Schedule-Free leaves buffers and tensors without a gradient alone", "[schedule_free]") {
   std::vector<float> weight{1, 2}, free{3}, statistics{4}, gradient{1, 1}, free_gradient{1};
   std::vector<float> target_weight{0, 0}, target_free{0}, target_statistics{0};
   std::int64_t counter = 9, target_counter = 0;
@@ -355,7 +357,8 @@ TEST_CASE("buffers and free tensors under Schedule-Free", "[schedule_free]") {
   CHECK(weight == y);
 }
 
-TEST_CASE("x is refused where there is none, and while it is swapped in", "[schedule_free]") {
+TEST_CASE("reading x is refused before the first step and while it is swapped in",
+          "[schedule_free]") {
   OneTensor<> model({1, 2}), target({3, 4});
   polyak::ScheduleFreeAdamW<double> optimizer(model.params);
   const std::string none =
@@ -412,7 +415,7 @@ TEST_CASE("x is refused where there is none, and while it is swapped in", "[sche
   CHECK(polyak::state_bytes(optimizer) == state);
 }
 
-TEST_CASE("bad ScheduleFreeSgdOptions are refused", "[schedule_free]") {
+TEST_CASE("ScheduleFreeSgd refuses options out of range", "[schedule_free]") {
   using O = ScheduleFreeSgdOptions;
   OneTensor<> model({1, 2});
   const auto make = [&](const O& o) { polyak::ScheduleFreeSgd<double> method(model.params, o); };
@@ -433,7 +436,7 @@ TEST_CASE("bad ScheduleFreeSgdOptions are refused", "[schedule_free]") {
   CHECK(model.x == std::vector<double>{1, 2});
 }
 
-TEST_CASE("bad ScheduleFreeAdamWOptions are refused", "[schedule_free]") {
+TEST_CASE("ScheduleFreeAdamW refuses options out of range", "[schedule_free]") {
   using O = ScheduleFreeAdamWOptions;
   OneTensor<> model({1, 2});
   OneTensor<float> narrow({1, 2});

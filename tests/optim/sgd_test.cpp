@@ -30,7 +30,7 @@ std::vector<double> three_steps(SgdOptions options, double start = 0) {
 
 }  // namespace
 
-TEST_CASE("every form of SGD, by pencil", "[sgd]") {
+TEST_CASE("every variant of Sgd makes hand-computed steps", "[sgd]") {
   using Path = std::vector<double>;
   CHECK(three_steps({.learning_rate = 0.5}) == Path{-0.5, -1, -1.5});
   // m = 1, 1.5, 1.75
@@ -53,7 +53,7 @@ TEST_CASE("every form of SGD, by pencil", "[sgd]") {
         Path{3.5, 1, -0.375});
 }
 
-TEST_CASE("without momentum the gradients add up", "[sgd]") {
+TEST_CASE("Sgd without momentum subtracts the sum of the gradients", "[sgd]") {
   OneTensor<> model(RandomNumbers(1).many(37));
   const auto start = model.x;
   std::vector<double> sum(model.x.size(), 0);
@@ -70,7 +70,8 @@ TEST_CASE("without momentum the gradients add up", "[sgd]") {
   CHECK(optimizer.memory_report().total == 0);
 }
 
-TEST_CASE("a constant gradient ends in steps of learning_rate/(1 - momentum)", "[sgd]") {
+TEST_CASE("with a constant gradient, steps of Sgd converge to learning_rate/(1 - momentum)",
+          "[sgd]") {
   for (const bool nesterov : {false, true}) {
     OneTensor<> model({0});
     polyak::Sgd<double> optimizer(model.params,
@@ -85,7 +86,7 @@ TEST_CASE("a constant gradient ends in steps of learning_rate/(1 - momentum)", "
   }
 }
 
-TEST_CASE("heavy ball converges just where it should", "[sgd]") {
+TEST_CASE("heavy ball converges exactly in its theoretical range", "[sgd]") {
   for (const double momentum : {0.0, 0.5, 0.9}) {
     const double limit = 2 * (1 + momentum);  // of learning rate times curvature
     for (const double curvature : {0.01, 0.99, 1.01}) {
@@ -120,7 +121,7 @@ TEST_CASE("coupled and decoupled decay agree without momentum", "[sgd]") {
   for (std::size_t k = 0; k < a.x.size(); ++k) CHECK(a.x[k] == Approx(b.x[k]).margin(1e-14));
 }
 
-TEST_CASE("the momentum buffer is free of the learning rate", "[sgd]") {
+TEST_CASE("the momentum buffer does not depend on the learning rate", "[sgd]") {
   OneTensor<> model({0});
   polyak::Sgd<double> optimizer(model.params, {.learning_rate = 1, .momentum = 0.5});
   model.gradient[0] = 4;
@@ -138,7 +139,7 @@ TEST_CASE("the momentum buffer is free of the learning rate", "[sgd]") {
   check_bad_rates_are_refused(optimizer);
 }
 
-TEST_CASE("zero gradients without decay change no bit", "[sgd]") {
+TEST_CASE("Sgd with zero gradients and no decay changes no bit", "[sgd]") {
   auto start = RandomNumbers(5).many<float>(50);
   start[0] = -0.0f;
   start[1] = 1e-44f;
@@ -150,7 +151,7 @@ TEST_CASE("zero gradients without decay change no bit", "[sgd]") {
   }
 }
 
-TEST_CASE("a tensor without a gradient is left alone and begins when it joins", "[sgd]") {
+TEST_CASE("Sgd leaves a tensor without a gradient alone until it joins", "[sgd]") {
   TwoTensors<> model;
   polyak::Sgd<double> optimizer(
       model.params, {.learning_rate = 1, .momentum = 0.5, .dampening = 0.5, .weight_decay = 0.25});
@@ -170,7 +171,7 @@ TEST_CASE("a tensor without a gradient is left alone and begins when it joins", 
   CHECK(model.second == second);
 }
 
-TEST_CASE("elements do not know their places", "[sgd]") {
+TEST_CASE("an element's update does not depend on its place", "[sgd]") {
   OneTensor<float> model(RandomNumbers(6).many<float>(45)), turned(model.x);
   const auto turn = [](std::vector<float>& v) { std::rotate(v.begin(), v.begin() + 17, v.end()); };
   turn(turned.x);
@@ -191,7 +192,7 @@ TEST_CASE("elements do not know their places", "[sgd]") {
   CHECK(bytes_of(model.x) == bytes_of(turned.x));
 }
 
-TEST_CASE("bad SgdOptions are refused", "[sgd]") {
+TEST_CASE("Sgd refuses options out of range", "[sgd]") {
   using O = SgdOptions;
   OneTensor<> model({1, 2});
   const auto make = [&](const O& options) { polyak::Sgd<double> method(model.params, options); };

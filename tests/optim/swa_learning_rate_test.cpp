@@ -52,7 +52,7 @@ double as_reference(double lr, double s, std::int64_t k, std::int64_t n, AnnealS
 
 }  // namespace
 
-TEST_CASE("annealing, by pencil", "[swa_learning_rate]") {
+TEST_CASE("annealing agrees with hand-computed rates", "[swa_learning_rate]") {
   SwaLearningRate linear(
       {0.5, 2.0},
       {.swa_learning_rate = {0.25, 4.0}, .anneal_epochs = 4, .strategy = AnnealStrategy::linear});
@@ -79,7 +79,7 @@ TEST_CASE("annealing, by pencil", "[swa_learning_rate]") {
   CHECK(name_of(AnnealStrategy::linear) == "linear");
 }
 
-TEST_CASE("one SWA rate serves all groups", "[swa_learning_rate]") {
+TEST_CASE("one SWA rate can serve all groups", "[swa_learning_rate]") {
   const SwaLearningRateOptions options{.swa_learning_rate = {0.5}, .anneal_epochs = 2};
   SwaLearningRate rate({1, 2, 3}, options);
   CHECK(rate.options().swa_learning_rate == Rates{0.5, 0.5, 0.5});
@@ -87,7 +87,7 @@ TEST_CASE("one SWA rate serves all groups", "[swa_learning_rate]") {
   CHECK(rate.step() == Rates{0.5, 0.5, 0.5});
 }
 
-TEST_CASE("both ways of annealing have the closed form", "[swa_learning_rate]") {
+TEST_CASE("both kinds of annealing agree with their closed forms", "[swa_learning_rate]") {
   for (const AnnealStrategy strategy : {AnnealStrategy::cosine, AnnealStrategy::linear}) {
     for (const std::int64_t epochs : {1, 2, 10, 1000}) {
       for (const double target : {0.05, 0.3, 0.1}) {
@@ -110,7 +110,7 @@ TEST_CASE("both ways of annealing have the closed form", "[swa_learning_rate]") 
   }
 }
 
-TEST_CASE("the last steps of annealing keep their digits", "[swa_learning_rate]") {
+TEST_CASE("the last steps of annealing are accurate", "[swa_learning_rate]") {
   // 1 - f(u) is 2.5e-8 a step before the end of 10,000: by subtraction it has 8 digits left, which
   // all of a rate that goes to 0 would show.
   constexpr std::int64_t epochs = 10000;
@@ -130,7 +130,7 @@ TEST_CASE("the last steps of annealing keep their digits", "[swa_learning_rate]"
                 1) > 1e-11);
 }
 
-TEST_CASE("annealing goes on from rates that others changed", "[swa_learning_rate]") {
+TEST_CASE("annealing continues from rates that were changed from outside", "[swa_learning_rate]") {
   for (const AnnealStrategy strategy : {AnnealStrategy::cosine, AnnealStrategy::linear}) {
     constexpr std::int64_t epochs = 8;
     const SwaLearningRateOptions options{{0.02, 0.3}, epochs, strategy, true};
@@ -165,7 +165,7 @@ TEST_CASE("annealing goes on from rates that others changed", "[swa_learning_rat
   }
 }
 
-TEST_CASE("annealing over no epochs is there at once", "[swa_learning_rate]") {
+TEST_CASE("annealing over 0 epochs reaches the SWA rate at once", "[swa_learning_rate]") {
   for (const AnnealStrategy strategy : {AnnealStrategy::cosine, AnnealStrategy::linear}) {
     for (const bool rebase : {false, true}) {
       SwaLearningRate rate({0.1, 0.2}, {{0.02}, 0, strategy, rebase});
@@ -184,7 +184,7 @@ TEST_CASE("annealing over no epochs is there at once", "[swa_learning_rate]") {
   }
 }
 
-TEST_CASE("the state of annealing goes on bit for bit", "[swa_learning_rate]") {
+TEST_CASE("annealing resumes from its state bit for bit", "[swa_learning_rate]") {
   for (const bool rebase : {false, true}) {
     for (std::int64_t saved_at = 0; saved_at < 12; ++saved_at) {
       const SwaLearningRateOptions options{{0.05, 0.3}, 10, AnnealStrategy::cosine, rebase};
@@ -209,7 +209,7 @@ TEST_CASE("the state of annealing goes on bit for bit", "[swa_learning_rate]") {
   CHECK(one.rates() == Rates{0.1});
 }
 
-TEST_CASE("the state of annealing names everything once", "[swa_learning_rate]") {
+TEST_CASE("the state of annealing lists each entry once", "[swa_learning_rate]") {
   class Names final : public polyak::StateVisitor {
    public:
     Names() : StateVisitor(true) {}
@@ -244,7 +244,7 @@ TEST_CASE("a step of annealing allocates nothing", "[swa_learning_rate]") {
   CHECK(counter.counts().number == 0);
 }
 
-TEST_CASE("annealing refuses what it cannot do, and stays as it was", "[swa_learning_rate]") {
+TEST_CASE("annealing refuses invalid arguments and stays unchanged", "[swa_learning_rate]") {
   const auto make = [](Rates initial, SwaLearningRateOptions options) {
     return [=] { SwaLearningRate bad(initial, options); };
   };
@@ -285,7 +285,8 @@ TEST_CASE("annealing refuses what it cannot do, and stays as it was", "[swa_lear
   CHECK(state_bytes(rate) == before);
 }
 
-TEST_CASE("the plan of the training script, by pencil", "[swa_learning_rate]") {
+TEST_CASE("swa_constant agrees with hand-computed rates of the training script",
+          "[swa_learning_rate]") {
   const SwaConstantOptions o{.learning_rate = 0.5, .swa_learning_rate = 0.25, .start = 10};
   for (const std::int64_t epoch : {0, 1, 5}) CHECK(swa_constant(epoch, o) == 0.5);
   CHECK(swa_constant(6, o) == Approx(0.4375).epsilon(1e-14));
@@ -305,7 +306,7 @@ TEST_CASE("the plan of the training script, by pencil", "[swa_learning_rate]") {
   }
 }
 
-TEST_CASE("cyclic rates, by pencil", "[swa_learning_rate]") {
+TEST_CASE("swa_cyclic agrees with hand-computed rates", "[swa_learning_rate]") {
   const SwaCyclicOptions o{.first_rate = 1, .last_rate = 0.5, .cycle = 4};
   for (const std::int64_t begin : {0, 4, 400000}) {
     CHECK(swa_cyclic(begin + 1, o) == 0.875);
@@ -327,7 +328,7 @@ TEST_CASE("cyclic rates, by pencil", "[swa_learning_rate]") {
   }
 }
 
-TEST_CASE("bad plans are refused", "[swa_learning_rate]") {
+TEST_CASE("swa_constant and swa_cyclic refuse options out of range", "[swa_learning_rate]") {
   using Constant = SwaConstantOptions;
   const auto constant = [](const Constant& o) { static_cast<void>(swa_constant(3, o)); };
   const Constant plan{.learning_rate = 0.1, .swa_learning_rate = 0.05, .start = 10};
