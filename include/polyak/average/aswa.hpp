@@ -22,6 +22,7 @@
 #include <vector>
 
 #include <polyak/average/engine/average.hpp>
+#include <polyak/average/engine/chosen_tensors.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/reduce.hpp>
@@ -135,17 +136,7 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
       : Base(params, weighting_of(options), options.nonfinite,
              {options.accumulate, options.seed, selection}),
         options_(std::move(options)) {
-    for (std::size_t k = 0; k < params.size(); ++k) {
-      normed_.push_back(this->slots().keeps(k) && options_.normed.empty());
-    }
-    for (const std::string& name : options_.normed) {
-      const std::size_t k = params.layout()->find(params.at(name).name());
-      if (!this->slots().keeps(k)) {
-        detail::refuse_value("polyak: AswaOptions.normed must name averaged tensors, got \"" +
-                             name + "\"");
-      }
-      normed_[k] = true;
-    }
+    normed_ = detail::chosen_tensors(params, this->slots(), options_.normed, "AswaOptions.normed");
     distances_ =
         Reduction<Distance>(params, [this](std::size_t k) { return static_cast<bool>(normed_[k]); },
                             {.per = Per::tensor});
@@ -211,11 +202,7 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
     visit.some_options(self.options_,
                        [](auto& o, auto& field) { detail::aswa_filter_fields(o, field); });
-    for (std::size_t k = 0; k < self.normed_.size(); ++k) {
-      if (!self.slots().keeps(k)) continue;
-      visit.option("normed", self.slots().layout()->tensors[k].name,
-                   static_cast<bool>(self.normed_[k]));
-    }
+    detail::list_chosen(visit, "normed", self.normed_, self.slots());
     Base::list_state(self, visit);
     visit.scalar("norms", self.norms_);
     visit.scalar("sum_of_norms", self.sum_);

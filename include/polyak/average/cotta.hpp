@@ -22,6 +22,7 @@
 #include <vector>
 
 #include <polyak/average/engine/average.hpp>
+#include <polyak/average/engine/chosen_tensors.hpp>
 #include <polyak/average/engine/random_restore.hpp>
 #include <polyak/average/schedules/conversions.hpp>
 #include <polyak/core/executors/executor.hpp>
@@ -84,20 +85,10 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
         source_(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"source"},
                 [this](std::size_t k) { return this->slots().keeps(k); }),
         options_(std::move(options)) {
+    restores_ = detail::chosen_tensors(params, source_, options_.restored, "CottaOptions.restored");
     for (std::size_t k = 0; k < params.size(); ++k) {
-      const bool kept = source_.keeps(k);
-      restores_.push_back(kept && options_.restored.empty());
-      if (!kept || params[k].size() == 0) continue;
+      if (!source_.keeps(k) || params[k].size() == 0) continue;
       std::copy_n(params[k].data(), params[k].size(), source_.tensor(0, k).data());
-    }
-    for (const std::string& name : options_.restored) {
-      const std::string& own = params.at(name).name();
-      const std::size_t k = params.layout()->find(own);
-      if (!source_.keeps(k)) {
-        detail::refuse_value("polyak: CottaOptions.restored must name averaged tensors, got \"" +
-                             name + "\"");
-      }
-      restores_[k] = true;
     }
   }
 
@@ -171,11 +162,7 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
     visit.some_options(self.options_,
                        [](auto& o, auto& field) { detail::cotta_restore_fields(o, field); });
-    for (std::size_t k = 0; k < self.restores_.size(); ++k) {
-      if (!self.source_.keeps(k)) continue;
-      visit.option("restores", self.source_.layout()->tensors[k].name,
-                   static_cast<bool>(self.restores_[k]));
-    }
+    detail::list_chosen(visit, "restores", self.restores_, self.source_);
     visit.slots(self.source_);
     Base::list_state(self, visit);
   }

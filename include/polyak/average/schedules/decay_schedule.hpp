@@ -5,7 +5,7 @@
 ///
 ///   avg_t = d_t avg_{t-1} + (1 - d_t) x_t         t = 1, 2, ...: the number of the call
 ///
-///   warm(s)  = 1 - (1 + s/inverse_gamma)^-power                           a cap grows with s
+///   warm(s)  = 1 - (1 + s/inverse_gamma)^-power                           a cap that grows with s
 ///   DiffusersWeighting    s = max(0, t - update_after - 1);  s = 0: copy
 ///                         d = max(min(warm(s) or (1+s)/(10+s), decay), min_decay)
 ///   TimmWeighting         the same, but without warmup d = decay
@@ -20,7 +20,8 @@
 ///   PowerGainWeighting    1 - d = max(min_gain, (t - burn_in)^-alpha);  t <= burn_in: copy
 ///
 /// Decays are not corrected for skipped calls unless stated. `validate` and the constructor of
-/// Average throw std::invalid_argument for fields out of range.
+/// Average throw std::invalid_argument for fields out of range. RepeatedWeighting puts any of them
+/// on another clock (repeated_weighting.hpp).
 #pragma once
 
 #include <cmath>
