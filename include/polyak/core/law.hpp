@@ -35,7 +35,7 @@
 
 /// Marks a rare branch in a loop: the compiler then jumps over the branch and does not compute both
 /// sides for every element.
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(__CUDA_ARCH__)
 #define POLYAK_KEEP_BRANCH() __asm__ volatile("")
 #else
 #define POLYAK_KEEP_BRANCH() static_cast<void>(0)

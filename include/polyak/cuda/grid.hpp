@@ -21,6 +21,7 @@
 #include <utility>
 
 #include <polyak/core/bound_law.hpp>
+#include <polyak/core/gradient_factor.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/scalar.hpp>
@@ -170,12 +171,11 @@ template <class S>
   }
 }
 
-/// A gradient as a step reads it: times `scale`, then no further from 0 than `limit`.
+/// A gradient as a step reads it.
 template <class C>
 [[nodiscard]] POLYAK_LAW C read_gradient(C gradient, C scale, C limit) {
-  const C scaled = gradient * scale;
-  const C below = limit < scaled ? limit : scaled;  // a NaN is kept
-  return below < -limit ? -limit : below;
+  using V = Number<C>;
+  return polyak::detail::read_gradient(V(gradient), V(scale), V(limit), V(-limit), true).value;
 }
 
 /// N numbers of type S in registers, in the format of memory.
