@@ -284,7 +284,7 @@ inline constexpr std::size_t fold_strip = 512;
 /// Folds elements begin..end, counted through all tensors that have elements in this call. A block
 /// or strip belongs to the range in which it begins.
 template <class F, class... S>
-struct FoldPass {
+struct FoldKernel {
   using Sources = std::tuple<fold_source_t<S>...>;
   const F& fold;
   const FoldPlan& plan;

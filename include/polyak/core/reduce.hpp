@@ -145,7 +145,7 @@ class Reduction {
         return fold_streams(executor, FoldStream<typename S::Element>(streams)...);
       }
     }
-    using Pass = detail::FoldPass<F, S...>;
+    using Kernel = detail::FoldKernel<F, S...>;
     detail::check_executor(executor);
     (check(streams), ...);
     const int level = detail::level_in_use();
@@ -155,7 +155,7 @@ class Reduction {
       if (((streams[tensor.index] != nullptr) && ...)) elements += tensor.shape.size();
     }
     const auto range = [&](std::size_t begin, std::size_t end) {
-      detail::run_at(level, Pass{fold_, plan_, all, parts_.data(), begin, end});
+      detail::run_at(level, Kernel{fold_, plan_, all, parts_.data(), begin, end});
     };
     if constexpr (std::same_as<std::remove_const_t<E>, Serial>) {
       executor(elements, range);

@@ -67,7 +67,7 @@ class CapturedStep {
   /// Puts the launches of a step into the captured stream. No clock advances. Throws
   /// std::logic_error if it cannot, with the clocks unchanged.
   void record() {
-    recording_.passes.clear();
+    recording_.launches.clear();
     recording_.copies.clear();
     recording_.words.clear();
     coefficient_ = Access::device_clip(*read_);
@@ -76,7 +76,7 @@ class CapturedStep {
 
   /// Counts a step, and writes its scalars for the next replay.
   void prepare() {
-    if (recording_.passes.empty()) {
+    if (recording_.launches.empty()) {
       polyak::detail::refuse_order("polyak: prepare() of a captured step that was not recorded");
     }
     recording_.mode = detail::Recording::Mode::prepare;
@@ -84,15 +84,15 @@ class CapturedStep {
     recording_.next = 0;
     const auto clocks = kept();
     advance();
-    if (recording_.differs || recording_.next != recording_.passes.size()) {
+    if (recording_.differs || recording_.next != recording_.launches.size()) {
       restore(clocks);
       polyak::detail::refuse_order(
           "polyak: this step has other passes than the captured one (an average that rests, copies "
           "or switches); call step() instead of the replay, or capture again");
     }
     executor_.space()->await_readers();
-    for (const auto& pass : recording_.passes) {
-      if (pass.reads_gradient) pass.table->gradients.clear();  // the replay writes its own
+    for (const auto& one : recording_.launches) {
+      if (one.reads_gradient) one.table->gradients.clear();  // the replay writes its own
     }
     detail::write_words(*executor_.space(), recording_.block, recording_.words.data(),
                         recording_.words.size());

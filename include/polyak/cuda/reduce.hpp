@@ -121,7 +121,7 @@ class Reduction {
   template <class... Streams>
   void operator()(const Streams&... streams) {
     static_assert(sizeof...(Streams) == sizeof...(E));
-    run(polyak::detail::folded_stream(streams)...);
+    fold_streams(polyak::detail::folded_stream(streams)...);
   }
 
   /// The results, in the order of polyak::Reduction::results(), on the device.
@@ -151,7 +151,7 @@ class Reduction {
   }
 
   template <class... S>
-  void run(const S&... streams) {
+  void fold_streams(const S&... streams) {
     static_assert((std::same_as<typename S::Element, E> && ...),
                   "polyak: a reduction is given streams of its types");
     (check(streams.layout()), ...);

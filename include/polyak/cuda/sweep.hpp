@@ -53,7 +53,7 @@ inline constexpr char kernel_id = 0;
 /// The sweeps of a captured step, and the place on the device from which a replay reads their
 /// scalars.
 struct Recording {
-  struct Pass {
+  struct RecordedLaunch {
     const void* kernel;
     std::shared_ptr<DeviceTable> table;
     std::size_t at;    ///< of its arguments, in bytes
@@ -74,7 +74,7 @@ struct Recording {
   Mode mode = Mode::plan;
   bool differs = false;
   std::size_t next = 0;
-  std::vector<Pass> passes;
+  std::vector<RecordedLaunch> launches;
   std::vector<std::shared_ptr<DeviceTable>> copies;  ///< tables of buffers
   std::vector<std::uint64_t> words;
   std::byte* block = nullptr;
@@ -133,12 +133,12 @@ void launch_sweep(DeviceSpace& space, const std::shared_ptr<DeviceTable>& table,
   }
   if (recording.mode == Recording::Mode::prepare) {
     const std::size_t k = recording.next++;
-    if (k >= recording.passes.size() || recording.passes[k].kernel != &kernel_id<Kernel> ||
-        recording.passes[k].table != table || recording.passes[k].laws != laws.size()) {
+    if (k >= recording.launches.size() || recording.launches[k].kernel != &kernel_id<Kernel> ||
+        recording.launches[k].table != table || recording.launches[k].laws != laws.size()) {
       recording.differs = true;
       return;
     }
-    take(recording.passes[k].at);
+    take(recording.launches[k].at);
     return;
   }
   const std::size_t at = Recording::next_place(recording.words.size());
@@ -147,7 +147,7 @@ void launch_sweep(DeviceSpace& space, const std::shared_ptr<DeviceTable>& table,
   }
   recording.words.resize(at / 8 + words + laws.size(), 0);
   take(at);
-  recording.passes.push_back({&kernel_id<Kernel>, table, at, laws.size(), reads_gradient});
+  recording.launches.push_back({&kernel_id<Kernel>, table, at, laws.size(), reads_gradient});
   if (reads_gradient) update_gradients(space, *table, gradients, true);
   kernel.skip[0] = kernel.skip[1] = nullptr;
   kernel.written = reinterpret_cast<decltype(kernel.written)>(recording.block + at);
