@@ -12,6 +12,7 @@
 #include <utility>
 
 #include <polyak/core/law.hpp>
+#include <polyak/core/merge_terms.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/simd/pack.hpp>
@@ -142,12 +143,6 @@ inline constexpr std::size_t added_at_once = 4;
 /// Bytes of a block of accumulators. They fit the stack and stay in the second-level cache between
 /// the loops. The block is long enough for the prefetchers, which restart in each loop.
 inline constexpr std::size_t merge_block_bytes = std::size_t{64} * 1024;
-
-/// Whether a merging law has a more careful law, for results with a NaN or an infinity.
-template <class Law>
-concept may_fail = requires {
-  typename Law::Careful;
-};
 
 template <class Law, class Out, class In>
 struct MergeKernel {

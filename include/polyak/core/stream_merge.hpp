@@ -12,9 +12,12 @@
 #include <type_traits>
 #include <utility>
 
+#include <polyak/core/executors/executor.hpp>
+#include <polyak/core/merge_terms.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/simd/pack.hpp>
+#include <polyak/core/stream_checks.hpp>
 #include <polyak/core/stream_loops.hpp>
 #include <polyak/core/stream_plan.hpp>
 #include <polyak/core/tensors/layout.hpp>
@@ -23,16 +26,6 @@
 namespace polyak {
 inline namespace v0 {
 namespace detail {
-
-/// The weights of terms, as given.
-struct GivenWeights {
-  std::span<const double> weights;
-  std::size_t each = 1;
-  template <class T>
-  void operator()(std::size_t term, T* to) const {
-    for (std::size_t w = 0; w < each; ++w) to[w] = static_cast<T>(weights[term * each + w]);
-  }
-};
 
 /// A merge over parts of tensors. `inputs[k]` is a Stream<const In>, for k < `inputs.size()`;
 /// `weights(term, to)` writes the weights of a term and is called for one term after the other.
@@ -129,21 +122,17 @@ struct MergeSweep {
   }
 };
 
-/// Merges all tensors that every stream has. Arguments have been checked, except for overlaps.
+/// Merges all tensors that every stream has. The streams are known to have the same tensors.
 template <class E, class Law, class Out, std::size_t N, class Inputs, class Weights, class Takes>
 void merge_all(std::string_view who, E& executor, const Law& law,
                const std::array<Stream<Out>, N>& outputs, const Inputs& inputs,
                const Weights& weights, const Takes& takes, const StreamPlan& plan) {
   static_assert(N == static_cast<std::size_t>(Law::merges.outputs),
                 "polyak: the number of outputs must be LawMerge::outputs");
-  const Stream<Out>& first = outputs[0];
-  const std::size_t tensors = tensors_of(first);
-  const auto size_of = [&](std::size_t k) {
-    bool taken = first.layout() == nullptr || takes(first.layout()->tensors[k]);
-    for (const auto& output : outputs) taken = taken && output.has(k);
-    for (std::size_t i = 0; taken && i < inputs.size(); ++i) taken = inputs[i].has(k);
-    return taken ? size_in(first, k) : 0;
-  };
+  check_executor(executor);
+  const std::size_t tensors = tensors_of(outputs[0]);
+  const auto size_of = merged_sizes(outputs, inputs, takes);
+  check_merge(who, space_of_executor(executor), outputs, inputs, size_of);
   std::size_t elements = 0;
   for (std::size_t k = 0; k < tensors; ++k) elements += size_of(k);
   std::array<bool, N> past_caches{};
@@ -151,12 +140,7 @@ void merge_all(std::string_view who, E& executor, const Law& law,
   for (std::size_t o = 0; o < N; ++o) {
     bool in_place = false;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      require_apart(who, outputs[o], inputs[i], size_of, true, [&] { return "input " + text(i); });
       in_place = in_place || writes_in_place(outputs[o], inputs[i], size_of);
-    }
-    for (std::size_t other = 0; other < o; ++other) {
-      require_apart(who, outputs[o], stream_of(outputs[other]), size_of, false,
-                    [&] { return "output " + text(other); });
     }
     past_caches[o] = !in_place && elements > plan.streams_above / scalar_bytes<Out>;
     any_in_place = any_in_place || in_place;

@@ -20,7 +20,6 @@
 
 #include <polyak/core/law.hpp>
 #include <polyak/core/scalar.hpp>
-#include <polyak/core/streams.hpp>
 
 namespace polyak {
 inline namespace v0 {

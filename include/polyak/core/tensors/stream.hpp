@@ -15,6 +15,7 @@
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/slots.hpp>
 #include <polyak/core/tensors/views.hpp>
@@ -38,6 +39,8 @@ class Stream {
       : layout_(layout), first_(first), offsets_(offsets) {}
   /// One array.
   explicit Stream(std::span<E> array) : first_(array.data()), size_(array.size()) {}
+  Stream(E* first, std::size_t size, const MemorySpace* space)
+      : first_(first), size_(size), space_(space) {}
   /// Converts a writable stream to a read-only one.
   template <class Other>
   requires(std::is_const_v<E>&& std::same_as<Other, Element>) Stream(const Stream<Other>& other)
@@ -46,7 +49,8 @@ class Stream {
         pointers_(other.pointers_),
         first_(other.first_),
         offsets_(other.offsets_),
-        size_(other.size_) {}
+        size_(other.size_),
+        space_(other.space_) {}
 
   /// The elements of tensor k, or null.
   [[nodiscard]] E* operator[](std::size_t k) const {
@@ -68,6 +72,10 @@ class Stream {
   /// Null for a single array, of size() elements.
   [[nodiscard]] const Layout* layout() const { return layout_; }
   [[nodiscard]] std::size_t size() const { return size_; }
+  /// Where the elements are. Null for the host's memory, and for an array of plain addresses.
+  [[nodiscard]] const MemorySpace* space() const {
+    return layout_ != nullptr ? layout_->space.get() : space_;
+  }
 
  private:
   template <class Other>
@@ -80,9 +88,22 @@ class Stream {
   E* first_ = nullptr;
   const std::size_t* offsets_ = nullptr;
   std::size_t size_ = 0;
+  const MemorySpace* space_ = nullptr;  // of an array
 };
 
-/// Sources: Parameters, Gradients, spans, vectors or arrays of numbers, or a Stream.
+namespace detail {
+/// The memory space of an object that knows it.
+template <class Array>
+[[nodiscard]] const MemorySpace* space_of_array(const Array& array) {
+  if constexpr (requires { array.space(); }) {
+    return array.space().get();
+  } else {
+    return nullptr;
+  }
+}
+}  // namespace detail
+
+/// Sources: Parameters, Gradients, spans, vectors, arrays or buffers of numbers, or a Stream.
 template <ParameterScalar P>
 [[nodiscard]] Stream<const element_t<P>> stream_of(const Parameters<P>& params) {
   return {params.layout().get(), ParameterAccess<P>::memory(params)};
@@ -94,8 +115,7 @@ template <ParameterScalar P>
 template <class Array>
 requires(detail::FlatObject<const Array>&& FloatingScalar<typename Array::value_type>)
     [[nodiscard]] Stream<const typename Array::value_type> stream_of(const Array& array) {
-  using E = typename Array::value_type;
-  return Stream<const E>(std::span<const E>(array.data(), array.size()));
+  return {array.data(), static_cast<std::size_t>(array.size()), detail::space_of_array(array)};
 }
 template <class E>
 [[nodiscard]] Stream<const std::remove_const_t<E>> stream_of(const Stream<E>& stream) {
@@ -114,8 +134,8 @@ template <StateScalar S>
 
 namespace detail {
 
-template <FloatingScalar P>
-[[nodiscard]] Stream<P> output_stream(const Parameters<P>& params) {
+template <ParameterScalar P>
+[[nodiscard]] Stream<element_t<P>> output_stream(const Parameters<P>& params) {
   if (params.swapped()) {
     refuse_order("polyak: writing to parameters while an average is swapped in");
   }
@@ -124,8 +144,7 @@ template <FloatingScalar P>
 template <class Array>
 requires(FlatObject<Array>&& FloatingScalar<typename Array::value_type>)
     [[nodiscard]] Stream<typename Array::value_type> output_stream(Array& array) {
-  using E = typename Array::value_type;
-  return Stream<E>(std::span<E>(array.data(), array.size()));
+  return {array.data(), static_cast<std::size_t>(array.size()), space_of_array(array)};
 }
 template <class E>
 requires(!std::is_const_v<E>) [[nodiscard]] Stream<E> output_stream(const Stream<E>& stream) {
