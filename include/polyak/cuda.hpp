@@ -12,5 +12,6 @@
 #include <polyak/cuda/grid.hpp>
 #include <polyak/cuda/reduce.hpp>
 #include <polyak/cuda/skipped_steps.hpp>
+#include <polyak/cuda/streams.hpp>
 #include <polyak/cuda/sweep.hpp>
 #include <polyak/cuda/transfer.hpp>

@@ -10,16 +10,25 @@
 /// tests prove.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/members.hpp>
+#include <polyak/core/stream_checks.hpp>
 #include <polyak/core/sweep_plan.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/stream.hpp>
 #include <polyak/cuda/grid.hpp>
+#include <polyak/cuda/stream_grid.hpp>
+#include <polyak/cuda/streams.hpp>
 #include <polyak/cuda/sweep.hpp>
 
 namespace polyak {
@@ -70,14 +79,9 @@ struct Sweep<P> {
     }
   }
   template <class B>
-  static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound,
-                  const std::size_t* offsets, const P* const* gradients = nullptr) {
-    const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound)};
-    over(executor, params, gradients, {}, Plan{&single, 1, nullptr, 0});
-  }
-  template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound) {
-    all(executor, params, bound, bound.offsets);
+    const typename Plan::Single single{bound.offsets, true, false, loop<false>(bound)};
+    over(executor, params, nullptr, {}, Plan{&single, 1, nullptr, 0});
   }
   template <class B>
   static void one(const TensorMemory* tensors, std::size_t tensor, const B& bound) {
@@ -129,6 +133,52 @@ struct Sweep<P> {
       }
     }
     return true;
+  }
+};
+
+/// Sweeps over streams: the threads of cuda/stream_grid.hpp one after another.
+template <Executor E>
+struct StreamLoops<E> {
+  template <class Law, class... Out, class... In, class Takes>
+  static void sweep(const E&, const Law& law, const std::tuple<Stream<Out>...>& outputs,
+                    const std::tuple<Stream<const In>...>& inputs, const Takes& takes) {
+    using cuda::detail::StreamTypes;
+    const auto size_of = swept_sizes(outputs, inputs, takes);
+    check_sweep(nullptr, outputs, inputs, size_of, !Law::streams.updates);
+    std::vector<std::uint64_t> rows, words;
+    cuda::detail::StreamWords to(rows, words);
+    cuda::detail::add_streams(outputs, inputs, size_of, to);
+    blocks(cuda::detail::StreamKernel<Law, StreamTypes<Out...>, StreamTypes<In...>>{law, {}}, rows,
+           words, sizeof...(Out) + sizeof...(In) - 1);
+  }
+  template <class Law, class Out, std::size_t N, class Inputs, class Weights, class Takes>
+  static void merge(std::string_view who, const E&, const Law& law,
+                    const std::array<Stream<Out>, N>& outputs, const Inputs& inputs,
+                    const Weights& weights, const Takes& takes) {
+    using In = typename std::remove_cvref_t<decltype(inputs[0])>::Element;
+    using Kernel = cuda::detail::MergeKernel<Law, Out, In>;
+    const auto size_of = merged_sizes(outputs, inputs, takes);
+    check_merge(who, nullptr, outputs, inputs, size_of);
+    std::vector<std::uint64_t> rows, words;
+    cuda::detail::StreamWords to(rows, words);
+    typename Law::Value numbers[Kernel::weights_each];
+    const std::size_t terms = inputs.size() / Kernel::inputs_each;
+    cuda::detail::add_merge(outputs, inputs, weights, terms, size_of, numbers, to);
+    blocks(Kernel{law, {}, terms, nullptr}, rows, words, N - 1 + inputs.size());
+  }
+
+ private:
+  template <class Kernel>
+  static void blocks(Kernel kernel, const std::vector<std::uint64_t>& rows,
+                     const std::vector<std::uint64_t>& words, std::size_t others_each) {
+    const auto* const first = reinterpret_cast<const cuda::detail::Row<0>*>(rows.data());
+    const std::size_t count = rows.size() / cuda::detail::row_words;
+    std::vector<cuda::detail::Chunk> chunks;
+    for (std::size_t k = 0; k < count; ++k) {
+      for (std::size_t at = 0; at < first[k].size; at += Kernel::chunk) chunks.push_back({k, at});
+    }
+    kernel.place({chunks.data(), first, words.data(), others_each}, count);
+    for (std::size_t b = 0; b < chunks.size(); ++b) kernel(static_cast<unsigned>(b), 0, 1);
   }
 };
 

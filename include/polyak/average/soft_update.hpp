@@ -10,29 +10,27 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <vector>
 
-#include <polyak/core/bound_law.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/scalar.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/stream_checks.hpp>
+#include <polyak/core/streams.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/core/tensors/parameters.hpp>
-#if !defined(__CUDACC__)
-#include <polyak/core/streams.hpp>  // of the host's memory
-#endif
+#include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
 inline namespace v0 {
 
-/// target + tau (online - target); on a device the online weights are passed as the gradient.
+/// target + tau (online - target)
 template <class T>
 struct SoftUpdateLaw {
   using Value = T;
   static constexpr LawStreams streams{.updates = true, .rare = true};
-  static constexpr LawSlots slots{};
   T tau;
   template <class V>
   POLYAK_LAW void operator()(V& target, const V& online) const {
@@ -64,7 +62,6 @@ requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Paramete
   }
   using S = default_state_t<P>;
   const SoftUpdateLaw<S> law{.tau = static_cast<S>(tau)};
-  const bool moves = tau > 0 && tau < 1;
   detail::Sweep<P>::check(executor, target);
   std::vector<detail::CopyPiece> copies;
   for (std::size_t k = 0; k < target.size(); ++k) {
@@ -73,18 +70,7 @@ requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Paramete
       copies.push_back({target[k].raw(), online[k].raw(), target[k].bytes()});
     }
   }
-  if constexpr (detail::on_device<P>) {
-    if (executor.space().get() != target.layout()->space.get()) {
-      detail::refuse_value("polyak: the parameters and the executor are in different memory");
-    }
-    std::vector<const element_t<P>*> weights(target.size(), nullptr);
-    for (std::size_t k = 0; k < target.size(); ++k) {
-      if (target[k].info().role == Role::average) weights[k] = online[k].data();
-    }
-    const detail::BoundLaw<SoftUpdateLaw<S>, S> bound{.law = law};
-    const std::vector<std::size_t> none(target.size(), 0);  // slots
-    if (moves) detail::Sweep<P>::all(executor, target, bound, none.data(), weights.data());
-  } else if (moves) {
+  if (tau > 0 && tau < 1) {
     const auto averaged = [](const TensorInfo& tensor) { return tensor.role == Role::average; };
     sweep_streams(executor, law, writes(target), reads(online), averaged);
   }
@@ -94,15 +80,7 @@ requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Paramete
 /// As above, in the calling thread, or on the device of the lists.
 template <ParameterScalar P>
 void soft_update(const Parameters<P>& target, const Parameters<P>& online, double tau) {
-  if constexpr (detail::on_device<P>) {
-    struct OnItsStream {
-      const Layout* layout;
-      [[nodiscard]] const std::shared_ptr<MemorySpace>& space() const { return layout->space; }
-    };
-    soft_update(OnItsStream{target.layout().get()}, target, online, tau);
-  } else {
-    soft_update(serial, target, online, tau);
-  }
+  soft_update(detail::executor_of(target), target, online, tau);
 }
 
 }  // namespace v0

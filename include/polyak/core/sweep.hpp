@@ -433,17 +433,11 @@ struct Sweep<P> {
     });
   }
 
-  /// Runs one law over every tensor that its slots keep. The gradients may be another list's
-  /// weights.
-  template <class B>
-  static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound,
-                  const std::size_t* offsets, const P* const* gradients = nullptr) {
-    const typename Plan::Single single{offsets, true, gradients != nullptr, loop<false>(bound)};
-    over(executor, params, gradients, {}, Plan{&single, 1, nullptr, 0});
-  }
+  /// Runs one law over every tensor that its slots keep.
   template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound) {
-    all(executor, params, bound, bound.offsets);
+    const typename Plan::Single single{bound.offsets, true, false, loop<false>(bound)};
+    over(executor, params, nullptr, {}, Plan{&single, 1, nullptr, 0});
   }
   /// Runs one law over one tensor, in the calling thread.
   template <class B>

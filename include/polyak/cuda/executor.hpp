@@ -114,11 +114,12 @@ struct DeviceTable {
   };
   std::vector<std::uint64_t> rows;
   std::size_t row_words = 0, chunk = 0, chunks = 0;
-  std::vector<std::uint64_t> gradients;  ///< as the device has them
+  std::vector<std::uint64_t> gradients;  ///< as the device has them; for streams, all their words
   std::vector<Laws> laws;
   std::byte* memory = nullptr;
   std::size_t rows_at = 0, gradients_at = 0;  ///< bytes
   std::uint64_t last_use = 0;
+  bool captured = false;  ///< a graph reads it, and may be replayed at any time
 };
 
 /// A method that waits for the report of a step's marks; see skipped_steps.hpp.
@@ -221,9 +222,10 @@ class DeviceSpace final : public MemorySpace {
     const bool known = code == cudaSuccess && (attributes.type == cudaMemoryTypeDevice ||
                                                attributes.type == cudaMemoryTypeManaged);
     if (!known) {
-      polyak::detail::refuse_value(std::string("polyak: tensor \"")
-                                       .append(tensor)
-                                       .append("\" of a list on a device is in the host's memory"));
+      polyak::detail::refuse_value(
+          std::string("polyak: tensor \"")
+              .append(tensor)
+              .append("\" must be on a device; it is in the host's memory"));
     }
     require(attributes.device == device_ || attributes.type == cudaMemoryTypeManaged,
             std::string("tensor \"").append(tensor).append("\" must be on the executor's device ") +
@@ -271,8 +273,8 @@ class DeviceSpace final : public MemorySpace {
     }
     if (capturing()) {
       polyak::detail::refuse_order(
-          "polyak: a step of other tensors than any before it, in a stream that is captured; make "
-          "one such step before capturing");
+          "polyak: a step or sweep of other tensors than any before it, in a stream that is "
+          "captured; make it once before capturing");
     }
     auto made = std::make_shared<DeviceTable>();
     made->rows.assign(rows.begin(), rows.end());
@@ -368,7 +370,7 @@ class DeviceSpace final : public MemorySpace {
     if (tables_.size() <= tables_kept) return;
     auto oldest = tables_.end();
     for (auto it = tables_.begin(); it != tables_.end(); ++it) {
-      const bool free = it->use_count() == 1;  // not held by a captured step
+      const bool free = it->use_count() == 1 && !(*it)->captured;  // nor held by a captured step
       if (free && (oldest == tables_.end() || (*it)->last_use < (*oldest)->last_use)) oldest = it;
     }
     if (oldest == tables_.end()) return;
@@ -447,6 +449,8 @@ using Gradients = polyak::Gradients<Device<T>>;
 template <class T>
 class Buffer {
  public:
+  using value_type = T;
+
   Buffer(const Executor& executor, std::size_t size)
       : space_(executor.space()),
         size_(size),
@@ -471,6 +475,7 @@ class Buffer {
   /// An address on the device.
   [[nodiscard]] T* data() const { return reinterpret_cast<T*>(data_); }
   [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] const std::shared_ptr<detail::DeviceSpace>& space() const { return space_; }
   [[nodiscard]] std::size_t bytes() const { return size_ * polyak::detail::scalar_bytes<T>; }
 
   /// Copies numbers from the host. Throws std::invalid_argument for another size.

@@ -94,7 +94,8 @@ struct MemoryInputs {
   std::size_t elements;
   [[nodiscard]] std::size_t size() const { return inputs.size(); }
   [[nodiscard]] Stream<const In> operator[](std::size_t k) const {
-    return Stream<const In>(std::span<const In>(input_memory(inputs.data()[k]), elements));
+    const auto& input = inputs.data()[k];
+    return {input_memory(input), elements, space_of_array(input)};
   }
 };
 
@@ -115,27 +116,28 @@ void require_weights(std::size_t inputs, std::span<const double> weights) {
   }
 }
 
-/// Computes the mean or the sum, depending on the weights.
-template <class Accumulator, class Executor, class Out, class Inputs>
+/// Computes the mean or the sum, depending on the weights. Tests pass a StreamPlan.
+template <class Accumulator, class Executor, class Out, class Inputs, class... Plan>
 void average_streams(Executor& executor, const Stream<Out>& out, const Inputs& inputs,
-                     std::span<const double> weights, const StreamPlan& plan) {
+                     std::span<const double> weights, const Plan&... plan) {
+  using Loops = StreamLoops<std::remove_cvref_t<Executor>>;
   const std::array<Stream<Out>, 1> outputs{out};
   if (are_of_a_mean(weights)) {
     const MeanOrder order(weights);
-    merge_all("average_n", executor, WeightedMeanLaw<Accumulator>{}, outputs,
-              OrderedInputs<Inputs>{inputs, order}, MeanWeights{weights, order}, AnyTensor{}, plan);
+    Loops::merge("average_n", executor, WeightedMeanLaw<Accumulator>{}, outputs,
+                 OrderedInputs<Inputs>{inputs, order}, MeanWeights{weights, order}, AnyTensor{},
+                 plan...);
   } else {
-    merge_all("average_n", executor, WeightedSumLaw<Accumulator>{}, outputs, inputs,
-              GivenWeights{weights}, AnyTensor{}, plan);
+    Loops::merge("average_n", executor, WeightedSumLaw<Accumulator>{}, outputs, inputs,
+                 GivenWeights{weights}, AnyTensor{}, plan...);
   }
 }
 
-template <class Wanted, class Executor, class Out, class Inputs>
+template <class Wanted, class Executor, class Out, class Inputs, class... Plan>
 void average_memory(Executor& executor, Out& out, const Inputs& inputs,
-                    std::span<const double> weights, const StreamPlan& plan = {}) {
+                    std::span<const double> weights, const Plan&... plan) {
   using To = contained_t<Out>;
   using Accumulator = accumulator_t<Wanted, To, typename MemoryInputs<Inputs>::In>;
-  check_executor(executor);
   require_weights<Accumulator>(inputs.size(), weights);
   for (std::size_t k = 0; k < inputs.size(); ++k) {
     if constexpr (FlatObject<std::remove_cvref_t<decltype(*inputs.data())>>) {
@@ -150,23 +152,23 @@ void average_memory(Executor& executor, Out& out, const Inputs& inputs,
               std::string_view("null"));
     }
   }
-  average_streams<Accumulator>(executor, Stream<To>(std::span<To>(out.data(), out.size())),
-                               MemoryInputs<Inputs>{inputs, out.size()}, weights, plan);
+  const Stream<To> output(out.data(), out.size(), space_of_array(out));
+  average_streams<Accumulator>(executor, output, MemoryInputs<Inputs>{inputs, out.size()}, weights,
+                               plan...);
 }
 
-template <class Wanted, class Executor, class P, class Lists>
+template <class Wanted, class Executor, class P, class Lists, class... Plan>
 void average_lists(Executor& executor, const Parameters<P>& target, const Lists& lists,
-                   std::span<const double> weights, const StreamPlan& plan = {}) {
-  using Accumulator = accumulator_t<Wanted, P, P>;
-  check_executor(executor);
+                   std::span<const double> weights, const Plan&... plan) {
+  using Accumulator = accumulator_t<Wanted, element_t<P>, element_t<P>>;
   require_weights<Accumulator>(lists.size(), weights);
   for (std::size_t k = 0; k < lists.size(); ++k) {
     require_same(list_of(lists.data()[k]).layout(), target.layout(),
                  "an input of average_n and its target");
   }
   if (target.swapped()) refuse_order("polyak: average_n() while an average is swapped in");
-  const Stream<P> out(target.layout().get(), ParameterAccess<P>::memory(target));
-  average_streams<Accumulator>(executor, out, InputsOf<Lists>{lists}, weights, plan);
+  const Stream<element_t<P>> out(target.layout().get(), ParameterAccess<P>::memory(target));
+  average_streams<Accumulator>(executor, out, InputsOf<Lists>{lists}, weights, plan...);
 }
 
 }  // namespace detail
@@ -175,7 +177,8 @@ void average_lists(Executor& executor, const Parameters<P>& target, const Lists&
 /// running mean; see the top of this file.
 ///
 /// `out` is a span, std::vector or std::array; `inputs` is a container of such, or of pointers to
-/// as many elements as `out` has. Numbers are float, double, Eigen::half or Eigen::bfloat16, and
+/// as many elements as `out` has. With the executor of a device they are in its memory, for example
+/// buffers. Numbers are float, double, Eigen::half or Eigen::bfloat16, and
 /// inputs may be of another type than the output. `Accumulator` is float or double; the default is
 /// double if a double is read or written, else float.
 ///
@@ -194,12 +197,13 @@ void average_n(Out&& out, const Inputs& inputs, std::span<const double> weights)
 
 /// As above, on the given executor. No bit of the result depends on how it splits the elements.
 template <class Accumulator = void, class E, detail::SumTarget Out, detail::SummedMemory Inputs>
-requires Executor<E>
-void average_n(E&& executor, Out&& out, const Inputs& inputs, std::span<const double> weights) {
+requires(detail::StreamExecutor<E>) void average_n(E&& executor, Out&& out, const Inputs& inputs,
+                                                   std::span<const double> weights) {
   detail::average_memory<Accumulator>(executor, out, inputs, weights);
 }
 
 /// The same for whole models: `lists` holds Parameters of the target's layout, or pointers to such.
+/// Models in the memory of a device are averaged there.
 ///
 /// The target's weights are written: tensors of roles average and ignore (which running averages
 /// leave to training, but a merged model needs). Buffers, of role copy, are left alone. A tensor of
@@ -212,28 +216,30 @@ void average_n(E&& executor, Out&& out, const Inputs& inputs, std::span<const do
 ///     polyak::average_n(soup, {first, second, third}, std::array{0.5, 0.25, 0.25});
 template <class Accumulator = void, ParameterScalar P, detail::SummedLists<P> Lists>
 void average_n(const Parameters<P>& target, const Lists& lists, std::span<const double> weights) {
-  detail::average_lists<Accumulator>(serial, target, lists, weights);
+  const auto executor = detail::executor_of(target);
+  detail::average_lists<Accumulator>(executor, target, lists, weights);
 }
 template <class Accumulator = void, ParameterScalar P>
 void average_n(const Parameters<P>& target,
                std::initializer_list<std::type_identity_t<Parameters<P>>> lists,
                std::span<const double> weights) {
-  detail::average_lists<Accumulator>(serial, target, std::span(lists.begin(), lists.size()),
+  const auto executor = detail::executor_of(target);
+  detail::average_lists<Accumulator>(executor, target, std::span(lists.begin(), lists.size()),
                                      weights);
 }
 
 /// As above, on the given executor.
 template <class Accumulator = void, class E, ParameterScalar P, detail::SummedLists<P> Lists>
-requires Executor<E>
-void average_n(E&& executor, const Parameters<P>& target, const Lists& lists,
-               std::span<const double> weights) {
+requires(detail::StreamExecutor<E>) void average_n(E&& executor, const Parameters<P>& target,
+                                                   const Lists& lists,
+                                                   std::span<const double> weights) {
   detail::average_lists<Accumulator>(executor, target, lists, weights);
 }
 template <class Accumulator = void, class E, ParameterScalar P>
-requires Executor<E>
-void average_n(E&& executor, const Parameters<P>& target,
-               std::initializer_list<std::type_identity_t<Parameters<P>>> lists,
-               std::span<const double> weights) {
+requires(detail::StreamExecutor<E>) void average_n(
+    E&& executor, const Parameters<P>& target,
+    std::initializer_list<std::type_identity_t<Parameters<P>>> lists,
+    std::span<const double> weights) {
   detail::average_lists<Accumulator>(executor, target, std::span(lists.begin(), lists.size()),
                                      weights);
 }
