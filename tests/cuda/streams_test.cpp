@@ -330,6 +330,10 @@ TEST_CASE("outputs on a device may be inputs, or be filled from nothing") {
     sweep_streams(executor, One{}, writes(x.there()), reads());
     CHECK(x.agrees());
     CHECK(x.numbers[lead] == 1);
+    sweep_streams(serial, law, writes(x.here(), y.here()), reads(y.here(), z.here(), z.here()));
+    sweep_streams(executor, law, writes(x.there(), y.there()),  // with more streams, in a new table
+                  reads(y.there(), z.there(), z.there()));
+    CHECK((x.agrees() && y.agrees()));
   }
 }
 

@@ -76,6 +76,7 @@ struct gpu : model {
 struct gpu_run : gpu {
   polyak::cuda::Executor executor;
   polyak::cuda::Parameters<float> params;
+  polyak::cuda::Parameters<float> target = params, merged = params;
   polyak::cuda::Gradients<float> grads;
   decltype(polyak::AdamW(std::declval<polyak::cuda::Parameters<float>&>())) optimizer;
   decltype(polyak::Ema(std::declval<polyak::cuda::Parameters<float>&>())) ema;
