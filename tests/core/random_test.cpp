@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Philox against the vectors of its authors; every level fills the same bytes and rounds alike.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -29,15 +30,15 @@ using Words = polyak::detail::Array<std::uint32_t, 4>;
 constexpr std::uint32_t ones = 0xffffffff;
 constexpr Words pi{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344};
 
-/// Fills one group at a level.
+/// Fills one block at a level.
 struct Fill {
   RandomKey key;
-  std::size_t group;
+  std::size_t block;
   RandomBits* to;
   template <class Level>
   POLYAK_LAW void run() const {
     to->schedule(key);
-    polyak::detail::fill_bytes(Level{}, key, group, *to);
+    polyak::detail::fill_bytes(Level{}, key, block, *to);
   }
 };
 
@@ -89,15 +90,22 @@ TEST_CASE("Philox4x32 gives the published numbers") {
 TEST_CASE("every level fills the same random bytes") {
   for (const RandomKey& key : {RandomKey{0, 0, 0}, RandomKey{0xfedcba9876543210, 1, 2},
                                RandomKey{7, 0x123456789a, 0xffffff}}) {
-    for (const std::size_t group : {std::size_t{0}, std::size_t{1}, std::size_t{0x1fffffff},
-                                    std::size_t{0x20000000}, std::size_t{0xabcdef0123}}) {
+    // Block 0x8000000 is the first one that needs more than 32 bits to count its calls.
+    for (const std::size_t block : {std::size_t{0}, std::size_t{1}, std::size_t{0x7ffffff},
+                                    std::size_t{0x8000000}, std::size_t{0x2af37bc048}}) {
       RandomBits expected{};
-      polyak::detail::fill_bytes(key, group, expected);
+      polyak::detail::fill_bytes(key, block, expected);
       for (const int level : levels::supported()) {
         RandomBits bits{};
-        polyak::detail::run_at(level, Fill{key, group, &bits});
-        INFO("level " << level << ", group " << group);
+        polyak::detail::run_at(level, Fill{key, block, &bits});
+        INFO("level " << level << ", block " << block);
         CHECK(bits.bytes == expected.bytes);
+        for (std::size_t needed = 1; needed <= RandomBits::elements; needed += 127) {
+          RandomBits some{};  // may have more bytes than it needs
+          some.needed = block * RandomBits::elements + needed;
+          polyak::detail::run_at(level, Fill{key, block, &some});
+          CHECK(std::equal(some.of(0), some.of(needed - 1) + 2, expected.of(0)));
+        }
       }
     }
   }
@@ -106,7 +114,7 @@ TEST_CASE("every level fills the same random bytes") {
 TEST_CASE("random bytes follow from their counters and differ between elements") {
   const RandomKey key{42, 5, 3};
   RandomBits bits{};
-  polyak::detail::fill_bytes(key, 9, bits);
+  polyak::detail::fill_bytes(key, 2, bits);  // group 9 is in block 2
   const Words words = philox4x32<7>({8 * 9 + 6, 3, 5, 0}, {42, 0});
   const auto number = [&](std::size_t element) {
     return polyak::detail::sixteen_bits(bits.of(9 * 128 + element));
@@ -126,21 +134,21 @@ TEST_CASE("random bytes follow from their counters and differ between elements")
 TEST_CASE("random bits are uniform and independent of element, step, tensor and seed") {
   // The sum of n uniform numbers in [0, 1): mean n/2, variance n/12. The product of neighbours
   // likewise: mean 1/4, variance 7/144.
-  constexpr std::size_t groups = 400, count = groups * RandomBits::elements;
+  constexpr std::size_t blocks = 100, count = blocks * RandomBits::elements;
   for (const auto& vary : {0, 1, 2, 3}) {
     double sum = 0, products = 0, same = 0;
     std::vector<double> before(RandomBits::elements, 0.5);
-    for (std::size_t group = 0; group < groups; ++group) {
+    for (std::size_t block = 0; block < blocks; ++block) {
       RandomKey key{1, 1, 1};
-      if (vary == 1) key.step = group;
-      if (vary == 2) key.tensor = group;
-      if (vary == 3) key.seed = group;
+      if (vary == 1) key.step = block;
+      if (vary == 2) key.tensor = block;
+      if (vary == 3) key.seed = block;
       RandomBits bits{};
-      polyak::detail::fill_bytes(key, vary == 0 ? group : 0, bits);
+      polyak::detail::fill_bytes(key, vary == 0 ? block : 0, bits);
       for (std::size_t k = 0; k < RandomBits::elements; ++k) {
         const double value = (polyak::detail::sixteen_bits(bits.of(k)) + 0.5) / 65536;
-        const double other =
-            (polyak::detail::sixteen_bits(bits.of((k + 64) % RandomBits::elements)) + 0.5) / 65536;
+        const std::size_t sharer = k ^ 64;  // of the same group
+        const double other = (polyak::detail::sixteen_bits(bits.of(sharer)) + 0.5) / 65536;
         sum += value - 0.5;
         products += (value - 0.5) * (before[k] - 0.5);
         same += (value - 0.5) * (other - 0.5);

@@ -85,6 +85,39 @@ struct Convert {
   }
 };
 
+/// Floats to arrays of P as a loop stores them in which all memory has the type P: rounded to
+/// nearest, split into rounded numbers and their excess, and rounded at random.
+template <class P>
+struct StoreWhole {
+  const float* from;
+  const unsigned char* random;
+  P *nearest, *split, *excess, *by_chance;
+  std::size_t count;  // a multiple of every pack
+
+  template <class Level>
+  POLYAK_LAW void run() const {
+    using Whole = typename polyak::detail::WholePacks<Level, P>::Level;
+    constexpr int lanes = 2 * polyak::detail::native_lanes<float, Whole>;
+    constexpr auto step = static_cast<std::size_t>(lanes);
+    // The lane of each element: packs may permute them.
+    P numbers[step];
+    float places[step], values[step];
+    for (std::size_t k = 0; k < step; ++k) numbers[k] = static_cast<P>(static_cast<float>(k));
+    polyak::detail::Pack<float, lanes, Whole> pack;
+    polyak::detail::load_pack(static_cast<const P*>(numbers), pack);
+    pack.store(places);
+    for (std::size_t k = 0; k < count; k += step) {
+      for (std::size_t lane = 0; lane < step; ++lane) {
+        values[lane] = from[k + static_cast<std::size_t>(places[lane])];
+      }
+      pack = polyak::detail::Pack<float, lanes, Whole>::load(values);
+      polyak::detail::store_pack(nearest + k, pack);
+      polyak::detail::store_split(split + k, excess + k, pack);
+      polyak::detail::store_at_random(by_chance + k, pack, random + 2 * k);
+    }
+  }
+};
+
 template <class From, class To>
 std::vector<To> converted(int level, std::vector<From> from) {
   const std::size_t count = from.size();
@@ -172,6 +205,48 @@ TEMPLATE_TEST_CASE("conversions of 16-bit numbers in packs equal those of single
       }
     }
     CHECK(narrowed_wrong == 0);
+  }
+}
+
+TEMPLATE_TEST_CASE("packs of loops that have one 16-bit type store as single numbers are stored",
+                   "", Eigen::half, Eigen::bfloat16) {
+  std::vector<float> singles = floats<TestType>();
+  for (std::size_t k = 0; k < 32; ++k) {  // a NaN and an infinity alone among common numbers
+    singles.insert(singles.end(), 32, 1.234567F * static_cast<float>(k));
+    singles[singles.size() - 32 + k] = k % 2 == 0 ? std::numeric_limits<float>::quiet_NaN()
+                                                  : -std::numeric_limits<float>::infinity();
+  }
+  singles.resize(singles.size() / 32 * 32);
+  const std::size_t count = singles.size();
+  std::vector<unsigned char> random(2 * count);
+  for (std::size_t k = 0; k < random.size(); ++k) {
+    random[k] = static_cast<unsigned char>(bits::mixed(k, 5));
+  }
+  for (const int level : levels::supported()) {
+    std::vector<TestType> nearest(count), split(count), excess(count), by_chance(count);
+    polyak::detail::run_at(
+        level, StoreWhole<TestType>{singles.data(), random.data(), nearest.data(), split.data(),
+                                    excess.data(), by_chance.data(), count});
+    std::size_t wrong = 0;
+    for (std::size_t k = 0; k < count; ++k) {
+      const float value = singles[k];
+      TestType rounded{}, difference{}, chosen{};
+      narrow_into(&rounded, 0, value);
+      const float wide = widened<float>(&rounded, 0);
+      narrow_into(&difference, 0, std::isfinite(wide) ? wide - value : 0.0F);
+      narrow_into(&chosen, 0, value, polyak::detail::sixteen_bits(&random[2 * k]));
+      const bool good =
+          bits::of(nearest[k]) == bits::of(rounded) && bits::of(split[k]) == bits::of(rounded) &&
+          bits::of(excess[k]) == bits::of(difference) && bits::of(by_chance[k]) == bits::of(chosen);
+      if (!good && ++wrong <= 5) {
+        FAIL_CHECK("level " << level << ", float " << std::hex << bits::of(value) << ": "
+                            << bits::of(nearest[k]) << ' ' << bits::of(split[k]) << ' '
+                            << bits::of(excess[k]) << ' ' << bits::of(by_chance[k]) << " for "
+                            << bits::of(rounded) << ' ' << bits::of(difference) << ' '
+                            << bits::of(chosen));
+      }
+    }
+    CHECK(wrong == 0);
   }
 }
 

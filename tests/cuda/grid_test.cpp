@@ -57,13 +57,13 @@ TEST_CASE("every head, tail and alignment gives the bits of the host on a device
   check_alignments<Eigen::bfloat16>();
 }
 
-TEST_CASE("the random bits of eight elements equal those of their group") {
+TEST_CASE("the random bits of eight elements equal those of their block") {
   const polyak::detail::RandomKey key{42, 5, 3};
   polyak::detail::RandomBits bits{};
-  for (const std::size_t group : {std::size_t{0}, std::size_t{9}, std::size_t{0xabcdef0123}}) {
-    polyak::detail::fill_bytes(key, group, bits);
-    for (std::size_t at = 0; at < 128; at += 8) {
-      const grid::EightRandoms eight(key, group * 128 + at);
+  for (const std::size_t block : {std::size_t{0}, std::size_t{2}, std::size_t{0x2af37bc048}}) {
+    polyak::detail::fill_bytes(key, block, bits);
+    for (std::size_t at = 0; at < bits.elements; at += 8) {
+      const grid::EightRandoms eight(key, block * bits.elements + at);
       for (std::size_t k = 0; k < 8; ++k) {
         CHECK(eight.of(static_cast<int>(k)) == polyak::detail::sixteen_bits(bits.of(at + k)));
       }

@@ -68,31 +68,52 @@ struct RandomKey {
   }
 };
 
-/// The random bits of 128 consecutive elements, 16 for each, from the 128 bytes of eight calls:
-/// first the first two words of each call in turn, then the last two, lower bytes first. Element k
-/// < 64 has bytes 2k (lower) and 2k + 1; element 64 + k has bytes 2k + 1 (lower) and 2k + 2, where
-/// byte 128 is byte 0. So the bits of every element are uniform, and no two elements share a higher
-/// byte, which nearly always decides.
+/// The random bits of groups of 128 consecutive elements. A group has 16 bits for each element,
+/// from the 128 bytes of eight calls: first the first two words of each call in turn, then the last
+/// two, lower bytes first. Element k < 64 has bytes 2k (lower) and 2k + 1; element 64 + k has bytes
+/// 2k + 1 (lower) and 2k + 2, where byte 128 is byte 0. So the bits of every element are uniform,
+/// and no two elements share a higher byte, which nearly always decides.
 struct RandomBits {
-  static constexpr std::size_t elements = 128;
+  static constexpr std::size_t group = 128;  ///< elements
+  /// Groups that are computed together, so that the processor has work while a product takes time.
+  static constexpr std::size_t groups = 4;
+  static constexpr std::size_t elements = groups * group;
   static constexpr std::size_t none = ~std::size_t{0};
-  alignas(64) Array<unsigned char, elements + 1> bytes;
-  Array<std::uint64_t, 2 * std::size_t{RandomKey::rounds}> keys;  ///< of each round
-  std::size_t group = none;  ///< the elements group * 128 + 0..127
+  static constexpr std::size_t key_words = 2 * std::size_t{RandomKey::rounds};
+  static constexpr std::size_t most_lanes = 8;
 
-  /// Called once, before the first group.
+  /// Of each group the bytes in order, then the same one byte further, for elements from 64 on.
+  /// Loads from unaligned places would wait until both stores that they span reach the cache.
+  alignas(64) Array<unsigned char, 2 * elements> bytes;
+  /// The words of all rounds, once for each lane: a broadcast would cost as much as a product.
+  alignas(64) Array<Array<std::uint64_t, most_lanes>, key_words> keys;
+  bool scheduled = false;
+  std::size_t block = none;   ///< the elements that the bytes are for: block * 512 + 0..511
+  std::size_t needed = none;  ///< the bytes of elements from here on are never asked for
+
+  /// Called once, before the first block. The words depend on the seed alone.
   POLYAK_LAW void schedule(const RandomKey& key) {
     auto k = key.key();
-    for (std::size_t round = 0; round < RandomKey::rounds; ++round) {
-      keys[2 * round] = k[0];
-      keys[2 * round + 1] = k[1];
+    for (std::size_t word = 0; word < key_words; word += 2) {
+      for (std::size_t lane = 0; lane < most_lanes; ++lane) {
+        keys[word][lane] = k[0];
+        keys[word + 1][lane] = k[1];
+      }
       k[0] += 0x9e3779b9u;
       k[1] += 0xbb67ae85u;
     }
+    scheduled = true;
+  }
+  [[nodiscard]] POLYAK_LAW bool needs(std::size_t its_block, std::size_t its_group) const {
+    return its_block * elements + its_group * group < needed;
   }
   /// The two bytes of an element; those of the next elements follow, up to a multiple of 64.
   [[nodiscard]] POLYAK_LAW const unsigned char* of(std::size_t element) const {
-    return bytes.data() + element % 64 * 2 + (element % elements < 64 ? 0 : 1);
+    return bytes.data() + element % elements * 2;
+  }
+  /// The 128 bytes of a group of the block, in order.
+  [[nodiscard]] POLYAK_LAW const unsigned char* of_group(std::size_t number) const {
+    return bytes.data() + number * 2 * group;
   }
 };
 
@@ -101,19 +122,21 @@ struct RandomBits {
   return static_cast<std::uint32_t>(bytes[0] | bytes[1] << 8);
 }
 
-/// Computes the bytes of one group with single numbers: the reference for every level.
-POLYAK_LAW void fill_bytes(const RandomKey& key, std::size_t group, RandomBits& to) {
-  for (std::size_t call = 0; call < 8; ++call) {
+/// Computes the bytes of one block with single numbers: the reference for every level.
+POLYAK_LAW void fill_bytes(const RandomKey& key, std::size_t block, RandomBits& to) {
+  constexpr std::size_t group = RandomBits::group, calls = 8 * RandomBits::groups;
+  for (std::size_t call = 0; call < calls && to.needs(block, call / 8); ++call) {
     const auto words =
-        philox4x32<RandomKey::rounds>(key.counter(8 * std::uint64_t{group} + call), key.key());
+        philox4x32<RandomKey::rounds>(key.counter(calls * std::uint64_t{block} + call), key.key());
+    unsigned char* const bytes = to.bytes.data() + call / 8 * 2 * group;
     for (std::size_t k = 0; k < 4; ++k) {
       for (std::size_t byte = 0; byte < 4; ++byte) {
-        to.bytes[k / 2 * 64 + 8 * call + k % 2 * 4 + byte] =
-            static_cast<unsigned char>(words[k] >> (8 * byte));
+        const std::size_t at = k / 2 * 64 + call % 8 * 8 + k % 2 * 4 + byte;
+        bytes[at] = static_cast<unsigned char>(words[k] >> (8 * byte));
+        bytes[group + (at + group - 1) % group] = bytes[at];
       }
     }
   }
-  to.bytes[RandomBits::elements] = to.bytes[0];
 }
 
 }  // namespace detail

@@ -85,6 +85,8 @@ struct Plain {
   template <int Lanes, class Level>
   using Value = Pack<carrier_t<S>, Lanes, Level>;
 
+  POLYAK_INLINE static void begin_tensor(Scratch&, const Key&, std::size_t) {}
+
   template <int Lanes, class Level>
   POLYAK_INLINE static void load(S* const* from, std::size_t at,
                                  Pack<carrier_t<S>, Lanes, Level>& to) {
@@ -140,15 +142,19 @@ struct Stochastic : Plain<S> {
   using Key = RandomKey;
   using Scratch = RandomBits;
 
+  POLYAK_INLINE static void begin_tensor(Scratch& random, const Key& key, std::size_t size) {
+    if (!random.scheduled) random.schedule(key);
+    random.block = RandomBits::none;
+    random.needed = size;
+  }
   template <int Lanes, class Level>
   POLYAK_INLINE static void store(S* const* to, std::size_t at,
                                   const Pack<float, Lanes, Level>& from, Scratch& random,
                                   const Key& key) {
-    const std::size_t group = at / RandomBits::elements;
-    if (random.group != group) {
-      if (random.group == RandomBits::none) random.schedule(key);
-      fill_bytes(Level{}, key, group, random);
-      random.group = group;
+    const std::size_t block = at / RandomBits::elements;
+    if (random.block != block) {
+      fill_bytes(Level{}, key, block, random);
+      random.block = block;
     }
     store_at_random(to[0] + at, from, random.of(at));
   }

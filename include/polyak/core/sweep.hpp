@@ -57,6 +57,10 @@ struct TensorLaw {
   }
 };
 
+/// Data that the storages keep from one pack, and from one tensor, to the next.
+template <class... B>
+using SweepScratch = Members<typename B::Storage::Scratch...>;
+
 /// Applies laws in order to a few packs of each stream, as one unit. All loads come before the
 /// first store, so that no load waits for a value that is still being computed.
 template <class P, class Level, int Packs, class... B>
@@ -77,8 +81,7 @@ struct Tile {
     Value x, gradient;
     Members<SlotValues<B>...> slots;
   };
-  /// Data that the storages keep from one pack to the next.
-  using Scratch = Members<typename B::Storage::Scratch...>;
+  using Scratch = SweepScratch<B...>;
   using Laws = Members<TensorLaw<B>...>;
 
   template <class One>
@@ -189,7 +192,7 @@ struct Tile {
 template <class P, class Level, class... B>
 POLYAK_INLINE void sweep_tensor(P* x, const P* gradient, const GradientReading& reading,
                                 const Members<TensorLaw<B>...>& laws, std::size_t begin,
-                                std::size_t end) {
+                                std::size_t end, SweepScratch<B...>& scratch) {
   constexpr bool one_type = (std::same_as<P, typename B::State> && ...);
   using Whole = std::conditional_t<one_type, typename WholePacks<Level, P>::Level, Level>;
   using Two = Tile<P, Whole, 2, B...>;
@@ -200,7 +203,6 @@ POLYAK_INLINE void sweep_tensor(P* x, const P* gradient, const GradientReading& 
   const bool clips = is_finite(reading.limit);
   const GradientFactor<typename Two::Value> factor_two(scale, limit, clips);
   const GradientFactor<typename One::Value> factor_one(scale, limit, clips);
-  typename Two::Scratch scratch;
   std::size_t i = begin;
   if constexpr (native_lanes<carrier_t<P>, Level> != 1) {  // not needed for single numbers
     for (; i + two <= end; i += two) Two::update(x, gradient, factor_two, laws, i, two, scratch);
@@ -231,6 +233,7 @@ struct SweepKernel {
 
   template <class Level>
   POLYAK_INLINE void run() const {
+    SweepScratch<B...> scratch;
     std::size_t start = 0;  // of the tensor, in the count
     for (std::size_t k = range.first; k < range.last && start < range.end; ++k) {
       const std::size_t size = range.tensors[k].size;
@@ -241,7 +244,7 @@ struct SweepKernel {
       if (from < size && low < high) {
         const P* gradient = nullptr;
         if constexpr ((reads_gradient<typename B::Law> || ...)) gradient = range.gradients[k];
-        tensor<Level>(k, gradient, low, high, std::index_sequence_for<B...>{});
+        tensor<Level>(k, gradient, low, high, scratch, std::index_sequence_for<B...>{});
       }
       start += size;
     }
@@ -250,10 +253,11 @@ struct SweepKernel {
  private:
   template <class Level, std::size_t... I>
   POLYAK_INLINE void tensor(std::size_t k, const P* gradient, std::size_t low, std::size_t high,
-                            std::index_sequence<I...>) const {
+                            SweepScratch<B...>& scratch, std::index_sequence<I...>) const {
     const Members<TensorLaw<B>...> laws{{{TensorLaw<B>(*member<I>(bound), k)}...}};
+    (B::Storage::begin_tensor(member<I>(scratch), member<I>(laws).key, high), ...);
     sweep_tensor<P, Level>(static_cast<P*>(range.tensors[k].data), gradient, range.reading, laws,
-                           low, high);
+                           low, high, scratch);
   }
 };
 

@@ -276,8 +276,8 @@ struct EightRandoms {
   bool shifted;
 
   POLYAK_LAW EightRandoms(const RandomKey& key, std::size_t at) {
-    const std::size_t in_group = at % polyak::detail::RandomBits::elements;
-    const std::uint64_t group = at / polyak::detail::RandomBits::elements;
+    const std::size_t in_group = at % polyak::detail::RandomBits::group;
+    const std::uint64_t group = at / polyak::detail::RandomBits::group;
     shifted = in_group >= 64;
     const unsigned first = static_cast<unsigned>(in_group % 64 / 4);
     for (unsigned k = 0; k < 3; ++k) {

@@ -24,7 +24,7 @@ namespace detail {
 /// bits, as a number, are below r 2^40. The highest 8 bits nearly always decide.
 struct RandomChoice {
   /// Elements for which eight calls of Philox make 8 bits each, and elements of one mask.
-  static constexpr std::size_t group = 128, masked = 64;
+  static constexpr std::size_t group = RandomBits::group, block = RandomBits::elements, masked = 64;
   static constexpr std::uint64_t all = std::uint64_t{1} << 40;
 
   RandomKey key;
@@ -42,12 +42,13 @@ struct RandomChoice {
     const auto high = static_cast<std::uint32_t>(below >> 32);
     RandomBits random;
     random.schedule(key);
-    for (std::size_t start = begin / group * group; start < end; start += group) {
-      if (below < all) fill_bytes(Level{}, key, start / group, random);
-      for (std::size_t part = 0; part < group; part += masked) {
+    random.needed = end;
+    for (std::size_t start = begin / block * block; start < end; start += block) {
+      if (below < all) fill_bytes(Level{}, key, start / block, random);
+      for (std::size_t part = 0; part < block; part += masked) {
         const std::size_t first = start + part;
         if (first + masked <= begin || first >= end) continue;
-        const unsigned char* const bytes = random.bytes.data() + part;
+        const unsigned char* const bytes = random.of_group(part / group) + part % group;
         std::uint64_t chosen = ~std::uint64_t{0};
         if (below < all) {
           const std::uint64_t candidates = high < 0x7f ? perhaps_below(bytes, high + 1) : chosen;

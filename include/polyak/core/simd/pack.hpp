@@ -487,8 +487,8 @@ struct WholePacks {
 
 template <class Level>
 requires(lane_by_lane<Level>) POLYAK_INLINE
-    void fill_bytes(Level, const RandomKey& key, std::size_t group, RandomBits& to) {
-  fill_bytes(key, group, to);
+    void fill_bytes(Level, const RandomKey& key, std::size_t block, RandomBits& to) {
+  fill_bytes(key, block, to);
 }
 
 /// Rounds a pack into 16-bit numbers at random, each lane by two bytes.

@@ -337,8 +337,8 @@ POLYAK_TARGET_V4 inline void nearest_two(const Pack<float, 32, Level>& from, __m
   high = nearest_bfloat16(_mm512_castps_si512(from.high.v()));
   mend_nan(from, low, high);
 }
-POLYAK_TARGET_V4 inline __m512i rounded_bits(const Pack<float, 16, X86V4>& from) {
-  return or_quiet_nan(nearest_bfloat16(_mm512_castps_si512(from.v())), from.v());
+POLYAK_TARGET_V4 inline __m512i rounded_bits(__m512 from) {
+  return or_quiet_nan(nearest_bfloat16(_mm512_castps_si512(from)), from);
 }
 POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 32, X86V4>& from) {
   __m512i low, high;
@@ -347,7 +347,7 @@ POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to, const Pack<float, 3
 }
 POLYAK_TARGET_V4 inline __m256i rounded(const Pack<float, 16, X86V4>& from,
                                         const Eigen::bfloat16*) {
-  return upper(rounded_bits(from));
+  return upper(rounded_bits(from.v()));
 }
 template <class P>
 POLYAK_TARGET_V4 inline void store_bits(P* to, const Pack<float, 16, X86V4>& from) {
@@ -366,7 +366,7 @@ POLYAK_TARGET_V4 inline __m512i excess_bits(__m512i nearest, __m512 from) {
 }
 POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
                                          const Pack<float, 16, X86V4>& from) {
-  const __m512i nearest = rounded_bits(from);
+  const __m512i nearest = rounded_bits(from.v());
   store_upper(to, nearest);
   store_upper(excess, excess_bits(nearest, from.v()));
 }
@@ -482,31 +482,73 @@ POLYAK_TARGET_V4 inline void store_at_random(Eigen::half* to, const Pack<float, 
 
 // The same for registers of even and odd elements.
 
-/// The upper halves, those of the even elements first in every pair.
-POLYAK_TARGET_V4 inline void store_even_odd(Eigen::bfloat16* to, __m512i even, __m512i odd) {
-  constexpr __mmask32 upper_halves = 0xaaaaaaaa;
-  _mm512_storeu_si512(
-      to, _mm512_mask_blend_epi16(upper_halves, _mm512_maskz_srli_epi32(all16, even, 16), odd));
+/// The upper halves of the words of even and odd elements, in the order of the elements.
+POLYAK_TARGET_V4 inline __m512i upper_halves(__m512i even, __m512i odd) {
+  constexpr int first_or_second_and_third = 0xf8;
+  return _mm512_ternarylogic_epi32(_mm512_maskz_srli_epi32(all16, even, 16), odd,
+                                   _mm512_set1_epi32(static_cast<int>(0xffff0000u)),
+                                   first_or_second_and_third);
+}
+/// The lower halves.
+POLYAK_TARGET_V4 inline __m512i lower_halves(__m512i even, __m512i odd) {
+  constexpr int first_or_second_without_third = 0xf4;
+  return _mm512_ternarylogic_epi32(_mm512_maskz_slli_epi32(all16, odd, 16), even,
+                                   _mm512_set1_epi32(static_cast<int>(0xffff0000u)),
+                                   first_or_second_without_third);
+}
+/// The bfloat16 nearest to floats that are not NaN. The upper half grows by one if the lower half
+/// is more than one half, or is one half and the upper half odd.
+POLYAK_TARGET_V4 inline __m512i nearest_words(__m512 even, __m512 odd) {
+  constexpr int first_or_second_and_third = 0xf8;
+  const __m512i e = _mm512_castps_si512(even), o = _mm512_castps_si512(odd);
+  const __m512i words = upper_halves(e, o);
+  const __m512i rest = _mm512_ternarylogic_epi32(lower_halves(e, o), words, _mm512_set1_epi16(1),
+                                                 first_or_second_and_third);
+  const __mmask32 up = _mm512_cmpgt_epu16_mask(rest, _mm512_set1_epi16(INT16_MIN));
+  return _mm512_mask_sub_epi16(words, up, words, _mm512_set1_epi16(-1));
+}
+// As above, a macro in g++ without optimisation.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+POLYAK_TARGET_V4 inline bool each_finite(__m512 a) {
+  constexpr int nan_or_infinity = 0x99;
+  return _mm512_fpclass_ps_mask(a, nan_or_infinity) == 0;
+}
+#pragma GCC diagnostic pop
+POLYAK_TARGET_V4 inline __m512i words_of_even(__m512i words) {
+  return _mm512_maskz_slli_epi32(all16, words, 16);
+}
+POLYAK_TARGET_V4 inline __m512i words_of_odd(__m512i words) {
+  return _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
 }
 POLYAK_TARGET_V4 inline void load_bits(const Eigen::bfloat16* from,
                                        Pack<float, 32, X86V4EvenOdd>& to) {
-  const __m512i pairs = _mm512_loadu_si512(from);
-  const __m512i odd = _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
-  _mm512_store_ps(to.low.s, _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all16, pairs, 16)));
-  _mm512_store_ps(to.high.s, _mm512_castsi512_ps(odd));
+  const __m512i words = _mm512_loadu_si512(from);
+  _mm512_store_ps(to.low.s, _mm512_castsi512_ps(words_of_even(words)));
+  _mm512_store_ps(to.high.s, _mm512_castsi512_ps(words_of_odd(words)));
 }
 POLYAK_TARGET_V4 inline void store_bits(Eigen::bfloat16* to,
                                         const Pack<float, 32, X86V4EvenOdd>& from) {
-  __m512i low, high;
-  nearest_two(from, low, high);
-  store_even_odd(to, low, high);
+  __m512i words = nearest_words(from.low.v(), from.high.v());
+  if (_mm512_cmp_ps_mask(from.low.v(), from.high.v(), _CMP_UNORD_Q) != 0) [[unlikely]] {
+    words = upper_halves(rounded_bits(from.low.v()), rounded_bits(from.high.v()));
+  }
+  _mm512_storeu_si512(to, words);
 }
 POLYAK_TARGET_V4 inline void store_split(Eigen::bfloat16* to, Eigen::bfloat16* excess,
                                          const Pack<float, 32, X86V4EvenOdd>& from) {
-  __m512i low, high;
-  nearest_two(from, low, high);
-  store_even_odd(to, low, high);
-  store_even_odd(excess, excess_bits(low, from.low.v()), excess_bits(high, from.high.v()));
+  const __m512 even = from.low.v(), odd = from.high.v();
+  __m512i words = nearest_words(even, odd);
+  const __m512 even_excess = _mm512_castsi512_ps(words_of_even(words)) - even;
+  const __m512 odd_excess = _mm512_castsi512_ps(words_of_odd(words)) - odd;
+  __m512i excess_words = nearest_words(even_excess, odd_excess);
+  if (!each_finite(even_excess * odd_excess)) [[unlikely]] {  // a product tests both factors
+    const __m512i low = rounded_bits(even), high = rounded_bits(odd);
+    words = upper_halves(low, high);
+    excess_words = upper_halves(excess_bits(low, even), excess_bits(high, odd));
+  }
+  _mm512_storeu_si512(to, words);
+  _mm512_storeu_si512(excess, excess_words);
 }
 POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
                                              const Pack<float, 32, X86V4EvenOdd>& from,
@@ -517,77 +559,112 @@ POLYAK_TARGET_V4 inline void store_at_random(Eigen::bfloat16* to,
   __m512i high = _mm512_add_epi32(_mm512_castps_si512(from.high.v()),
                                   _mm512_maskz_srli_epi32(all16, pairs, 16));
   mend_nan(from, low, high);
-  store_even_odd(to, low, high);
+  _mm512_storeu_si512(to, upper_halves(low, high));
 }
 
 // Philox with one call per 64-bit lane: a product fills the lane, and its two halves are the words.
 
-POLYAK_TARGET_V4 inline void fill_bytes(X86V4, const RandomKey& key, std::size_t group,
-                                        RandomBits& to) {
-  const auto start = key.counter(8 * std::uint64_t{group});
+/// The 64 bytes that begin one byte after those of `bytes`; `next` follows `bytes`.
+POLYAK_TARGET_V4 inline __m512i from_next_byte(__m512i bytes, __m512i next) {
+  const __m512i sixteen_on = _mm512_maskz_alignr_epi64(all8, next, bytes, 2);
+  return _mm512_maskz_alignr_epi8(~__mmask64{0}, sixteen_on, bytes, 1);
+}
+POLYAK_TARGET_V3 inline __m256i from_next_byte(__m256i bytes, __m256i next) {
+  return _mm256_alignr_epi8(_mm256_permute2x128_si256(bytes, next, 0x21), bytes, 1);
+}
+template <std::size_t Groups>
+POLYAK_TARGET_V4 inline void fill_groups(const RandomKey& key, std::size_t block, RandomBits& to) {
+  const auto start = key.counter(8 * RandomBits::groups * std::uint64_t{block});
   const auto lane = [](std::uint64_t word) { return static_cast<long long>(word); };
-  __m512i c0 =
-      _mm512_add_epi64(_mm512_set1_epi64(lane(start[0])), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
-  __m512i c1 = _mm512_set1_epi64(lane(start[1]));
-  __m512i c2 = _mm512_set1_epi64(lane(start[2]));
-  __m512i c3 = _mm512_set1_epi64(lane(start[3]));
   const __m512i m0 = _mm512_set1_epi64(0xd2511f53), m1 = _mm512_set1_epi64(0xcd9e8d57);
   constexpr __mmask16 odd = 0xaaaa;
   constexpr int exclusive_or = 0x96;
-  for (std::size_t round = 0; round < RandomKey::rounds; ++round) {
-    const std::uint64_t* const k = to.keys.data() + 2 * round;
-    const __m512i first = _mm512_maskz_mul_epu32(all8, m0, c0);
-    const __m512i second = _mm512_maskz_mul_epu32(all8, m1, c2);
-    c0 = _mm512_ternarylogic_epi64(_mm512_maskz_srli_epi64(all8, second, 32), c1,
-                                   _mm512_set1_epi64(lane(k[0])), exclusive_or);
-    c1 = second;
-    c2 = _mm512_ternarylogic_epi64(_mm512_maskz_srli_epi64(all8, first, 32), c3,
-                                   _mm512_set1_epi64(lane(k[1])), exclusive_or);
-    c3 = first;
-  }
-  _mm512_store_si512(to.bytes.data(),
-                     _mm512_mask_blend_epi32(odd, c0, _mm512_maskz_slli_epi64(all8, c1, 32)));
-  _mm512_store_si512(to.bytes.data() + 64,
-                     _mm512_mask_blend_epi32(odd, c2, _mm512_maskz_slli_epi64(all8, c3, 32)));
-  to.bytes[RandomBits::elements] = to.bytes[0];
-}
-POLYAK_TARGET_V4 inline void fill_bytes(X86V4EvenOdd, const RandomKey& key, std::size_t group,
-                                        RandomBits& to) {
-  fill_bytes(X86V4{}, key, group, to);
-}
-POLYAK_TARGET_V3 inline void fill_bytes(X86V3, const RandomKey& key, std::size_t group,
-                                        RandomBits& to) {
-  const auto start = key.counter(8 * std::uint64_t{group});
-  const auto lane = [](std::uint64_t word) { return static_cast<long long>(word); };
-  const __m256i m0 = _mm256_set1_epi64x(0xd2511f53), m1 = _mm256_set1_epi64x(0xcd9e8d57);
-  __m256i c0[2], c1[2], c2[2], c3[2];
-  for (std::size_t half = 0; half < 2; ++half) {
-    c0[half] = _mm256_add_epi64(_mm256_set1_epi64x(lane(start[0] + 4 * half)),
-                                _mm256_set_epi64x(3, 2, 1, 0));
-    c1[half] = _mm256_set1_epi64x(lane(start[1]));
-    c2[half] = _mm256_set1_epi64x(lane(start[2]));
-    c3[half] = _mm256_set1_epi64x(lane(start[3]));
+  __m512i c0[Groups], c1[Groups], c2[Groups], c3[Groups];
+  for (std::size_t g = 0; g < Groups; ++g) {
+    c0[g] = _mm512_add_epi64(_mm512_set1_epi64(lane(start[0] + 8 * g)),
+                             _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
+    c1[g] = _mm512_set1_epi64(lane(start[1]));
+    c2[g] = _mm512_set1_epi64(lane(start[2]));
+    c3[g] = _mm512_set1_epi64(lane(start[3]));
   }
   for (std::size_t round = 0; round < RandomKey::rounds; ++round) {
-    const std::uint64_t* const k = to.keys.data() + 2 * round;
-    for (std::size_t half = 0; half < 2; ++half) {
-      const __m256i first = _mm256_mul_epu32(m0, c0[half]);
-      const __m256i second = _mm256_mul_epu32(m1, c2[half]);
-      c0[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(second, 32), c1[half]),
-                                  _mm256_set1_epi64x(lane(k[0])));
-      c1[half] = second;
-      c2[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(first, 32), c3[half]),
-                                  _mm256_set1_epi64x(lane(k[1])));
-      c3[half] = first;
+    const __m512i k0 = _mm512_load_si512(to.keys[2 * round].data());
+    const __m512i k1 = _mm512_load_si512(to.keys[2 * round + 1].data());
+    for (std::size_t g = 0; g < Groups; ++g) {
+      const __m512i first = _mm512_maskz_mul_epu32(all8, m0, c0[g]);
+      const __m512i second = _mm512_maskz_mul_epu32(all8, m1, c2[g]);
+      c0[g] = _mm512_ternarylogic_epi64(_mm512_maskz_srli_epi64(all8, second, 32), c1[g], k0,
+                                        exclusive_or);
+      c1[g] = second;
+      c2[g] = _mm512_ternarylogic_epi64(_mm512_maskz_srli_epi64(all8, first, 32), c3[g], k1,
+                                        exclusive_or);
+      c3[g] = first;
     }
   }
-  for (std::size_t half = 0; half < 2; ++half) {
-    const __m256i low = _mm256_blend_epi32(c0[half], _mm256_slli_epi64(c1[half], 32), 0xaa);
-    const __m256i high = _mm256_blend_epi32(c2[half], _mm256_slli_epi64(c3[half], 32), 0xaa);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.bytes.data() + 32 * half), low);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.bytes.data() + 64 + 32 * half), high);
+  for (std::size_t g = 0; g < Groups; ++g) {
+    const __m512i low =
+        _mm512_mask_blend_epi32(odd, c0[g], _mm512_maskz_slli_epi64(all8, c1[g], 32));
+    const __m512i high =
+        _mm512_mask_blend_epi32(odd, c2[g], _mm512_maskz_slli_epi64(all8, c3[g], 32));
+    unsigned char* const bytes = to.bytes.data() + g * 2 * RandomBits::group;
+    _mm512_store_si512(bytes, low);
+    _mm512_store_si512(bytes + 64, high);
+    _mm512_store_si512(bytes + 128, from_next_byte(low, high));
+    _mm512_store_si512(bytes + 192, from_next_byte(high, low));
   }
-  to.bytes[RandomBits::elements] = to.bytes[0];
+}
+// Not inlined: it is called once for many elements, from several places of each loop.
+POLYAK_TARGET_V4 __attribute__((noinline)) inline void fill_bytes(X86V4, const RandomKey& key,
+                                                                  std::size_t block,
+                                                                  RandomBits& to) {
+  if (to.needs(block, 1)) {
+    fill_groups<RandomBits::groups>(key, block, to);
+  } else {
+    fill_groups<1>(key, block, to);
+  }
+}
+POLYAK_TARGET_V4 inline void fill_bytes(X86V4EvenOdd, const RandomKey& key, std::size_t block,
+                                        RandomBits& to) {
+  fill_bytes(X86V4{}, key, block, to);
+}
+POLYAK_TARGET_V3 __attribute__((noinline)) inline void fill_bytes(X86V3, const RandomKey& key,
+                                                                  std::size_t block,
+                                                                  RandomBits& to) {
+  const auto lane = [](std::uint64_t word) { return static_cast<long long>(word); };
+  const __m256i m0 = _mm256_set1_epi64x(0xd2511f53), m1 = _mm256_set1_epi64x(0xcd9e8d57);
+  for (std::size_t g = 0; g < RandomBits::groups && to.needs(block, g); ++g) {
+    const auto start = key.counter(8 * (RandomBits::groups * std::uint64_t{block} + g));
+    __m256i c0[2], c1[2], c2[2], c3[2];
+    for (std::size_t half = 0; half < 2; ++half) {
+      c0[half] = _mm256_add_epi64(_mm256_set1_epi64x(lane(start[0] + 4 * half)),
+                                  _mm256_set_epi64x(3, 2, 1, 0));
+      c1[half] = _mm256_set1_epi64x(lane(start[1]));
+      c2[half] = _mm256_set1_epi64x(lane(start[2]));
+      c3[half] = _mm256_set1_epi64x(lane(start[3]));
+    }
+    for (std::size_t round = 0; round < RandomKey::rounds; ++round) {
+      const auto* const k = reinterpret_cast<const __m256i*>(to.keys[2 * round].data());
+      const __m256i k0 = _mm256_load_si256(k), k1 = _mm256_load_si256(k + 2);
+      for (std::size_t half = 0; half < 2; ++half) {
+        const __m256i first = _mm256_mul_epu32(m0, c0[half]);
+        const __m256i second = _mm256_mul_epu32(m1, c2[half]);
+        c0[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(second, 32), c1[half]), k0);
+        c1[half] = second;
+        c2[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(first, 32), c3[half]), k1);
+        c3[half] = first;
+      }
+    }
+    __m256i bytes[4];
+    for (std::size_t half = 0; half < 2; ++half) {
+      bytes[half] = _mm256_blend_epi32(c0[half], _mm256_slli_epi64(c1[half], 32), 0xaa);
+      bytes[2 + half] = _mm256_blend_epi32(c2[half], _mm256_slli_epi64(c3[half], 32), 0xaa);
+    }
+    auto* const stored = reinterpret_cast<__m256i*>(to.bytes.data() + g * 2 * RandomBits::group);
+    for (std::size_t k = 0; k < 4; ++k) {
+      _mm256_store_si256(stored + k, bytes[k]);
+      _mm256_store_si256(stored + 4 + k, from_next_byte(bytes[k], bytes[(k + 1) % 4]));
+    }
+  }
 }
 
 template <>
