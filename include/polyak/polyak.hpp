@@ -50,6 +50,7 @@
 #include <polyak/optim/ademamix.hpp>
 #include <polyak/optim/learning_rate.hpp>
 #include <polyak/optim/lion.hpp>
+#include <polyak/optim/one_cycle.hpp>
 #include <polyak/optim/schedule_free_adamw.hpp>
 #include <polyak/optim/schedule_free_sgd.hpp>
 #include <polyak/optim/sgd.hpp>

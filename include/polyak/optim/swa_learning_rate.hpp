@@ -27,19 +27,10 @@
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/state.hpp>
+#include <polyak/optim/anneal.hpp>
 
 namespace polyak {
 inline namespace v0 {
-
-/// The curve between two rates: f(u) is the part of the way done, u from 0 to 1.
-enum class AnnealStrategy : std::uint8_t {
-  cosine,  ///< (1 - cos(pi u))/2
-  linear,  ///< u
-};
-
-[[nodiscard]] constexpr std::string_view name_of(AnnealStrategy value) {
-  return value == AnnealStrategy::cosine ? "cosine" : "linear";
-}
 
 struct SwaLearningRateOptions {
   /// s, required: one for all groups or one per group; finite, >= 0
