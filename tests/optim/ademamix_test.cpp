@@ -258,6 +258,49 @@ TEST_CASE("reset_slow resets the slow average and restarts its schedules", "[ade
   CHECK(bytes_of(model.x) == bytes_of(other.x));
 }
 
+TEST_CASE("reset_moments clears all averages, and the schedules go on", "[ademamix]") {
+  const AdEMAMixOptions options{
+      .beta3 = 0.99, .alpha = 5, .alpha_warmup = 1000, .beta3_warmup = 80};
+  OneTensor<> model(RandomNumbers(7).many(9));
+  auto expected = model.x;
+  polyak::AdEMAMix<double> optimizer(model.params, options);
+  std::vector<Reference> references(9, Reference{options});
+  RandomNumbers random(8);
+  for (int t = 1; t <= 1200; ++t) {
+    if (t == 30) {
+      optimizer.reset_slow();
+      for (Reference& reference : references) reference.m2 = 0, reference.slow_t = 0;
+    }
+    if (t % 100 == 0) {
+      optimizer.reset_moments();
+      for (const char* name : {"exp_avg_fast", "exp_avg_slow", "exp_avg_sq"}) {
+        CHECK(optimizer.slot(name)[0](3) == 0);
+      }
+      for (Reference& reference : references) {
+        reference.m1 = reference.m2 = reference.v = 0;
+        reference.t = 0;
+      }
+    }
+    random.fill(model.gradient);
+    optimizer.step(model.params, model.grads);
+    for (std::size_t k = 0; k < 9; ++k) {
+      references[k].step(expected[k], model.gradient[k], 1e-3);
+      REQUIRE(model.x[k] == Approx(expected[k]).margin(1e-12));
+    }
+  }
+  CHECK(optimizer.count() == 1200);
+  CHECK(references[0].slow_t > options.alpha_warmup);  // alpha is 5 after twelve resets
+
+  // A clock that began before the reset is part of the state.
+  polyak::AdEMAMix<double> resumed(model.params, options);
+  polyak::restore_state(resumed, polyak::state_bytes(optimizer));
+  OneTensor<> other(model.x);
+  other.gradient = model.gradient;
+  resumed.step(model.params, model.grads);
+  optimizer.step(other.params, polyak::like(other.params, model.gradient));
+  CHECK(bytes_of(model.x) == bytes_of(other.x));
+}
+
 TEST_CASE("AdEMAMix counts the steps of each tensor", "[ademamix]") {
   TwoTensors<> model;
   const AdEMAMixOptions options{.learning_rate = 0.5,

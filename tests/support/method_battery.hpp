@@ -6,6 +6,7 @@
 /// Above 300 lines: the checks share one training of a method without its type.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -47,6 +48,8 @@ class AnyMethod {
   virtual void regroup() = 0;
   /// Changes learning rate or pace as a user would between two steps.
   virtual void vary() = 0;
+  /// Resets the moments. Returns false where a method has none.
+  virtual bool reset() = 0;
   [[nodiscard]] virtual Bytes state() = 0;
   virtual void restore(const Bytes& bytes) = 0;
   /// Saves the method with its model in a file, and loads both from it.
@@ -100,6 +103,18 @@ class Holder final : public AnyMethod<typename M::Parameter> {
       method_.at(method_.learning_rate() * 0.9375);
     } else if constexpr (requires { method_.at(1); }) {
       method_.at(1.0 + static_cast<double>(method_.calls() % 3));
+    }
+  }
+  bool reset() override {
+    if constexpr (requires { method_.reset_moments(); }) {
+      const std::int64_t steps = method_.count();
+      const double rate = method_.learning_rate();
+      method_.reset_moments();
+      CHECK(method_.count() == steps);
+      CHECK(method_.learning_rate() == rate);
+      return true;
+    } else {
+      return false;
     }
   }
   Bytes state() override { return polyak::state_bytes(method_); }
@@ -416,6 +431,38 @@ void check_scale(const Entry<P>& entry) {
   if (scaled.equals(plain)) FAIL_CHECK(entry.name << ": the scale of gradients has no effect");
 }
 
+/// After reset_moments() an optimizer goes on as a new one does, but for its schedules.
+template <class P>
+void check_reset(const Entry<P>& entry) {
+  constexpr std::uint64_t reset = 5, steps = 9;
+  Training<P> run(entry, {64, 70}), fresh(entry, {64, 70});
+  for (std::uint64_t step = 0; step < reset; ++step) {
+    run.prepare(step);
+    run.run();
+  }
+  if (!run.method->reset()) return;
+  for (const Bytes& slot : run.method->slots()) {
+    for (const std::byte byte : slot) {
+      if (byte != std::byte{0}) FAIL(entry.name << ": reset_moments() left state behind");
+    }
+  }
+  if (entry.method.scheduled) return;
+  for (std::size_t k = 0; k < 2; ++k) {
+    const auto from = run.model.params[k];
+    std::copy(from.data(), from.data() + from.size(), fresh.model.params[k].data());
+  }
+  for (std::uint64_t step = reset; step < steps; ++step) {
+    for (Training<P>* const one : {&run, &fresh}) {
+      one->prepare(step);
+      one->run();
+    }
+    if (run.model.tensor_bytes(1) != fresh.model.tensor_bytes(1) ||
+        run.method->slots() != fresh.method->slots()) {
+      FAIL_CHECK(entry.name << ": differs from a new one after reset_moments(), step " << step);
+    }
+  }
+}
+
 /// A frozen tensor among others.
 template <class P>
 void check_frozen(const Entry<P>& entry) {
@@ -505,6 +552,7 @@ void check(List list) {
     if (!entry.method.one_clock) check_late_start(entry);
     check_scale(entry);
     check_frozen(entry);
+    check_reset(entry);
     check_executors(grouped(entry));
     check_resume(grouped(entry));
     check_allocations(grouped(entry));

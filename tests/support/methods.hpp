@@ -44,6 +44,7 @@ struct Method {
   std::string_view header;  ///< below include/polyak
   bool one_clock = false;   ///< some of its scalars count the optimizer's steps, not the tensor's
   bool by_tensor = false;   ///< its results depend on how tensors divide the memory
+  bool scheduled = false;   ///< some of its scalars follow a schedule, which no reset restarts
   /// Why its result for one tensor depends on the others that it owns; empty where it does not.
   std::string_view couples = {};
   /// Why tests/golden holds no recorded run of it; empty where it does.
@@ -114,11 +115,13 @@ void for_each_optimizer(Use&& use) {
   use(ademamix, []<class P>(const Parameters<P>& p, const auto&... s) {
     return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .weight_decay = 0.1}, s...);
   });
-  use(variant(ademamix, "AdEMAMix with schedules"), []<class P>(const Parameters<P>& p,
-                                                                const auto&... s) {
+  Method scheduled = ademamix;
+  scheduled.scheduled = true;
+  use(variant(scheduled, "AdEMAMix with schedules"), []<class P>(const Parameters<P>& p,
+                                                                 const auto&... s) {
     return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .alpha_warmup = 5, .beta3_warmup = 7}, s...);
   });
-  use(variant(ademamix, "AdEMAMix beta1 = 0"),
+  use(variant(scheduled, "AdEMAMix beta1 = 0"),
       []<class P>(const Parameters<P>& p, const auto&... s) {
         return AdEMAMix<P, S>(p, {.learning_rate = 0.1, .beta1 = 0, .beta3_warmup = 4}, s...);
       });

@@ -200,6 +200,10 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
     Base::forget_steps(tensor);
     slow_start_[tensor] = 0;
   }
+  void restart_corrections(std::size_t tensor) {
+    slow_start_[tensor] -= this->tensor_steps(tensor);  // the schedules' clock goes on
+    Base::restart_corrections(tensor);
+  }
 
   template <class Self>
   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
@@ -208,7 +212,7 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
   }
 
  private:
-  std::vector<std::int64_t> slow_start_;  // of each tensor, in its steps
+  std::vector<std::int64_t> slow_start_;  // of each tensor, in its steps; negative after a reset
 };
 
 }  // namespace v0

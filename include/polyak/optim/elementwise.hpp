@@ -203,13 +203,13 @@ class Elementwise : public MethodHooks<P> {
   [[nodiscard]] std::int64_t skipped() const { return skipped_; }
 
   /// Resets the moments: all state is 0 and bias corrections restart, as after construction.
-  /// Learning rate, count() and schedules are kept. SwitchEma shows a use. On a device it throws
-  /// std::logic_error while it is not known whether the last step was skipped; call cuda::settle()
-  /// first.
+  /// Learning rate and count() are kept, and schedules go on. SwitchEma shows a use. On a device it
+  /// throws std::logic_error while it is not known whether the last step was skipped; call
+  /// cuda::settle() first.
   void reset_moments() {
     if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
     detail::clear_bytes(slots_.space(), slots_.block()->data(), slots_.block()->bytes());
-    for (std::size_t k = 0; k < tensor_steps_.size(); ++k) derived().forget_steps(k);
+    for (std::size_t k = 0; k < tensor_steps_.size(); ++k) derived().restart_corrections(k);
   }
 
   /// Reads one state slot in place. Throws std::invalid_argument for an unknown name.
@@ -230,7 +230,7 @@ class Elementwise : public MethodHooks<P> {
   }
   void skip() { ++skipped_; }
   // An optimizer whose rule has a Step of its own overrides the next two; an optimizer with clocks
-  // of its own for each tensor overrides the third.
+  // of its own for each tensor overrides all four.
   /// The step of a tensor that is passed to the rule.
   [[nodiscard]] StepOf<S> step_of(std::size_t tensor) const {
     const double factor = group_of(tensor).learning_rate_factor;
@@ -240,8 +240,10 @@ class Elementwise : public MethodHooks<P> {
   [[nodiscard]] bool same_step(std::size_t a, std::size_t b) const {
     return tensor_steps_[a] == tensor_steps_[b];
   }
-  /// Restarts the clock of a tensor.
+  /// Restarts the clocks of a tensor, as if it were new.
   void forget_steps(std::size_t tensor) { tensor_steps_[tensor] = 0; }
+  /// Restarts the bias corrections of a tensor, and no schedule.
+  void restart_corrections(std::size_t tensor) { tensor_steps_[tensor] = 0; }
   [[nodiscard]] Bound bind() const { return alternative(laws_.front()); }
 
   /// Lists every scalar and slot of the state once; see core/state.hpp.
