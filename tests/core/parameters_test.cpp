@@ -618,4 +618,76 @@ TEST_CASE("a step lists the differences between its parameters and those of a me
   CHECK(adamw.step(equal, polyak::Gradients<float>(equal)));
 }
 
+TEST_CASE("a shape with more elements than memory can have is refused") {
+  std::vector<float> memory(4);
+  Parameters params;
+  constexpr std::int64_t large = std::int64_t{1} << 32;
+  for (const Shape& shape : {Shape{large, large}, Shape{large, large, 4},
+                             Shape{large * (large / 8)}, Shape{3, large, large / 2, 2}}) {
+    CHECK(refuses([&] { params.add("w", memory, shape); },
+                  {"tensor \"w\" must have at most 576460752303423487 elements, got the shape ["}));
+    CHECK(refuses([&] { params.add("w", memory.data(), shape); },
+                  {"tensor \"w\" must have at most"}));
+  }
+  CHECK(refuses(
+      [&] {
+        params.add("w", memory.data(), {large, large});
+      },
+      {"got the shape [4294967296, 4294967296]"}));
+  CHECK(params.size() == 0);
+  std::vector<float> none;
+  params.add("empty", none, {large, large, 0});
+  CHECK(params.at("empty").size() == 0);
+}
+
+TEST_CASE("lists and methods that were moved from are refused") {
+  std::vector<float> w{1, 2}, g{1, 1};
+  Parameters params;
+  params.add("w", w);
+  polyak::AdamW adamw(params);
+  polyak::Ema ema(params);
+  ema.update(params);
+  polyak::Gradients<float> grads = polyak::like(params, g);
+
+  Parameters other = std::move(params);
+  polyak::Gradients<float> other_grads = std::move(grads);
+  const auto moved = [&](auto&& call) {
+    return refusal<std::logic_error>(call).starts_with(
+        "polyak: a list of parameters or gradients is used after it was moved from");
+  };
+  // NOLINTBEGIN(bugprone-use-after-move)
+  CHECK(moved([&] { params.add("v", g); }));
+  CHECK(moved([&] { static_cast<void>(params.at("w")); }));
+  CHECK(moved([&] { static_cast<void>(params.elements()); }));
+  CHECK(moved([&] { static_cast<void>(params.layout()); }));
+  CHECK(moved([&] { static_cast<void>(params.swapped()); }));
+  CHECK(moved([&] { polyak::AdamW<float> late(params); }));
+  CHECK(moved([&] { polyak::Gradients<float> late(params); }));
+  CHECK(moved([&] { adamw.step(params, other_grads); }));
+  CHECK(moved([&] { adamw.step(other, grads); }));
+  CHECK(moved([&] { grads.set("w", g); }));
+  CHECK(moved([&] { ema.update(params); }));
+  CHECK(moved([&] { ema.copy_to(params); }));
+  CHECK(moved([&] { const auto guard = ema.swap_into(params); }));
+  CHECK(moved([&] { polyak::soft_update(params, other, 0.5); }));
+  CHECK(moved([&] { static_cast<void>(polyak::norm(grads)); }));
+
+  const polyak::AdamW<float> next_adamw = std::move(adamw);
+  const polyak::Ema<float> next_ema = std::move(ema);
+  const auto gone = [&](auto&& call) {
+    return refusal<std::logic_error>(call) == "polyak: a method is used after it was moved from";
+  };
+  CHECK(gone([&] { adamw.step(other, other_grads); }));
+  CHECK(gone([&] { ema.update(other); }));
+  CHECK(gone([&] { const auto guard = ema.swap_into(other); }));
+  CHECK(gone([&] { ema.copy_to(other); }));
+  CHECK(gone([&] { static_cast<void>(polyak::state_bytes(adamw)); }));
+  // NOLINTEND(bugprone-use-after-move)
+  CHECK(w == std::vector<float>{1, 2});
+
+  // Assigning makes a list usable again.
+  params = other;
+  CHECK(params.at("w").data() == w.data());
+}
+
 }  // namespace parameters_test

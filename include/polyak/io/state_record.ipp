@@ -323,10 +323,7 @@ struct StateDifferences {
 inline void compare_shapes(const std::string& who, const SlotShapes& file, const SlotShapes& run,
                            const Layout& layout, std::vector<std::string>& differences) {
   const auto words = [](const std::optional<Shape>& shape) {
-    if (!shape.has_value()) return std::string("absent");
-    std::string all = "[";
-    for (const std::int64_t extent : *shape) all += (all.size() > 1 ? ", " : "") + text(extent);
-    return all + "]";
+    return shape.has_value() ? shape_text(*shape) : std::string("absent");
   };
   for (const auto& [slot, shapes] : run) {
     const auto known = file.find(slot);

@@ -96,6 +96,11 @@ struct Layout {
 
 namespace detail {
 
+/// "[2, 3]".
+[[nodiscard]] std::string shape_text(const Shape& shape);
+
+/// The product of the dimensions. Throws std::invalid_argument for a negative dimension, and for
+/// more elements than memory can have.
 [[nodiscard]] std::size_t elements_of(const Shape& shape, std::string_view name);
 
 /// Returns row_major if both orders are the same: at most one dimension is longer than 1.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -20,14 +21,31 @@ inline namespace v0 {
 
 namespace detail {
 
+POLYAK_DEFINE std::string shape_text(const Shape& shape) {
+  std::string words = "[";
+  for (const std::int64_t extent : shape)
+    words.append(words.size() > 1 ? ", " : "") += text(extent);
+  return words + "]";
+}
+
 POLYAK_DEFINE std::size_t elements_of(const Shape& shape, std::string_view name) {
-  std::size_t elements = 1;
   for (const std::int64_t extent : shape) {
     if (extent < 0) {
       refuse_argument(
           std::string("a dimension of tensor \"").append(name).append("\" must be >= 0"), extent);
     }
-    elements *= static_cast<std::size_t>(extent);
+  }
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
+  // Bytes of any type are then counted without overflow.
+  constexpr std::size_t most = std::numeric_limits<std::ptrdiff_t>::max() / 16;
+  std::size_t elements = 1;
+  for (const std::int64_t extent : shape) {
+    const auto next = static_cast<std::size_t>(extent);
+    if (next > most / elements) {
+      refuse_value(std::string("polyak: tensor \"").append(name).append("\" must have at most ") +
+                   text(most) + " elements, got the shape " + shape_text(shape));
+    }
+    elements *= next;
   }
   return elements;
 }
@@ -38,12 +56,8 @@ POLYAK_DEFINE Order canonical(Order order, const Shape& shape) {
 }
 
 POLYAK_DEFINE std::string describe(const TensorInfo& tensor) {
-  std::string words(name_of(tensor.dtype));
-  words += " [";
-  for (std::size_t k = 0; k < tensor.shape.size(); ++k) {
-    words += (k == 0 ? "" : ", ") + text(tensor.shape[k]);
-  }
-  words += tensor.order == Order::row_major ? "]" : "] column-major";
+  std::string words = std::string(name_of(tensor.dtype)) + " " + shape_text(tensor.shape);
+  if (tensor.order != Order::row_major) words += " column-major";
   constexpr std::string_view roles[] = {"", " (copy)", " (ignore)"};
   return words.append(roles[static_cast<std::size_t>(tensor.role)]);
 }

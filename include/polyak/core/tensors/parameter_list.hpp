@@ -32,6 +32,8 @@ struct TensorMemory {
   return a_begin < b_begin + b_bytes && b_begin < a_begin + a_bytes;
 }
 
+[[noreturn]] void refuse_moved_list();
+
 /// Tensors in order of registration, and the places of their memory.
 class ParameterList {
  public:
@@ -51,10 +53,20 @@ class ParameterList {
   /// Number of elements of the weights' type.
   [[nodiscard]] std::size_t elements() const;
 
-  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return layout_; }
+  // All throw std::logic_error after the list was moved from, but for memory(), which is empty.
+  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const {
+    if (layout_ == nullptr) refuse_moved_list();
+    return layout_;
+  }
   [[nodiscard]] const std::vector<TensorMemory>& memory() const { return memory_; }
-  [[nodiscard]] const MemoryIndex& index() const { return index_; }
-  [[nodiscard]] const std::shared_ptr<std::atomic<bool>>& mark() const { return swapped_; }
+  [[nodiscard]] const MemoryIndex& index() const {
+    if (layout_ == nullptr) refuse_moved_list();
+    return index_;
+  }
+  [[nodiscard]] const std::shared_ptr<std::atomic<bool>>& mark() const {
+    if (swapped_ == nullptr) refuse_moved_list();
+    return swapped_;
+  }
 
  private:
   Layout& own_layout();

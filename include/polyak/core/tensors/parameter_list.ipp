@@ -13,6 +13,10 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
+POLYAK_DEFINE void refuse_moved_list() {
+  refuse_order("polyak: a list of parameters or gradients is used after it was moved from");
+}
+
 POLYAK_DEFINE ParameterList::ParameterList(DType weights, std::shared_ptr<MemorySpace> space)
     : weights_(weights), swapped_(std::make_shared<std::atomic<bool>>(false)) {
   auto layout = std::make_shared<Layout>();
@@ -26,6 +30,7 @@ POLYAK_DEFINE ParameterList& ParameterList::operator=(ParameterList&&) noexcept 
 POLYAK_DEFINE ParameterList::~ParameterList() = default;
 
 POLYAK_DEFINE void ParameterList::add(TensorInfo tensor, void* data) {
+  static_cast<void>(layout());
   const std::string& name = tensor.name;
   tensor.size = elements_of(tensor.shape, name);
   tensor.order = canonical(tensor.order, tensor.shape);
@@ -65,7 +70,7 @@ POLYAK_DEFINE void ParameterList::add(TensorInfo tensor, void* data) {
 }
 
 POLYAK_DEFINE std::size_t ParameterList::index_of(std::string_view name) const {
-  const std::size_t index = layout_->find_any(name);
+  const std::size_t index = layout()->find_any(name);
   if (index == memory_.size()) {
     refuse_value(std::string("polyak: there is no tensor \"").append(name).append("\""));
   }
@@ -74,7 +79,7 @@ POLYAK_DEFINE std::size_t ParameterList::index_of(std::string_view name) const {
 
 POLYAK_DEFINE std::size_t ParameterList::elements() const {
   std::size_t sum = 0;
-  for (const TensorInfo& tensor : layout_->tensors) {
+  for (const TensorInfo& tensor : layout()->tensors) {
     if (tensor.dtype == weights_) sum += tensor.size;
   }
   return sum;

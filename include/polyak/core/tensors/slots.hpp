@@ -59,6 +59,8 @@ struct SlotParts {
   std::size_t extent = 0;  ///< with padding
 };
 
+[[noreturn]] void refuse_moved_slots();
+
 /// Slots whose type of elements is known at run time: everything in Slots except typed access.
 class SlotMemory {
  public:
@@ -72,7 +74,11 @@ class SlotMemory {
 
   [[nodiscard]] std::size_t count() const { return names_.size(); }
   [[nodiscard]] const std::vector<std::string>& names() const { return names_; }
-  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return layout_; }
+  /// Throws std::logic_error after the slots were moved from.
+  [[nodiscard]] const std::shared_ptr<const Layout>& layout() const {
+    if (layout_ == nullptr) refuse_moved_slots();
+    return layout_;
+  }
   [[nodiscard]] DType dtype() const { return dtype_; }
 
   /// Whether there is state for the tensor, and its offset in a full slot.
@@ -100,7 +106,7 @@ class SlotMemory {
     return all == nullptr ? nullptr : all + starts_[slot];
   }
   /// Null for the host's memory.
-  [[nodiscard]] MemorySpace* space() const { return layout_->space.get(); }
+  [[nodiscard]] MemorySpace* space() const { return layout()->space.get(); }
 
   /// Index of a slot. Throws std::invalid_argument for an unknown name.
   [[nodiscard]] std::size_t find(std::string_view name) const;
@@ -110,7 +116,11 @@ class SlotMemory {
   /// Copies the state of a tensor from slots of the same names, in which it has another index.
   void copy_tensor(std::size_t tensor, const SlotMemory& from, std::size_t place_there) const;
 
-  [[nodiscard]] bool lent() const { return block_->lent; }
+  /// Throws as layout().
+  [[nodiscard]] bool lent() const {
+    if (block_ == nullptr) refuse_moved_slots();
+    return block_->lent;
+  }
   [[nodiscard]] const std::shared_ptr<Block>& block() const { return block_; }
 
  protected:

@@ -14,6 +14,10 @@ namespace polyak {
 inline namespace v0 {
 namespace detail {
 
+POLYAK_DEFINE void refuse_moved_slots() {
+  refuse_order("polyak: a method is used after it was moved from");
+}
+
 /// Number of elements of a tensor, with padding.
 [[nodiscard]] constexpr std::size_t padded(std::size_t elements) {
   return (elements + slot_granule - 1) / slot_granule * slot_granule;
