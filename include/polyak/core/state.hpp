@@ -220,25 +220,34 @@ void visit_part(Part& part, StateVisitorOf<Part>& visit) {
   if constexpr (requires { Plain::list_state(part, visit); }) Plain::list_state(part, visit);
 }
 
-/// Copies a state out, bit for bit.
+/// Copies a state out, bit for bit, behind a description of the options and the layout.
 class StateWriter final : public StateVisitor {
  public:
-  explicit StateWriter(std::vector<std::byte>& out) : StateVisitor(false), out_(out) {}
+  StateWriter() : StateVisitor(true) {}
   void counters(std::string_view name, std::span<const std::int64_t> values) override;
   void buffers(const Layout& layout, const std::byte* data) override;
   void slots(const ConstSlots& slots) override;
+  /// The description and the state. Call it once.
+  [[nodiscard]] std::vector<std::byte> bytes();
 
  private:
+  void add_option(OptionText&& option) override;
   void add_scalar(std::string_view name, const void* value, const StateScalarType& type) override;
   void add(const void* data, std::size_t bytes, MemorySpace* space = nullptr);
-  std::vector<std::byte>& out_;
+  void describe(std::string_view name, const std::string& what);
+  std::string description_;  // a line for each option and each part of the state
+  std::vector<std::byte> state_;
 };
 
-/// Copies a state in; without a source it only counts the bytes.
+/// The state within the result of StateWriter::bytes(). Throws std::invalid_argument where its
+/// description is another than the method's own, or its length.
+[[nodiscard]] std::span<const std::byte> state_within(std::span<const std::byte> given,
+                                                      std::span<const std::byte> own);
+
+/// Copies a state in.
 class StateReader final : public StateEditor {
  public:
   explicit StateReader(const std::byte* in) : in_(in) {}
-  [[nodiscard]] std::size_t size() const { return size_; }
   void counters(std::string_view name, std::span<std::int64_t> values) override;
   void buffers(const Layout& layout, std::byte* data) override;
   void slots(SlotMemory& slots) override;
@@ -247,33 +256,29 @@ class StateReader final : public StateEditor {
   void add_scalar(std::string_view name, void* value, const StateScalarType& type) override;
   void take(void* data, std::size_t bytes, MemorySpace* space = nullptr);
   const std::byte* in_;
-  std::size_t size_ = 0;
 };
-
-void require_state_size(std::size_t size, std::size_t given);
 
 }  // namespace detail
 
-/// The whole state of a method, as it is in memory: what two runs compare, and what a resumed run
-/// continues from within one build of a program. Throws std::logic_error while an average is
-/// swapped in.
+/// The whole state of a method, as it is in memory, behind its options and the names, types and
+/// shapes of the state: what two runs compare, and what a resumed run continues from within one
+/// build of a program. Throws std::logic_error while an average is swapped in.
 template <class Method>
 [[nodiscard]] std::vector<std::byte> state_bytes(const Method& method) {
-  std::vector<std::byte> out;
-  detail::StateWriter writer(out);
+  detail::StateWriter writer;
   detail::visit_state(method, writer);
-  return out;
+  return writer.bytes();
 }
 
 /// Restores the result of state_bytes() into a method made with the same options for the same
-/// layout. Throws std::invalid_argument, with nothing changed, where the sizes differ,
-/// std::logic_error while an average is swapped in.
+/// layout. Throws std::invalid_argument, with the first difference, where options or layout differ
+/// or the bytes are cut short, and std::logic_error while an average is swapped in; nothing has
+/// changed then.
 template <class Method>
 requires(!std::is_const_v<Method>) void restore_state(Method& method,
                                                       const std::vector<std::byte>& bytes) {
-  detail::StateReader count(nullptr), reader(bytes.data());
-  detail::visit_state(method, count);
-  detail::require_state_size(count.size(), bytes.size());
+  const std::vector<std::byte> own = state_bytes(method);
+  detail::StateReader reader(detail::state_within(bytes, own).data());
   detail::visit_state(method, reader);
 }
 

@@ -3,6 +3,7 @@
 /// Definitions of core/state.hpp.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -36,32 +37,83 @@ POLYAK_DEFINE void require_readable(const SlotMemory& slots) {
   if (slots.space() != nullptr) slots.space()->require_settled(slots.block().get());
 }
 
-POLYAK_DEFINE void require_state_size(std::size_t size, std::size_t given) {
-  require(size == given, "restore_state: the state must have " + text(size) + " bytes", given);
+POLYAK_DEFINE void StateWriter::describe(std::string_view name, const std::string& what) {
+  description_.append(name).append(" = ").append(what) += '\n';
 }
-
-POLYAK_DEFINE void StateWriter::add_scalar(std::string_view, const void* value,
+POLYAK_DEFINE void StateWriter::add_option(OptionText&& option) {
+  describe(option.name, option.text);
+}
+POLYAK_DEFINE void StateWriter::add_scalar(std::string_view name, const void* value,
                                            const StateScalarType& type) {
+  describe(name, text(type.bytes) + " bytes");
   add(value, type.bytes);
 }
-POLYAK_DEFINE void StateWriter::counters(std::string_view, std::span<const std::int64_t> values) {
+POLYAK_DEFINE void StateWriter::counters(std::string_view name,
+                                         std::span<const std::int64_t> values) {
+  describe(name, text(values.size()) + " counters");
   add(values.data(), values.size_bytes());
 }
 POLYAK_DEFINE void StateWriter::buffers(const Layout& layout, const std::byte* data) {
+  for (const TensorInfo& tensor : layout.tensors) {
+    if (tensor.role == Role::copy) describe("buffer " + tensor.name, detail::describe(tensor));
+  }
   add(data, buffer_bytes(layout), layout.space.get());
 }
 POLYAK_DEFINE void StateWriter::slots(const ConstSlots& slots) {
   slots.require_readable();
   for (std::size_t slot = 0; slot < slots.count(); ++slot) {
     for (std::size_t k = 0; k < slots.layout().tensors.size(); ++k) {
+      if (!slots.keeps(slot, k)) continue;
+      TensorInfo part = slots.info(slot, k);
+      part.dtype = slots.dtype();
+      describe(slots.names()[slot] + "/" + part.name, detail::describe(part));
       add(slots.address(slot, k), slots.bytes(slot, k), slots.space());
     }
   }
 }
 POLYAK_DEFINE void StateWriter::add(const void* data, std::size_t bytes, MemorySpace* space) {
-  const std::size_t place = out_.size();
-  out_.resize(place + bytes);
-  read_bytes(space, out_.data() + place, data, bytes);
+  const std::size_t place = state_.size();
+  state_.resize(place + bytes);
+  read_bytes(space, state_.data() + place, data, bytes);
+}
+POLYAK_DEFINE std::vector<std::byte> StateWriter::bytes() {
+  const std::uint64_t length = description_.size();
+  std::vector<std::byte> all(sizeof length + description_.size());
+  std::memcpy(all.data(), &length, sizeof length);
+  std::memcpy(all.data() + sizeof length, description_.data(), description_.size());
+  all.insert(all.end(), state_.begin(), state_.end());
+  return all;
+}
+
+POLYAK_DEFINE std::span<const std::byte> state_within(std::span<const std::byte> given,
+                                                      std::span<const std::byte> own) {
+  const auto description_of = [](std::span<const std::byte> bytes) {
+    std::uint64_t length = 0;
+    if (bytes.size() >= sizeof length) std::memcpy(&length, bytes.data(), sizeof length);
+    if (bytes.size() < sizeof length || length > bytes.size() - sizeof length) {
+      refuse_argument("restore_state: the state must be a whole result of state_bytes(); its bytes",
+                      bytes.size());
+    }
+    return std::string_view(reinterpret_cast<const char*>(bytes.data()) + sizeof length, length);
+  };
+  std::string_view theirs = description_of(given), ours = description_of(own);
+  const std::size_t begin = sizeof(std::uint64_t) + theirs.size();
+  while (theirs != ours) {
+    const std::string_view there = theirs.substr(0, theirs.find('\n'));
+    const std::string_view here = ours.substr(0, ours.find('\n'));
+    if (there != here) {
+      const auto words = [](std::string_view line) {
+        return line.empty() ? std::string("nothing more") : "\"" + std::string(line) + "\"";
+      };
+      refuse_value("polyak: restore_state: the state has " + words(there) +
+                   " where the method has " + words(here));
+    }
+    theirs.remove_prefix(std::min(theirs.size(), there.size() + 1));
+    ours.remove_prefix(std::min(ours.size(), here.size() + 1));
+  }
+  require(given.size() == own.size(),
+          "restore_state: the state must have " + text(own.size()) + " bytes", given.size());
+  return given.subspan(begin);
 }
 
 POLYAK_DEFINE void StateReader::add_scalar(std::string_view, void* value,
@@ -83,8 +135,8 @@ POLYAK_DEFINE void StateReader::slots(SlotMemory& slots) {
   }
 }
 POLYAK_DEFINE void StateReader::take(void* data, std::size_t bytes, MemorySpace* space) {
-  if (in_ != nullptr) write_bytes(space, data, in_ + size_, bytes);
-  size_ += bytes;
+  write_bytes(space, data, in_, bytes);
+  in_ += bytes;
 }
 
 }  // namespace detail
