@@ -278,9 +278,12 @@ TEST_CASE("no count in a state leads outside the ring, and only the mean is writ
   WindowAverage<float> window(model.params, {.horizon = 4, .interval = 2, .blocks = 3});
   for (int t = 0; t < 9; ++t) window.update(model.params);
   auto bytes = state_bytes(window);
+  std::uint64_t description = 0;  // the number of its bytes comes first
+  std::memcpy(&description, bytes.data(), sizeof description);
+  std::byte* const calls = bytes.data() + sizeof description + description;
   for (const std::int64_t count :
        {std::int64_t{-7}, -(std::int64_t{1} << 40) - 3, (std::int64_t{1} << 40) + 3}) {
-    std::memcpy(bytes.data() + sizeof count, &count, sizeof count);  // after the calls
+    std::memcpy(calls + sizeof count, &count, sizeof count);  // after the calls
     WindowAverage<float> odd(model.params, {.horizon = 4, .interval = 2, .blocks = 3});
     restore_state(odd, bytes);
     CHECK(odd.count() == count);

@@ -494,6 +494,7 @@ void check_lists(const Parameters<P>& params, const Gradients<P>* gradients) {
   if (params.swapped()) {
     refuse_order("polyak: step or update while an average is swapped in; end its guard first");
   }
+  static_cast<void>(ParameterAccess<P>::memory(params));  // looks where objects have it now
   if (gradients != nullptr) {
     require_same(gradients->layout(), params.layout(),
                  "the gradients' parameters and the parameters");

@@ -417,7 +417,7 @@ struct Sweep<P> {
   /// it.
   static void over(const ExecutorRef& executor, const Parameters<P>& params,
                    const P* const* gradients, const GradientReading& reading, const Plan& plan) {
-    const TensorMemory* const tensors = ParameterAccess<P>::memory(params);
+    const TensorMemory* const tensors = ParameterAccess<P>::memory_seen(params);
     const std::size_t count = params.size();
     const int level = level_in_use();
     if (executor.is_serial()) {
@@ -440,6 +440,7 @@ struct Sweep<P> {
   /// Runs one law over every tensor that its slots keep.
   template <class B>
   static void all(const ExecutorRef& executor, const Parameters<P>& params, const B& bound) {
+    static_cast<void>(ParameterAccess<P>::memory(params));
     const typename Plan::Single single{bound.offsets, true, false, loop<false>(bound)};
     over(executor, params, nullptr, {}, Plan{&single, 1, nullptr, 0});
   }
@@ -452,7 +453,7 @@ struct Sweep<P> {
   }
   template <class B>
   static void one(const Parameters<P>& params, std::size_t tensor, const B& bound) {
-    one(ParameterAccess<P>::memory(params), tensor, bound);
+    one(ParameterAccess<P>::memory_seen(params), tensor, bound);
   }
 
   /// Checks the tensors k for which takes(k) is true.

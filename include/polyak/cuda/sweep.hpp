@@ -261,7 +261,7 @@ void launch_laws(const polyak::detail::Members<const B*...>& bound,
   scratch.gradients.clear();
   for (std::size_t i = 0; i < tensors.count; ++i) {
     const std::size_t k = tensors.numbers[i];
-    const polyak::detail::TensorMemory& memory = ParameterAccess<P>::memory(params)[k];
+    const polyak::detail::TensorMemory& memory = ParameterAccess<P>::memory_seen(params)[k];
     if (memory.size == 0) continue;
     scratch.rows.push_back(reinterpret_cast<std::uintptr_t>(memory.data));
     scratch.rows.push_back(memory.size);

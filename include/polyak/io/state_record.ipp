@@ -66,7 +66,7 @@ POLYAK_DEFINE void record_parameters(StateRecord& all, const ParameterList& para
       require(list->find(info.name) == list->tensors.size(),
               "a tensor's name must be new among all lists that are saved together", info.name);
     }
-    record_tensor(all, info.name, info, info.dtype, params.memory()[k].data, layout.space.get());
+    record_tensor(all, info.name, info, info.dtype, params.memory(k).data, layout.space.get());
   }
   all.lists.push_back(params.layout());
 }

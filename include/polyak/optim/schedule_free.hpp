@@ -135,7 +135,7 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
     check(params);
     std::vector<SwapGuard::Piece> pieces;
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (this->slots().keeps(k)) pieces.push_back({params[k].raw(), nullptr, params[k].bytes()});
+      if (this->slots().keeps(k)) pieces.push_back({k, nullptr, params[k].bytes()});
     }
     auto guard = SwapGuard::keep(ParameterAccess<P>::list(params), std::move(pieces));
     read_into(params);

@@ -69,10 +69,11 @@ POLYAK_DEFINE std::vector<SlotSpec> AverageRecord::slots() const {
 POLYAK_DEFINE const std::vector<CopyPiece>& AverageRecord::copies_of(const ParameterList& params) {
   copies_.clear();
   std::byte* place = buffers->data();
-  for (std::size_t k = 0; buffers->bytes() != 0 && k < params.memory().size(); ++k) {
+  const std::vector<TensorMemory>& memory = params.memory();
+  for (std::size_t k = 0; buffers->bytes() != 0 && k < memory.size(); ++k) {
     const TensorInfo& tensor = params.layout()->tensors[k];
     if (!is_buffer(tensor)) continue;
-    copies_.push_back({place, params.memory()[k].data, bytes_of(tensor)});
+    copies_.push_back({place, memory[k].data, bytes_of(tensor)});
     place += bytes_of(tensor);
   }
   return copies_;
@@ -80,10 +81,11 @@ POLYAK_DEFINE const std::vector<CopyPiece>& AverageRecord::copies_of(const Param
 
 POLYAK_DEFINE void AverageRecord::write_buffers(const ParameterList& target) const {
   const std::byte* place = buffers->data();
-  for (std::size_t k = 0; k < target.memory().size(); ++k) {
+  const std::vector<TensorMemory>& memory = target.memory();
+  for (std::size_t k = 0; k < memory.size(); ++k) {
     const TensorInfo& tensor = target.layout()->tensors[k];
     if (!is_buffer(tensor) || bytes_of(tensor) == 0) continue;
-    copy_bytes(target.layout()->space.get(), target.memory()[k].data, place, bytes_of(tensor));
+    copy_bytes(target.layout()->space.get(), memory[k].data, place, bytes_of(tensor));
     place += bytes_of(tensor);
   }
 }
@@ -94,15 +96,14 @@ POLYAK_DEFINE std::vector<SwapGuard::Piece> AverageRecord::pieces(const Paramete
                                                                   bool wide) const {
   std::vector<SwapGuard::Piece> list;
   std::byte* place = buffers->data();
-  for (std::size_t k = 0; k < params.memory().size(); ++k) {
+  for (std::size_t k = 0; k < params.size(); ++k) {
     const TensorInfo& tensor = params.layout()->tensors[k];
-    void* const model = params.memory()[k].data;
     if (slots.keeps(k)) {
       void* const average = wide ? nullptr : slots.address(which * arrays(), k);
-      list.push_back({model, average, bytes_of(tensor)});
+      list.push_back({k, average, bytes_of(tensor)});
     }
     if (!is_buffer(tensor)) continue;
-    list.push_back({model, place, bytes_of(tensor)});
+    list.push_back({k, place, bytes_of(tensor)});
     place += bytes_of(tensor);
   }
   return list;

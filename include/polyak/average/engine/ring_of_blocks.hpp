@@ -147,7 +147,7 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
     for (std::size_t k = 0; k < params.size(); ++k) {
       const bool buffer = params[k].info().role == Role::copy;
       if (buffer || this->slots().keeps(k)) {
-        pieces.push_back({params[k].raw(), nullptr, params[k].bytes()});
+        pieces.push_back({k, nullptr, params[k].bytes()});
       }
     }
     auto guard = SwapGuard::keep(ParameterAccess<P>::list(params), std::move(pieces));

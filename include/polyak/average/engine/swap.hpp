@@ -3,9 +3,9 @@
 /// The guard under which a model holds its average.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <polyak/core/compiled.hpp>
@@ -26,9 +26,9 @@ inline constexpr OrCurrent or_current{};
 /// or die before it.
 class [[nodiscard]] SwapGuard {
  public:
-  /// Memory of the model, and the place of the bits that it is exchanged with.
+  /// A tensor of the model, and the place of the bits that it is exchanged with.
   struct Piece {
-    void* model;
+    std::size_t tensor;
     void* other;
     std::size_t bytes;
   };
@@ -48,14 +48,16 @@ class [[nodiscard]] SwapGuard {
   SwapGuard& operator=(SwapGuard&& other) noexcept;
   ~SwapGuard();
 
-  /// Restores the model's weights now.
+  /// Restores the model's weights now. A tensor whose object has got another shape meanwhile is
+  /// left alone; its average is then lost too, so the method stays swapped out and rejects every
+  /// call.
   void restore() noexcept;
 
  private:
-  SwapGuard(std::shared_ptr<std::atomic<bool>> mark, std::vector<Piece> pieces);
-  void exchange_bytes(const Piece& piece) const noexcept;
+  SwapGuard(const detail::ParameterList& params, std::vector<Piece> pieces);
+  void exchange_bytes(void* model, const Piece& piece) const noexcept;
 
-  std::shared_ptr<std::atomic<bool>> mark_;
+  std::optional<detail::ParameterList> params_;  // while something is swapped in
   std::shared_ptr<detail::Block> block_;
   std::shared_ptr<detail::Block> buffers_;
   std::shared_ptr<detail::Block> kept_;

@@ -17,12 +17,14 @@ POLYAK_DEFINE SwapGuard SwapGuard::exchange(const detail::ParameterList& params,
                                             std::shared_ptr<detail::Block> block,
                                             std::shared_ptr<detail::Block> buffers,
                                             std::vector<Piece> pieces) {
-  SwapGuard guard(params.mark(), std::move(pieces));
+  SwapGuard guard(params, std::move(pieces));
   guard.block_ = std::move(block);
   guard.buffers_ = std::move(buffers);
   guard.block_->lent = true;
   guard.space_ = params.layout()->space;
-  for (const Piece& piece : guard.pieces_) guard.exchange_bytes(piece);
+  for (const Piece& piece : guard.pieces_) {
+    guard.exchange_bytes(params.memory_seen()[piece.tensor].data, piece);
+  }
   return guard;
 }
 
@@ -31,23 +33,30 @@ POLYAK_DEFINE SwapGuard SwapGuard::keep(const detail::ParameterList& params,
   std::size_t bytes = 0;
   for (const Piece& piece : pieces) bytes += piece.bytes;
   auto kept = detail::make_block(bytes, params.layout()->space);
-  SwapGuard guard(params.mark(), std::move(pieces));
+  SwapGuard guard(params, std::move(pieces));
   guard.kept_ = std::move(kept);
   guard.space_ = params.layout()->space;
   std::byte* place = guard.kept_->data();
   for (Piece& piece : guard.pieces_) {
     piece.other = place;
-    detail::copy_bytes(guard.space_.get(), piece.other, piece.model, piece.bytes);
+    detail::copy_bytes(guard.space_.get(), piece.other, params.memory_seen()[piece.tensor].data,
+                       piece.bytes);
     if (piece.bytes != 0) place += piece.bytes;
   }
   return guard;
 }
 
-POLYAK_DEFINE SwapGuard::SwapGuard(SwapGuard&& other) noexcept = default;
+POLYAK_DEFINE SwapGuard::SwapGuard(SwapGuard&& other) noexcept
+    : params_(std::exchange(other.params_, std::nullopt)),
+      block_(std::move(other.block_)),
+      buffers_(std::move(other.buffers_)),
+      kept_(std::move(other.kept_)),
+      pieces_(std::move(other.pieces_)),
+      space_(std::move(other.space_)) {}
 POLYAK_DEFINE SwapGuard& SwapGuard::operator=(SwapGuard&& other) noexcept {
   if (this != &other) {
     restore();
-    mark_ = std::move(other.mark_);
+    params_ = std::exchange(other.params_, std::nullopt);
     block_ = std::move(other.block_);
     buffers_ = std::move(other.buffers_);
     kept_ = std::move(other.kept_);
@@ -59,37 +68,41 @@ POLYAK_DEFINE SwapGuard& SwapGuard::operator=(SwapGuard&& other) noexcept {
 POLYAK_DEFINE SwapGuard::~SwapGuard() { restore(); }
 
 POLYAK_DEFINE void SwapGuard::restore() noexcept {
-  if (mark_ == nullptr) return;
+  if (!params_.has_value()) return;
+  bool all = true;
   for (const Piece& piece : pieces_) {
-    if (block_ != nullptr) {
-      exchange_bytes(piece);
+    void* const model = params_->address(piece.tensor);
+    if (model == nullptr && piece.bytes != 0) {
+      all = false;
+    } else if (block_ != nullptr) {
+      exchange_bytes(model, piece);
     } else {
-      detail::copy_bytes(space_.get(), piece.model, piece.other, piece.bytes);
+      detail::copy_bytes(space_.get(), model, piece.other, piece.bytes);
     }
   }
-  if (block_ != nullptr) block_->lent = false;
-  mark_->store(false);
-  mark_ = nullptr;
+  if (block_ != nullptr && all) block_->lent = false;
+  params_->mark()->store(false);
+  params_.reset();
   block_ = nullptr;
   buffers_ = nullptr;
   kept_ = nullptr;
 }
 
-POLYAK_DEFINE SwapGuard::SwapGuard(std::shared_ptr<std::atomic<bool>> mark,
-                                   std::vector<Piece> pieces)
+POLYAK_DEFINE SwapGuard::SwapGuard(const detail::ParameterList& params, std::vector<Piece> pieces)
     : pieces_(std::move(pieces)) {
-  if (mark->exchange(true)) {
+  static_cast<void>(params.memory());
+  if (params.mark()->exchange(true)) {
     detail::refuse_order("polyak: an average is swapped in already; end its guard first");
   }
-  mark_ = std::move(mark);
+  params_ = params;
 }
 
-POLYAK_DEFINE void SwapGuard::exchange_bytes(const Piece& piece) const noexcept {
+POLYAK_DEFINE void SwapGuard::exchange_bytes(void* model, const Piece& piece) const noexcept {
   if (space_ != nullptr) {
-    if (piece.bytes != 0) space_->exchange(piece.model, piece.other, piece.bytes);
+    if (piece.bytes != 0) space_->exchange(model, piece.other, piece.bytes);
     return;
   }
-  auto* a = static_cast<std::byte*>(piece.model);
+  auto* a = static_cast<std::byte*>(model);
   auto* b = static_cast<std::byte*>(piece.other);
   std::byte buffer[4096];
   for (std::size_t done = 0; done < piece.bytes; done += sizeof buffer) {

@@ -23,7 +23,7 @@ class GradientPlaces {
   struct Trained {
     std::size_t tensor;
     std::size_t bytes;
-    std::size_t gap;  ///< the gap between parameters in which the gradient was last
+    mutable std::size_t gap;  ///< the gap between parameters in which the gradient was last
   };
 
   GradientPlaces(const ParameterList& params, DType weights);
@@ -49,33 +49,46 @@ class GradientPlaces {
   /// Checks the memory of all gradients: one pointer for each trained tensor; null means no
   /// gradient.
   template <class T>
-  void check_all(T* const* pointers) {
+  void check_all(T* const* pointers) const {
+    find_gaps();
     std::size_t last = 0;
     for (std::size_t k = 0; k < trained_.size(); ++k) {
       if (pointers[k] != nullptr && trained_[k].bytes != 0) check(trained_[k], pointers[k], last);
     }
   }
 
+  /// Checks the memory of an object that has moved.
+  void check_moved(const Trained& trained, const void* data) const {
+    std::size_t last = trained.gap;
+    if (trained.bytes != 0) check(trained, data, last);
+  }
+
  private:
-  void check(Trained& trained, const void* data, std::size_t& last) {
+  void check(const Trained& trained, const void* data, std::size_t& last) const {
     const std::uintptr_t begin = MemoryIndex::address(data);
     const std::uintptr_t end = begin + trained.bytes;
     // Usually the gap of this gradient in the last call, or the gap of the previous gradient.
     std::size_t& gap = trained.gap;
     if (!free_.fits(gap, begin, end)) {
       gap = free_.fits(last, begin, end) ? last : free_.gap_before(end);
-      if (!free_.fits(gap, begin, end)) refuse_overlap(trained.tensor, data);
+      if (!free_.fits(gap, begin, end)) gap = gap_or_refusal(trained.tensor, data, begin, end);
     }
     last = gap;
     if (params_.layout()->space != nullptr) check_space(trained.tensor, data);
   }
+  /// Looks for parameters that have moved.
+  void find_gaps() const;
+  /// The gap for memory that is in none of the known ones.
+  [[nodiscard]] std::size_t gap_or_refusal(std::size_t index, const void* data,
+                                           std::uintptr_t begin, std::uintptr_t end) const;
   void check_space(std::size_t index, const void* data) const;
   [[noreturn]] void refuse_overlap(std::size_t index, const void* data) const;
 
   ParameterList params_;
   DType weights_;
   std::vector<Trained> trained_;
-  FreeMemory free_;
+  mutable FreeMemory free_;  // when the parameters had moved `moves_` times
+  mutable std::uint64_t moves_ = 0;
 };
 
 }  // namespace detail

@@ -17,7 +17,10 @@ namespace detail {
 }
 
 POLYAK_DEFINE GradientPlaces::GradientPlaces(const ParameterList& params, DType weights)
-    : params_(params), weights_(weights), free_(params.index()) {
+    : params_(params),
+      weights_(weights),
+      free_((static_cast<void>(params.memory()), params.index())),
+      moves_(params.moves()) {
   const auto& tensors = params.layout()->tensors;
   for (std::size_t k = 0; k < tensors.size(); ++k) {
     if (!is_trained(tensors[k], weights)) continue;
@@ -51,7 +54,11 @@ POLYAK_DEFINE const void* GradientPlaces::place_of(std::size_t index, const void
   if (tensor.size != 0) {
     const std::uintptr_t begin = MemoryIndex::address(data);
     const std::uintptr_t end = begin + tensor.size * bytes_of(tensor.dtype);
-    if (!free_.fits(free_.gap_before(end), begin, end)) refuse_overlap(index, data);
+    static_cast<void>(params_.memory(index));
+    if (params_.moves() != moves_) find_gaps();
+    if (!free_.fits(free_.gap_before(end), begin, end)) {
+      static_cast<void>(gap_or_refusal(index, data, begin, end));
+    }
     if (params_.layout()->space != nullptr) check_space(index, data);
   }
   alignas(double) static constexpr char nowhere = 0;
@@ -82,6 +89,20 @@ POLYAK_DEFINE void GradientPlaces::require_number(std::string_view function,
                   given);
 }
 
+POLYAK_DEFINE void GradientPlaces::find_gaps() const {
+  static_cast<void>(params_.memory());
+  if (params_.moves() == moves_) return;
+  free_.find(params_.index());
+  moves_ = params_.moves();
+}
+POLYAK_DEFINE std::size_t GradientPlaces::gap_or_refusal(std::size_t index, const void* data,
+                                                         std::uintptr_t begin,
+                                                         std::uintptr_t end) const {
+  find_gaps();
+  const std::size_t gap = free_.gap_before(end);
+  if (!free_.fits(gap, begin, end)) refuse_overlap(index, data);
+  return gap;
+}
 POLYAK_DEFINE void GradientPlaces::check_space(std::size_t index, const void* data) const {
   params_.layout()->space->check(data, info(index).name);
 }

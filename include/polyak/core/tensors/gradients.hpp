@@ -3,6 +3,7 @@
 /// Read-only views of gradients, matched to parameters by name, shape and storage order.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
@@ -63,12 +64,16 @@ concept GradientPointers = requires(const Pointers& pointers) {
 /// The gradients of a parameter list. A tensor whose gradient is not set is left alone by
 /// optimizers: no decay, no change of state, no step counted. (A gradient of zeros is a gradient.)
 /// Owns no memory and never writes to it. Setting one gradient costs O(log n).
+///
+/// Objects that own their memory are followed, as in Parameters: after `gradient = backward()`
+/// every step reads the new elements. Maps, spans and pointers stay where they are.
 template <ParameterScalar P = float>
 class Gradients {
  public:
   explicit Gradients(const Parameters<P>& params)
       : places_(ParameterAccess<P>::list(params), detail::dtype_of<P>()),
-        data_(params.size(), nullptr) {}
+        data_(params.size(), nullptr),
+        followed_(params.size()) {}
 
   /// Sets the gradient of tensor `name`: an Eigen object of its shape and storage order, or a span,
   /// std::vector or std::array of its size (taken to be in its storage order).
@@ -84,7 +89,7 @@ class Gradients {
 
   /// Sets the gradient of tensor `name` to raw memory of its size and storage order.
   Gradients& set(std::string_view name, const element_t<P>* data) {
-    return set_pointer(places_.index_of(name), data);
+    return set_pointer(places_.index_of(name), data, {});
   }
 
   /// The same for a device's type that corresponds to the list's.
@@ -97,8 +102,7 @@ class Gradients {
 
   /// Removes the gradient of tensor `name`.
   Gradients& set(std::string_view name, NoGradient) {
-    data_[places_.index_of(name)] = nullptr;
-    return *this;
+    return set_at(places_.index_of(name), no_gradient);
   }
 
   /// Sets all gradients at once, for frameworks whose gradients move every step: one pointer for
@@ -117,6 +121,8 @@ class Gradients {
     for (std::size_t k = 0; k < trained(); ++k) {
       data_[places_.trained()[k].tensor] = reinterpret_cast<const element_t<P>*>(list[k]);
     }
+    if (any_followed_) std::fill(followed_.begin(), followed_.end(), detail::Followed{});
+    any_followed_ = false;
     return *this;
   }
 
@@ -159,8 +165,11 @@ class Gradients {
   [[nodiscard]] double value_limit() const { return limit_; }
 
   /// The gradient of the i-th tensor, without the scale, or null.
-  [[nodiscard]] const element_t<P>* operator[](std::size_t index) const { return data_[index]; }
-  [[nodiscard]] const element_t<P>* const* data() const { return data_.data(); }
+  [[nodiscard]] const element_t<P>* operator[](std::size_t index) const { return data()[index]; }
+  [[nodiscard]] const element_t<P>* const* data() const {
+    if (any_followed_) follow();
+    return data_.data();
+  }
   [[nodiscard]] const std::shared_ptr<const Layout>& layout() const {
     return places_.params().layout();
   }
@@ -170,6 +179,7 @@ class Gradients {
   Gradients& set_at(std::size_t index, Object&& object) {
     if constexpr (std::same_as<std::remove_cvref_t<Object>, NoGradient>) {
       data_[index] = nullptr;
+      followed_[index] = {};
       return *this;
     } else {
       static_assert(!detail::dies_with_its_memory<Object>,
@@ -187,7 +197,7 @@ class Gradients {
       } else {
         places_.require_shape(index, described.shape, described.order);
       }
-      return set_pointer(index, described.data);
+      return set_pointer(index, described.data, detail::follow<!detail::on_device<P>>(object));
     }
   }
 
@@ -195,13 +205,32 @@ class Gradients {
   template <ParameterScalar>
   friend struct GradientAccess;
 
-  Gradients& set_pointer(std::size_t index, const element_t<P>* data) {
+  Gradients& set_pointer(std::size_t index, const element_t<P>* data, detail::Followed object) {
     data_[index] = static_cast<const element_t<P>*>(places_.place_of(index, data));
+    followed_[index] = object;
+    any_followed_ = any_followed_ || object.object != nullptr;
     return *this;
+  }
+  /// Looks up where the elements of objects are now.
+  void follow() const {
+    for (const auto& trained : places_.trained()) {
+      const detail::Followed& followed = followed_[trained.tensor];
+      if (followed.object == nullptr || trained.bytes == 0) continue;
+      void* now = nullptr;
+      const TensorInfo& info = places_.info(trained.tensor);
+      if (!followed.read(followed.object, info, &now, nullptr)) {
+        detail::refuse_reshaped("the gradient of", info, followed);
+      }
+      if (now == data_[trained.tensor]) continue;
+      places_.check_moved(trained, now);
+      data_[trained.tensor] = static_cast<const element_t<P>*>(now);
+    }
   }
 
   detail::GradientPlaces places_;
-  std::vector<const element_t<P>*> data_;
+  mutable std::vector<const element_t<P>*> data_;  // when they were last looked up
+  std::vector<detail::Followed> followed_;         // of each tensor
+  bool any_followed_ = false;
   double scale_ = 1;
   double clip_ = 1;
   std::shared_ptr<const double> device_clip_;  // in the memory of a device
@@ -213,7 +242,7 @@ template <ParameterScalar P>
 struct GradientAccess {
   /// One pointer for each tensor of the list; null without a gradient.
   [[nodiscard]] static const element_t<P>* const* pointers(const Gradients<P>& gradients) {
-    return gradients.data_.data();
+    return gradients.data();
   }
   /// How each element is read.
   [[nodiscard]] static detail::GradientReading reading(const Gradients<P>& gradients) {

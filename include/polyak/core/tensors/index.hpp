@@ -78,6 +78,12 @@ class MemoryIndex {
   /// Adds the next tensor, which must not overlap another. A tensor of 0 bytes occupies nothing.
   void add(const void* data, std::size_t bytes);
 
+  /// Forgets all tensors, and keeps the memory for them.
+  void clear() {
+    nodes_.clear();
+    root_ = none;
+  }
+
   /// Appends begin and end of all ranges, in the order of the addresses.
   void list(std::vector<std::uintptr_t>& begins, std::vector<std::uintptr_t>& ends) const;
   /// Number of tensors, tensors of 0 bytes included.
@@ -112,7 +118,10 @@ class MemoryIndex {
 /// row. Gap k is between range k - 1 and range k.
 class FreeMemory {
  public:
-  explicit FreeMemory(const MemoryIndex& taken);
+  explicit FreeMemory(const MemoryIndex& taken) { find(taken); }
+
+  /// Finds the gaps anew.
+  void find(const MemoryIndex& taken);
 
   /// Whether [begin, end), which must not be empty, is in the gap.
   [[nodiscard]] bool fits(std::size_t gap, std::uintptr_t begin, std::uintptr_t end) const {

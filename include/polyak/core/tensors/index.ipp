@@ -86,7 +86,10 @@ POLYAK_DEFINE void MemoryIndex::list_subtree(std::size_t node, std::vector<std::
   list_subtree(nodes_[node].right, begins, ends);
 }
 
-POLYAK_DEFINE FreeMemory::FreeMemory(const MemoryIndex& taken) {
+POLYAK_DEFINE void FreeMemory::find(const MemoryIndex& taken) {
+  begins_.clear();
+  ends_.clear();
+  bits_ = 0;
   begins_.reserve(taken.size() + 1);
   ends_.reserve(taken.size() + 1);
   ends_.push_back(0);

@@ -34,7 +34,26 @@ struct TensorMemory {
 
 [[noreturn]] void refuse_moved_list();
 
-/// Tensors in order of registration, and the places of their memory.
+/// Where the elements of an object with memory of its own are now.
+struct Followed {
+  const void* object = nullptr;  ///< null for views, whose memory is elsewhere
+  /// Sets the address of the elements. Returns false if the object no longer has the tensor's
+  /// shape; then, where `shape` is not null, it sets that to the object's.
+  bool (*read)(const void* object, const TensorInfo& tensor, void** data, Shape* shape) = nullptr;
+};
+
+/// The memory of the tensors of a list and of its copies.
+struct Places {
+  std::vector<TensorMemory> memory;  ///< when it was last read
+  std::vector<Followed> followed;    ///< of each tensor
+  MemoryIndex index;
+  bool any_followed = false;
+  std::uint64_t moves = 0;    ///< how often the memory of a tensor was seen to have moved
+  std::uint64_t indexed = 0;  ///< moves when the index was made
+};
+
+/// Tensors in order of registration, and the places of their memory. The memory of objects that own
+/// it is looked up at every call, because assignment may have moved it.
 class ParameterList {
  public:
   /// An empty list for weights of one type; without a space, in the host's memory.
@@ -45,39 +64,67 @@ class ParameterList {
   ParameterList& operator=(ParameterList&&) noexcept;
   ~ParameterList();
 
-  /// See Parameters::add. It sets the tensor's size.
-  void add(TensorInfo tensor, void* data);
+  /// See Parameters::add and Parameters::rebind. add() sets the tensor's size.
+  void add(TensorInfo tensor, void* data, Followed object);
+  void rebind(const TensorInfo& given, void* data, Followed object);
+
+  // The functions below throw std::logic_error after the list was moved from, and those that return
+  // memory std::invalid_argument where an object has another shape than its tensor.
 
   /// Index of the tensor with this name or alias. Throws std::invalid_argument if there is none.
   [[nodiscard]] std::size_t index_of(std::string_view name) const;
   /// Number of elements of the weights' type.
   [[nodiscard]] std::size_t elements() const;
+  /// Number of tensors.
+  [[nodiscard]] std::size_t size() const { return places().memory.size(); }
 
-  // All throw std::logic_error after the list was moved from, but for memory(), which is empty.
   [[nodiscard]] const std::shared_ptr<const Layout>& layout() const {
     if (layout_ == nullptr) refuse_moved_list();
     return layout_;
   }
-  [[nodiscard]] const std::vector<TensorMemory>& memory() const { return memory_; }
-  [[nodiscard]] const MemoryIndex& index() const {
-    if (layout_ == nullptr) refuse_moved_list();
-    return index_;
+  /// The memory of all tensors, as it is now.
+  [[nodiscard]] const std::vector<TensorMemory>& memory() const {
+    if (places().any_followed) follow();
+    return places_->memory;
   }
+  /// The memory of one tensor, as it is now.
+  [[nodiscard]] const TensorMemory& memory(std::size_t tensor) const {
+    if (places().any_followed) follow(tensor);
+    return places_->memory[tensor];
+  }
+  /// The memory of all tensors as the last call of memory() saw it.
+  [[nodiscard]] const std::vector<TensorMemory>& memory_seen() const { return places().memory; }
+  /// The address of a tensor's elements, or null where its object has another shape now.
+  [[nodiscard]] void* address(std::size_t tensor) const noexcept;
+  /// How often memory was seen to have moved.
+  [[nodiscard]] std::uint64_t moves() const { return places().moves; }
+  /// Where memory was taken when memory() last looked.
+  [[nodiscard]] const MemoryIndex& index() const;
   [[nodiscard]] const std::shared_ptr<std::atomic<bool>>& mark() const {
     if (swapped_ == nullptr) refuse_moved_list();
     return swapped_;
   }
 
  private:
+  [[nodiscard]] Places& places() const {
+    if (places_ == nullptr) refuse_moved_list();
+    return *places_;
+  }
+  void follow() const;
+  void follow(std::size_t tensor) const;
+  void require_memory(const TensorInfo& tensor, const void* data) const;
   Layout& own_layout();
+  Places& own_places();
 
   DType weights_;
   std::shared_ptr<const Layout> layout_;
-  std::vector<TensorMemory> memory_;
-  MemoryIndex index_;
+  std::shared_ptr<Places> places_;
   std::shared_ptr<std::atomic<bool>> swapped_;
 };
 
+/// Refuses an object of another shape than its tensor.
+[[noreturn]] void refuse_reshaped(std::string_view what, const TensorInfo& tensor,
+                                  const Followed& followed);
 /// Refuses access to the elements of a tensor as another type.
 [[noreturn]] void refuse_data_of(const TensorInfo& tensor);
 /// Refuses memory of another size than its shape.

@@ -52,6 +52,16 @@ class TensorRef {
 /// Weights are of type P; integers and other types can be registered with Role::copy or
 /// Role::ignore. Copies of a list refer to the same tensors and share the flag for a swapped-in
 /// average.
+///
+/// Objects that own their memory, such as Eigen::MatrixXf or std::vector, are followed: every call
+/// looks up where their elements are now, so weights may be assigned and moved into
+/// (`W = std::move(other)`). An object of another shape is rejected by the tensor's name before
+/// anything changes. The first call after an assignment must not run at the same time as another
+/// one on the list. Maps, spans and raw memory stay where they are.
+///
+/// The list refers to the object itself. A copy of a model class is another model: its own list
+/// must be made from its own objects, since a copied list still refers to the original. A model
+/// that moves to another address must rebind() its tensors.
 template <ParameterScalar P = float>
 class Parameters {
  public:
@@ -77,7 +87,7 @@ class Parameters {
     auto described = detail::describe_object(object);
     detail::require_contiguous(described.contiguous, name);
     return add_memory(std::move(name), described.data, std::move(described.shape), role,
-                      described.order);
+                      described.order, detail::follow<!detail::on_device<P>>(object));
   }
 
   /// Registers a span, std::vector or std::array of `shape`, by default row-major. Throws as above,
@@ -90,24 +100,59 @@ class Parameters {
                   "polyak: Parameters view memory, they cannot keep a temporary alive");
     const std::size_t elements = detail::elements_of(shape, name);
     if (elements != object.size()) detail::refuse_size(name, object.size(), elements);
-    return add_memory(std::move(name), object.data(), std::move(shape), role, order);
+    return add_memory(std::move(name), object.data(), std::move(shape), role, order,
+                      detail::follow<!detail::on_device<P>>(object));
   }
 
   /// Registers raw memory.
   template <class T>
   Parameters& add(std::string name, T* data, Shape shape, Role role = Role::average,
                   Order order = Order::row_major) {
-    return add_memory(std::move(name), data, std::move(shape), role, order);
+    return add_memory(std::move(name), data, std::move(shape), role, order, {});
+  }
+
+  /// Gives a tensor other memory: that of an object of its type, shape and order, or for a span,
+  /// std::vector or std::array of its type and size. Copies of the list see it too. For a model
+  /// that has moved, and for weights that live elsewhere from now on. State of methods stays.
+  ///
+  /// Throws std::invalid_argument, with both descriptions, for another type or shape, for memory
+  /// that overlaps another tensor, and for an unknown name, std::logic_error while an average is
+  /// swapped in. Nothing has changed then.
+  template <class Object>
+  requires detail::Registrable<std::remove_reference_t<Object>> Parameters& rebind(
+      std::string_view name, Object&& object) {
+    static_assert(!detail::dies_with_its_memory<Object>,
+                  "polyak: Parameters view memory, they cannot keep a temporary alive");
+    auto described = detail::describe_object(object);
+    detail::require_contiguous(described.contiguous, name);
+    const TensorInfo& tensor = at(name).info();
+    TensorInfo given{tensor.name, std::move(described.shape),      described.order,
+                     tensor.role, registered_type(described.data), 0};
+    if (described.flat && static_cast<std::size_t>(object.size()) == tensor.size) {
+      given.shape = tensor.shape;
+      given.order = tensor.order;
+    }
+    list_.rebind(given, described.data, detail::follow<!detail::on_device<P>>(object));
+    return *this;
+  }
+
+  /// The same for raw memory of the tensor's type, size and order.
+  template <class T>
+  Parameters& rebind(std::string_view name, T* data) {
+    TensorInfo given = layout()->tensors[list_.index_of(name)];
+    given.dtype = registered_type(data);
+    list_.rebind(given, data, {});
+    return *this;
   }
 
   /// Number of distinct tensors, without aliases.
-  [[nodiscard]] std::size_t size() const { return list_.memory().size(); }
+  [[nodiscard]] std::size_t size() const { return list_.size(); }
 
   /// Number of elements of type P; aliases count once.
   [[nodiscard]] std::size_t elements() const { return list_.elements(); }
 
   [[nodiscard]] TensorRef<P> operator[](std::size_t index) const {
-    return {layout()->tensors[index], list_.memory()[index]};
+    return {layout()->tensors[index], list_.memory(index)};
   }
 
   /// The tensor with this name or alias. Throws std::invalid_argument if there is none.
@@ -126,11 +171,15 @@ class Parameters {
   friend struct ParameterAccess;
 
   template <class T>
-  Parameters& add_memory(std::string name, T* data, Shape shape, Role role, Order order) {
+  [[nodiscard]] static DType registered_type(T*) {
     static_assert(!std::is_const_v<T>, "polyak: parameters must be writable");
-    list_.add({std::move(name), std::move(shape), order, role,
-               detail::dtype_of<typename detail::Registered<T>::type>(), 0},
-              data);
+    return detail::dtype_of<typename detail::Registered<T>::type>();
+  }
+  template <class T>
+  Parameters& add_memory(std::string name, T* data, Shape shape, Role role, Order order,
+                         detail::Followed object) {
+    list_.add({std::move(name), std::move(shape), order, role, registered_type(data), 0}, data,
+              object);
     return *this;
   }
 
@@ -143,8 +192,13 @@ struct ParameterAccess {
   [[nodiscard]] static const detail::ParameterList& list(const Parameters<P>& params) {
     return params.list_;
   }
+  /// The memory of all tensors as it is now.
   [[nodiscard]] static const detail::TensorMemory* memory(const Parameters<P>& params) {
     return params.list_.memory().data();
+  }
+  /// The memory of all tensors when the last call looked.
+  [[nodiscard]] static const detail::TensorMemory* memory_seen(const Parameters<P>& params) {
+    return params.list_.memory_seen().data();
   }
 };
 

@@ -13,6 +13,7 @@
 
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/parameter_list.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -49,14 +50,18 @@ concept FlatObject = !DenseObject<T> && !TensorObject<T> && requires(T & object)
 template <class T>
 concept Registrable = DenseObject<T> || TensorObject<T> || FlatObject<T>;
 
+/// True for objects that own their memory, so that assignment may move it.
+template <class T>
+inline constexpr bool owns_its_memory = requires(T& object) {
+  object.conservativeResize(0, 0);
+}
+|| requires(T& object) { object.resize(object.dimensions()); }
+|| requires(T& object) { object.push_back(*object.data()); };
+
 /// True for temporaries whose memory dies with them.
 template <class T>
 inline constexpr bool dies_with_its_memory =
-    !std::is_lvalue_reference_v<T> &&
-    (
-        requires(std::remove_cvref_t<T> & object) { object.conservativeResize(0, 0); } ||
-        requires(std::remove_cvref_t<T> & object) { object.resize(object.dimensions()); } ||
-        requires(std::remove_cvref_t<T> & object) { object.push_back(*object.data()); });
+    !std::is_lvalue_reference_v<T> && owns_its_memory<std::remove_cvref_t<T>>;
 
 /// The description of any registrable object.
 template <class T>
@@ -102,6 +107,39 @@ template <Registrable Object>
   }
   described.order = canonical(described.order, described.shape);
   return described;
+}
+
+/// Looks up the elements of an object; see Followed.
+template <class Object>
+bool read_object(const void* object, const TensorInfo& tensor, void** data, Shape* shape) {
+  const Object& now = *static_cast<const Object*>(object);
+  *data = const_cast<void*>(static_cast<const void*>(now.data()));
+  bool same = static_cast<std::size_t>(now.size()) == tensor.size;
+  if constexpr (DenseObject<Object>) {
+    if constexpr (!static_cast<bool>(Object::IsVectorAtCompileTime)) {
+      same = same && tensor.shape.front() == static_cast<std::int64_t>(now.rows()) &&
+             tensor.shape.back() == static_cast<std::int64_t>(now.cols());
+    }
+  } else if constexpr (TensorObject<Object>) {
+    const auto& extents = now.dimensions();
+    for (std::size_t k = 0; k < tensor.shape.size(); ++k) {
+      same = same && tensor.shape[k] == static_cast<std::int64_t>(extents[k]);
+    }
+  }
+  if (shape != nullptr) *shape = describe_object(now).shape;
+  return same;
+}
+
+/// How to look up the elements of an object that owns its memory; empty for views.
+template <bool Host, class Object>
+[[nodiscard]] Followed follow(Object& object) {
+  using Plain = std::remove_const_t<Object>;
+  if constexpr (Host && owns_its_memory<Plain>) {
+    return {&object, &read_object<Plain>};
+  } else {
+    static_cast<void>(object);
+    return {};
+  }
 }
 
 inline void require_contiguous(bool contiguous, std::string_view name) {
