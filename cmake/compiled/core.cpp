@@ -17,6 +17,7 @@
 #include <polyak/core/tensors/parameter_list.ipp>
 #include <polyak/core/tensors/selection_checks.ipp>
 #include <polyak/core/tensors/slots.ipp>
+#include <polyak/core/tensors/swapped_memory.ipp>
 #include <polyak/optim/tensor_groups.ipp>
 
 template class polyak::detail::BatchNormLayersOf<polyak::detail::BatchNormNumbers>;

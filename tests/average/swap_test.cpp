@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <polyak/average/ema.hpp>
 #include <polyak/average/engine/swap.hpp>
+#include <polyak/average/soft_update.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/optim/sgd.hpp>
 
@@ -256,6 +257,59 @@ TEMPLATE_TEST_CASE("steps, updates and second guards are refused while an averag
   CHECK(second.calls() == 0);
   CHECK(optimizer.step(model.params, grads));
   CHECK(ema.update(model.params));
+}
+
+TEST_CASE("a guard of one list stops every list that views the same memory", "[swap]") {
+  std::vector<float> w(64, 1), other(8, 1), gradient(64, 1);
+  polyak::Parameters<float> all, again, part, apart;
+  all.add("w", w);
+  again.add("weights", std::span(w));
+  part.add("tail", w.data() + 60, {4}).add("other", other);
+  apart.add("other", other);
+  polyak::Ema<float> ema(all, {.decay = 0.5}), ema_again(again), ema_part(part), ema_apart(apart);
+  polyak::Sgd<float> sgd(again, {.learning_rate = 0.5});
+  const auto grads = polyak::like(again, gradient);
+  ema.update(all);
+  w.assign(64, 3);
+  ema.update(all);
+  ema_again.update(again);
+  ema_part.update(part);
+  ema_apart.update(apart);
+  const auto refused = [](auto&& call) {
+    return !refusal<std::logic_error>([&] { static_cast<void>(call()); }).empty();
+  };
+  {
+    auto guard = ema.swap_into(all);
+    const auto moved = std::move(guard);
+    CHECK(w == std::vector<float>(64, 2));
+    CHECK(again.swapped());
+    CHECK(part.swapped());
+    CHECK_FALSE(apart.swapped());
+    CHECK(refused([&] { return sgd.step(again, grads); }));
+    CHECK(refused([&] { return polyak::step(again, grads, sgd, ema_again); }));
+    CHECK(refused([&] { return ema_again.update(again); }));
+    CHECK(refused([&] { return ema_again.swap_into(again); }));
+    CHECK(refused([&] { return ema_part.swap_into(part); }));
+    CHECK(refused([&] { return ema_part.update(part); }));
+    CHECK(refused([&] { return ema_again.copy_to(again), 0; }));
+    CHECK(refused([&] { return polyak::soft_update(part, part, 0.5), 0; }));
+    CHECK(refused([&] {
+      polyak::Ema<float> late(again);
+      return 0;
+    }));
+    CHECK(sgd.count() == 0);
+    ema_apart.update(apart);
+    const auto second = ema_apart.swap_into(apart);
+    CHECK(apart.swapped());
+  }
+  CHECK(w == std::vector<float>(64, 3));
+  CHECK_FALSE(again.swapped());
+  CHECK_FALSE(part.swapped());
+  CHECK_FALSE(apart.swapped());
+  sgd.step(again, grads);
+  CHECK(w == std::vector<float>(64, 2.5F));
+  const auto guard = ema_part.swap_into(part);
+  CHECK(all.swapped());
 }
 
 TEST_CASE("an average that was never updated is not readable without or_current", "[swap]") {

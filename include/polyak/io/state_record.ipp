@@ -54,7 +54,7 @@ POLYAK_DEFINE void record_tensor(StateRecord& all, std::string name, const Tenso
 }
 
 POLYAK_DEFINE void record_parameters(StateRecord& all, const ParameterList& params) {
-  if (params.mark()->load()) {
+  if (params.swapped()) {
     refuse_order("polyak: save or load while an average is swapped in; end its guard first");
   }
   const Layout& layout = *params.layout();

@@ -33,7 +33,7 @@ POLYAK_DEFINE AverageRecord::AverageRecord(std::string_view method, const Parame
   if (!accumulation.tensors.is_everything()) {
     require_some(averaged_, accumulation.tensors, layout, owner);
   }
-  if (params.mark()->load()) {
+  if (params.swapped()) {
     refuse_order("polyak: an average constructed while another is swapped in");
   }
   buffers = make_block(buffer_bytes(layout), layout.space);
@@ -160,7 +160,7 @@ POLYAK_DEFINE void require_home(const SlotMemory& slots) {
 POLYAK_DEFINE void require_target(const ParameterList& target, const SlotMemory& slots) {
   require_home(slots);
   require_same(target.layout(), slots.layout(), "the target and the parameters of the average");
-  if (target.mark()->load()) refuse_order("polyak: copy_to while an average is swapped in");
+  if (target.swapped()) refuse_order("polyak: copy_to while an average is swapped in");
 }
 
 }  // namespace detail

@@ -22,8 +22,8 @@ inline constexpr OrCurrent or_current{};
 
 /// While the guard lives, the model's memory holds an average. When it ends, also by an exception,
 /// it restores the weights bit for bit. Meanwhile step, update and a second guard on the same
-/// parameter list throw std::logic_error. The guard refers to memory only, so the method may move
-/// or die before it.
+/// memory, through this parameter list or another one, throw std::logic_error. The method may move
+/// or die before the guard.
 class [[nodiscard]] SwapGuard {
  public:
   /// A tensor of the model, and the place of the bits that it is exchanged with.

@@ -5,6 +5,7 @@
 #include <polyak/average/engine/swap.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <utility>
 
@@ -81,6 +82,7 @@ POLYAK_DEFINE void SwapGuard::restore() noexcept {
     }
   }
   if (block_ != nullptr && all) block_->lent = false;
+  detail::SwappedMemory::free(params_->mark().get());
   params_->mark()->store(false);
   params_.reset();
   block_ = nullptr;
@@ -90,11 +92,22 @@ POLYAK_DEFINE void SwapGuard::restore() noexcept {
 
 POLYAK_DEFINE SwapGuard::SwapGuard(const detail::ParameterList& params, std::vector<Piece> pieces)
     : pieces_(std::move(pieces)) {
-  static_cast<void>(params.memory());
-  if (params.mark()->exchange(true)) {
-    detail::refuse_order("polyak: an average is swapped in already; end its guard first");
+  std::vector<bool> taken(params.size(), false);
+  for (const Piece& piece : pieces_) taken[piece.tensor] = true;
+  auto ranges = params.ranges(taken);
+  constexpr const char* refusal = "polyak: an average is swapped in already; end its guard first";
+  if (params.mark()->exchange(true)) detail::refuse_order(refusal);
+  struct Unmark {  // unless all goes well
+    std::atomic<bool>* mark;
+    ~Unmark() {
+      if (mark != nullptr) mark->store(false);
+    }
+  } unmark{params.mark().get()};
+  if (!detail::SwappedMemory::take(params.mark().get(), std::move(ranges))) {
+    detail::refuse_order(refusal);
   }
   params_ = params;
+  unmark.mark = nullptr;
 }
 
 POLYAK_DEFINE void SwapGuard::exchange_bytes(void* model, const Piece& piece) const noexcept {

@@ -14,6 +14,7 @@
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/tensors/index.hpp>
 #include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/swapped_memory.hpp>
 
 namespace polyak {
 inline namespace v0 {
@@ -104,6 +105,10 @@ class ParameterList {
     if (swapped_ == nullptr) refuse_moved_list();
     return swapped_;
   }
+  /// Whether the memory of a tensor holds an average now, through this list or another one.
+  [[nodiscard]] bool swapped() const;
+  /// Where memory is taken now. The range of a tensor whose bit is not set is empty.
+  [[nodiscard]] std::vector<AddressRange> ranges(const std::vector<bool>& tensors) const;
 
  private:
   [[nodiscard]] Places& places() const {

@@ -55,7 +55,7 @@ POLYAK_DEFINE void ParameterList::add(TensorInfo tensor, void* data, Followed ob
                     name_of(tensor.dtype));
   }
   require_memory(tensor, data);
-  if (swapped_->load()) refuse_order("polyak: add() while an average is swapped in");
+  if (swapped()) refuse_order("polyak: add() while an average is swapped in");
   static_cast<void>(memory());
   if (const std::size_t k = index().first_overlap(data, bytes); k != MemoryIndex::none) {
     const TensorInfo& other = layout_->tensors[k];
@@ -94,7 +94,7 @@ POLYAK_DEFINE void ParameterList::rebind(const TensorInfo& given, void* data, Fo
                  ", the new memory is " + describe(words));
   }
   require_memory(tensor, data);
-  if (swapped_->load()) refuse_order("polyak: rebind() while an average is swapped in");
+  if (swapped()) refuse_order("polyak: rebind() while an average is swapped in");
   const std::size_t bytes = tensor.size * bytes_of(tensor.dtype);
   for (std::size_t other = 0; other < size(); ++other) {
     const TensorInfo& there = layout_->tensors[other];
@@ -132,6 +132,21 @@ POLYAK_DEFINE void* ParameterList::address(std::size_t tensor) const noexcept {
   void* now = places_->memory[tensor].data;
   if (followed.object == nullptr || places_->memory[tensor].size == 0) return now;
   return followed.read(followed.object, layout_->tensors[tensor], &now, nullptr) ? now : nullptr;
+}
+
+POLYAK_DEFINE bool ParameterList::swapped() const {
+  if (mark()->load()) return true;
+  return !SwappedMemory::empty() && SwappedMemory::overlaps(ranges(std::vector(size(), true)));
+}
+POLYAK_DEFINE std::vector<AddressRange> ParameterList::ranges(
+    const std::vector<bool>& tensors) const {
+  std::vector<AddressRange> all(size());
+  for (std::size_t k = 0; k < all.size(); ++k) {
+    if (!tensors[k]) continue;
+    all[k].begin = MemoryIndex::address(memory(k).data);
+    all[k].end = all[k].begin + memory(k).size * bytes_of(layout()->tensors[k].dtype);
+  }
+  return all;
 }
 
 POLYAK_DEFINE const MemoryIndex& ParameterList::index() const {

@@ -163,8 +163,9 @@ class Parameters {
   /// Names, shapes and roles; lists of equal layout are interchangeable.
   [[nodiscard]] const std::shared_ptr<const Layout>& layout() const { return list_.layout(); }
 
-  /// Whether an average is swapped in now, by a SwapGuard.
-  [[nodiscard]] bool swapped() const { return list_.mark()->load(); }
+  /// Whether an average is swapped in now, by a SwapGuard of this list or of another one that views
+  /// some of its memory.
+  [[nodiscard]] bool swapped() const { return list_.swapped(); }
 
  private:
   template <ParameterScalar>

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// The functions of swapped_memory.hpp.
+#pragma once
+
+#include <polyak/core/tensors/swapped_memory.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <mutex>
+#include <utility>
+
+namespace polyak {
+inline namespace v0 {
+namespace detail {
+
+struct SwappedRanges {
+  struct Guard {
+    const void* id;
+    std::vector<AddressRange> ranges;  // in the order of addresses
+  };
+  std::mutex mutex;
+  std::vector<Guard> guards;
+  std::atomic<std::size_t> number{0};
+
+  [[nodiscard]] bool overlap(const std::vector<AddressRange>& ranges) const {
+    for (const Guard& guard : guards) {
+      for (const AddressRange& range : ranges) {
+        if (range.begin == range.end) continue;
+        // Of the ranges that begin before the end of this one, the last also ends last.
+        auto after = std::lower_bound(
+            guard.ranges.begin(), guard.ranges.end(), range.end,
+            [](const AddressRange& one, std::uintptr_t end) { return one.begin < end; });
+        if (after != guard.ranges.begin() && (--after)->end > range.begin) return true;
+      }
+    }
+    return false;
+  }
+};
+POLYAK_DEFINE SwappedRanges& swapped_ranges() {
+  static SwappedRanges all;
+  return all;
+}
+
+POLYAK_DEFINE bool SwappedMemory::empty() {
+  return swapped_ranges().number.load(std::memory_order_acquire) == 0;
+}
+POLYAK_DEFINE bool SwappedMemory::overlaps(const std::vector<AddressRange>& ranges) {
+  SwappedRanges& all = swapped_ranges();
+  const std::lock_guard lock(all.mutex);
+  return all.overlap(ranges);
+}
+POLYAK_DEFINE bool SwappedMemory::take(const void* guard, std::vector<AddressRange> ranges) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const AddressRange& a, const AddressRange& b) { return a.begin < b.begin; });
+  std::erase_if(ranges, [](const AddressRange& range) { return range.begin == range.end; });
+  SwappedRanges& all = swapped_ranges();
+  const std::lock_guard lock(all.mutex);
+  if (all.overlap(ranges)) return false;
+  all.guards.push_back({guard, std::move(ranges)});
+  all.number.store(all.guards.size(), std::memory_order_release);
+  return true;
+}
+POLYAK_DEFINE void SwappedMemory::free(const void* guard) noexcept {
+  SwappedRanges& all = swapped_ranges();
+  const std::lock_guard lock(all.mutex);
+  std::erase_if(all.guards, [&](const auto& one) { return one.id == guard; });
+  all.number.store(all.guards.size(), std::memory_order_release);
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace polyak
