@@ -22,6 +22,7 @@
 #include <polyak/average/schedules/conversions.hpp>
 #include <polyak/average/schedules/decay_schedule.hpp>
 #include <polyak/average/schedules/repeated_weighting.hpp>
+#include <polyak/average/schedules/stream_weighting.hpp>
 #include <polyak/average/schedules/weighting.hpp>
 #include <polyak/average/soft_update.hpp>
 #include <polyak/average/swa.hpp>

@@ -4,6 +4,7 @@
 #include <polyak/average/power_ema.hpp>
 #include <polyak/average/schedules/conversions.hpp>
 #include <polyak/average/schedules/decay_schedule.hpp>
+#include <polyak/average/schedules/stream_weighting.hpp>
 #include <polyak/average/schedules/weighting.hpp>
 
 #include <cmath>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <polyak/average/engine/average.hpp>
+#include <polyak/average/schedules/stream_weighting.hpp>
 #include <polyak/average/schedules/weighting.hpp>
 
 #include <algorithm>

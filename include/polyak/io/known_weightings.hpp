@@ -20,6 +20,7 @@
 #include <polyak/average/hare_tortoise.hpp>
 #include <polyak/average/power_ema.hpp>
 #include <polyak/average/schedules/decay_schedule.hpp>
+#include <polyak/average/schedules/stream_weighting.hpp>
 #include <polyak/average/schedules/weighting.hpp>
 #include <polyak/average/switch_ema.hpp>
 #include <polyak/core/option_reader.hpp>

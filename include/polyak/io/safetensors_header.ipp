@@ -2,7 +2,7 @@
 /// @file
 /// Definitions of io/safetensors_header.hpp.
 ///
-/// Above 300 lines: one parser receives the events and checks all rules, in the order of the format.
+/// Above 300 lines: one parser receives the events and checks the rules in the order of the format.
 #pragma once
 
 #include <algorithm>

@@ -18,10 +18,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
-#include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include <polyak/average/schedules/decay_warmup.hpp>
@@ -255,54 +252,6 @@ template <class Fields>
 void fields(TailWeighting& w, Fields& field) {
   field("start", w.start, at_least_1);
 }
-
-/// Any positive weights of a stream: c_t = omega_t / sum_{s<=t} omega_s.
-class StreamWeighting {
- public:
-  static constexpr std::string_view type_name = "stream";
-  /// Throws std::invalid_argument unless every weight is finite and >= 0, the first > 0.
-  explicit StreamWeighting(std::vector<double> weights) : weights_(std::move(weights)) {
-    validate(*this);
-    add_up();
-  }
-  template <class Fields>
-  friend void fields(StreamWeighting& w, Fields& field) {
-    field.list("weight", w.weights_, 1);
-    const double* const bad = w.first_bad();
-    field.check(bad == nullptr, ": weights must be finite and >= 0, the first > 0",
-                bad == nullptr ? 0 : *bad);
-    field.after_reading([&] { w.add_up(); });
-  }
-  /// Both throw std::invalid_argument for a call that has no weight.
-  [[nodiscard]] double gain(std::int64_t t) const { return weights_[at(t)] / sums_[at(t)]; }
-  [[nodiscard]] double complement(std::int64_t t) const {
-    return t == 1 ? 0 : sums_[at(t - 1)] / sums_[at(t)];
-  }
-
- private:
-  [[nodiscard]] std::size_t at(std::int64_t t) const {
-    if (t < 1 || static_cast<std::size_t>(t) > weights_.size()) [[unlikely]] {
-      require(false,
-              "StreamWeighting: the call must be one of those with a weight, 1 to " +
-                  detail::text(weights_.size()),
-              t);
-    }
-    return static_cast<std::size_t>(t - 1);
-  }
-  [[nodiscard]] const double* first_bad() const {
-    for (std::size_t k = 0; k < weights_.size(); ++k) {
-      const double weight = weights_[k];
-      if (!finite_and_not_negative.holds(weight) || (k == 0 && weight == 0)) return &weights_[k];
-    }
-    return nullptr;
-  }
-  void add_up() {
-    sums_.clear();
-    double sum = 0;
-    for (const double weight : weights_) sums_.push_back(sum += weight);
-  }
-  std::vector<double> weights_, sums_;
-};
 
 }  // namespace v0
 }  // namespace polyak
