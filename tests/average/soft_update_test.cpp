@@ -80,6 +80,35 @@ TEST_CASE("soft_update accepts lists whose memory is adjacent and refuses overla
   }
 }
 
+TEST_CASE("soft_update refuses a target that overlaps any tensor of the online list") {
+  float a[] = {1, 2, 3}, y[] = {4, 5, 6}, c[] = {7, 8}, d[] = {9, 10}, e[] = {3, 4, 5},
+        more[4] = {};
+  const auto list = [](float* first, float* second, float* buffer, Role role) {
+    Parameters<float> params;
+    params.add("a", first, {3}).add("y", second, {3}, role).add("c", buffer, {2}, Role::copy);
+    return params;
+  };
+  const Role roles[] = {Role::average, Role::ignore, Role::frozen};
+  for (const Role role : roles) {
+    for (const double tau : {0.0, 0.5, 1.0}) {
+      CHECK(refuses([&] { soft_update(list(a, y, c, role), list(y, a, d, role), tau); },
+                    {"\"a\"", "online tensor \"y\""}));
+      CHECK(refuses([&] { soft_update(list(a, more, c, role), list(e, more + 1, c, role), tau); },
+                    {role == Role::average ? "\"y\"" : "\"c\""}));
+    }
+  }
+  CHECK(a[0] == 1);
+  CHECK(y[0] == 4);
+  CHECK(c[0] == 7);
+  // both lists may share what is only read
+  soft_update(list(a, y, c, Role::frozen), list(e, y, d, Role::frozen), 0.5);
+  CHECK(a[0] == 2);
+  CHECK(y[0] == 4);
+  CHECK(c[0] == 9);
+  soft_update(list(a, y, c, Role::ignore), list(e, y, d, Role::ignore), 1);
+  CHECK(a[0] == 3);
+}
+
 TEST_CASE("soft_update refuses invalid arguments and changes nothing") {
   Model<float> online({5, 70}), target({5, 70}), other({5, 71});
   const auto before = target.bytes();
@@ -87,7 +116,8 @@ TEST_CASE("soft_update refuses invalid arguments and changes nothing") {
   CHECK(refuses([&] { soft_update(target.params, online.params, 1.5); }, {"tau", "1.5"}));
   CHECK(refuses([&] { soft_update(target.params, online.params, nan); }, {"tau"}));
   CHECK(refuses([&] { soft_update(target.params, other.params, 0.5); }, {"tensor 1"}));
-  CHECK(refuses([&] { soft_update(target.params, target.params, 0.5); }, {"tensor 0", "itself"}));
+  CHECK(refuses([&] { soft_update(target.params, target.params, 0.5); },
+                {"\"tensor 0\"", "online tensor \"tensor 0\""}));
   Ema<float> average(target.params);
   average.update(target.params);
   {

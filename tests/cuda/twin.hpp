@@ -51,6 +51,8 @@ class OnDevice {
       const auto& info = host[k].info();
       if (info.role == polyak::Role::copy) {
         polyak::detail::write_bytes(space, params[k].raw(), host[k].raw(), host[k].bytes());
+      } else if (!polyak::detail::is_trained(info.role)) {
+        continue;
       } else if (from[k] == nullptr) {
         gradients.set(info.name, polyak::no_gradient);
       } else {

@@ -32,7 +32,7 @@ struct model {
   Eigen::MatrixXf W1 = Eigen::MatrixXf::Zero(784, 64), gW1 = W1;
   Eigen::VectorXf b1 = Eigen::VectorXf::Zero(64), gb1 = b1;
   Eigen::MatrixXf activations = Eigen::MatrixXf::Zero(256, 64);
-  std::vector<float> head = std::vector<float>(640), ghead = head;
+  std::vector<float> head = std::vector<float>(640), ghead = head, embedding;
   Eigen::VectorXf running_mean = Eigen::VectorXf::Zero(64), running_variance = running_mean;
   std::function<double()> validation_loss;
   std::function<double(const Batch&)> train;  ///< forward and backward; the loss

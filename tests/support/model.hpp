@@ -20,7 +20,7 @@
 template <class P>
 class Model {
  public:
-  /// With `extras` there are also a tensor that averages ignore, and two buffers.
+  /// With `extras` there are also a tensor that averages ignore, two buffers and a frozen tensor.
   explicit Model(std::vector<std::size_t> sizes, bool extras = false)
       : sizes_(std::move(sizes)), extras_(extras) {}
   Model(const Model&) = delete;
@@ -30,6 +30,7 @@ class Model {
   static constexpr std::size_t margin = 37;  // odd, so that nothing is aligned
   static constexpr std::size_t ignored_size = 45;
   static constexpr std::size_t statistics_size = 7;
+  static constexpr std::size_t frozen_size = 11;
 
   std::vector<std::size_t> sizes_;
   bool extras_;
@@ -37,6 +38,7 @@ class Model {
   std::vector<P> gradient_ = numbers(1);
   std::vector<P> statistics_ = std::vector<P>(statistics_size);
   std::vector<std::int64_t> counters_ = std::vector<std::int64_t>(3);
+  std::vector<P> frozen_ = std::vector<P>(frozen_size, number(0.75));
 
  public:
   const polyak::Parameters<P> params = list();
@@ -77,7 +79,8 @@ class Model {
   /// Every bit of the weights and their margins, and of the buffers.
   [[nodiscard]] std::vector<std::byte> bytes() const {
     std::vector<std::byte> all = bits::bytes(weights_);
-    for (const auto& more : {bits::bytes(statistics_), bits::bytes(counters_)}) {
+    for (const auto& more :
+         {bits::bytes(statistics_), bits::bytes(counters_), bits::bytes(frozen_)}) {
       all.insert(all.end(), more.begin(), more.end());
     }
     return all;
@@ -108,6 +111,7 @@ class Model {
     in(weights_);
     in(statistics_);
     in(counters_);
+    in(frozen_);
   }
 
  private:
@@ -136,7 +140,8 @@ class Model {
     if (extras_) {
       tensors.add("ignored", place, {5, 9}, polyak::Role::ignore)
           .add("statistics", statistics_, polyak::Role::copy)
-          .add("counters", counters_, polyak::Role::copy);
+          .add("counters", counters_, polyak::Role::copy)
+          .add("frozen", frozen_, polyak::Role::frozen);
     }
     return tensors;
   }

@@ -172,8 +172,9 @@ class PosthocEma {
 
   /// Writes the combination into `target`, a list of the snapshots' layout, in one pass over the
   /// snapshots: the sum of core/sum.hpp, in their order and type, rounded once. Buffers
-  /// (Role::copy) and tensors that the averages leave out stay as they are. Throws std::logic_error
-  /// while an average is swapped in, std::invalid_argument for other parameters or other snapshots.
+  /// (Role::copy), frozen weights and tensors that the averages leave out stay as they are. Throws
+  /// std::logic_error while an average is swapped in, std::invalid_argument for other parameters or
+  /// other snapshots.
   void reconstruct(const PosthocSolution& solution, const Parameters<P>& target) const {
     require(solution.weights.size() == snapshots_.size() && !snapshots_.empty(),
             "a solution must have one weight per snapshot", solution.weights.size());

@@ -19,6 +19,7 @@
 #include <polyak/core/step.hpp>
 #include <polyak/core/stream_checks.hpp>
 #include <polyak/core/streams.hpp>
+#include <polyak/core/tensors/index.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/stream.hpp>
@@ -39,11 +40,12 @@ struct SoftUpdateLaw {
 };
 
 /// One soft update, tau in [0, 1], of all weights (Role::average); buffers (Role::copy) are copied,
-/// tensors with Role::ignore are left alone. Reads `online` only. With tau = 1 every bit is copied.
+/// tensors with Role::ignore or Role::frozen are left alone, and may be shared by both lists. Reads
+/// `online` only. With tau = 1 every bit is copied.
 ///
-/// Throws std::invalid_argument for tau out of range and for lists of different tensors or of the
-/// same memory, std::logic_error while an average is swapped into either. If it throws, nothing has
-/// changed.
+/// Throws std::invalid_argument for tau out of range, for lists of different tensors, and for a
+/// tensor to write that overlaps any tensor of `online`, std::logic_error while an average is
+/// swapped into either. If it throws, nothing has changed.
 template <class E, ParameterScalar P>
 requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Parameters<P>& target,
                                                     const Parameters<P>& online, double tau) {
@@ -53,11 +55,16 @@ requires(detail::ExecutorOf<E, P>) void soft_update(E&& executor, const Paramete
         "polyak: soft_update() while an average is swapped in; end its guard first");
   }
   detail::require_same(online.layout(), target.layout(), "the online and the target parameters");
+  const detail::ParameterList& inputs = ParameterAccess<P>::list(online);
+  static_cast<void>(inputs.memory());  // where they are now
   for (std::size_t k = 0; k < target.size(); ++k) {
-    if (target[k].bytes() != 0 &&
-        detail::overlap(target[k].raw(), target[k].bytes(), online[k].raw(), online[k].bytes())) {
+    const Role role = target[k].info().role;
+    if (role != Role::average && role != Role::copy) continue;
+    const std::size_t other = inputs.index().first_overlap(target[k].raw(), target[k].bytes());
+    if (other != detail::MemoryIndex::none) {
       detail::refuse_value("polyak: soft_update of tensor \"" + target[k].name() +
-                           "\", whose target is the online tensor itself");
+                           "\", whose memory overlaps the online tensor \"" + online[other].name() +
+                           "\"");
     }
   }
   using S = default_state_t<P>;

@@ -134,10 +134,10 @@ template <class Takes>
   return plan;
 }
 
-/// The tensors that optimizers train: all except buffers.
+/// The tensors that optimizers train: all except buffers and frozen weights.
 struct Trained {
   const Layout* layout;
-  bool operator()(std::size_t k) const { return layout->tensors[k].role != Role::copy; }
+  bool operator()(std::size_t k) const { return is_trained(layout->tensors[k].role); }
 };
 
 }  // namespace detail

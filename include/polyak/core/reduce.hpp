@@ -45,8 +45,8 @@ class Reduction {
  public:
   using Result = fold_result_t<F>;
 
-  /// Folds all tensors of a list of P, Parameters or Gradients, that hold P and are not buffers
-  /// (Role::copy). Throws std::invalid_argument for options out of range.
+  /// Folds all tensors of a list of P, Parameters or Gradients, that hold P and are neither
+  /// buffers (Role::copy) nor frozen. Throws std::invalid_argument for options out of range.
   template <TensorList List>
   explicit Reduction(const List& list, const ReductionOptions& options = {}, const F& fold = {})
       : Reduction(list, detail::Trained{list.layout().get()}, options, fold) {}
@@ -239,8 +239,8 @@ template <class F, Executor E, HostList List, class... Streams>
   return reduction(executor, streams...)[0];
 }
 
-/// The Euclidean norm of all weights except buffers (Role::copy), or of all gradients that are set,
-/// as a step reads them. 0 if there are none.
+/// The Euclidean norm of all weights that are trained, neither buffers (Role::copy) nor frozen, or
+/// of all gradients that are set, as a step reads them. 0 if there are none.
 template <Executor E, HostList List>
 [[nodiscard]] double norm(E&& executor, const List& list) {
   return reduce<Norm>(executor, list, list);
@@ -250,8 +250,8 @@ template <HostList List>
   return norm(serial, list);
 }
 
-/// Writes the norm of each tensor of a list to `to`: 0 for buffers and for tensors without a
-/// gradient. Throws std::invalid_argument unless `to` has one number for each tensor.
+/// Writes the norm of each tensor of a list to `to`: 0 for buffers, frozen weights and tensors
+/// without a gradient. Throws std::invalid_argument unless `to` has one number for each tensor.
 template <Executor E, HostList List>
 void norms(E&& executor, const List& list, std::span<double> to) {
   const std::size_t tensors = list.layout()->tensors.size();

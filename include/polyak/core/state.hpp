@@ -8,6 +8,7 @@
 ///     visit.options(self.options_);                        every field of an options struct
 ///     visit.option("width", self.width_);                  one more option
 ///     visit.scalar("steps", self.steps_);                  a counter or another number
+///     visit.newer_scalar("decay", self.decay_);            one that older files lack
 ///     visit.counters("tensor_steps", self.tensor_steps_);  a counter for each tensor
 ///     visit.slots(self.slots_);
 ///   }
@@ -46,10 +47,11 @@ struct StateScalarType {
   /// Reads a number from `words` into `memory`. Returns false if `words` are not a number of the
   /// type.
   bool (*parse)(std::string_view words, void* memory);
+  bool older_files_lack_it = false;
 };
 
 namespace detail {
-template <class T>
+template <class T, bool Newer = false>
 inline constexpr StateScalarType state_scalar_type = {
     sizeof(T), [](const void* value) { return option_text(*static_cast<const T*>(value)); },
     [](std::string_view words, void* memory) {
@@ -57,7 +59,8 @@ inline constexpr StateScalarType state_scalar_type = {
       if (!read_option(words, value)) return false;
       std::memcpy(memory, &value, sizeof value);
       return true;
-    }};
+    },
+    Newer};
 }  // namespace detail
 
 /// A read-only view of slots.
@@ -151,6 +154,11 @@ class StateVisitor : public OptionVisitor {
   void scalar(std::string_view name, const T& value) {
     add_scalar(name, &value, detail::state_scalar_type<T>);
   }
+  /// A number that files of earlier versions lack; it then stays as it is.
+  template <class T>
+  void newer_scalar(std::string_view name, const T& value) {
+    add_scalar(name, &value, detail::state_scalar_type<T, true>);
+  }
   /// A counter for each tensor.
   virtual void counters(std::string_view name, std::span<const std::int64_t> values) = 0;
   /// The copies of the tensors with Role::copy, one after another.
@@ -172,6 +180,10 @@ class StateEditor : public OptionVisitor {
   template <class T>
   requires(!std::is_const_v<T>) void scalar(std::string_view name, T& value) {
     add_scalar(name, &value, detail::state_scalar_type<T>);
+  }
+  template <class T>
+  requires(!std::is_const_v<T>) void newer_scalar(std::string_view name, T& value) {
+    add_scalar(name, &value, detail::state_scalar_type<T, true>);
   }
   virtual void counters(std::string_view name, std::span<std::int64_t> values) = 0;
   virtual void buffers(const Layout& layout, std::byte* data) = 0;

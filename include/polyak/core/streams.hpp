@@ -51,7 +51,7 @@ inline namespace v0 {
 
 /// One pass of a law with a fixed number of streams: `outputs` from writes(), `inputs` from
 /// reads(). Runs on the tensors that all streams have and for which `takes(tensor)` is true, for
-/// example a Selection. Buffers (Role::copy) are left alone.
+/// example a Selection. Buffers (Role::copy) and frozen weights are left alone.
 ///
 /// Throws std::invalid_argument for lists of other tensors or arrays of other sizes, for streams
 /// that are not in the executor's memory, and for an output that overlaps a part of another stream;

@@ -74,7 +74,7 @@ class ClipWorkspace {
         norms_(executor, gradients,
                [&](std::size_t k) {
                  const TensorInfo& tensor = gradients.layout()->tensors[k];
-                 return tensor.role != Role::copy && selection(tensor);
+                 return polyak::detail::is_trained(tensor.role) && selection(tensor);
                }),
         places_(std::make_shared<Buffer<double>>(executor, detail::clip_places)) {}
 

@@ -132,7 +132,8 @@ class OffloadedAverage {
     rethrow();
   }
   /// The list on the host from which the average is updated: for save(), load() and copy_to(). Its
-  /// memory holds the weights of an update.
+  /// memory holds the weights of an update; tensors with Role::ignore or Role::frozen are as they
+  /// were at construction.
   [[nodiscard]] const polyak::Parameters<T>& host_parameters() const { return lists_[0]; }
   /// Number of updates that WhenBusy::drop left out.
   [[nodiscard]] std::int64_t dropped() const { return dropped_; }
@@ -147,7 +148,7 @@ class OffloadedAverage {
     polyak::Parameters<T> host = list_at(buffers_[next_ % 2]->data());
     done.copy_to(host);  // no buffer is in use now
     for (std::size_t k = 0; k < host.size(); ++k) {
-      if (host[k].info().role == Role::ignore) continue;
+      if (!is_copied(host[k].info().role)) continue;
       polyak::detail::write_bytes(target.layout()->space.get(), target[k].raw(), host[k].raw(),
                                   host[k].bytes());
     }
@@ -167,8 +168,12 @@ class OffloadedAverage {
 
   template <class Options>
   void begin(const Parameters<T>& params, const Options& options) {
-    std::size_t bytes = 1;
-    for (std::size_t k = 0; k < params.size(); ++k) bytes += (params[k].bytes() + 63) / 64 * 64;
+    std::size_t bytes = 1, bytes_at_rest = 1;
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      std::size_t& sum = is_copied(params[k].info().role) ? bytes : bytes_at_rest;
+      sum += (params[k].bytes() + 63) / 64 * 64;
+    }
+    at_rest_ = std::make_unique<detail::Pinned>(bytes_at_rest);
     for (std::size_t k = 0; k < 2; ++k) {
       buffers_[k] = std::make_unique<detail::Pinned>(bytes);
       copied_[k] = std::make_unique<detail::Event>();
@@ -178,17 +183,26 @@ class OffloadedAverage {
     written_->record(executor_.stream());
     detail::check(cudaStreamWaitEvent(copies_, written_->get(), 0), "cudaStreamWaitEvent");
     copy(params, 0);
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (!is_copied(params[k].info().role)) copy_tensor(params, k, 0);
+    }
     detail::check(cudaStreamSynchronize(copies_), "cudaStreamSynchronize");
     average_ = std::make_unique<A>(lists_[0], options);
     worker_ = std::thread([this] { work(); });
   }
 
+  [[nodiscard]] static bool is_copied(Role role) {
+    return role == Role::average || role == Role::copy;
+  }
+
   /// A list of the same tensors in a buffer.
   [[nodiscard]] polyak::Parameters<T> list_at(std::byte* place) const {
     polyak::Parameters<T> list;
+    std::byte* other = at_rest_->data();
     for (const TensorInfo& info : layout_->tensors) {
-      add(list, info, place);
-      place += (info.size * polyak::detail::bytes_of(info.dtype) + 63) / 64 * 64;
+      std::byte*& next = is_copied(info.role) ? place : other;
+      add(list, info, next);
+      next += (info.size * polyak::detail::bytes_of(info.dtype) + 63) / 64 * 64;
     }
     return list;
   }
@@ -226,14 +240,17 @@ class OffloadedAverage {
     }
   }
 
-  /// Copies weights and buffers, but not tensors with Role::ignore.
+  /// Copies the tensors that the average reads.
   void copy(const Parameters<T>& params, std::size_t buffer) {
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (params[k].info().role == Role::ignore || params[k].bytes() == 0) continue;
-      detail::check(cudaMemcpyAsync(lists_[buffer][k].raw(), params[k].raw(), params[k].bytes(),
-                                    cudaMemcpyDeviceToHost, copies_),
-                    "cudaMemcpyAsync");
+      if (is_copied(params[k].info().role)) copy_tensor(params, k, buffer);
     }
+  }
+  void copy_tensor(const Parameters<T>& params, std::size_t k, std::size_t buffer) {
+    if (params[k].bytes() == 0) return;
+    detail::check(cudaMemcpyAsync(lists_[buffer][k].raw(), params[k].raw(), params[k].bytes(),
+                                  cudaMemcpyDeviceToHost, copies_),
+                  "cudaMemcpyAsync");
   }
 
   /// The thread that updates the average, in the order of the updates.
@@ -270,6 +287,7 @@ class OffloadedAverage {
   WhenBusy when_busy_;
   cudaStream_t copies_ = nullptr;
   std::unique_ptr<detail::Pinned> buffers_[2];
+  std::unique_ptr<detail::Pinned> at_rest_;  // tensors that the average does not read
   polyak::Parameters<T> lists_[2];
   std::unique_ptr<detail::Event> copied_[2], written_;
   std::unique_ptr<A> average_;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -140,15 +141,18 @@ inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
   return found;
 }
 
-/// The numbers of the file, checked, in the order of the methods.
-[[nodiscard]] inline std::vector<std::array<std::byte, 8>> parse_scalars(
+/// The numbers of the file, checked, in the order of the methods; none where an older file lacks
+/// one.
+[[nodiscard]] inline std::vector<std::optional<std::array<std::byte, 8>>> parse_scalars(
     const std::filesystem::path& path, const FiledRecord& file, const StateRecord& run) {
-  std::vector<std::array<std::byte, 8>> parsed;
+  std::vector<std::optional<std::array<std::byte, 8>>> parsed;
   for (std::size_t k = 0; k < run.methods.size(); ++k) {
     for (const RecordedScalar& scalar : run.methods[k].scalars) {
-      const std::string& words = file.methods[k].scalars.at(scalar.name);
-      parsed.emplace_back();
-      if (!scalar.type->parse(words, parsed.back().data())) {
+      const auto known = file.methods[k].scalars.find(scalar.name);
+      auto& one = parsed.emplace_back();
+      if (known == file.methods[k].scalars.end()) continue;
+      const std::string& words = known->second;
+      if (!scalar.type->parse(words, one.emplace().data())) {
         refuse_io(path, {}, {},
                   label(k, run.methods[k]) + ": \"" + scalar.name + "\" is " + text(words) +
                       ", which is not such a number");
@@ -186,10 +190,11 @@ POLYAK_DEFINE LoadReport load_record(const std::filesystem::path& path, const St
   for (std::size_t k = 0; k < run.methods.size(); ++k) {
     const auto& kept = found.differing[k];
     for (const RecordedScalar& scalar : run.methods[k].scalars) {
-      const std::array<std::byte, 8>& value = *parsed++;
+      const std::optional<std::array<std::byte, 8>>& value = *parsed++;
       void* const memory = *place++;
+      if (!value) continue;
       if (std::find(kept.begin(), kept.end(), scalar.name) != kept.end()) continue;
-      std::memcpy(memory, value.data(), scalar.type->bytes);
+      std::memcpy(memory, value->data(), scalar.type->bytes);
     }
   }
   return report;

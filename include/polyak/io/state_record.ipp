@@ -158,10 +158,6 @@ POLYAK_DEFINE void StatePlaceLister::slots(SlotMemory& slots) {
 
 // The record as JSON.
 
-[[nodiscard]] constexpr std::string_view name_of(Role role) {
-  return role == Role::average ? "average" : role == Role::copy ? "copy" : "ignore";
-}
-
 /// The record without the elements of tensors. Numbers are stored as text, because numbers of JSON
 /// would not keep every bit.
 [[nodiscard]] inline std::string json_of(const StateRecord& all) {
@@ -293,7 +289,7 @@ class RecordReader {
       info.name = text_of(one, "name");
       info.shape = shape_of(array_of(one, "shape"));
       info.dtype = named<DType>(text_of(one, "dtype"), DType::float64);
-      info.role = named<Role>(text_of(one, "role"), Role::ignore);
+      info.role = named<Role>(text_of(one, "role"), Role::frozen);
       layout.add(std::move(info));
     }
     return layout;
@@ -387,7 +383,7 @@ inline void compare_methods(std::size_t index, const FiledMethod& file, const Re
     }
   }
   for (const RecordedScalar& scalar : run.scalars) {
-    if (!file.scalars.contains(scalar.name)) {
+    if (!file.scalars.contains(scalar.name) && !scalar.type->older_files_lack_it) {
       result.others.push_back(who + ": \"" + scalar.name + "\" is not in the file");
     }
   }

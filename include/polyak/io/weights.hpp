@@ -126,7 +126,7 @@ void fields(SaveWeightsOptions& o, Fields& field) {
   field("durable", o.durable);
 }
 
-/// Writes the weights and buffers of a model, without any state of training. Atomic and durable as
+/// Writes all tensors of a model, without any state of training. Atomic and durable as
 /// SafetensorsWriter; the index of several files is written last.
 ///
 /// Throws std::logic_error while an average is swapped in (save the average by save_average()),
@@ -147,7 +147,7 @@ void save_weights(const std::filesystem::path& path, const Parameters<P>& params
 
 /// Writes the model with the average in place of its weights, without a swap: averaged tensors from
 /// the average, in its type or in `options.dtype`; buffers from the average; tensors that the
-/// average leaves out (Role::ignore, or not selected) from `params`.
+/// average leaves out (Role::ignore, Role::frozen, or not selected) from `params`.
 ///
 /// Throws std::logic_error before the first update and while an average is swapped in,
 /// std::invalid_argument for other parameters, and as save_weights().
@@ -179,7 +179,7 @@ void save_average(const std::filesystem::path& path, const Parameters<P>& params
   detail::write_weights(path, sources, options);
 }
 
-/// Reads a model's weights and buffers from a file, or from a folder with "model.safetensors" or an
+/// Reads all tensors of a model from a file, or from a folder with "model.safetensors" or an
 /// index of several files. Floating-point numbers of F16, BF16, F32 and F64 are rounded to the
 /// parameters' type; all others must be of the same type.
 ///

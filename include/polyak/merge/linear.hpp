@@ -206,9 +206,9 @@ requires(detail::StreamExecutor<E>) void average_n(E&& executor, Out&& out, cons
 /// Models in the memory of a device are averaged there.
 ///
 /// The target's weights are written: tensors of roles average and ignore (which running averages
-/// leave to training, but a merged model needs). Buffers, of role copy, are left alone. A tensor of
-/// the target may be the tensor of the same name in one of the lists. Inputs are read as they are,
-/// also while an average is swapped in.
+/// leave to training, but a merged model needs). Tensors of roles copy and frozen are left alone. A
+/// tensor of the target may be the tensor of the same name in one of the lists. Inputs are read as
+/// they are, also while an average is swapped in.
 ///
 /// Throws as above, for lists of another layout (listing the differences), and std::logic_error
 /// while an average is swapped into the target.

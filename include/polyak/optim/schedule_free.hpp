@@ -109,19 +109,24 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
     return {*this, params};
   }
 
-  /// Writes x into `target`, other memory of the same layout; `params` hold y. Throws as view().
+  /// Writes x into `target`, other memory of the same layout; `params` hold y. The two lists may
+  /// share the memory of frozen weights. Throws as view().
   void copy_to(const Parameters<P>& params, const Parameters<P>& target) const {
     check(params);
     if (target.swapped()) detail::refuse_order("polyak: copy_to while an average is swapped in");
     detail::require_same(target.layout(), params.layout(), "the target and the parameters");
+    const auto shared = [&](std::size_t k) {
+      return params[k].info().role == Role::frozen && params[k].raw() == target[k].raw();
+    };
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (params[k].bytes() == 0) continue;
+      if (params[k].bytes() == 0 || shared(k)) continue;
       if (detail::overlap(params[k].raw(), params[k].bytes(), target[k].raw(), target[k].bytes())) {
         detail::refuse_value("polyak: copy_to would overwrite the weights of tensor \"" +
                              params[k].name() + "\"; use swap_into");
       }
     }
     for (std::size_t k = 0; k < params.size(); ++k) {
+      if (shared(k)) continue;
       detail::copy_bytes(this->slots().space(), target[k].raw(), params[k].raw(),
                          params[k].bytes());
     }

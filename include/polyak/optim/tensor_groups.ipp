@@ -47,7 +47,7 @@ POLYAK_DEFINE TensorGroups TensorGroups::with(const Layout& layout, const Select
 POLYAK_DEFINE void TensorGroups::list(const Layout& layout, OptionVisitor& visit) const {
   for (std::size_t k = 0; k < owned_.size(); ++k) {
     const TensorInfo& tensor = layout.tensors[k];
-    if (selected_ && tensor.role != Role::copy) {
+    if (selected_ && is_trained(tensor.role)) {
       visit.option("selected", tensor.name, static_cast<bool>(owned_[k]));
     }
     if (of(k) != GroupOptions{}) visit.options(of(k), tensor.name);

@@ -13,7 +13,7 @@ inline namespace v0 {
 namespace detail {
 
 [[nodiscard]] inline bool is_trained(const TensorInfo& tensor, DType weights) {
-  return tensor.role != Role::copy && tensor.dtype == weights;
+  return is_trained(tensor.role) && tensor.dtype == weights;
 }
 
 POLYAK_DEFINE GradientPlaces::GradientPlaces(const ParameterList& params, DType weights)

@@ -79,8 +79,8 @@ class Gradients {
   /// std::vector or std::array of its size (taken to be in its storage order).
   ///
   /// Throws std::invalid_argument, with the differences, for another shape or order, a buffer
-  /// (Role::copy), an alias (give its tensor the summed gradient), or memory that overlaps a
-  /// parameter.
+  /// (Role::copy), a frozen weight, an alias (give its tensor the summed gradient), or memory that
+  /// overlaps a parameter.
   template <class Object>
   requires detail::Registrable<std::remove_reference_t<Object>> Gradients& set(
       std::string_view name, Object&& object) {

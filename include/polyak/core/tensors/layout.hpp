@@ -19,12 +19,21 @@
 namespace polyak {
 inline namespace v0 {
 
-/// The part of a tensor in averages.
+/// The part of a tensor in training and in averages. Files of a model hold the tensors of all
+/// roles.
 enum class Role : std::uint8_t {
   average,  ///< a weight: trained by optimizers, averaged by averages
   copy,  ///< a buffer (BatchNorm statistics, counters): not trained; averages keep the newest value
   ignore,  ///< trained if it has a gradient, but not averaged
+  /// A weight that nothing changes, of any type: it takes no gradient, no method has state for it,
+  /// and no pass reads or writes it. For weights that train later, see Elementwise::group().
+  frozen,
 };
+
+[[nodiscard]] constexpr std::string_view name_of(Role role) {
+  constexpr std::string_view names[] = {"average", "copy", "ignore", "frozen"};
+  return names[static_cast<std::size_t>(role)];
+}
 
 /// The order of a tensor's elements in memory.
 enum class Order : std::uint8_t { row_major, column_major };
@@ -95,6 +104,11 @@ struct Layout {
 };
 
 namespace detail {
+
+/// Whether optimizers train tensors of this role.
+[[nodiscard]] constexpr bool is_trained(Role role) {
+  return role == Role::average || role == Role::ignore;
+}
 
 /// "[2, 3]".
 [[nodiscard]] std::string shape_text(const Shape& shape);

@@ -58,8 +58,8 @@ POLYAK_DEFINE Order canonical(Order order, const Shape& shape) {
 POLYAK_DEFINE std::string describe(const TensorInfo& tensor) {
   std::string words = std::string(name_of(tensor.dtype)) + " " + shape_text(tensor.shape);
   if (tensor.order != Order::row_major) words += " column-major";
-  constexpr std::string_view roles[] = {"", " (copy)", " (ignore)"};
-  return words.append(roles[static_cast<std::size_t>(tensor.role)]);
+  if (tensor.role != Role::average) words.append(" (").append(name_of(tensor.role)) += ')';
+  return words;
 }
 
 POLYAK_DEFINE bool alike(const TensorInfo& a, const TensorInfo& b) {

@@ -51,7 +51,7 @@ POLYAK_DEFINE void ParameterList::add(TensorInfo tensor, void* data, Followed ob
   if (tensor.role == Role::average && tensor.dtype != weights_) {
     refuse_argument("tensor \"" + name + "\" is not of the list's type " +
                         std::string(name_of(weights_)) +
-                        ": its role must be copy or ignore; its type",
+                        ": its role must be copy, ignore or frozen; its type",
                     name_of(tensor.dtype));
   }
   require_memory(tensor, data);

@@ -49,8 +49,8 @@ class TensorRef {
 
 /// A list of a model's tensors: names, shapes, roles and memory addresses. Owns no memory.
 ///
-/// Weights are of type P; integers and other types can be registered with Role::copy or
-/// Role::ignore. Copies of a list refer to the same tensors and share the flag for a swapped-in
+/// Weights are of type P; integers and other types can be registered with Role::copy, Role::ignore
+/// or Role::frozen. Copies of a list refer to the same tensors and share the flag for a swapped-in
 /// average.
 ///
 /// Objects that own their memory, such as Eigen::MatrixXf or std::vector, are followed: every call

@@ -198,10 +198,7 @@ struct RoleRule {
 
   [[nodiscard]] bool operator()(const TensorInfo& tensor) const { return tensor.role == role; }
   [[nodiscard]] std::string describe() const {
-    constexpr std::string_view names[] = {"average", "copy", "ignore"};
-    return std::string("with_role(Role::")
-        .append(names[static_cast<std::size_t>(role)])
-        .append(")");
+    return std::string("with_role(Role::").append(name_of(role)).append(")");
   }
 };
 

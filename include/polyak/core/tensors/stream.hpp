@@ -63,11 +63,11 @@ class Stream {
     return reinterpret_cast<E*>(place + offsets_[k] * detail::scalar_bytes<Element>);
   }
   /// Whether there are elements of tensor k. There are none if it has another type, is a buffer
-  /// (Role::copy), has no gradient, or has no state in a slot.
+  /// (Role::copy) or frozen, has no gradient, or has no state in a slot.
   [[nodiscard]] bool has(std::size_t k) const {
     if (memory_ == nullptr) return (*this)[k] != nullptr;
     const TensorInfo& info = layout_->tensors[k];
-    return info.dtype == detail::dtype_of<Element>() && info.role != Role::copy;
+    return info.dtype == detail::dtype_of<Element>() && detail::is_trained(info.role);
   }
   /// Null for a single array, of size() elements.
   [[nodiscard]] const Layout* layout() const { return layout_; }
