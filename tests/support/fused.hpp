@@ -39,7 +39,8 @@ struct ScriptedSwitch {
   [[nodiscard]] bool after(std::int64_t t) const { return (t + phase) % 3 == 0; }
 };
 template <class P, class S = polyak::default_state_t<P>>
-class Scripted : public polyak::FedBackAverage<Scripted<P, S>, P, ScriptedGain, ScriptedSwitch, S> {
+class Scripted final
+    : public polyak::FedBackAverage<Scripted<P, S>, P, ScriptedGain, ScriptedSwitch, S> {
  public:
   static constexpr std::string_view type_name = "Scripted";
   Scripted(const polyak::Parameters<P>& params, int phase)

@@ -121,7 +121,7 @@ struct EmaBankChoice {
 /// Throws std::invalid_argument for options out of range and for decays that Ema rejects. With
 /// Accumulate::stochastic the averages round by the same random bits.
 template <ParameterScalar P, std::size_t N, StateScalar S = default_state_t<P>>
-class EmaBank : public AveragedWeights<EmaBank<P, N, S>, P, S> {
+class EmaBank final : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   static_assert(N >= 1 && N <= 16, "polyak: an EmaBank has 1 to 16 averages");
   using Base = AveragedWeights<EmaBank<P, N, S>, P, S>;
   using typename Base::T;

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <polyak/average/engine/average_memory.hpp>
@@ -23,7 +24,7 @@
 namespace polyak {
 inline namespace v0 {
 
-/// `Derived` has ready() and the rest of a Method, and befriends this class.
+/// `Derived` is final, has ready() and the rest of a Method, and befriends this class.
 template <class Derived, ParameterScalar P, StateScalar S>
 class AveragedWeights : public AverageMemory<P, S> {
   using Memory = AverageMemory<P, S>;
@@ -43,7 +44,8 @@ class AveragedWeights : public AverageMemory<P, S> {
   /// std::logic_error unless the average is readable.
   [[nodiscard]] SlotView<S> view() const { return view_of(0); }
 
-  /// Writes the average into `target`, a list of the same layout; buffers (Role::copy) too. Throws
+  /// Writes the average into `target`, a list of the same layout; buffers (Role::copy) too. Tensors
+  /// with Role::ignore or Role::frozen and those that are not selected stay as they are. Throws
   /// std::logic_error unless the average is readable.
   void copy_to(const Parameters<P>& target) const { copy_of(0, target); }
 
@@ -69,7 +71,11 @@ class AveragedWeights : public AverageMemory<P, S> {
   AveragedWeights(const Parameters<P>& params, Nonfinite nonfinite,
                   const Accumulation& accumulation, double least_gain,
                   const std::vector<std::string>& names = {"average"})
-      : Memory(params, Derived::type_name, nonfinite, accumulation, least_gain, names) {}
+      : Memory(params, Derived::type_name, nonfinite, accumulation, least_gain, names) {
+    static_assert(std::is_final_v<Derived>,
+                  "polyak: an average must be a final class: of a class derived from it, update() "
+                  "would run the average's hooks and not those of the derived class");
+  }
 
   // ---- one of several averages
 
