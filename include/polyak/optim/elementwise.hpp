@@ -14,6 +14,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -30,6 +31,7 @@
 #include <polyak/core/tensors/selection.hpp>
 #include <polyak/core/tensors/slot_view.hpp>
 #include <polyak/core/tensors/slots.hpp>
+#include <polyak/optim/scheduled_options.hpp>
 #include <polyak/optim/tensor_groups.hpp>
 
 namespace polyak {
@@ -115,7 +117,7 @@ template <class... Law>
 
 /// Base of the optimizers that update each element from that element alone.
 ///
-/// `Derived` is the optimizer. `Rule` has
+/// `Derived` is the optimizer, a final class. `Rule` has
 ///   using Options            a struct with learning_rate and nonfinite, and fields() (options.hpp)
 ///   static constexpr std::string_view name
 ///   static LAWS law<T>(const Options&, const StepOf<T>&)
@@ -160,8 +162,34 @@ class Elementwise : public MethodHooks<P> {
     learning_rate_ = learning_rate;
     return derived();
   }
+  /// The same for weight decays that follow a schedule, in a fused step too:
+  ///
+  ///     polyak::step(params, grads,
+  ///                  optimizer.at({.learning_rate = rate, .weight_decay = decay}), ema);
+  ///
+  /// Groups multiply the decay by their factor. The numbers are saved and loaded like the learning
+  /// rate; the options stay those of the construction. Throws std::invalid_argument for a number
+  /// out of range, a decay that the optimizer's options do not have, and a coupled decay where the
+  /// options have none; nothing has changed then.
+  Derived& at(const ScheduledOptions& scheduled);
   [[nodiscard]] double learning_rate() const { return learning_rate_; }
+  /// The decoupled and the coupled decay of the next step; 0 where there is none.
+  [[nodiscard]] double weight_decay() const { return decays_.decoupled; }
+  [[nodiscard]] double coupled_weight_decay() const { return decays_.coupled; }
   [[nodiscard]] const Options& options() const { return options_; }
+
+  /// Replaces the options from the next step on. State, clocks and groups stay:
+  ///
+  ///     auto options = optimizer.options();
+  ///     options.beta2 = 0.99;
+  ///     optimizer.with(options);
+  ///
+  /// A learning rate or decay that is the same as in the previous options leaves what at() has set.
+  /// Bias corrections take the new betas for those of all steps. The new options are saved, and
+  /// compared when a file is loaded. Throws std::invalid_argument for options out of range and for
+  /// options that need other slots or another variant of the law, such as amsgrad; nothing has
+  /// changed then.
+  Derived& with(const Options& options);
 
   /// Sets the factors of a group of tensors from the next step on; a later group takes the
   /// tensors that it shares with an earlier one.
@@ -178,7 +206,7 @@ class Elementwise : public MethodHooks<P> {
     if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
     const Layout& layout = *slots_.layout();
     detail::TensorGroups groups = groups_.with(layout, selection, group, Rule::name);
-    std::vector<Options> options = options_of(groups);
+    std::vector<Options> options = options_of(groups, options_, decays_);
     require_one_alternative(options);
     Slots<S> slots = slots_for(slots_.layout(), groups);
     for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
@@ -261,6 +289,7 @@ class Elementwise : public MethodHooks<P> {
   }
   /// One law for all tensors of a group at the same step.
   void make_laws(const element_t<P>* const* gradients) {
+    if (decays_ != decays_of_groups_) take_decays();
     laws_.clear();
     lawful_.clear();
     for (std::size_t k = 0; k < which_.size(); ++k) {
@@ -320,14 +349,17 @@ class Elementwise : public MethodHooks<P> {
         law);
   }
 
+  [[nodiscard]] static std::vector<SlotSpec> specs_of(const Options& options) {
+    std::vector<SlotSpec> all = detail::slots_of(Rule::template law<S>(options, Step{}));
+    if constexpr (requires { Rule::more_slots(options); }) {
+      for (SlotSpec& slot : Rule::more_slots(options)) all.push_back(std::move(slot));
+    }
+    return all;
+  }
   /// Allocates memory for the tensors that are trained.
   [[nodiscard]] Slots<S> slots_for(const std::shared_ptr<const Layout>& layout,
                                    const detail::TensorGroups& groups) const {
-    std::vector<SlotSpec> all = detail::slots_of(Rule::template law<S>(options_, Step{}));
-    if constexpr (requires { Rule::more_slots(options_); }) {
-      for (SlotSpec& slot : Rule::more_slots(options_)) all.push_back(std::move(slot));
-    }
-    return Slots<S>(layout, detail::dtype_of<P>(), Kept::trained, all,
+    return Slots<S>(layout, detail::dtype_of<P>(), Kept::trained, specs_of(options_),
                     [&](std::size_t tensor) { return groups.trains(tensor); });
   }
   [[nodiscard]] static bool is_coupled(const Options& options) {
@@ -339,30 +371,41 @@ class Elementwise : public MethodHooks<P> {
   }
   /// Refuses groups whose laws are of several types: one table holds the laws of all tensors.
   void require_one_alternative(const std::vector<Options>& options) const {
+    const bool coupled = is_coupled(options_);
+    const std::size_t usual = alternative_of(options_, coupled);
+    for (const Options& one : options) {
+      require(alternative_of(one, coupled) == usual,
+              std::string(Rule::name) + ": all groups must have one law; that of a group",
+              alternative_of(one, coupled));
+    }
+  }
+  /// The place of the law's type among the rule's alternatives.
+  [[nodiscard]] static std::size_t alternative_of(const Options& options, bool coupled) {
     if constexpr (requires(const Laws& laws) { laws.index(); }) {
       Step step{};
-      step.coupled = is_coupled(options_);
-      const std::size_t usual = Rule::template law<S>(options_, std::as_const(step)).index();
-      for (const Options& one : options) {
-        require(Rule::template law<S>(one, std::as_const(step)).index() == usual,
-                std::string(Rule::name) + ": all groups must have one law; that of a group",
-                Rule::template law<S>(one, std::as_const(step)).index());
-      }
+      step.coupled = coupled;
+      return Rule::template law<S>(options, std::as_const(step)).index();
     } else {
-      static_cast<void>(options);
+      static_cast<void>(options), static_cast<void>(coupled);
+      return 0;
     }
   }
   /// The options of each group.
-  [[nodiscard]] std::vector<Options> options_of(const detail::TensorGroups& groups) const {
+  [[nodiscard]] static std::vector<Options> options_of(const detail::TensorGroups& groups,
+                                                       const Options& options,
+                                                       const detail::WeightDecays& decays) {
     std::vector<Options> all;
     for (const GroupOptions& group : groups.all()) {
-      Options& one = all.emplace_back(options_);
-      if constexpr (requires { one.weight_decay; }) one.weight_decay *= group.weight_decay_factor;
-      if constexpr (requires { one.coupled_weight_decay; }) {
-        one.coupled_weight_decay *= group.weight_decay_factor;
-      }
+      detail::set_decays(all.emplace_back(options), decays, group.weight_decay_factor);
     }
     return all;
+  }
+  /// Passes the decays of this step on to the groups.
+  void take_decays() {
+    for (std::size_t k = 0; k < group_options_.size(); ++k) {
+      detail::set_decays(group_options_[k], decays_, groups_.all()[k].weight_decay_factor);
+    }
+    decays_of_groups_ = decays_;
   }
 
   Options options_;
@@ -374,6 +417,8 @@ class Elementwise : public MethodHooks<P> {
   std::vector<std::size_t> lawful_;     // a tensor that each law is for
   std::vector<std::uint32_t> which_;    // the law of each tensor
   double learning_rate_;
+  detail::WeightDecays decays_;            // of the next step
+  detail::WeightDecays decays_of_groups_;  // those in group_options_
   std::int64_t steps_ = 0;
   std::int64_t skipped_ = 0;
 };
@@ -386,10 +431,58 @@ Elementwise<Derived, Rule, P, S>::Elementwise(const Parameters<P>& params, const
       slots_(slots_for(params.layout(), groups_)),
       tensor_steps_(params.size(), 0),
       which_(params.size(), 0),
-      learning_rate_(options.learning_rate) {
+      learning_rate_(options.learning_rate),
+      decays_(detail::decays_of(options)),
+      decays_of_groups_(decays_) {
+  static_assert(std::is_final_v<Derived>,
+                "polyak: an optimizer must be a final class: of a class derived from it, at() and "
+                "step() would run the optimizer's rule and not that of the derived class. Derive "
+                "from Elementwise with a rule of your own");
   laws_.reserve(params.size());
   lawful_.reserve(params.size());
-  group_options_ = options_of(groups_);
+  group_options_ = options_of(groups_, options_, decays_);
+}
+
+template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
+Derived& Elementwise<Derived, Rule, P, S>::at(const ScheduledOptions& scheduled) {
+  Options now = options_;
+  detail::WeightDecays decays = decays_;
+  if (scheduled.learning_rate) now.learning_rate = *scheduled.learning_rate;
+  if (scheduled.weight_decay) {
+    if (!detail::has_decoupled_decay<Options>) detail::refuse_decay(Rule::name, "weight_decay");
+    decays.decoupled = *scheduled.weight_decay;
+  }
+  if (scheduled.coupled_weight_decay) {
+    if (!is_coupled(options_)) detail::refuse_decay(Rule::name, "coupled_weight_decay");
+    decays.coupled = *scheduled.coupled_weight_decay;
+  }
+  detail::set_decays(now, decays);
+  validate(now);
+  if (alternative_of(now, is_coupled(options_)) != alternative_of(options_, is_coupled(options_))) {
+    detail::refuse_other_variant(Rule::name, "at");
+  }
+  if (scheduled.learning_rate) learning_rate_ = now.learning_rate;
+  decays_ = decays;
+  return derived();
+}
+
+template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
+Derived& Elementwise<Derived, Rule, P, S>::with(const Options& options) {
+  validated(options);
+  detail::require_same_slots(Rule::name, specs_of(options), specs_of(options_));
+  if (alternative_of(options, is_coupled(options)) !=
+      alternative_of(options_, is_coupled(options_))) {
+    detail::refuse_other_variant(Rule::name, "with");
+  }
+  const detail::WeightDecays before = detail::decays_of(options_), now = detail::decays_of(options);
+  detail::WeightDecays decays = decays_;
+  if (now.decoupled != before.decoupled) decays.decoupled = now.decoupled;
+  if (now.coupled != before.coupled) decays.coupled = now.coupled;
+  group_options_ = options_of(groups_, options, decays);
+  decays_ = decays_of_groups_ = decays;
+  if (options.learning_rate != options_.learning_rate) learning_rate_ = options.learning_rate;
+  options_ = options;
+  return derived();
 }
 
 template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
@@ -399,6 +492,12 @@ void Elementwise<Derived, Rule, P, S>::list_state(Self& self, StateVisitorOf<Sel
   visit.options(own.options_);
   own.groups_.list(*own.slots_.layout(), visit);
   visit.scalar("learning_rate", own.learning_rate_);
+  if constexpr (detail::has_decoupled_decay<Options>) {
+    visit.newer_scalar("weight_decay", own.decays_.decoupled);
+  }
+  if constexpr (detail::has_coupled_decay<Options>) {
+    visit.newer_scalar("coupled_weight_decay", own.decays_.coupled);
+  }
   visit.scalar("steps", own.steps_);
   visit.scalar("skipped", own.skipped_);
   visit.counters("tensor_steps", own.tensor_steps_);

@@ -47,6 +47,16 @@ enum class AverageWeight : std::uint8_t {
   }
 }
 
+/// The options from which the scalars of a step follow. A rule returns them from
+/// `schedule(options)`.
+struct ScheduleFreeSchedule {
+  double beta;
+  std::int64_t warmup_steps;
+  double r, weight_lr_power;
+  AverageWeight average_weight;
+  double corrected_beta2 = 0;  ///< used with bias_correction_in_lr, else 0
+};
+
 /// The scalars of the last step.
 struct ScheduleFreeScalars {
   double learning_rate = 0;       ///< gamma_t
@@ -97,6 +107,16 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
 
  public:
   [[nodiscard]] const ScheduleFreeScalars& scalars() const { return scalars_; }
+  /// Replaces the options as Elementwise::with(). Throws std::invalid_argument for another beta
+  /// too: what y is between z and x cannot change.
+  Derived& with(const typename Base::Options& options) {
+    require(options.beta == schedule_.beta,
+            "with() must leave beta as it is, " + detail::text(schedule_.beta) + "; beta",
+            options.beta);
+    Derived& self = Base::with(options);
+    schedule_ = Rule::schedule(options);
+    return self;
+  }
   /// z is not a moment, so it cannot be reset.
   void reset_moments() = delete;
   /// Whether the average is readable.
@@ -201,17 +221,9 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
   }
 
  protected:
-  struct Schedule {
-    double beta;
-    std::int64_t warmup_steps;
-    double r, weight_lr_power;
-    AverageWeight average_weight;
-    double corrected_beta2 = 0;  // used with bias_correction_in_lr, else 0
-  };
-
   ScheduleFree(const Parameters<P>& params, const typename Base::Options& options,
-               const Selection& selection, Schedule schedule)
-      : Base(params, options, selection), schedule_(schedule) {}
+               const Selection& selection)
+      : Base(params, options, selection), schedule_(Rule::schedule(options)) {}
 
  private:
   void check(const Parameters<P>& params) const {
@@ -233,7 +245,7 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
     }
   }
 
-  Schedule schedule_;
+  ScheduleFreeSchedule schedule_;
   ScheduleFreeScalars scalars_;
 };
 

@@ -129,6 +129,14 @@ struct ScheduleFreeAdamWRule {
     if (o.decay_at_z) return make(ScheduleFreeAdamWLaw<T, false, true>{});
     return make(ScheduleFreeAdamWLaw<T, false, false>{});
   }
+  static ScheduleFreeSchedule schedule(const ScheduleFreeAdamWOptions& o) {
+    return {.beta = o.beta,
+            .warmup_steps = o.warmup_steps,
+            .r = o.r,
+            .weight_lr_power = o.weight_lr_power,
+            .average_weight = o.average_weight,
+            .corrected_beta2 = o.bias_correction_in_lr ? o.beta2 : 0};
+  }
 };
 
 /// Schedule-Free AdamW. Throws std::invalid_argument for options out of range.
@@ -138,14 +146,7 @@ class ScheduleFreeAdamW final
  public:
   explicit ScheduleFreeAdamW(const Parameters<P>& params, ScheduleFreeAdamWOptions options = {},
                              const Selection& selection = {})
-      : ScheduleFreeAdamW::ScheduleFree(
-            params, options, selection,
-            {.beta = options.beta,
-             .warmup_steps = options.warmup_steps,
-             .r = options.r,
-             .weight_lr_power = options.weight_lr_power,
-             .average_weight = options.average_weight,
-             .corrected_beta2 = options.bias_correction_in_lr ? options.beta2 : 0}) {}
+      : ScheduleFreeAdamW::ScheduleFree(params, options, selection) {}
 };
 
 }  // namespace v0

@@ -69,6 +69,13 @@ struct ScheduleFreeSgdRule {
   static ScheduleFreeSgdLaw<T> law(const ScheduleFreeSgdOptions& o, const Step<T>& s) {
     return {.move = s.move(), .decay = s(o.weight_decay)};
   }
+  static ScheduleFreeSchedule schedule(const ScheduleFreeSgdOptions& o) {
+    return {.beta = o.beta,
+            .warmup_steps = o.warmup_steps,
+            .r = o.r,
+            .weight_lr_power = o.weight_lr_power,
+            .average_weight = o.average_weight};
+  }
 };
 
 /// Schedule-Free SGD. Throws std::invalid_argument for options out of range.
@@ -78,12 +85,7 @@ class ScheduleFreeSgd final
  public:
   explicit ScheduleFreeSgd(const Parameters<P>& params, ScheduleFreeSgdOptions options = {},
                            const Selection& selection = {})
-      : ScheduleFreeSgd::ScheduleFree(params, options, selection,
-                                      {.beta = options.beta,
-                                       .warmup_steps = options.warmup_steps,
-                                       .r = options.r,
-                                       .weight_lr_power = options.weight_lr_power,
-                                       .average_weight = options.average_weight}) {}
+      : ScheduleFreeSgd::ScheduleFree(params, options, selection) {}
 };
 
 }  // namespace v0
