@@ -16,10 +16,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/schedules/conversions.hpp>
+#include <polyak/core/option_text.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
@@ -58,12 +60,43 @@ class Ema final : public AverageOf<Ema<P, S>, P, ExponentialWeighting, S> {
             params, weighting_of(options), options.nonfinite,
             {options.accumulate, options.seed, selection}) {}
 
+  /// Changes the decay from the next call on, and what happens at a NaN; the average stays. The new
+  /// decay is saved, and compared when a file is loaded. Throws std::invalid_argument for options
+  /// out of range and for another start, update_every, accumulate or seed. With
+  /// Start::zero_debiased the decay cannot change, because the correction is that of one decay. If
+  /// it throws, nothing has changed.
+  Ema& with(const EmaOptions& options);
+
  private:
   static ExponentialWeighting weighting_of(const EmaOptions& options) {
     validate(options);
     return {options.decay, options.start, options.update_every};
   }
 };
+
+// Outside the class, so that only programs that use it compile it.
+
+template <ParameterScalar P, StateScalar S>
+Ema<P, S>& Ema<P, S>::with(const EmaOptions& options) {
+  const ExponentialWeighting now = weighting_of(options), before = this->weighting();
+  const auto require_same = [](const auto& given, const auto& expected, std::string_view name) {
+    if (given == expected) return;
+    detail::refuse_argument("with() must leave EmaOptions." + std::string(name) + " at " +
+                                detail::option_text(expected) + "; it",
+                            detail::option_text(given));
+  };
+  require_same(now.start, before.start, "start");
+  require_same(now.update_every, before.update_every, "update_every");
+  require_same(options.accumulate, this->accumulate(), "accumulate");
+  require_same(options.seed, this->seed(), "seed");
+  if (now.start == Start::zero_debiased) require_same(now.decay, before.decay, "decay");
+  if (now.decay == before.decay) {
+    this->change_options(options.nonfinite, detail::least_gain(now));
+  } else {
+    this->change_weighting(now, options.nonfinite);
+  }
+  return *this;
+}
 
 }  // namespace v0
 }  // namespace polyak

@@ -56,7 +56,7 @@ template <Executor E, FloatingScalar P>
                              const Selection& selection) {
   const Layout& layout = *gradients.layout();
   Reduction<Norm> workspace(gradients, [&](std::size_t k) {
-    return is_trained(layout.tensors[k].role) && selection(layout.tensors[k]);
+    return detail::is_trained(layout.tensors[k].role) && selection(layout.tensors[k]);
   });
   return workspace(executor, gradients)[0];
 }

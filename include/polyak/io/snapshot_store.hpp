@@ -136,9 +136,10 @@ class SnapshotStore {
   ///
   /// Returns the snapshot with its rounding errors. Throws std::logic_error before the first
   /// update, while the average is swapped in, and for a store that is open for reading;
-  /// std::invalid_argument for an invalid name, calls that are stored already, other tensors or
-  /// another run than the existing snapshots, and for a finite number that the stored type cannot
-  /// hold; io_error if a system call fails. The store is then unchanged.
+  /// std::invalid_argument for an invalid name, calls that are stored already, an average whose
+  /// decay has changed, other tensors or another run than the existing snapshots, and a finite
+  /// number that the stored type cannot hold; io_error if a system call fails. The store is then
+  /// unchanged.
   template <class A>
   requires(!detail::on_device<typename A::Parameter>) StoredSnapshot
       append(const std::string& name, const A& average, std::int64_t begun_after = 0) {
@@ -149,6 +150,12 @@ class SnapshotStore {
                   "PowerEma: the profile of other averages does not follow from their calls");
     check_name(name, begun_after);
     const auto view = average.view();  // throws if the average is not readable
+    if constexpr (requires { average.calls_before_change(); }) {
+      require(average.calls_before_change() == 0,
+              "append: an average must have one weighting since its first call; it changed after "
+              "calls",
+              average.calls_before_change());
+    }
     StoredSnapshot one;
     one.average = name;
     one.type = A::type_name;

@@ -108,7 +108,11 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
   }
   /// The gain c of the last call, rounded as it was applied.
   [[nodiscard]] double gain() const { return gain_; }
+  /// The weighting of the next call, and of all earlier ones but the first calls_before_change().
   [[nodiscard]] const W& weighting() const { return weighting_; }
+  /// The calls that were made under other options, before `with()` changed them. If there are any,
+  /// no weighting describes the average, so it cannot be stored as a snapshot.
+  [[nodiscard]] std::int64_t calls_before_change() const { return calls_before_change_; }
 
   // Called by step() and update().
   void advance(const Parameters<P>&, const element_t<P>* const*) {
@@ -136,12 +140,21 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
 
  protected:
   [[nodiscard]] W& mutable_weighting() { return weighting_; }
+  /// Takes another weighting from the next call on. Throws std::invalid_argument as the
+  /// constructor; nothing has changed then.
+  void change_weighting(W weighting, Nonfinite nonfinite) {
+    weighting = detail::validated(std::move(weighting));
+    this->change_options(nonfinite, detail::least_gain(weighting));
+    calls_before_change_ = this->calls();
+    weighting_ = std::move(weighting);
+  }
 
  private:
   friend Base;
 
   W weighting_;
   std::int64_t updates_ = 0;
+  std::int64_t calls_before_change_ = 0;
   double gain_ = 0;  // as applied: rounded to the type of the law
 };
 
@@ -159,6 +172,9 @@ void AverageOf<Derived, P, W, S>::list_state(Self& self, StateVisitorOf<Self>& v
   own.list_options(visit);
   Base::list_clocks(own, visit, own.updates_);
   visit.scalar("gain", own.gain_);
+  if constexpr (requires { &Derived::with; }) {
+    visit.newer_scalar("calls_before_change", own.calls_before_change_);
+  }
   detail::visit_part(own.weighting_, visit);
   Base::list_memory(own, visit);
 }

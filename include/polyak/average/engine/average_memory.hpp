@@ -181,6 +181,12 @@ class AverageMemory : public MethodHooks<P> {
     const auto& copies = record_.copies_of(ParameterAccess<P>::list(params));
     if (!copies.empty()) detail::Sweep<P>::copy(params, copies);
   }
+  /// Replaces options between calls. Throws std::invalid_argument as the constructor.
+  void change_options(Nonfinite nonfinite, double least_gain) {
+    static_cast<void>(detail::checked(nonfinite));
+    detail::validate(record_.accumulation, detail::dtype_of<S>(), least_gain);
+    record_.nonfinite = nonfinite;
+  }
   std::int64_t next_call() { return ++record_.calls; }
   [[nodiscard]] std::uint64_t seed() const { return record_.accumulation.seed; }
   void require_next(std::int64_t step) const { detail::require_next_call(step, record_.calls); }
