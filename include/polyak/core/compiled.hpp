@@ -8,6 +8,8 @@
 /// together with the loops of usual methods that <polyak/compiled.hpp> lists.
 #pragma once
 
+#include <polyak/core/switches.hpp>
+
 /// Stands before each definition in an .ipp file.
 #if defined(POLYAK_COMPILED)
 #define POLYAK_DEFINE

@@ -18,6 +18,8 @@
 #include <cstddef>
 #include <string_view>
 
+#include <polyak/core/switches.hpp>
+
 #if defined(__CUDACC__)
 #define POLYAK_LAW __host__ __device__ __forceinline__
 #elif defined(__GNUC__)

@@ -13,6 +13,8 @@
 #include <string>
 #include <string_view>
 
+#include <polyak/core/switches.hpp>
+
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define POLYAK_THROW(type, message) throw type(message)
 #else

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <string_view>
 
+#include <polyak/core/switches.hpp>
+
 namespace polyak {
 inline namespace v0 {
 namespace detail {

@@ -9,6 +9,8 @@
 #include <span>
 #include <string>
 
+#include <polyak/core/switches.hpp>
+
 #if POLYAK_HAS_XXHASH
 struct XXH3_state_s;  // of <xxhash.h>
 #endif

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <span>
 
+#include <polyak/core/switches.hpp>
+
 namespace polyak {
 inline namespace v0 {
 

@@ -8,6 +8,8 @@
 #include <numbers>
 #include <string_view>
 
+#include <polyak/core/switches.hpp>
+
 namespace polyak {
 inline namespace v0 {
 

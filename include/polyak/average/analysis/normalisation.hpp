@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include <polyak/core/switches.hpp>
+
 namespace polyak {
 inline namespace v0 {
 

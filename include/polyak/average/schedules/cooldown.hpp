@@ -13,6 +13,8 @@
 #include <numbers>
 #include <string_view>
 
+#include <polyak/core/switches.hpp>
+
 namespace polyak {
 inline namespace v0 {
 

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include <polyak/core/switches.hpp>
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <xmmintrin.h>
 #endif

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <string_view>
 
+#include <polyak/core/switches.hpp>
+
 namespace polyak {
 inline namespace v0 {
 
