@@ -27,7 +27,7 @@
 #include <polyak/optim/sgd.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// The usual laws, bound as by their methods.
@@ -36,7 +36,7 @@ using BoundSgd = BoundLaw<SgdLaw<float, false>, float>;
 using BoundAverage = BoundLaw<AverageLaw<float>, float>;
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 /// The loop of one law over lists of P, and the loop of several laws that share a sweep. EXTERN is

@@ -32,7 +32,7 @@
 #include <polyak/cuda/sweep.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// A law's loop over one tensor, without its type.
@@ -183,5 +183,5 @@ struct StreamLoops<E> {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

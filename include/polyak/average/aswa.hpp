@@ -31,7 +31,7 @@
 #include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The iterates that Aswa accepts.
 enum class AswaFilter : std::uint8_t {
@@ -255,5 +255,5 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
   double norms_ = 0, sum_ = 0;  // of N
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

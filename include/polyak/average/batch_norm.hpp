@@ -40,7 +40,7 @@
 #include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Estimates the running means and variances of BatchNorm layers, whose memory it writes in place.
 ///
@@ -265,5 +265,5 @@ class BatchNormEstimator {
   detail::BatchNormLayers layers_;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -34,7 +34,7 @@
 #include <polyak/core/tensors/slot_view.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct CottaOptions {
   double decay = 0.99;               ///< m, 0 or in [0.5, 1]; 0.999 in the paper's experiments
@@ -183,5 +183,5 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
   std::vector<bool> restores_;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

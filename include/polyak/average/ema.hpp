@@ -26,7 +26,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct EmaOptions {
   double decay = 0.999;  ///< 0 or in [0.5, 1]: remembers about 1/(1 - decay) calls; < 1 if debiased
@@ -98,5 +98,5 @@ Ema<P, S>& Ema<P, S>::with(const EmaOptions& options) {
   return *this;
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

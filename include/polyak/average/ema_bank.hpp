@@ -32,7 +32,7 @@
 #include <polyak/core/tensors/slot_view.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// avg_k + c_k (x - avg_k), for 0 < c_k < 1.
 template <class T, std::size_t N>
@@ -296,5 +296,5 @@ class EmaBank final : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   std::int64_t updates_ = 0;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -23,7 +23,7 @@
 #include <polyak/core/options.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct HareTortoiseOptions {
   double decay = 0.999;    ///< cap: 0 or in [0.5, 1]; 1 freezes the average after the copies
@@ -108,5 +108,5 @@ class HareTortoise final
   }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

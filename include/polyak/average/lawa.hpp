@@ -21,7 +21,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct LawaOptions {
   std::int64_t checkpoints = 6;  ///< k in [1, 65536]; 1 is the last checkpoint
@@ -83,5 +83,5 @@ class Lawa final : public RingOfBlocks<Lawa<P, S>, P, LawaWeighting, S> {
   }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -35,7 +35,7 @@
 #include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The power average to reconstruct: its time, and either its width or its exponent.
 struct PosthocTarget {
@@ -241,7 +241,7 @@ class PosthocEma {
   std::vector<Snapshot> snapshots_;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -11,7 +11,7 @@
 #include <vector>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 template <class Real>
@@ -64,5 +64,5 @@ template void solve_power_profiles<double>(const std::vector<PowerProfile>&, Nor
 #endif
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

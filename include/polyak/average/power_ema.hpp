@@ -22,7 +22,7 @@
 #include <polyak/core/state.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Options of PowerEma. Set either the width or the exponent.
 struct PowerEmaOptions {
@@ -117,5 +117,5 @@ class PowerEma final : public AverageOf<PowerEma<P, S>, P, PowerClock, S> {
   }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

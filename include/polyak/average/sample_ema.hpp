@@ -24,7 +24,7 @@
 #include <polyak/core/state.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct SampleEmaOptions {
   double half_life = 0.5e6;                                 ///< in samples, > 0
@@ -108,5 +108,5 @@ class SampleEma final : public AverageOf<SampleEma<P, S>, P, SampleClock, S> {
   }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

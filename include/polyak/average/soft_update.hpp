@@ -25,7 +25,7 @@
 #include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// target + tau (online - target)
 template <class T>
@@ -90,5 +90,5 @@ void soft_update(const Parameters<P>& target, const Parameters<P>& online, doubl
   soft_update(detail::executor_of(target), target, online, tau);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

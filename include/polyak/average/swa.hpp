@@ -17,7 +17,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct SwaOptions {
   std::int64_t start = 1;   ///< first call that is collected, >= 0; calls are counted from 1
@@ -55,5 +55,5 @@ class Swa final : public AverageOf<Swa<P, S>, P, UniformWeighting, S> {
   }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

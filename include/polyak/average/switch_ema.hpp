@@ -32,7 +32,7 @@
 #include <polyak/core/state.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The unit of `interval`, `start` and `end`, all counted from 0.
 enum class SwitchUnit : std::uint8_t { epochs, iterations };
@@ -206,5 +206,5 @@ class SwitchEma final : public FedBackAverage<SwitchEma<P, S>, P, SwitchWeightin
   }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -20,7 +20,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The first call of the last `share` of `calls` calls: ceil((1 - share) calls) + 1. share in
 /// (0, 1], calls >= 1; at least the last call is included.
@@ -65,5 +65,5 @@ class Tail final : public AverageOf<Tail<P, S>, P, TailWeighting, S> {
   }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

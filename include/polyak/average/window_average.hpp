@@ -20,7 +20,7 @@
 #include <polyak/core/tensors/slot_view.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct WindowAverageOptions {
   std::int64_t horizon = 500;  ///< calls of a block, a multiple of `interval`
@@ -88,5 +88,5 @@ class WindowAverage final : public RingOfBlocks<WindowAverage<P, S>, P, WindowWe
   }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

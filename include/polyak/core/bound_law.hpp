@@ -18,7 +18,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// A law, the slots that it runs on, and how the slots store their values. If the scalars differ by
@@ -157,5 +157,5 @@ struct CopyPiece {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

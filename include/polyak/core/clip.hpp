@@ -18,7 +18,7 @@
 #include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Sets the clip coefficient of the gradients and returns their norm, the scale included. The norm
 /// is of all gradients, or of the tensors that the `workspace` takes. The coefficient replaces the
@@ -61,5 +61,5 @@ template <Executor E, FloatingScalar P>
   return workspace(executor, gradients)[0];
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -28,7 +28,7 @@
 #include <polyak/core/number.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The accumulators of a part of the numbers, and the count of numbers in it.
 template <int Accumulators>
@@ -204,5 +204,5 @@ struct AllFinite : Fold<1> {
 template <class F>
 using fold_result_t = decltype(F::result(typename F::Part{}));
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -22,7 +22,7 @@
 #include <polyak/core/simd/pack_x86.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 // ---- any elements as packs of doubles ----------------------------------------------------------
@@ -354,5 +354,5 @@ struct FoldKernel {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -22,7 +22,7 @@
 #include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 template <class>
@@ -146,5 +146,5 @@ struct Trained {
 template <FloatingScalar E>
 using FoldStream = Stream<const E>;
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

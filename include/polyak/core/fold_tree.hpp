@@ -11,7 +11,7 @@
 #include <polyak/core/law.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Elements of a block in a row of numbers; rows of a block where columns are folded.
@@ -128,5 +128,5 @@ template <class F>
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

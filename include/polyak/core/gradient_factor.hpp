@@ -14,7 +14,7 @@
 #include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// A gradient as a step reads it: times `scale`, then no further from 0 than `limit`. A NaN is
@@ -133,5 +133,5 @@ template <class E>
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

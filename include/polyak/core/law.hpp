@@ -44,7 +44,7 @@
 #endif
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The state slots of a law, in the order of its arguments, and its other reads and writes. Each
 /// law has one: `static constexpr LawSlots slots{"exp_avg", "exp_avg_sq"};`
@@ -130,5 +130,5 @@ inline constexpr bool reads_gradient = Law::slots.reads_gradient;
 template <class Law>
 inline constexpr bool writes_parameter = Law::slots.writes_parameter;
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

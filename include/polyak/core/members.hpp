@@ -11,7 +11,7 @@
 #include <polyak/core/law.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 template <std::size_t I, class T>
@@ -55,5 +55,5 @@ void each_member(const Members<T...>& members, Use use) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

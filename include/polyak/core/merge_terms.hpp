@@ -14,7 +14,7 @@
 #include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Whether a merging law has a more careful law, for results with a NaN or an infinity.
@@ -73,5 +73,5 @@ void require_terms(std::size_t inputs, std::span<const double> weights) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -16,7 +16,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// What a method does about a NaN or an infinity in the gradients (optimizers) or in the weights
 /// (averages). `skip_step` and `error` read these once more, before the pass: the gradients of all
@@ -103,5 +103,5 @@ concept Method = requires(M& method, const M& constant, const ExecutorRef& execu
 template <class M>
 concept AveragingMethod = Method<M> && !M::trains;
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -18,7 +18,7 @@
 #endif
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 template <class T, int Lanes, class Level>
@@ -94,5 +94,5 @@ struct Pack<T, 1, Scalars<Fused, Target>> : Vocabulary<Pack<T, 1, Scalars<Fused,
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

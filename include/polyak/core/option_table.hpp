@@ -19,7 +19,7 @@
 #include <polyak/core/type_name.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// A row of an option table.
 struct OptionRow {
@@ -104,5 +104,5 @@ template <HasFields O>
   return table;
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -19,7 +19,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Names of enumerators. Not in `detail`: its own name_of() would be found or not, depending on the
 /// order of includes.
@@ -137,5 +137,5 @@ template <HasFields O>
   return detail::option_texts(a) == detail::option_texts(b);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

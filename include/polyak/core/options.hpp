@@ -35,7 +35,7 @@
 #include <polyak/core/type_name.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// A condition on the value of one field.
 template <class T>
@@ -258,5 +258,5 @@ void validate(const O& o) {
   }
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -16,7 +16,7 @@
 #include <polyak/core/law.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 /// Stands for std::array, whose functions cannot run on a device.
@@ -140,5 +140,5 @@ POLYAK_LAW void fill_bytes(const RandomKey& key, std::size_t block, RandomBits& 
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -36,7 +36,7 @@
 #include <polyak/core/tensors/layout.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// A fold over the tensors of a list, with the memory that it needs. Construct it once and call it
 /// many times; a call does not allocate. It is a value, for one thread at a time.
@@ -264,5 +264,5 @@ void norms(E&& executor, const List& list, std::span<double> to) {
   }
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

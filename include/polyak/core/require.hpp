@@ -29,7 +29,7 @@
 #endif
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Thrown if Nonfinite::error finds a NaN or an infinity. Nothing has changed then.
 class nonfinite_error : public std::runtime_error {
@@ -94,5 +94,5 @@ void require(bool holds, std::string_view rule, const Value& value) {
   detail::refuse_argument(rule, value);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -18,7 +18,7 @@ struct bfloat16;
 }  // namespace Eigen
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 /// What the type of a list says: the type of its numbers, and whether they lie in the memory of a
@@ -245,5 +245,5 @@ POLYAK_LAW void narrow_into(P* data, std::size_t k, float value, std::uint32_t r
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -38,7 +38,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The type of a scalar of a state.
 struct StateScalarType {
@@ -294,7 +294,7 @@ requires(!std::is_const_v<Method>) void restore_state(Method& method,
   detail::visit_state(method, reader);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -20,7 +20,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 POLYAK_DEFINE std::string OptionVisitor::joined(std::string_view name, std::string_view tensor) {
   return std::string(name).append(".").append(tensor);
@@ -143,5 +143,5 @@ POLYAK_DEFINE void StateReader::take(void* data, std::size_t bytes, MemorySpace*
 
 POLYAK_DEFINE void ConstSlots::require_readable() const { detail::require_readable(slots_); }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

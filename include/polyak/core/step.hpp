@@ -32,7 +32,7 @@
 #endif
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -550,5 +550,5 @@ requires(detail::ExecutorOf<E, P> && (AveragingMethod<M> && ...) &&
   return detail::call(executor, params, static_cast<const Gradients<P>*>(nullptr), averages...);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -15,7 +15,7 @@
 #include <polyak/core/scalar.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// How an average is stored, and so what happens to changes below its resolution.
 enum class Accumulate : std::uint8_t {
@@ -161,5 +161,5 @@ struct Stochastic : Plain<S> {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

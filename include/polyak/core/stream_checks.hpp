@@ -27,7 +27,7 @@
 #include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// The loops over streams for executors of type E: core/stream_sweep.hpp has those of the host,
@@ -269,5 +269,5 @@ void check_merge(std::string_view who, const MemorySpace* space,
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -18,7 +18,7 @@
 #include <polyak/core/simd/pack.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Lanes of the packs of streams of E: the lanes of a register of the narrowest type.
@@ -266,5 +266,5 @@ struct MergeKernel {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -24,7 +24,7 @@
 #include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// A merge over parts of tensors. `inputs[k]` is a Stream<const In>, for k < `inputs.size()`;
@@ -168,5 +168,5 @@ void merge_all(std::string_view who, E& executor, const Law& law,
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

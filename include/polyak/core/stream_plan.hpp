@@ -11,7 +11,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Outputs of more bytes are written past the caches, which saves reading them first: 15 to 25 % of
@@ -56,5 +56,5 @@ void for_ranges(E& executor, std::size_t elements, const Range& range) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -20,7 +20,7 @@
 #include <polyak/core/tensors/stream.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// A sweep in the host's memory.
@@ -91,5 +91,5 @@ struct StreamLoops<E> {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -47,7 +47,7 @@
 #endif
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// One pass of a law with a fixed number of streams: `outputs` from writes(), `inputs` from
 /// reads(). Runs on the tensors that all streams have and for which `takes(tensor)` is true, for
@@ -93,5 +93,5 @@ requires(detail::StreamExecutor<E> && (std::same_as<Out, Outs> && ...)) void mer
       "a merge", executor, law, all, streams, detail::GivenWeights{weights, weights_each}, takes);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -22,7 +22,7 @@
 #include <polyak/core/scalar.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 template <ComputeScalar T>
 struct WeightedSumLaw {
@@ -134,5 +134,5 @@ struct OrderedInputs {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

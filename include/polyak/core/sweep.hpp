@@ -34,7 +34,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 // ---- tiles ------------------------------------------------------------------------------------
@@ -480,5 +480,5 @@ struct Sweep<P> {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

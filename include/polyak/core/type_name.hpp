@@ -9,7 +9,7 @@
 #include <polyak/core/switches.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Extracts a type's name, without namespaces and template arguments, from the name of the function
@@ -58,5 +58,5 @@ template <class T>
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -19,7 +19,7 @@
 #include <polyak/core/law.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Constants of e^x in T: the ends of the range in which it is neither 0 nor infinite, and ln 2 in
@@ -149,5 +149,5 @@ struct Vocabulary {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

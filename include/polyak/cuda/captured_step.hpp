@@ -20,7 +20,7 @@
 #include <polyak/cuda/sweep.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 
 /// One step() of fixed parameters, gradients and methods, for a CUDA graph that is replayed.
@@ -165,5 +165,5 @@ CapturedStep(const Executor&, const polyak::Parameters<Device<T>>&,
              const polyak::Gradients<Device<T>>&, M&...) -> CapturedStep<T, M...>;
 
 }  // namespace cuda
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

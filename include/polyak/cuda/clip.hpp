@@ -24,7 +24,7 @@
 #include <polyak/cuda/reduce.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 namespace detail {
 
@@ -129,5 +129,5 @@ ClipWorkspace<T> clip_norm(const Executor& executor, Gradients<T>& gradients, do
 
 using cuda::clip_norm;
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

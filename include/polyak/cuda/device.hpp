@@ -6,7 +6,7 @@
 #include <polyak/core/scalar.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace cuda {
 /// Stands for T in the type of a parameter list whose numbers lie in the memory of a GPU. Complete
@@ -23,5 +23,5 @@ struct ListType<cuda::Device<T>> {
 };
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

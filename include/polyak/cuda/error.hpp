@@ -11,7 +11,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 
 /// An error of CUDA, with the name of the failed call. Later calls report errors of earlier
@@ -35,5 +35,5 @@ inline void check(cudaError_t code, const char* call) {
 
 }  // namespace detail
 }  // namespace cuda
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -32,7 +32,7 @@ struct __half;
 struct __nv_bfloat16;
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 template <>
@@ -499,5 +499,5 @@ class Buffer {
 };
 
 }  // namespace cuda
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -21,7 +21,7 @@
 #include <polyak/cuda/grid.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 namespace detail {
 
@@ -360,5 +360,5 @@ struct FinishKernel {
 
 }  // namespace detail
 }  // namespace cuda
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

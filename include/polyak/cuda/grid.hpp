@@ -28,7 +28,7 @@
 #include <polyak/core/storage.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 namespace detail {
 
@@ -658,5 +658,5 @@ struct ReportKernel {
 
 }  // namespace detail
 }  // namespace cuda
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

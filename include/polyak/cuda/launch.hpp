@@ -18,7 +18,7 @@
 #include <polyak/cuda/grid.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 namespace detail {
 
@@ -108,5 +108,5 @@ inline std::byte* update_laws(DeviceSpace& space, DeviceTable& table, const void
 
 }  // namespace detail
 }  // namespace cuda
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

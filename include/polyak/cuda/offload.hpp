@@ -29,7 +29,7 @@
 #include <polyak/cuda/transfer.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 
 /// What update() does while both buffers are still in use.
@@ -302,5 +302,5 @@ class OffloadedAverage {
 };
 
 }  // namespace cuda
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

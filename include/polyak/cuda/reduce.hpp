@@ -33,7 +33,7 @@
 #include <polyak/cuda/launch.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 namespace detail {
 
@@ -266,5 +266,5 @@ requires(polyak::detail::on_device<list_scalar_t<List>>)
 
 using cuda::norm;
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

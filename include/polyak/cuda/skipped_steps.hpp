@@ -20,7 +20,7 @@
 #include <polyak/cuda/executor.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 namespace detail {
 
@@ -159,5 +159,5 @@ bool settle(const Executor& executor, M&... methods) {
 }
 
 }  // namespace cuda
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

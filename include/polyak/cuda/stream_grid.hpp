@@ -18,7 +18,7 @@
 #include <polyak/cuda/grid.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 namespace detail {
 
@@ -210,5 +210,5 @@ struct MergeKernel {
 
 }  // namespace detail
 }  // namespace cuda
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -33,7 +33,7 @@
 #include <polyak/cuda/stream_grid.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 namespace detail {
 
@@ -166,5 +166,5 @@ requires(!Executor<E> && StreamExecutor<E>) struct StreamLoops<E> {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

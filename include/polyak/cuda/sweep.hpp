@@ -41,7 +41,7 @@
 #include <polyak/cuda/skipped_steps.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 namespace detail {
 
@@ -598,5 +598,5 @@ struct Sweep<cuda::Device<T>> {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -21,7 +21,7 @@
 #include <polyak/cuda/executor.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace cuda {
 namespace detail {
 
@@ -105,5 +105,5 @@ void copy_state(const From& from, To& to) {
 }
 
 }  // namespace cuda
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -16,7 +16,7 @@
 #include <polyak/io/error.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -104,7 +104,7 @@ class AtomicFile {
   bool staged_ = false;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

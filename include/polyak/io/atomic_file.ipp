@@ -24,7 +24,7 @@
 #include <polyak/io/error.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -170,5 +170,5 @@ POLYAK_DEFINE void AtomicFile::send_ahead() {
 #endif
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -16,7 +16,7 @@ struct XXH3_state_s;  // of <xxhash.h>
 #endif
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 inline constexpr std::size_t digest_digits = 32;
@@ -49,7 +49,7 @@ class Digest {
 #endif
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

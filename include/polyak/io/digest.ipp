@@ -18,7 +18,7 @@
 
 #if POLYAK_HAS_XXHASH
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE Digest::Digest() : state_(::XXH3_createState()) {
@@ -46,6 +46,6 @@ POLYAK_DEFINE void Digest::Free::operator()(::XXH3_state_s* state) const {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 #endif

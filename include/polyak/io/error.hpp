@@ -18,7 +18,7 @@
 #endif
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// A file that cannot be read or written, or whose content breaks a rule. When it is thrown, no
 /// object and no file has changed.
@@ -83,5 +83,5 @@ namespace detail {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -28,7 +28,7 @@
 #include <polyak/merge/merge_as_decay.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// PowerEma at a constant pace, in calls: used when PowerClock is read from a file.
@@ -96,5 +96,5 @@ struct NamedGains {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -10,7 +10,7 @@
 #include <polyak/core/switches.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// A read-only map of a whole file, with the size at the time of opening. Safe for any number of
 /// reading threads.
@@ -43,7 +43,7 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

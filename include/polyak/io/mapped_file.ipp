@@ -20,7 +20,7 @@
 #include <polyak/io/mapped_file.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 POLYAK_DEFINE MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   const detail::FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
@@ -67,5 +67,5 @@ POLYAK_DEFINE void MappedFile::advise(std::size_t offset, std::size_t count, int
   if (end > first) ::madvise(const_cast<std::byte*>(data_) + first, end - first, advice);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -24,7 +24,7 @@
 #include <polyak/io/snapshot_store.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// An output: the wanted average and its file.
 struct ReconstructOutput {
@@ -85,7 +85,7 @@ ReconstructReport reconstruct(const SnapshotStore& store,
                               const std::vector<ReconstructOutput>& outputs,
                               const ReconstructOptions& options = {});
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

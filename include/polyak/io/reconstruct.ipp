@@ -33,7 +33,7 @@
 #include <polyak/io/snapshot_store.ipp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -418,5 +418,5 @@ POLYAK_DEFINE ReconstructReport reconstruct(const SnapshotStore& store,
   return report;
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

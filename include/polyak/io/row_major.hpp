@@ -12,7 +12,7 @@
 #include <polyak/core/tensors/layout.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 [[nodiscard]] std::size_t bytes_of_shape(std::span<const std::uint64_t> shape,
@@ -28,7 +28,7 @@ void take_row_major(std::byte* data, std::span<const std::uint64_t> shape,
                     std::size_t element_bytes, Order order, std::span<const std::byte> bytes);
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

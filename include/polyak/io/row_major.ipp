@@ -15,7 +15,7 @@
 #include <polyak/io/row_major.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -132,5 +132,5 @@ POLYAK_DEFINE void take_row_major(std::byte* data, std::span<const std::uint64_t
 
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -32,7 +32,7 @@
 #include <polyak/io/safetensors_header.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -227,7 +227,7 @@ class SafetensorsWriter {
   bool staged_ = false;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -28,7 +28,7 @@
 #include <polyak/io/safetensors_header.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -248,5 +248,5 @@ POLYAK_DEFINE void SafetensorsWriter::next_tensor() {
   ++tensor_;
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

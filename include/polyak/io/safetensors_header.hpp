@@ -31,7 +31,7 @@
 #include <polyak/io/error.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The types of the format, in the reverse order of the official writer's sorting.
 enum class SafetensorsType : std::uint8_t {
@@ -134,7 +134,7 @@ struct TensorBytes {
 [[nodiscard]] SafetensorsHeader parse_safetensors(std::span<const std::byte> file,
                                                   const std::filesystem::path& path);
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -29,7 +29,7 @@
 #include <polyak/io/safetensors_header.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -345,5 +345,5 @@ POLYAK_DEFINE SafetensorsHeader parse_safetensors(std::span<const std::byte> fil
   return header;
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

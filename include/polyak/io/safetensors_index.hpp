@@ -21,7 +21,7 @@
 #include <polyak/io/safetensors.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 inline constexpr std::string_view model_name = "model.safetensors";
@@ -86,7 +86,7 @@ void write_sharded(const std::filesystem::path& folder, std::vector<SafetensorsS
                    const std::function<void(SafetensorsWriter&)>& fill,
                    const WriteShardedOptions& options = {});
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

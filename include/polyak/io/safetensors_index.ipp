@@ -29,7 +29,7 @@
 #include <polyak/io/safetensors_index.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -270,5 +270,5 @@ POLYAK_DEFINE void write_sharded(const std::filesystem::path& folder,
   for (const std::string& file : old) std::filesystem::remove(folder / file, error);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

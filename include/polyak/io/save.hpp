@@ -25,7 +25,7 @@
 #include <polyak/io/state_record.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct SaveOptions {
   /// Text of your own, such as the epoch or the position in the data. load() returns it.
@@ -166,7 +166,7 @@ requires(detail::is_parameters<First>) LoadReport
   return load(path, LoadOptions{}, params, methods...);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

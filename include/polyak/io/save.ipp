@@ -26,7 +26,7 @@
 #include <polyak/io/state_record.ipp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -202,5 +202,5 @@ POLYAK_DEFINE LoadReport load_record(const std::filesystem::path& path, const St
 
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

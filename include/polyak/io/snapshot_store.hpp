@@ -31,7 +31,7 @@
 #include <polyak/io/weights.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// One snapshot of a store.
 struct StoredSnapshot {
@@ -267,7 +267,7 @@ class SnapshotStore {
   std::vector<std::string> problems_;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -35,7 +35,7 @@
 #include <polyak/io/weights.ipp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -432,5 +432,5 @@ POLYAK_DEFINE void SnapshotStore::write(const StoredSnapshot& one,
   if (options_.most > 0) thin(options_.most, one.average);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

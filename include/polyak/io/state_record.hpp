@@ -26,7 +26,7 @@
 #include <polyak/io/safetensors.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// The metadata entry that holds a record, and the prefix of the names of methods' tensors.
@@ -131,7 +131,7 @@ void record_method(StateRecord& all, const M& method) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

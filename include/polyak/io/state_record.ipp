@@ -31,7 +31,7 @@
 #include <polyak/io/state_record.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -428,5 +428,5 @@ inline void compare_methods(std::size_t index, const FiledMethod& file, const Re
 
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

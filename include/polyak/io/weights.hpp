@@ -33,7 +33,7 @@
 #include <polyak/io/safetensors.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct SaveWeightsOptions {
   /// Floating-point weights are rounded to this type; by default they keep their own.
@@ -199,7 +199,7 @@ void load_weights(const std::filesystem::path& path, const Parameters<P>& params
   detail::load_targets(path, targets, options);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -27,7 +27,7 @@
 #include <polyak/io/weights.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -242,5 +242,5 @@ POLYAK_DEFINE void load_targets(const std::filesystem::path& path,
 
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -42,7 +42,7 @@
 #include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 template <class Wanted, class Out, class In>
@@ -244,5 +244,5 @@ requires(detail::StreamExecutor<E>) void average_n(
                                      weights);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

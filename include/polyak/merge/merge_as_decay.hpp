@@ -31,7 +31,7 @@
 #include <polyak/merge/linear.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The position u of update i on the curve, i = 1..K.
 enum class DecayAbscissa : std::uint8_t {
@@ -272,5 +272,5 @@ class MergeWeighting {
   double least_gain_ = 1;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

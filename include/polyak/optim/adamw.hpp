@@ -27,7 +27,7 @@
 #include <polyak/optim/elementwise.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Options of AdamW and Adam. Only AdamW has a decoupled decay.
 template <bool Decoupled>
@@ -178,5 +178,5 @@ class Adam final : public Elementwise<Adam<P, S>, AdamFamilyRule<false>, P, S> {
       : Adam::Elementwise(params, options, selection) {}
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

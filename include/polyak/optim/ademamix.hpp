@@ -31,7 +31,7 @@
 #include <polyak/optim/elementwise.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct AdEMAMixOptions {
   double learning_rate = 1e-3;    ///< finite, >= 0
@@ -215,5 +215,5 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
   std::vector<std::int64_t> slow_start_;  // of each tensor, in its steps; negative after a reset
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -11,7 +11,7 @@
 #include <polyak/core/switches.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The curve between two rates: f(u) is the part of the way done, u from 0 to 1.
 enum class AnnealStrategy : std::uint8_t {
@@ -30,5 +30,5 @@ namespace detail {
 }
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

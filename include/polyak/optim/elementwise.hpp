@@ -35,7 +35,7 @@
 #include <polyak/optim/tensor_groups.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -504,5 +504,5 @@ void Elementwise<Derived, Rule, P, S>::list_state(Self& self, StateVisitorOf<Sel
   visit.slots(own.slots_);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -28,7 +28,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// min(1, (step + 1)/warmup_steps) of the 0-based step; 1 without warmup. warmup_steps >= 0.
 [[nodiscard]] inline double linear_warmup(std::int64_t step, std::int64_t warmup_steps) {
@@ -259,5 +259,5 @@ enum class Interpolation : std::uint8_t {
   return piecewise(step, std::span(points.begin(), points.size()), between);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

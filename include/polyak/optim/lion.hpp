@@ -13,7 +13,7 @@
 #include <polyak/optim/elementwise.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct LionOptions {
   double learning_rate = 1e-4;  ///< size of each element's step; finite, >= 0
@@ -66,5 +66,5 @@ class Lion final : public Elementwise<Lion<P, S>, LionRule, P, S> {
       : Lion::Elementwise(params, options, selection) {}
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

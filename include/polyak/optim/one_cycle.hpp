@@ -18,7 +18,7 @@
 #include <polyak/optim/anneal.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Options of one_cycle().
 struct OneCycleOptions {
@@ -72,5 +72,5 @@ void fields(OneCycleOptions& o, Fields& field) {
   return between(o.three_phase ? first : 1, last, back, end);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -30,7 +30,7 @@
 #include <polyak/optim/schedule_free_view.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The learning rate from which the averaging weights w_t are computed.
 enum class AverageWeight : std::uint8_t {
@@ -249,5 +249,5 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
   ScheduleFreeScalars scalars_;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -27,7 +27,7 @@
 #include <polyak/optim/schedule_free.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct ScheduleFreeAdamWOptions {
   double learning_rate = 2.5e-3;       ///< finite, >= 0
@@ -149,5 +149,5 @@ class ScheduleFreeAdamW final
       : ScheduleFreeAdamW::ScheduleFree(params, options, selection) {}
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

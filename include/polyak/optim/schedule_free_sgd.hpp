@@ -23,7 +23,7 @@
 #include <polyak/optim/schedule_free.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct ScheduleFreeSgdOptions {
   double learning_rate = 1;       ///< finite, >= 0
@@ -88,5 +88,5 @@ class ScheduleFreeSgd final
       : ScheduleFreeSgd::ScheduleFree(params, options, selection) {}
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

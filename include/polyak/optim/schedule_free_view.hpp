@@ -18,7 +18,7 @@
 #include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// x = y + (1 - 1/beta)(z - y), read from the slot "z".
 template <class T>
@@ -100,5 +100,5 @@ class ScheduleFreeView {
   Parameters<P> params_;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -11,7 +11,7 @@
 #include <polyak/core/tensors/slot_shape.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Numbers of an optimizer that schedules set from step to step. What is absent stays as it is.
 struct ScheduledOptions {
@@ -60,7 +60,7 @@ void require_same_slots(std::string_view owner, const std::vector<SlotSpec>& nee
 
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -10,7 +10,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE void require_same_slots(std::string_view owner, const std::vector<SlotSpec>& needed,
@@ -37,5 +37,5 @@ POLYAK_DEFINE void refuse_decay(std::string_view owner, std::string_view name) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

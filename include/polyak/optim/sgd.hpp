@@ -27,7 +27,7 @@
 #include <polyak/optim/elementwise.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct SgdOptions {
   double learning_rate = std::numeric_limits<double>::quiet_NaN();  ///< required; finite, >= 0
@@ -118,5 +118,5 @@ class Sgd final : public Elementwise<Sgd<P, S>, SgdRule, P, S> {
       : Sgd::Elementwise(params, options, selection) {}
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

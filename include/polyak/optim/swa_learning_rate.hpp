@@ -30,7 +30,7 @@
 #include <polyak/optim/anneal.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 struct SwaLearningRateOptions {
   /// s, required: one for all groups or one per group; finite, >= 0
@@ -239,5 +239,5 @@ void fields(SwaCyclicOptions& o, Fields& field) {
   return iteration % cycle == 0;
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

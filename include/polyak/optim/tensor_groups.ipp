@@ -15,7 +15,7 @@
 #include <polyak/optim/tensor_groups.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -56,5 +56,5 @@ POLYAK_DEFINE void TensorGroups::list(const Layout& layout, OptionVisitor& visit
 
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -8,7 +8,7 @@
 #include <polyak/core/switches.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// How the weights of the snapshots are made to sum to 1.
 enum class Normalisation : std::uint8_t {
@@ -17,5 +17,5 @@ enum class Normalisation : std::uint8_t {
   none,         ///< not at all
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -31,7 +31,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The measure of the distance between two profiles.
 enum class Metric : std::uint8_t { iterate, update };
@@ -124,7 +124,7 @@ struct ProfileProducts {
                                                    const std::vector<ProfileTarget>& targets,
                                                    const ProfileFitOptions& options = {});
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -19,7 +19,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -291,5 +291,5 @@ POLYAK_DEFINE std::vector<ProfileFit> fit_profiles(const std::vector<GainSequenc
   return fits;
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

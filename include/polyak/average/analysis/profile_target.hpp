@@ -27,7 +27,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The gains of an average, call by call, independent of the type of its weighting.
 class GainSequence {
@@ -221,5 +221,5 @@ class ProfileTarget {
   double gamma_ = std::numeric_limits<double>::quiet_NaN();
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

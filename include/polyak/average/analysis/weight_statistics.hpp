@@ -25,7 +25,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -140,5 +140,5 @@ template <Weighting W>
   return std::sqrt(detail::profile_moments(weighting, calls).variance);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -12,7 +12,7 @@
 #include <polyak/core/tensors/selection.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// How an average is stored.
 struct Accumulation {
@@ -61,7 +61,7 @@ template <StateScalar S>
   return detail::dead_zone(detail::dtype_of<S>(), gain, accumulate);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

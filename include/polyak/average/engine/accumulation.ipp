@@ -10,7 +10,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE double dead_zone(DType average, double gain, Accumulate accumulate) {
@@ -58,5 +58,5 @@ POLYAK_DEFINE void validate(const Accumulation& o, DType average, double least) 
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -11,7 +11,7 @@
 #include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// A type with rows (samples), columns (channels) and elements: Eigen's matrices, arrays, maps and
@@ -52,5 +52,5 @@ template <class Object>
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -17,7 +17,7 @@
 #include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// avg + c (x - avg), for 0 < c < 1.
 template <class T>
@@ -191,5 +191,5 @@ class Average final : public AverageOf<Average<P, W, S>, P, W, S> {
                                              accumulation) {}
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -37,7 +37,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The memory of one or more averages of a list, and the ways of storing them, for any method.
 template <ParameterScalar P, StateScalar S>
@@ -274,5 +274,5 @@ void AverageMemory<P, S>::write_to(const Parameters<P>& target, std::size_t whic
   write_buffers(target);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

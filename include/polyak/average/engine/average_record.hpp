@@ -25,7 +25,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 class AverageRecord {
@@ -91,7 +91,7 @@ void require_home(const SlotMemory& slots);
 void require_target(const ParameterList& target, const SlotMemory& slots);
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -11,7 +11,7 @@
 #include <polyak/core/tensors/selection_checks.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 [[nodiscard]] inline bool is_buffer(const TensorInfo& tensor) { return tensor.role == Role::copy; }
@@ -164,5 +164,5 @@ POLYAK_DEFINE void require_target(const ParameterList& target, const SlotMemory&
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

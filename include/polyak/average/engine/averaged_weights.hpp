@@ -22,7 +22,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// `Derived` is final, has ready() and the rest of a Method, and befriends this class.
 template <class Derived, ParameterScalar P, StateScalar S>
@@ -104,5 +104,5 @@ class AveragedWeights : public AverageMemory<P, S> {
   [[nodiscard]] const Derived& derived() const { return static_cast<const Derived&>(*this); }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -18,7 +18,7 @@
 #include <polyak/core/tensors/layout.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// How statistics of one type are read and written.
@@ -114,7 +114,7 @@ template <class Value>
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if defined(POLYAK_COMPILED)

@@ -11,7 +11,7 @@
 #include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 // ---- what is registered -------------------------------------------------------------------------
@@ -249,5 +249,5 @@ void BatchNormLayersOf<Numbers>::check(std::span<const double> statistics) const
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -12,7 +12,7 @@
 #include <polyak/core/compiled.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// How the statistics of batches are combined.
 enum class BatchNormPooling : std::uint8_t {
@@ -94,7 +94,7 @@ struct BatchNormBatch {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

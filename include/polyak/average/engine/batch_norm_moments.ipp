@@ -5,7 +5,7 @@
 #include <polyak/average/engine/batch_norm_moments.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE void BatchNormMoments::resize(std::size_t channels) {
@@ -54,5 +54,5 @@ POLYAK_DEFINE void BatchNormBatch::correct(std::size_t channels, double count) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -14,7 +14,7 @@
 #include <polyak/core/tensors/parameters.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// A flag for each tensor of `params`. `option` is the name of the option in messages. Throws
@@ -50,5 +50,5 @@ void list_chosen(OptionVisitor& visit, std::string_view option, const std::vecto
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -12,7 +12,7 @@
 #include <polyak/core/state.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// avg <- avg + c (x - avg), unless c = 0;  x <- avg, or avg + blend (x - avg)
 template <class T>
@@ -90,5 +90,5 @@ class FedBackAverage : public AverageOf<Derived, P, W, S> {
   std::int64_t switches_ = 0;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -11,7 +11,7 @@
 #include <polyak/core/compiled.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// A piece of that memory. The name is that of its layer.
@@ -40,7 +40,7 @@ class PassMemory {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -10,7 +10,7 @@
 #include <polyak/core/tensors/parameter_list.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE void PassMemory::reserve(std::vector<PassPiece>& pieces) {
@@ -47,5 +47,5 @@ POLYAK_DEFINE void PassMemory::end_pass(bool succeeded) noexcept {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -17,7 +17,7 @@
 #include <polyak/core/simd/pack.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Chooses elements of a tensor with a given probability: an element is chosen if its 40 random
@@ -139,5 +139,5 @@ struct RestoreKernel {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -33,7 +33,7 @@
 #include <polyak/core/tensors/slot_view.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// average <- average + c_j (block_j - average) for N blocks, one after the other; c_j = 1 copies.
 template <class T, std::size_t N>
@@ -294,5 +294,5 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
   bool completes_ = false, moves_ = false;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -13,7 +13,7 @@
 #include <polyak/core/storage.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// c = 1: a copy, so that a NaN in the old average disappears and every bit of x arrives.
 template <class T>
@@ -71,5 +71,5 @@ using joined_t = typename JoinedVariants<Variants...>::type;
 
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

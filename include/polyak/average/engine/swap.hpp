@@ -14,7 +14,7 @@
 #include <polyak/core/tensors/parameter_list.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Allows reading an average before its first update: it is then the current weights.
 struct OrCurrent {};
@@ -65,7 +65,7 @@ class [[nodiscard]] SwapGuard {
   std::shared_ptr<MemorySpace> space_;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -12,7 +12,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 POLYAK_DEFINE SwapGuard SwapGuard::exchange(const detail::ParameterList& params,
                                             std::shared_ptr<detail::Block> block,
@@ -126,5 +126,5 @@ POLYAK_DEFINE void SwapGuard::exchange_bytes(void* model, const Piece& piece) co
   }
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

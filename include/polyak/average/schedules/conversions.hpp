@@ -17,7 +17,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 /// The hint for a decay out of range, which may have been meant as a time.
@@ -180,7 +180,7 @@ inline constexpr Rule<double> finite_and_not_negative_or_none{
   return half_life / (std::numbers::ln2 * updates);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -5,7 +5,7 @@
 #include <polyak/average/schedules/conversions.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE std::string time_hint(double decay) {
@@ -20,5 +20,5 @@ POLYAK_DEFINE std::string gain_hint(double decay) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -16,7 +16,7 @@
 #include <polyak/core/switches.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The curve of a cooldown.
 enum class CooldownCurve : std::uint8_t {
@@ -68,5 +68,5 @@ namespace detail {
 }
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

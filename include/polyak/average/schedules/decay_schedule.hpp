@@ -33,7 +33,7 @@
 #include <polyak/core/options.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// `EMAModel` of Hugging Face's diffusers. Without `warmup` it still warms up, by (1+s)/(10+s): for
 /// a constant decay use Ema.
@@ -267,5 +267,5 @@ void fields(PowerGainWeighting& w, Fields& field) {
   field("burn_in", w.burn_in, at_least_0);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

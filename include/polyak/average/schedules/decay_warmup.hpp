@@ -11,7 +11,7 @@
 #include <polyak/core/options.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// 1 - warm(s) and warm(s), each computed directly: the subtraction would lose digits.
@@ -70,5 +70,5 @@ void warmup_fields(W& w, Fields& field) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

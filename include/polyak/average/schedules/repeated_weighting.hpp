@@ -15,7 +15,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Any weighting on another clock: each call counts as `repeats` calls of `weighting` with the same
 /// weights. A schedule for one batch size then fits batches that are `repeats` times as large ("How
@@ -71,5 +71,5 @@ void fields(RepeatedWeighting<W>& w, Fields& field) {
   field.label("weighting", detail::weighting_label(w.weighting));
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -26,7 +26,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 template <class W>
 concept Weighting = requires(const W& weighting, std::int64_t t) {
@@ -253,5 +253,5 @@ void fields(TailWeighting& w, Fields& field) {
   field("start", w.start, at_least_1);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -13,7 +13,7 @@
 #include <polyak/core/executors/executor.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -203,5 +203,5 @@ template <detail::PoolDevice D>
   return ThreadPool<D>(device, serial_below);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

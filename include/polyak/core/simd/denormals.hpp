@@ -12,7 +12,7 @@
 #endif
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// The control bits of the calling thread's floating-point unit: rounding, exceptions, denormals.
@@ -77,5 +77,5 @@ class [[nodiscard]] FlushDenormals {
   detail::WithFloatMode mode_;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

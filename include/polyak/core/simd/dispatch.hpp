@@ -13,7 +13,16 @@
 #include <polyak/core/simd/pack.hpp>
 
 namespace polyak {
-inline namespace v0 {
+
+/// Data of the process, which units with different switches share (core/switches.hpp).
+namespace whole_process {
+
+/// The limit from cap_dispatch_level(): the only global variable of the library.
+inline std::atomic<int> called_cap{4};
+
+}  // namespace whole_process
+
+inline namespace POLYAK_V0 {
 
 /// The instruction sets that loops are compiled for. x86_64_v3 (AVX2, FMA) and x86_64_v4 (AVX-512)
 /// give the same results to the last bit, and so does a baseline that has fused multiply-adds.
@@ -76,8 +85,7 @@ __attribute__((cold, noinline)) void enter_lowest(const Kernel& kernel) {
   return cap;
 }
 
-/// The limit from cap_dispatch_level(): the only global variable of the library.
-inline std::atomic<int> called_cap{4};
+using whole_process::called_cap;
 
 /// The level of all loops: the widest that the processor supports and both limits allow.
 [[nodiscard]] inline int level_in_use() {
@@ -140,5 +148,5 @@ inline void cap_dispatch_level(DispatchLevel level) {
   detail::called_cap.store(detail::number_of(level), std::memory_order_relaxed);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -43,7 +43,7 @@
 #endif
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// The instruction set that a translation unit is compiled for, through Eigen's packets. The number
@@ -530,7 +530,7 @@ requires(!several_registers<float, Lanes, Level>) POLYAK_INLINE
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #include <polyak/core/simd/pack_x86.hpp>

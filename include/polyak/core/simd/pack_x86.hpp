@@ -14,7 +14,7 @@
   __attribute__((target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")))
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 struct X86V3 {};  ///< AVX2, FMA, F16C
@@ -673,6 +673,6 @@ struct WholePacks<X86V4, Eigen::bfloat16> {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 #endif  // POLYAK_X86_LEVELS

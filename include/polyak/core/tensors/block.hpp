@@ -11,7 +11,7 @@
 #include <polyak/core/tensors/memory_space.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Every tensor in a slot is padded to a multiple of this many elements: whole packs of any type.
@@ -60,7 +60,7 @@ class Block {
 [[nodiscard]] std::shared_ptr<Block> copy_of_block(const Block& block);
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

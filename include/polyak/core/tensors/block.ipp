@@ -14,7 +14,7 @@
 #endif
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE Block::Block(std::size_t bytes, std::shared_ptr<MemorySpace> space)
@@ -61,5 +61,5 @@ POLYAK_DEFINE std::shared_ptr<Block> copy_of_block(const Block& block) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

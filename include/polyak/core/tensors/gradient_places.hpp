@@ -15,7 +15,7 @@
 #include <polyak/core/tensors/parameter_list.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 class GradientPlaces {
@@ -92,7 +92,7 @@ class GradientPlaces {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

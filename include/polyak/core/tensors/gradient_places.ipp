@@ -9,7 +9,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 [[nodiscard]] inline bool is_trained(const TensorInfo& tensor, DType weights) {
@@ -115,5 +115,5 @@ POLYAK_DEFINE void GradientPlaces::refuse_overlap(std::size_t index, const void*
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

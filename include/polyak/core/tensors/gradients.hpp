@@ -25,7 +25,7 @@
 #include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 /// How an element of a gradient is read: multiplied by `scale`, then clipped to +-limit.
@@ -282,5 +282,5 @@ template <ParameterScalar P, class... Objects>
   return gradients;
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

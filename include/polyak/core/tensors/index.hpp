@@ -12,7 +12,7 @@
 #include <polyak/core/compiled.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Allocates for one more item, so that the next push_back cannot fail.
@@ -147,7 +147,7 @@ class FreeMemory {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

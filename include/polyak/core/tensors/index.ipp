@@ -5,7 +5,7 @@
 #include <polyak/core/tensors/index.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE void NameIndex::make_room() {
@@ -99,5 +99,5 @@ POLYAK_DEFINE void FreeMemory::find(const MemoryIndex& taken) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -17,7 +17,7 @@
 #include <polyak/core/tensors/memory_space.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The part of a tensor in training and in averages. Files of a model hold the tensors of all
 /// roles.
@@ -136,7 +136,7 @@ void require_same(const std::shared_ptr<const Layout>& given,
                   const std::shared_ptr<const Layout>& expected, std::string_view what);
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -17,7 +17,7 @@
 #include <polyak/core/tensors/layout.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -165,5 +165,5 @@ POLYAK_DEFINE void Layout::make_room() {
   names_.make_room();
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -10,7 +10,7 @@
 #include <polyak/core/tensors/layout.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// How a tensor of more than two dimensions is treated as a matrix. A tensor of fewer than two
 /// dimensions is a single row.
@@ -41,5 +41,5 @@ namespace detail {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

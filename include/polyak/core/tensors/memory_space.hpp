@@ -10,7 +10,7 @@
 #include <polyak/core/switches.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// A memory other than the host's, for a list of parameters and the state of its methods. Copies
 /// and exchanges take effect in the order of the calls, relative to each other and to steps. The
@@ -78,5 +78,5 @@ inline void clear_bytes(MemorySpace* space, void* memory, std::size_t bytes) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -17,7 +17,7 @@
 #include <polyak/core/tensors/swapped_memory.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// The place of a tensor's elements. The sweep reads an array of these.
@@ -136,7 +136,7 @@ class ParameterList {
 [[noreturn]] void refuse_size(std::string_view name, std::size_t given, std::size_t elements);
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

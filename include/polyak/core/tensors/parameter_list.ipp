@@ -10,7 +10,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE void refuse_moved_list() {
@@ -212,5 +212,5 @@ POLYAK_DEFINE void refuse_size(std::string_view name, std::size_t given, std::si
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

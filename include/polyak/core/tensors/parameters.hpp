@@ -18,7 +18,7 @@
 #include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// One registered tensor: the result of `params[i]`.
 template <ParameterScalar P>
@@ -203,5 +203,5 @@ struct ParameterAccess {
   }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -21,7 +21,7 @@
 #include <polyak/core/tensors/layout.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The tensors whose shape has from `least` to `most` dimensions; a Selection, and the type of the
 /// constants below.
@@ -277,5 +277,5 @@ requires(sizeof...(Patterns) > 0 && (std::convertible_to<const Patterns&, std::s
   return names;
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -12,7 +12,7 @@
 #include <polyak/core/tensors/selection.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Index of the first tensor in both sets; bits.size() if there is none.
@@ -36,7 +36,7 @@ void require_disjoint(const std::vector<bool>& a, const std::vector<bool>& b, co
                       std::string_view owner_of_a, std::string_view owner_of_b);
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

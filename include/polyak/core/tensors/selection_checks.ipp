@@ -13,7 +13,7 @@
 #include <polyak/core/tensors/selection_checks.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 namespace detail {
 
@@ -74,5 +74,5 @@ POLYAK_DEFINE void require_disjoint(const std::vector<bool>& a, const std::vecto
 
 }  // namespace detail
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -26,7 +26,7 @@
 #include <polyak/core/tensors/matrix_view.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The numbers that a slot holds for each tensor. Laws can be bound to full slots only.
 enum class SlotShape : std::uint8_t {
@@ -63,5 +63,5 @@ struct SlotSpec {
   SlotSpec(std::string_view n, FreeShape f) : name(n), shape(SlotShape::free), free(std::move(f)) {}
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

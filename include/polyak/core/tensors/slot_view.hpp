@@ -15,7 +15,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The read-only elements of one tensor. If a float average is stored in double, elements are
 /// rounded as they are read. If the memory is a device's, data() is an address there, and reading
@@ -111,5 +111,5 @@ class SlotView {
   const Slots<double>* wide_;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -23,7 +23,7 @@
 #include <polyak/core/tensors/slot_shape.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// The memory that a method's state takes.
 struct MemoryReport {
@@ -205,7 +205,7 @@ class Slots : public detail::SlotMemory {
   }
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -11,7 +11,7 @@
 #include <polyak/core/tensors/matrix_view.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE void refuse_moved_slots() {
@@ -177,5 +177,5 @@ POLYAK_DEFINE std::size_t SlotMemory::staggered(std::size_t extent) const {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -21,7 +21,7 @@
 #include <polyak/core/tensors/views.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Elements of type E for each tensor of a list, or one array; E is const for streams that are only
 /// read. A view: its source must outlive it.
@@ -167,5 +167,5 @@ template <class... Targets>
   return std::tuple(detail::output_stream(targets)...);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

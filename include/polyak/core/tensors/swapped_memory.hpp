@@ -10,13 +10,21 @@
 #include <polyak/core/compiled.hpp>
 
 namespace polyak {
-inline namespace v0 {
-namespace detail {
+
+/// Data of the process, which units with different switches share (core/switches.hpp).
+namespace whole_process {
 
 /// A range of addresses, [begin, end).
 struct AddressRange {
   std::uintptr_t begin = 0, end = 0;
 };
+
+}  // namespace whole_process
+
+inline namespace POLYAK_V0 {
+namespace detail {
+
+using whole_process::AddressRange;
 
 /// The ranges of all guards of this process that live now. The functions may run at the same time.
 struct SwappedMemory {
@@ -31,7 +39,7 @@ struct SwappedMemory {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

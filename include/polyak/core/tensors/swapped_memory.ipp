@@ -11,8 +11,7 @@
 #include <utility>
 
 namespace polyak {
-inline namespace v0 {
-namespace detail {
+namespace whole_process {
 
 struct SwappedRanges {
   struct Guard {
@@ -42,6 +41,14 @@ POLYAK_DEFINE SwappedRanges& swapped_ranges() {
   return all;
 }
 
+}  // namespace whole_process
+
+inline namespace POLYAK_V0 {
+namespace detail {
+
+using whole_process::swapped_ranges;
+using whole_process::SwappedRanges;
+
 POLYAK_DEFINE bool SwappedMemory::empty() {
   return swapped_ranges().number.load(std::memory_order_acquire) == 0;
 }
@@ -69,5 +76,5 @@ POLYAK_DEFINE void SwappedMemory::free(const void* guard) noexcept {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -16,7 +16,7 @@
 #include <polyak/core/tensors/parameter_list.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// A matrix, vector, array or map of Eigen, recognised by its members.
@@ -151,5 +151,5 @@ inline void require_contiguous(bool contiguous, std::string_view name) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
