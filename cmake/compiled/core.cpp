@@ -18,7 +18,7 @@
 #include <polyak/core/tensors/selection_checks.ipp>
 #include <polyak/core/tensors/slots.ipp>
 #include <polyak/core/tensors/swapped_memory.ipp>
-#include <polyak/optim/scheduled_options.ipp>
+#include <polyak/optim/scheduled_numbers.ipp>
 #include <polyak/optim/tensor_groups.ipp>
 
 template class polyak::detail::BatchNormLayersOf<polyak::detail::BatchNormNumbers>;

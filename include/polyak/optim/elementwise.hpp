@@ -31,7 +31,7 @@
 #include <polyak/core/tensors/selection.hpp>
 #include <polyak/core/tensors/slot_view.hpp>
 #include <polyak/core/tensors/slots.hpp>
-#include <polyak/optim/scheduled_options.hpp>
+#include <polyak/optim/scheduled_numbers.hpp>
 #include <polyak/optim/tensor_groups.hpp>
 
 namespace polyak {
@@ -171,7 +171,7 @@ class Elementwise : public MethodHooks<P> {
   /// rate; the options stay those of the construction. Throws std::invalid_argument for a number
   /// out of range, a decay that the optimizer's options do not have, and a coupled decay where the
   /// options have none; nothing has changed then.
-  Derived& at(const ScheduledOptions& scheduled);
+  Derived& at(const ScheduledNumbers& scheduled);
   [[nodiscard]] double learning_rate() const { return learning_rate_; }
   /// The decoupled and the coupled decay of the next step; 0 where there is none.
   [[nodiscard]] double weight_decay() const { return decays_.decoupled; }
@@ -444,7 +444,7 @@ Elementwise<Derived, Rule, P, S>::Elementwise(const Parameters<P>& params, const
 }
 
 template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
-Derived& Elementwise<Derived, Rule, P, S>::at(const ScheduledOptions& scheduled) {
+Derived& Elementwise<Derived, Rule, P, S>::at(const ScheduledNumbers& scheduled) {
   Options now = options_;
   detail::WeightDecays decays = decays_;
   if (scheduled.learning_rate) now.learning_rate = *scheduled.learning_rate;

@@ -14,7 +14,7 @@ namespace polyak {
 inline namespace POLYAK_V0 {
 
 /// Numbers of an optimizer that schedules set from step to step. What is absent stays as it is.
-struct ScheduledOptions {
+struct ScheduledNumbers {
   std::optional<double> learning_rate = std::nullopt;         ///< finite, >= 0
   std::optional<double> weight_decay = std::nullopt;          ///< decoupled; finite, >= 0
   std::optional<double> coupled_weight_decay = std::nullopt;  ///< finite, >= 0
@@ -64,5 +64,5 @@ void require_same_slots(std::string_view owner, const std::vector<SlotSpec>& nee
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)
-#include <polyak/optim/scheduled_options.ipp>
+#include <polyak/optim/scheduled_numbers.ipp>
 #endif

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The functions of scheduled_options.hpp.
+// The functions of scheduled_numbers.hpp.
 #pragma once
 
-#include <polyak/optim/scheduled_options.hpp>
+#include <polyak/optim/scheduled_numbers.hpp>
 
 #include <algorithm>
 #include <string>
