@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decay of an Ema that changes between calls.
+// Decays of Ema and EmaBank that change between calls.
 #include <cmath>
 #include <cstddef>
 #include <vector>
 
 #include <polyak/average/ema.hpp>
+#include <polyak/average/ema_bank.hpp>
 #include <polyak/io/save.hpp>
 #include <polyak/io/snapshot_store.hpp>
 
@@ -82,6 +83,33 @@ TEST_CASE("with() refuses what an Ema cannot change, and changes nothing") {
   Ema<float, Eigen::bfloat16> narrow(params, {.decay = 0.5});  // a larger decay would stall
   CHECK(refuses([&] { narrow.with({.decay = 0.999}); }, {"stall"}));
   CHECK(narrow.weighting().decay == 0.5);
+}
+
+TEST_CASE("with() changes the decays of a bank as those of single averages") {
+  std::vector<float> x{1, 2};
+  Parameters<float> params;
+  params.add("x", x);
+  EmaBank<float, 2> bank(params, {0.5, 0.75}), same(params, {0.5, 0.875});
+  Ema<float> one(params, {.decay = 0.75});
+  const auto update = [&](float value) {
+    x = {value, -value};
+    bank.update(params);
+    one.update(params);
+    for (std::size_t i = 0; i < 2; ++i) CHECK(bank.view(1)[0][i] == one.view()[0][i]);
+  };
+  update(3);
+  bank.with({0.5, 0.875}, {});
+  one.with({.decay = 0.875});
+  update(-4);
+  update(5);
+  CHECK(bank.decay(1) == 0.875);
+  CHECK(bank.average(0).calls_before_change() == 1);
+  const auto before = state_bytes(bank);
+  CHECK(refuses([&] { bank.with({0.5, 1.5}, {}); }, {"EmaOptions.decay", "1.5"}));
+  CHECK(refuses([&] { bank.with({0.5, 0.5}, {.seed = 2}); }, {"seed at 0", "2"}));
+  CHECK(state_bytes(bank) == before);
+  restore_state(same, before);
+  CHECK(state_bytes(same) == before);
 }
 
 TEST_CASE("an average whose decay changed cannot be stored as a snapshot") {

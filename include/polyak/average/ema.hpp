@@ -47,6 +47,32 @@ void fields(EmaOptions& o, Fields& field) {
   detail::average_fields(o, field);
 }
 
+namespace detail {
+
+template <class T>
+void require_unchanged(std::string_view name, const T& given, const T& expected) {
+  if (given == expected) return;
+  refuse_argument(
+      "with() must leave " + std::string(name) + " at " + option_text(expected) + "; it",
+      option_text(given));
+}
+/// Refuses new options that differ in more than decays and what happens at a NaN.
+template <class Options>
+void require_same_but_decay(const Options& options, const ExponentialWeighting& before,
+                            Accumulate accumulate, std::uint64_t seed) {
+  require_unchanged("start", options.start, before.start);
+  require_unchanged("update_every", options.update_every, before.update_every);
+  require_unchanged("accumulate", options.accumulate, accumulate);
+  require_unchanged("seed", options.seed, seed);
+}
+/// Refuses another decay where the correction is that of one decay.
+inline void require_changeable(const ExponentialWeighting& now,
+                               const ExponentialWeighting& before) {
+  if (now.start == Start::zero_debiased) require_unchanged("decay", now.decay, before.decay);
+}
+
+}  // namespace detail
+
 /// Exponential moving average of a model's weights. Throws std::invalid_argument for options out of
 /// range; for everything else see Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
@@ -79,17 +105,8 @@ class Ema final : public AverageOf<Ema<P, S>, P, ExponentialWeighting, S> {
 template <ParameterScalar P, StateScalar S>
 Ema<P, S>& Ema<P, S>::with(const EmaOptions& options) {
   const ExponentialWeighting now = weighting_of(options), before = this->weighting();
-  const auto require_same = [](const auto& given, const auto& expected, std::string_view name) {
-    if (given == expected) return;
-    detail::refuse_argument("with() must leave EmaOptions." + std::string(name) + " at " +
-                                detail::option_text(expected) + "; it",
-                            detail::option_text(given));
-  };
-  require_same(now.start, before.start, "start");
-  require_same(now.update_every, before.update_every, "update_every");
-  require_same(options.accumulate, this->accumulate(), "accumulate");
-  require_same(options.seed, this->seed(), "seed");
-  if (now.start == Start::zero_debiased) require_same(now.decay, before.decay, "decay");
+  detail::require_same_but_decay(options, before, this->accumulate(), this->seed());
+  detail::require_changeable(now, before);
   if (now.decay == before.decay) {
     this->change_options(options.nonfinite, detail::least_gain(now));
   } else {

@@ -97,6 +97,7 @@ class EmaBankAverage {
   [[nodiscard]] Accumulate accumulate() const { return bank_->accumulate(); }
   [[nodiscard]] const Slots<State>& slots() const { return bank_->slots(); }
   [[nodiscard]] const std::byte* buffers() const { return bank_->buffers(); }
+  [[nodiscard]] std::int64_t calls_before_change() const { return bank_->calls_before_change(); }
 
  private:
   const Bank* bank_;
@@ -154,6 +155,12 @@ class EmaBank final : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   [[nodiscard]] const ExponentialWeighting& weighting(std::size_t index) const {
     return weightings_[at(index)];
   }
+
+  /// Changes the decays from the next call on, and what happens at a NaN, as Ema::with(). The
+  /// number of averages stays.
+  EmaBank& with(const std::array<double, N>& decays, const EmaBankOptions& options);
+  /// As of Average.
+  [[nodiscard]] std::int64_t calls_before_change() const { return calls_before_change_; }
 
   /// Calls that changed an average.
   [[nodiscard]] std::int64_t count() const { return updates_; }
@@ -237,6 +244,7 @@ class EmaBank final : public AveragedWeights<EmaBank<P, N, S>, P, S> {
                        [](auto& w, auto& field) { detail::exponential_fields(w, field); });
     own.list_options(visit);
     Base::list_clocks(own, visit, own.updates_);
+    visit.newer_scalar("calls_before_change", own.calls_before_change_);
     Base::list_memory(own, visit);
   }
 
@@ -294,7 +302,24 @@ class EmaBank final : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   std::array<double, N> gains_{};
   bool resting_ = true, ordinary_ = false;
   std::int64_t updates_ = 0;
+  std::int64_t calls_before_change_ = 0;
 };
+
+template <ParameterScalar P, std::size_t N, StateScalar S>
+EmaBank<P, N, S>& EmaBank<P, N, S>::with(const std::array<double, N>& decays,
+                                         const EmaBankOptions& options) {
+  const Weightings now = weightings_of(decays, options);
+  detail::require_same_but_decay(options, weightings_[0], this->accumulate(), this->seed());
+  bool changed = false;
+  for (std::size_t k = 0; k < N; ++k) {
+    detail::require_changeable(now[k], weightings_[k]);
+    changed = changed || now[k].decay != weightings_[k].decay;
+  }
+  this->change_options(options.nonfinite, least_gain(now));
+  if (changed) calls_before_change_ = this->calls();
+  weightings_ = now;
+  return *this;
+}
 
 }  // namespace POLYAK_V0
 }  // namespace polyak
