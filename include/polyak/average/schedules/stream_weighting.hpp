@@ -15,7 +15,7 @@
 #include <polyak/core/require.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 
 /// Weights omega_t >= 0 in a list, one for each call. A call beyond the list is an error.
 class StreamWeighting {
@@ -65,5 +65,5 @@ class StreamWeighting {
   std::vector<double> weights_, sums_;
 };
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
