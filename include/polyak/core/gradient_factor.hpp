@@ -17,19 +17,18 @@ namespace polyak {
 inline namespace POLYAK_V0 {
 namespace detail {
 
-/// A gradient as a step reads it: times `scale`, then no further from 0 than `limit`. A NaN is
+/// Makes a gradient what a step reads: times `scale`, then no further from 0 than `limit`. A NaN is
 /// kept. V is a pack or a single number. If `clips` is false, the limits are infinite and are not
 /// applied.
 template <class V>
-[[nodiscard]] POLYAK_LAW V read_gradient(const V& gradient, const V& scale, const V& limit,
-                                         const V& lower_limit, bool clips) {
-  V read = gradient * scale;
+POLYAK_LAW void read_gradient(V& gradient, const V& scale, const V& limit, const V& lower_limit,
+                              bool clips) {
+  gradient = gradient * scale;
   if (clips) [[unlikely]] {
     POLYAK_KEEP_BRANCH();
-    read = select(limit < read, limit, read);
-    read = select(read < lower_limit, lower_limit, read);
+    gradient = select(limit < gradient, limit, gradient);
+    gradient = select(gradient < lower_limit, lower_limit, gradient);
   }
-  return read;
 }
 
 /// How gradients are read, in the type of the list.
@@ -42,7 +41,7 @@ struct GradientFactor {
   POLYAK_INLINE GradientFactor(T factor, T most, bool clipped)
       : scale(factor), limit(most), lower_limit(-most), clips(clipped) {}
   POLYAK_INLINE void apply(V& gradient) const {
-    gradient = read_gradient(gradient, scale, limit, lower_limit, clips);
+    read_gradient(gradient, scale, limit, lower_limit, clips);
   }
 };
 

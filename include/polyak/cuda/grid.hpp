@@ -175,7 +175,9 @@ template <class S>
 template <class C>
 [[nodiscard]] POLYAK_LAW C read_gradient(C gradient, C scale, C limit) {
   using V = Number<C>;
-  return polyak::detail::read_gradient(V(gradient), V(scale), V(limit), V(-limit), true).value;
+  V read(gradient);
+  polyak::detail::read_gradient(read, V(scale), V(limit), V(-limit), true);
+  return read.value;
 }
 
 /// N numbers of type S in registers, in the format of memory.
