@@ -322,6 +322,47 @@ TEST_CASE("a selection determines the tensors of a sweep", "[streams]") {
   CHECK(c == std::vector<float>{6.5, 6.5, 6.5, 6.5, 6.5, 6.5, 0, 0, 0, 0});
 }
 
+TEST_CASE("an overlap is found among thousands of tensors in any order", "[streams]") {
+  constexpr std::size_t count = 2000;
+  std::vector<float> memory(10 * count + 10, 1);
+  // Tensors of 3 elements at every 10th, in an order of their own; those of the output lie between.
+  const auto list = [&](std::size_t factor, std::size_t begin) {
+    polyak::Parameters<float> params;
+    for (std::size_t k = 0; k < count; ++k) {
+      params.add("w" + std::to_string(k), memory.data() + begin + k * factor % count * 10, {3});
+    }
+    return params;
+  };
+  const auto input = list(7, 0), output = list(9, 5);
+  const auto pass = [](const auto& to, const auto& from) {
+    polyak::merge_streams(polyak::serial, polyak::WeightedSumLaw<float>{}, polyak::writes(to),
+                          std::vector{&from}, std::array{2.0});
+  };
+  pass(output, input);
+  CHECK(memory[0] == 1);
+  CHECK(memory[5] == 2);
+  CHECK(memory[8] == 1);
+  pass(input, input);
+  CHECK(memory[0] == 2);
+  const auto before = memory;
+  for (const std::size_t at : {0U, 511U, 512U, 1999U}) {
+    polyak::Parameters<float> moved;
+    for (std::size_t k = 0; k < count; ++k) {
+      const float* const place = output[k].data();
+      moved.add(output[k].name(), const_cast<float*>(place) + (k == at ? 3 : 0), {3});
+    }
+    // It now ends 1 element behind the beginning of a tensor of the input.
+    const std::size_t met = [&] {
+      std::size_t k = 0;
+      while (input[k].data() != moved[at].data() + 2) ++k;
+      return k;
+    }();
+    CHECK(refuses([&] { pass(moved, input); },
+                  {"overlaps input 0, tensor \"w" + std::to_string(met) + "\""}));
+  }
+  CHECK(memory == before);
+}
+
 TEST_CASE("streams that do not fit are rejected, and nothing is written", "[streams]") {
   std::vector<float> a{1, 2, 3, 4}, b{5, 6, 7, 8}, c(4), shorter(3);
   const auto untouched = [&] {

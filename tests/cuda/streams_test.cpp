@@ -311,6 +311,13 @@ TEST_CASE("average_n on a device takes buffers and addresses") {
             std::array{inputs[0].buffer.data(), inputs[1].buffer.data(), inputs[2].buffer.data()},
             weights);
   CHECK(there.download() == here);
+  for (const std::size_t number : {1U, 100U}) {  // of one model, which is their mean
+    const std::vector<const Eigen::half*> same(number, inputs[0].buffer.data());
+    average_n(executor, there, same, std::vector<double>(number, 1 / static_cast<double>(number)));
+    for (std::size_t i = 0; i < here.size(); ++i) {
+      CHECK(there.download()[i] == static_cast<float>(inputs[0].numbers[i]));
+    }
+  }
   std::vector<cuda::Buffer<Eigen::half>> buffers;
   for (Twin<Eigen::half>& input : inputs) buffers.push_back(std::move(input.buffer));
   average_n(executor, again, buffers, weights);

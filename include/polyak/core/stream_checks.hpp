@@ -4,12 +4,9 @@
 /// of the executor, and outputs that overlap nothing.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <concepts>
 #include <cstddef>
-#include <cstdint>
-#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -21,6 +18,7 @@
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/sweep_plan.hpp>
+#include <polyak/core/tensors/address_ranges.hpp>
 #include <polyak/core/tensors/layout.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/core/tensors/parameters.hpp>
@@ -118,28 +116,26 @@ void require_same_tensors(const Stream<A>& given, const Stream<B>& expected) {
 template <class Out, class In, class Sizes, class Words>
 void require_apart(std::string_view who, const Stream<Out>& output, const Stream<const In>& input,
                    const Sizes& size_of, bool in_place, const Words& other) {
+  constexpr std::size_t at_once = 512;  // on the stack
   const std::size_t tensors = tensors_of(output);
-  std::uintptr_t low = std::numeric_limits<std::uintptr_t>::max(), high = 0;
-  for (std::size_t k = 0; k < tensors; ++k) {
-    if (size_of(k) == 0) continue;
-    const auto begin = reinterpret_cast<std::uintptr_t>(input[k]);
-    low = std::min(low, begin);
-    high = std::max(high, begin + size_of(k) * scalar_bytes<In>);
-  }
-  for (std::size_t k = 0; k < tensors; ++k) {
-    const Out* const to = output[k];
-    const std::size_t bytes = size_of(k) * scalar_bytes<Out>;
-    const auto begin = reinterpret_cast<std::uintptr_t>(to);
-    const bool same = in_place && std::same_as<In, Out> && static_cast<const void*>(input[k]) == to;
-    // The tensors of one list do not overlap.
-    if (bytes == 0 || begin >= high || begin + bytes <= low || same) continue;
-    for (std::size_t i = 0; i < tensors; ++i) {
-      const std::size_t other_bytes = size_of(i) * scalar_bytes<In>;
-      if (other_bytes != 0 && overlap(to, bytes, input[i], other_bytes)) {
-        refuse_overlap(
-            who, other(),
-            output.layout() == nullptr ? std::string_view() : output.layout()->tensors[i].name);
-      }
+  for (std::size_t first = 0, last = 0; first < tensors; first = last) {
+    AddressRanges<at_once> inputs;
+    for (; last < tensors && !inputs.full(); ++last) {
+      inputs.add(input[last], size_of(last) * scalar_bytes<In>);
+    }
+    inputs.order();
+    for (std::size_t k = 0; k < tensors; ++k) {
+      const Out* const to = output[k];
+      const std::size_t bytes = size_of(k) * scalar_bytes<Out>;
+      const bool same =
+          in_place && std::same_as<In, Out> && static_cast<const void*>(input[k]) == to;
+      // The tensors of one list do not overlap.
+      if (bytes == 0 || same || !inputs.overlap(to, bytes)) continue;
+      std::size_t i = first;
+      while (size_of(i) == 0 || !overlap(to, bytes, input[i], size_of(i) * scalar_bytes<In>)) ++i;
+      refuse_overlap(
+          who, other(),
+          output.layout() == nullptr ? std::string_view() : output.layout()->tensors[i].name);
     }
   }
 }

@@ -66,7 +66,7 @@ template <std::size_t R>
           reinterpret_cast<const void* const*>(table.memory + table.gradients_at)};
 }
 
-/// Updates the addresses of gradients on the device.
+/// Updates the addresses of gradients on the device, or the words of streams.
 inline void update_gradients(DeviceSpace& space, DeviceTable& table,
                              const std::vector<std::uint64_t>& gradients, bool always) {
   if (!always && table.gradients == gradients) return;

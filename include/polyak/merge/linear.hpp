@@ -32,8 +32,10 @@
 #include <utility>
 
 #include <polyak/core/executors/executor.hpp>
+#include <polyak/core/merge_terms.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/core/stream_checks.hpp>
 #include <polyak/core/streams.hpp>
 #include <polyak/core/sum.hpp>
 #include <polyak/core/tensors/layout.hpp>
