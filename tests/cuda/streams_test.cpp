@@ -25,6 +25,7 @@
 #include <polyak/core/tensors/stream.hpp>
 #include <polyak/cuda/executor.hpp>
 #include <polyak/merge/linear.hpp>
+#include <polyak/merge/merge_as_decay.hpp>
 
 #include "../support/bits.hpp"
 #include "../support/catch.hpp"
@@ -294,6 +295,16 @@ TEMPLATE_TEST_CASE("soft_update on a device has the host's bits", "", float, dou
   }
   CHECK(online.agrees());
   CHECK(bits::bytes(target.memory[1].numbers) != bits::bytes(online.memory[1].numbers));
+}
+
+TEST_CASE("merge_as_decay on a device has the host's bits") {
+  const cuda::Executor executor;
+  TwinList<float> target(executor, shapes, 1), x0(executor, shapes, 2), x1(executor, shapes, 3),
+      x2(executor, shapes, 4);
+  const auto multipliers = decay_multipliers(CooldownCurve::one_minus_sqrt, 2);
+  merge_as_decay(target.here, {x0.here, x1.here, x2.here}, multipliers);
+  merge_as_decay(executor, target.there, {x0.there, x1.there, x2.there}, multipliers);
+  CHECK(target.agrees());
 }
 
 TEST_CASE("average_n on a device takes buffers and addresses") {

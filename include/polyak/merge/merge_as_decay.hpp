@@ -201,17 +201,18 @@ void merge_as_decay(const Parameters<P>& target,
 
 /// As above, on the executor given.
 template <class Accumulator = void, class E, ParameterScalar P, detail::SummedLists<P> Lists>
-requires Executor<E>
-void merge_as_decay(E&& executor, const Parameters<P>& target, const Lists& checkpoints,
-                    std::span<const double> multipliers, const MergeOptions& options = {}) {
+requires(detail::StreamExecutor<E>) void merge_as_decay(E&& executor, const Parameters<P>& target,
+                                                        const Lists& checkpoints,
+                                                        std::span<const double> multipliers,
+                                                        const MergeOptions& options = {}) {
   average_n<Accumulator>(executor, target, checkpoints,
                          detail::weights_for(checkpoints, multipliers, options));
 }
 template <class Accumulator = void, class E, ParameterScalar P>
-requires Executor<E>
-void merge_as_decay(E&& executor, const Parameters<P>& target,
-                    std::initializer_list<std::type_identity_t<Parameters<P>>> checkpoints,
-                    std::span<const double> multipliers, const MergeOptions& options = {}) {
+requires(detail::StreamExecutor<E>) void merge_as_decay(
+    E&& executor, const Parameters<P>& target,
+    std::initializer_list<std::type_identity_t<Parameters<P>>> checkpoints,
+    std::span<const double> multipliers, const MergeOptions& options = {}) {
   average_n<Accumulator>(executor, target, checkpoints,
                          detail::weights_for(checkpoints, multipliers, options));
 }
