@@ -9,7 +9,7 @@
 #include <cstdint>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// At most `Most` ranges, which may overlap each other. Allocates nothing.
@@ -51,5 +51,5 @@ class AddressRanges {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
