@@ -45,6 +45,16 @@ struct GradientFactor {
   }
 };
 
+/// The same without a limit.
+template <class V>
+struct GradientScale {
+  V scale;
+
+  template <class T>
+  POLYAK_INLINE explicit GradientScale(T factor) : scale(factor) {}
+  POLYAK_INLINE void apply(V& gradient) const { gradient = gradient * scale; }
+};
+
 // ---- for folds ---------------------------------------------------------------------------------
 
 /// The gradients of a list as a step reads them.
