@@ -57,6 +57,9 @@ for open in '' -DPOLYAK_OPEN; do
   grep -q 'final' "$folder/errors" || fail "the error does not say final: $(cat "$folder/errors")"
 done
 
+# Every header opens the namespace that has the switches in its name.
+literal=$(grep -rlE 'inline namespace v[0-9]' include) && fail "not POLYAK_V0: $literal"
+
 # Two units of one program, each with its own switches: the order of linking does not matter.
 cat >"$folder/unit.cpp" <<'END'
 #include <polyak/core/simd/dispatch.hpp>
