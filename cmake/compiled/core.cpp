@@ -14,6 +14,7 @@
 #include <polyak/core/tensors/gradient_places.ipp>
 #include <polyak/core/tensors/index.ipp>
 #include <polyak/core/tensors/layout.ipp>
+#include <polyak/core/tensors/list_change.ipp>
 #include <polyak/core/tensors/parameter_list.ipp>
 #include <polyak/core/tensors/selection_checks.ipp>
 #include <polyak/core/tensors/slots.ipp>

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -48,6 +49,9 @@ class AnyMethod {
   virtual void regroup() = 0;
   /// Changes learning rate or pace as a user would between two steps.
   virtual void vary() = 0;
+  /// Goes on with another list, by grow() or shrink().
+  virtual void grow(const polyak::Parameters<P>& params) = 0;
+  virtual void shrink(const polyak::Parameters<P>& params) = 0;
   /// Resets the moments. Returns false where a method has none.
   virtual bool reset() = 0;
   [[nodiscard]] virtual Bytes state() = 0;
@@ -66,7 +70,7 @@ class AnyMethod {
   [[nodiscard]] virtual Bytes tensor(std::size_t index) const = 0;
 };
 
-/// With `Files` it can be saved and loaded, which is slow to compile.
+/// With `Files` it can be saved and loaded, and grow and shrink, which is slow to compile.
 template <class M, bool Files>
 class Holder final : public AnyMethod<typename M::Parameter> {
   using P = typename M::Parameter;
@@ -103,6 +107,20 @@ class Holder final : public AnyMethod<typename M::Parameter> {
       method_.at(method_.learning_rate() * 0.9375);
     } else if constexpr (requires { method_.at(1); }) {
       method_.at(1.0 + static_cast<double>(method_.calls() % 3));
+    }
+  }
+  void grow(const polyak::Parameters<P>& params) override {
+    if constexpr (Files) {
+      method_.grow(params);
+    } else {
+      FAIL("the battery of types does not grow: " << params.size());
+    }
+  }
+  void shrink(const polyak::Parameters<P>& params) override {
+    if constexpr (Files) {
+      method_.shrink(params);
+    } else {
+      FAIL("the battery of types does not shrink: " << params.size());
     }
   }
   bool reset() override {
@@ -406,6 +424,86 @@ void check_late_start(const Entry<P>& entry) {
   }
 }
 
+/// A method on lists of a model that has one tensor more, or less, from some step on.
+template <class P>
+struct ListTraining {
+  static constexpr std::size_t changing = 1;  ///< the tensor that comes or goes
+  Model<P> model{{5, 70, 33}, true};
+  const Bytes before = model.tensor_bytes(changing);
+  Splitter splitter{Split::whole};
+  bool trains, last;
+  std::unique_ptr<AnyMethod<P>> method;
+
+  /// The tensor is `last` in the list of all, or else the second.
+  ListTraining(const Entry<P>& entry, bool all)
+      : trains(entry.trains), last(entry.method.by_tensor), method(entry.make(list(all), {})) {}
+
+  [[nodiscard]] polyak::Parameters<P> list(bool all) const {
+    polyak::Parameters<P> some;
+    const auto add = [&](std::size_t k) {
+      const polyak::TensorInfo& info = model.params[k].info();
+      void* const memory = model.params[k].raw();
+      if (info.dtype == polyak::DType::int64) {
+        some.add(info.name, static_cast<std::int64_t*>(memory), info.shape, info.role);
+      } else {
+        some.add(info.name, static_cast<P*>(memory), info.shape, info.role);
+      }
+    };
+    for (std::size_t k = 0; k < model.params.size(); ++k) {
+      if (k != changing || (all && !last)) add(k);
+    }
+    if (all && last) add(changing);
+    return some;
+  }
+  /// A step with a list, in which the tensor rests or not.
+  void step(bool all, std::uint64_t number, bool rests) {
+    const polyak::Parameters<P> params = list(all);
+    model.differentiate(number);
+    if (!trains) model.wander(number);
+    if (rests) std::memcpy(model.params[changing].raw(), before.data(), before.size());
+    polyak::Gradients<P> gradients(params);
+    for (std::size_t k = 0; k < model.trained(); ++k) {
+      if (k == changing && !all) continue;
+      const std::string& name = model.params[k].name();
+      if (k == changing && rests) {
+        gradients.set(name, polyak::no_gradient);
+      } else {
+        gradients.set(name, model.gradient(k));
+      }
+    }
+    if (!method->run(splitter, params, gradients)) FAIL_CHECK("a step was skipped");
+    method->vary();
+  }
+};
+
+/// A list that grows, against the larger one with a tensor that rested; a list that shrinks,
+/// against the smaller one. State goes by names: the place of the tensor after the new one changes.
+template <class P>
+void check_lists(const Entry<P>& entry) {
+  constexpr std::uint64_t change = 4, steps = 9;
+  ListTraining<P> grows(entry, false), large(entry, true);
+  for (std::uint64_t step = 0; step < steps; ++step) {
+    const bool rests = step < change;
+    if (step == change) grows.method->grow(grows.list(true));
+    grows.step(!rests, step, rests);
+    large.step(true, step, rests);
+  }
+  if (grows.model.bytes() != large.model.bytes() ||
+      grows.method->state() != large.method->state()) {
+    FAIL_CHECK(entry.name << ": growing matters");
+  }
+  ListTraining<P> shrinks(entry, true), small(entry, false);
+  for (std::uint64_t step = 0; step < steps; ++step) {
+    if (step == change) shrinks.method->shrink(shrinks.list(false));
+    shrinks.step(step < change, step, true);
+    small.step(false, step, true);
+  }
+  if (shrinks.model.bytes() != small.model.bytes() ||
+      shrinks.method->state() != small.method->state()) {
+    FAIL_CHECK(entry.name << ": shrinking matters");
+  }
+}
+
 /// Gradients that are scaled as they are read, by a power of two, against gradients that were
 /// multiplied in memory.
 template <class P>
@@ -543,7 +641,10 @@ void check(List list) {
     if (!entry.method.by_tensor) check_tensors(entry);
     check_executors(entry);
     check_resume(entry);
-    if (entry.method.couples.empty()) check_selections(entry);
+    if (entry.method.couples.empty()) {
+      check_selections(entry);
+      check_lists(entry);
+    }
     check_empty(entry);
     check_memory(entry);
     check_allocations(entry);
@@ -555,6 +656,7 @@ void check(List list) {
     check_reset(entry);
     check_executors(grouped(entry));
     check_resume(grouped(entry));
+    check_lists(grouped(entry));
     check_allocations(grouped(entry));
   }
 }

@@ -68,6 +68,13 @@ class Model {
     for (std::int64_t& counter : counters_) ++counter;
   }
 
+  /// The gradient of a trained tensor that differentiate() computed.
+  [[nodiscard]] const P* gradient(std::size_t tensor) const {
+    const P* place = gradient_.data() + margin;
+    for (std::size_t k = 0; k < tensor; ++k) place += params[k].size();
+    return place;
+  }
+
   /// Moves the weights, as training would between two updates of an average.
   void wander(std::uint64_t step) {
     for (std::size_t k = 0; k < elements(); ++k) {

@@ -119,8 +119,8 @@ struct ExchangeLaw {
 };
 
 /// Offer the weights by update() (or step()) after each iteration, and call end_epoch() after each
-/// epoch; n is not reset. The norm filters reject an iterate with a NaN or an infinity. There is no
-/// grow(). Runs on the host only. For everything else see Average.
+/// epoch; n is not reset. The norm filters reject an iterate with a NaN or an infinity. Runs on
+/// the host only. For everything else see Average.
 template <ParameterScalar P, StateScalar S = default_state_t<P>>
 class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
   using Base = AverageOf<Aswa<P, S>, P, AswaWeighting, S>;
@@ -136,13 +136,17 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
       : Base(params, weighting_of(options), options.nonfinite,
              {options.accumulate, options.seed, selection}),
         options_(std::move(options)) {
-    normed_ = detail::chosen_tensors(params, this->slots(), options_.normed, "AswaOptions.normed");
-    distances_ =
-        Reduction<Distance>(params, [this](std::size_t k) { return static_cast<bool>(normed_[k]); },
-                            {.per = Per::tensor});
+    choose_normed(params, this->slots());
   }
 
-  void grow(const Parameters<P>& params) = delete;
+  /// See Average. Without names in `normed`, the norms include the new tensors. Names in it must
+  /// remain in a list that shrinks.
+  void grow(const Parameters<P>& params) {
+    follow(params, detail::ListChange::growth(ParameterAccess<P>::list(params), this->slots()));
+  }
+  void shrink(const Parameters<P>& params) {
+    follow(params, detail::ListChange::shrinking(ParameterAccess<P>::list(params), this->slots()));
+  }
 
   /// Whether the last call was accepted.
   [[nodiscard]] bool accepted() const { return accepted_; }
@@ -209,6 +213,16 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
   }
 
  private:
+  void follow(const Parameters<P>& params, const detail::ListChange& change) {
+    Base::follow(params, change, [&](const Slots<S>& slots) { choose_normed(params, slots); });
+  }
+  /// Strong guarantee.
+  void choose_normed(const Parameters<P>& params, const Slots<S>& slots) {
+    auto normed = detail::chosen_tensors(params, slots, options_.normed, "AswaOptions.normed");
+    distances_ = Reduction<Distance>(
+        params, [&](std::size_t k) { return static_cast<bool>(normed[k]); }, {.per = Per::tensor});
+    normed_ = std::move(normed);
+  }
   static AswaWeighting weighting_of(const AswaOptions& options) {
     validate(options);
     return {0, options.reference_swap && options.filter == AswaFilter::all, true};

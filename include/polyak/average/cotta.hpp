@@ -82,18 +82,19 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
                         const Selection& selection = {})
       : Base(params, weighting_of(options), options.nonfinite,
              {options.accumulate, options.seed, selection}),
-        source_(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"source"},
-                [this](std::size_t k) { return this->slots().keeps(k); }),
+        source_(source_of(params, this->slots())),
         options_(std::move(options)) {
     restores_ = detail::chosen_tensors(params, source_, options_.restored, "CottaOptions.restored");
-    for (std::size_t k = 0; k < params.size(); ++k) {
-      if (!source_.keeps(k) || params[k].size() == 0) continue;
-      std::copy_n(params[k].data(), params[k].size(), source_.tensor(0, k).data());
-    }
   }
 
-  /// The source cannot grow.
-  void grow(const Parameters<P>& params) = delete;
+  /// See Average. The source of a new tensor is its value now. Names in `restored` must remain in a
+  /// list that shrinks.
+  void grow(const Parameters<P>& params) {
+    follow(params, detail::ListChange::growth(ParameterAccess<P>::list(params), source_));
+  }
+  void shrink(const Parameters<P>& params) {
+    follow(params, detail::ListChange::shrinking(ParameterAccess<P>::list(params), source_));
+  }
 
   /// Restores the elements for which `choose(tensor, element)` holds, whatever the options are. Use
   /// it with restore_probability = 0 to make your own choice. Throws std::invalid_argument for
@@ -112,7 +113,7 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
     }
   }
 
-  /// The model at construction.
+  /// The model at construction; of tensors that came later, when they came.
   [[nodiscard]] SlotView<element_t<P>> source() const { return {source_, 0}; }
   /// Whether call `call` restores this element of this tensor.
   [[nodiscard]] bool restores(std::int64_t call, std::size_t tensor, std::size_t element) const {
@@ -168,6 +169,25 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
   }
 
  private:
+  [[nodiscard]] static Slots<element_t<P>> source_of(const Parameters<P>& params,
+                                                     const Slots<S>& averages) {
+    Slots<element_t<P>> source(params.layout(), detail::dtype_of<P>(), Kept::averaged, {"source"},
+                               [&](std::size_t k) { return averages.keeps(k); });
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      if (!source.keeps(k) || params[k].size() == 0) continue;
+      std::copy_n(params[k].data(), params[k].size(), source.tensor(0, k).data());
+    }
+    return source;
+  }
+  void follow(const Parameters<P>& params, const detail::ListChange& change) {
+    Base::follow(params, change, [&](const Slots<S>& slots) {
+      auto source = source_of(params, slots);
+      change.carry(source_, source);
+      restores_ =
+          detail::chosen_tensors(params, source, options_.restored, "CottaOptions.restored");
+      source_ = std::move(source);
+    });
+  }
   static ExponentialWeighting weighting_of(const CottaOptions& options) {
     validate(options);
     return {options.decay, Start::params, 1};

@@ -238,7 +238,7 @@ class EmaBank final : public AveragedWeights<EmaBank<P, N, S>, P, S> {
   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
     auto& own = detail::as_base<EmaBank>(self);
     for (std::size_t k = 0; k < N; ++k) {
-      visit.option("decay", std::to_string(k), own.weightings_[k].decay);
+      visit.option("decay." + std::to_string(k), own.weightings_[k].decay);
     }
     visit.some_options(own.weightings_[0],
                        [](auto& w, auto& field) { detail::exponential_fields(w, field); });

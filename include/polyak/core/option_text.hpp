@@ -102,6 +102,7 @@ template <class T>
 struct OptionText {
   std::string name, text;
   bool older_files_lack_it = false;
+  std::string tensor = {};  ///< the tensor that it is an option of; the end of `name`
   friend bool operator==(const OptionText&, const OptionText&) = default;
 };
 /// The fields as text, in the order of the list.

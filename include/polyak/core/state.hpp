@@ -104,7 +104,8 @@ class OptionVisitor {
   /// The option of one tensor, "name.tensor".
   template <class T>
   void option(std::string_view name, std::string_view tensor, const T& value) {
-    if (wants_options_) add_option({joined(name, tensor), detail::option_text(value)});
+    if (!wants_options_) return;
+    add_option({joined(name, tensor), detail::option_text(value), false, std::string(tensor)});
   }
   /// All fields of an options struct, if it has a list of them (core/options.hpp).
   template <class O>
@@ -128,6 +129,7 @@ class OptionVisitor {
     if (!wants_options_) return;
     for (detail::OptionText& one : detail::option_texts(o)) {
       one.name = joined(one.name, tensor);
+      one.tensor = tensor;
       add_option(std::move(one));
     }
   }

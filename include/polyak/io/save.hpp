@@ -52,13 +52,6 @@ struct LoadReport {
 
 namespace detail {
 
-template <class T>
-inline constexpr bool is_parameters = false;
-template <class P>
-inline constexpr bool is_parameters<Parameters<P>> = true;
-template <class P>
-inline constexpr bool is_parameters<const Parameters<P>> = true;
-
 /// A part that load() can write to: a list of parameters owns no memory.
 template <class Part>
 concept Loadable = is_parameters<Part> || !std::is_const_v<Part>;

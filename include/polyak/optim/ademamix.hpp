@@ -21,12 +21,14 @@
 #include <numbers>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include <polyak/core/law.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/tensors/list_change.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/optim/elementwise.hpp>
 
@@ -199,6 +201,11 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
   void forget_steps(std::size_t tensor) {
     Base::forget_steps(tensor);
     slow_start_[tensor] = 0;
+  }
+  void carry_clocks(const detail::ListChange& change) {
+    std::vector<std::int64_t> slow_start = change.carried(slow_start_);
+    Base::carry_clocks(change);
+    slow_start_ = std::move(slow_start);
   }
   void restart_corrections(std::size_t tensor) {
     slow_start_[tensor] -= this->tensor_steps(tensor);  // the schedules' clock goes on

@@ -27,6 +27,7 @@
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/tensors/gradients.hpp>
+#include <polyak/core/tensors/list_change.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/selection.hpp>
 #include <polyak/core/tensors/slot_view.hpp>
@@ -226,6 +227,21 @@ class Elementwise : public MethodHooks<P> {
     return groups_.of(tensor);
   }
 
+  /// Continues with a larger model: a list that has all previous tensors, found by name, and new
+  /// ones. Moments and clocks of previous tensors are kept; a new tensor starts from the beginning,
+  /// in the group that group() would have given it. Learning rate, count() and schedules go on.
+  /// Throws std::invalid_argument, with the differences, if a previous tensor is missing or
+  /// differs, std::logic_error while an average is swapped in. If it throws, nothing has changed.
+  void grow(const Parameters<P>& params) {
+    follow(detail::ListChange::growth(ParameterAccess<P>::list(params), slots_));
+  }
+  /// Continues with a smaller model: a list of some of the previous tensors. The state of the
+  /// others is lost. Throws as grow(), for a tensor that is new or differs, and for a list without
+  /// any selected tensor.
+  void shrink(const Parameters<P>& params) {
+    follow(detail::ListChange::shrinking(ParameterAccess<P>::list(params), slots_));
+  }
+
   /// The number of steps made, and of steps that Nonfinite::skip_step left out.
   [[nodiscard]] std::int64_t count() const { return steps_; }
   [[nodiscard]] std::int64_t skipped() const { return skipped_; }
@@ -258,7 +274,7 @@ class Elementwise : public MethodHooks<P> {
   }
   void skip() { ++skipped_; }
   // An optimizer whose rule has a Step of its own overrides the next two; an optimizer with clocks
-  // of its own for each tensor overrides all four.
+  // of its own for each tensor overrides all five.
   /// The step of a tensor that is passed to the rule.
   [[nodiscard]] StepOf<S> step_of(std::size_t tensor) const {
     const double factor = group_of(tensor).learning_rate_factor;
@@ -272,6 +288,10 @@ class Elementwise : public MethodHooks<P> {
   void forget_steps(std::size_t tensor) { tensor_steps_[tensor] = 0; }
   /// Restarts the bias corrections of a tensor, and no schedule.
   void restart_corrections(std::size_t tensor) { tensor_steps_[tensor] = 0; }
+  /// Takes the clocks to another list. Throws before it changes any.
+  void carry_clocks(const detail::ListChange& change) {
+    tensor_steps_ = change.carried(tensor_steps_);
+  }
   [[nodiscard]] Bound bind() const { return alternative(laws_.front()); }
 
   /// Lists every scalar and slot of the state once; see core/state.hpp.
@@ -280,6 +300,8 @@ class Elementwise : public MethodHooks<P> {
 
  protected:
   Elementwise(const Parameters<P>& params, const Options& options, const Selection& selection);
+
+  void follow(const detail::ListChange& change);
 
   void count_step(const element_t<P>* const* gradients) {
     ++steps_;
@@ -483,6 +505,21 @@ Derived& Elementwise<Derived, Rule, P, S>::with(const Options& options) {
   if (options.learning_rate != options_.learning_rate) learning_rate_ = options.learning_rate;
   options_ = options;
   return derived();
+}
+
+template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
+void Elementwise<Derived, Rule, P, S>::follow(const detail::ListChange& change) {
+  detail::TensorGroups groups =
+      groups_.of_list(*change.layout(), detail::dtype_of<P>(), Rule::name);
+  Slots<S> slots = slots_for(change.layout(), groups);
+  change.carry(slots_, slots);
+  std::vector<std::uint32_t> which(change.size(), 0);
+  laws_.reserve(change.size());
+  lawful_.reserve(change.size());
+  derived().carry_clocks(change);
+  which_ = std::move(which);
+  slots_ = std::move(slots);
+  groups_ = std::move(groups);
 }
 
 template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>

@@ -50,6 +50,11 @@ class TensorGroups {
   [[nodiscard]] TensorGroups with(const Layout& layout, const Selection& selection,
                                   const GroupOptions& group, std::string_view owner) const;
 
+  /// The selection and the groups of another list: as if group() had been called for it. Throws
+  /// std::invalid_argument if no tensor is selected.
+  [[nodiscard]] TensorGroups of_list(const Layout& layout, DType parameters,
+                                     std::string_view owner) const;
+
   [[nodiscard]] std::size_t number_of(std::size_t tensor) const { return group_of_[tensor]; }
   [[nodiscard]] const std::vector<GroupOptions>& all() const { return groups_; }
   [[nodiscard]] const GroupOptions& of(std::size_t tensor) const {
@@ -64,7 +69,15 @@ class TensorGroups {
   void list(const Layout& layout, OptionVisitor& visit) const;
 
  private:
-  bool selected_;
+  /// A call of with(): the tensors of a selection have a group from then on.
+  struct Assignment {
+    Selection selection;
+    std::uint32_t group;
+  };
+  void assign(const Layout& layout, const Assignment& one);
+
+  Selection selection_;
+  std::vector<Assignment> assignments_;
   std::vector<bool> owned_;
   std::vector<GroupOptions> groups_{GroupOptions{}};
   std::vector<std::uint32_t> group_of_;  // of each tensor

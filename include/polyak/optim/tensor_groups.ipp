@@ -21,11 +21,11 @@ namespace detail {
 
 POLYAK_DEFINE TensorGroups::TensorGroups(const Layout& layout, DType parameters,
                                          const Selection& selection, std::string_view owner)
-    : selected_(!selection.is_everything()), group_of_(layout.tensors.size(), 0) {
+    : selection_(selection), group_of_(layout.tensors.size(), 0) {
   for (const TensorInfo& tensor : layout.tensors) {
     owned_.push_back(may_keep(tensor, parameters, Kept::trained) && selection(tensor));
   }
-  if (selected_) require_some(owned_, selection, layout, owner);
+  if (!selection.is_everything()) require_some(owned_, selection, layout, owner);
 }
 
 POLYAK_DEFINE TensorGroups TensorGroups::with(const Layout& layout, const Selection& selection,
@@ -38,16 +38,30 @@ POLYAK_DEFINE TensorGroups TensorGroups::with(const Layout& layout, const Select
   TensorGroups changed = *this;
   const auto place = std::find(groups_.begin(), groups_.end(), group) - groups_.begin();
   if (place == std::ssize(groups_)) changed.groups_.push_back(group);
-  for (std::size_t k = 0; k < taken.size(); ++k) {
-    if (taken[k]) changed.group_of_[k] = static_cast<std::uint32_t>(place);
-  }
+  changed.assignments_.push_back({selection, static_cast<std::uint32_t>(place)});
+  changed.assign(layout, changed.assignments_.back());
   return changed;
+}
+
+POLYAK_DEFINE TensorGroups TensorGroups::of_list(const Layout& layout, DType parameters,
+                                                 std::string_view owner) const {
+  TensorGroups changed(layout, parameters, selection_, owner);
+  changed.groups_ = groups_;
+  changed.assignments_ = assignments_;
+  for (const Assignment& one : assignments_) changed.assign(layout, one);
+  return changed;
+}
+
+POLYAK_DEFINE void TensorGroups::assign(const Layout& layout, const Assignment& one) {
+  for (std::size_t k = 0; k < owned_.size(); ++k) {
+    if (owned_[k] && one.selection(layout.tensors[k])) group_of_[k] = one.group;
+  }
 }
 
 POLYAK_DEFINE void TensorGroups::list(const Layout& layout, OptionVisitor& visit) const {
   for (std::size_t k = 0; k < owned_.size(); ++k) {
     const TensorInfo& tensor = layout.tensors[k];
-    if (selected_ && is_trained(tensor.role)) {
+    if (!selection_.is_everything() && is_trained(tensor.role)) {
       visit.option("selected", tensor.name, static_cast<bool>(owned_[k]));
     }
     if (of(k) != GroupOptions{}) visit.options(of(k), tensor.name);

@@ -12,6 +12,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -29,6 +30,7 @@
 #include <polyak/core/state.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/storage.hpp>
+#include <polyak/core/tensors/list_change.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/core/tensors/parameters.hpp>
 #include <polyak/core/tensors/selection.hpp>
@@ -54,12 +56,20 @@ class AverageMemory : public MethodHooks<P> {
   [[nodiscard]] std::int64_t skipped() const { return record_.skipped; }
   [[nodiscard]] Accumulate accumulate() const { return record_.accumulation.accumulate; }
 
-  /// Continues with a larger model: a list that has all previous tensors and new ones. The averages
-  /// of previous tensors are kept; the average of a new tensor is a copy, as if the tensor had
-  /// always had its current values. Throws std::invalid_argument, with the differences, if a
-  /// previous tensor is missing or differs, std::logic_error while something is swapped in. If it
-  /// throws, nothing has changed.
-  void grow(const Parameters<P>& params);
+  /// Continues with a larger model: a list that has all previous tensors, found by name, and new
+  /// ones. The averages of previous tensors are kept; the average of a new tensor is a copy, as if
+  /// the tensor had always had its current values. A selection is applied to the new tensors too.
+  /// Throws std::invalid_argument, with the differences, if a previous tensor is missing or
+  /// differs, std::logic_error while something is swapped in. If it throws, nothing has changed.
+  void grow(const Parameters<P>& params) {
+    follow(params, detail::ListChange::growth(ParameterAccess<P>::list(params), slots_));
+  }
+  /// Continues with a smaller model: a list of some of the previous tensors. The averages of the
+  /// others are lost. Throws as grow(), for a tensor that is new or differs, and for a list without
+  /// any selected tensor.
+  void shrink(const Parameters<P>& params) {
+    follow(params, detail::ListChange::shrinking(ParameterAccess<P>::list(params), slots_));
+  }
 
   /// Bytes of state.
   [[nodiscard]] MemoryReport memory_report() const {
@@ -198,6 +208,11 @@ class AverageMemory : public MethodHooks<P> {
     record_.write_buffers(ParameterAccess<P>::list(target));
   }
 
+  /// Makes the memory for another list. `adopt(slots)` is called when nothing else can fail, with
+  /// the new slots, and makes what a derived class keeps for each tensor.
+  void follow(const Parameters<P>& params, const detail::ListChange& change,
+              const std::function<void(const Slots<S>&)>& adopt = nullptr);
+
   /// Parts of list_state(); see core/state.hpp.
   void list_options(OptionVisitor& visit) const { record_.list_options(*slots_.layout(), visit); }
   template <class Self, class Count>
@@ -248,24 +263,17 @@ AverageMemory<P, S>::AverageMemory(const Parameters<P>& params, std::string_view
 }
 
 template <ParameterScalar P, StateScalar S>
-void AverageMemory<P, S>::grow(const Parameters<P>& params) {
-  require_home();
-  if (params.swapped()) detail::refuse_order("polyak: grow() while an average is swapped in");
-  if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
-  const Layout& before = *slots_.layout();
-  const Layout& now = *params.layout();
-  detail::require_grown(now, before);
-  AverageMemory grown(params, record_.owner, record_.nonfinite, record_.accumulation, 1,
-                      record_.names);
-  for (std::size_t k = 0; k < before.tensors.size(); ++k) {
-    const std::size_t place = now.find(before.tensors[k].name);
-    grown.slots_.copy_tensor(place, slots_, k);
-    if (wide_) grown.wide_->copy_tensor(place, *wide_, k);
-  }
-  grown.record_.grow_buffers(now, record_, before);
-  grown.record_.calls = record_.calls;
-  grown.record_.skipped = record_.skipped;
-  *this = std::move(grown);
+void AverageMemory<P, S>::follow(const Parameters<P>& params, const detail::ListChange& change,
+                                 const std::function<void(const Slots<S>&)>& adopt) {
+  AverageMemory memory(params, record_.owner, record_.nonfinite, record_.accumulation, 1,
+                       record_.names);
+  change.carry(slots_, memory.slots_);
+  if (wide_) change.carry(*wide_, *memory.wide_);
+  memory.record_.carry_buffers(change, record_, *slots_.layout());
+  memory.record_.calls = record_.calls;
+  memory.record_.skipped = record_.skipped;
+  if (adopt) adopt(memory.slots_);
+  *this = std::move(memory);
 }
 
 template <ParameterScalar P, StateScalar S>

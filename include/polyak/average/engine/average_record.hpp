@@ -21,6 +21,7 @@
 #include <polyak/core/storage.hpp>
 #include <polyak/core/tensors/block.hpp>
 #include <polyak/core/tensors/layout.hpp>
+#include <polyak/core/tensors/list_change.hpp>
 #include <polyak/core/tensors/parameter_list.hpp>
 #include <polyak/core/tensors/slots.hpp>
 
@@ -62,8 +63,9 @@ class AverageRecord {
   [[nodiscard]] std::vector<SwapGuard::Piece> pieces(const ParameterList& params,
                                                      const SlotMemory& slots, std::size_t which,
                                                      bool wide) const;
-  /// Copies the buffers of `before`, an average of fewer tensors.
-  void grow_buffers(const Layout& now, const AverageRecord& before, const Layout& then) const;
+  /// Copies the buffers of `before`, the record of the previous list `then`.
+  void carry_buffers(const ListChange& change, const AverageRecord& before,
+                     const Layout& then) const;
 
   /// Lists the options of the memory, and the selection tensor by tensor.
   void list_options(const Layout& layout, OptionVisitor& visit) const;
@@ -81,8 +83,6 @@ class AverageRecord {
   std::vector<CopyPiece> copies_;  // a member, so that a call does not allocate
 };
 
-/// Refuses a grown list that lacks a previous tensor or changes it.
-void require_grown(const Layout& now, const Layout& before);
 /// Refuses an update for any step but the next one.
 void require_next_call(std::int64_t step, std::int64_t calls);
 /// The first refuses the use of a method while its average is swapped in, the second a target that

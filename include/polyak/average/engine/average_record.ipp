@@ -109,16 +109,22 @@ POLYAK_DEFINE std::vector<SwapGuard::Piece> AverageRecord::pieces(const Paramete
   return list;
 }
 
-POLYAK_DEFINE void AverageRecord::grow_buffers(const Layout& now, const AverageRecord& before,
-                                               const Layout& then) const {
+POLYAK_DEFINE void AverageRecord::carry_buffers(const ListChange& change,
+                                                const AverageRecord& before,
+                                                const Layout& then) const {
+  std::vector<const std::byte*> previous(then.tensors.size(), nullptr);
+  const std::byte* from = before.buffers->data();
+  for (std::size_t k = 0; k < previous.size(); ++k) {
+    if (!is_buffer(then.tensors[k])) continue;
+    previous[k] = from;
+    from += bytes_of(then.tensors[k]);
+  }
   std::byte* to = buffers->data();
-  for (const TensorInfo& tensor : now.tensors) {
+  for (std::size_t k = 0; k < change.size(); ++k) {
+    const TensorInfo& tensor = change.layout()->tensors[k];
     if (!is_buffer(tensor)) continue;
-    const std::byte* from = before.buffers->data();
-    for (const TensorInfo& old : then.tensors) {
-      if (!is_buffer(old)) continue;
-      if (old.name == tensor.name) copy_bytes(now.space.get(), to, from, bytes_of(old));
-      from += bytes_of(old);
+    if (change.was_there(k)) {
+      copy_bytes(change.layout()->space.get(), to, previous[change.previous(k)], bytes_of(tensor));
     }
     to += bytes_of(tensor);
   }
@@ -132,18 +138,6 @@ POLYAK_DEFINE void AverageRecord::list_options(const Layout& layout, OptionVisit
   for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
     if (layout.tensors[k].role != Role::average) continue;
     visit.option("selected", layout.tensors[k].name, static_cast<bool>(averaged_[k]));
-  }
-}
-
-POLYAK_DEFINE void require_grown(const Layout& now, const Layout& before) {
-  Layout common;
-  for (const TensorInfo& tensor : now.tensors) {
-    if (before.find(tensor.name) != before.tensors.size()) common.add(tensor);
-  }
-  const std::string list = differences(common, before);
-  if (!list.empty() || now.space != before.space) {
-    refuse_value("polyak: the parameters of a grown model differ from the previous ones: " +
-                 (list.empty() ? "they are in other memory" : list));
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <polyak/core/require.hpp>
 
@@ -40,6 +41,19 @@ POLYAK_DEFINE void ParameterList::require_memory(const TensorInfo& tensor, const
   if (layout_->space != nullptr && bytes != 0) layout_->space->check(data, tensor.name);
 }
 
+/// Whether the same elements have other indexes in two tensors. Dimensions of 1 do not count, and a
+/// tensor of one dimension is memory without indexes.
+[[nodiscard]] inline bool turned(const TensorInfo& a, const TensorInfo& b) {
+  const auto longer = [](const TensorInfo& tensor) {
+    Shape shape = tensor.shape;
+    std::erase(shape, 1);
+    return shape;
+  };
+  const Shape first = longer(a), second = longer(b);
+  if (first.size() < 2 || second.size() < 2) return false;
+  return first != second || a.order != b.order;
+}
+
 POLYAK_DEFINE void ParameterList::add(TensorInfo tensor, void* data, Followed object) {
   static_cast<void>(layout());
   const std::string& name = tensor.name;
@@ -65,6 +79,11 @@ POLYAK_DEFINE void ParameterList::add(TensorInfo tensor, void* data, Followed ob
     if (!same) {
       refuse_value("polyak: the memory of tensor \"" + name + "\" overlaps that of \"" +
                    other.name + "\"; only the same memory, type and role is an alias");
+    }
+    if (turned(tensor, other)) {
+      refuse_value("polyak: the memory of tensor \"" + name + "\" is that of \"" + other.name +
+                   "\" transposed or reshaped, " + describe(tensor) + " for " + describe(other) +
+                   "; an alias must have the same shape and order, or one dimension");
     }
     own_layout().add_alias(name, other.name);
     return;

@@ -76,9 +76,10 @@ class Parameters {
   /// takes over (vectors have one dimension), or a span, std::vector or std::array of one
   /// dimension. The memory must be contiguous and outlive the list.
   ///
-  /// If the memory is exactly that of an earlier tensor, `name` becomes an alias of it. Throws
-  /// std::invalid_argument for an empty or used name, partial overlap (naming both tensors), null
-  /// memory, a type other than P with Role::average, or strides.
+  /// If the memory is exactly that of an earlier tensor, `name` becomes an alias of it: the tensors
+  /// are tied. An alias may be flat, but not transposed or reshaped otherwise. Throws
+  /// std::invalid_argument for such an alias and for partial overlap (naming both tensors), an
+  /// empty or used name, null memory, a type other than P with Role::average, or strides.
   template <class Object>
   requires detail::Registrable<std::remove_reference_t<Object>> Parameters& add(
       std::string name, Object&& object, Role role = Role::average) {
@@ -186,6 +187,15 @@ class Parameters {
 
   detail::ParameterList list_;
 };
+
+namespace detail {
+template <class T>
+inline constexpr bool is_parameters = false;
+template <class P>
+inline constexpr bool is_parameters<Parameters<P>> = true;
+template <class P>
+inline constexpr bool is_parameters<const Parameters<P>> = true;
+}  // namespace detail
 
 /// Access to a list's memory and its swapped-in flag, for sweeps and guards.
 template <ParameterScalar P>
