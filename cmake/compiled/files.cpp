@@ -10,5 +10,6 @@
 #include <polyak/io/safetensors_index.ipp>
 #include <polyak/io/save.ipp>
 #include <polyak/io/snapshot_store.ipp>
+#include <polyak/io/state_match.ipp>
 #include <polyak/io/state_record.ipp>
 #include <polyak/io/weights.ipp>

@@ -327,8 +327,10 @@ TEST_CASE("override_options allows differences in options only") {
   CHECK(other.adamw.options().beta2 == 0.99);
   CHECK(other.adamw.count() == 3);
   CHECK(polyak::state_bytes(other.ema) == polyak::state_bytes(run.ema));
-  other.adamw.at(run.adamw.learning_rate());
-  CHECK(polyak::state_bytes(other.adamw) == polyak::state_bytes(run.adamw));
+  for (const char* slot : {"exp_avg", "exp_avg_sq"}) {
+    CHECK(bits::bytes(other.adamw.slot(slot)["fc.weight"].data(), 12) ==
+          bits::bytes(run.adamw.slot(slot)["fc.weight"].data(), 12));
+  }
 }
 
 TEST_CASE("Loading and saving at the wrong time is refused") {
@@ -349,12 +351,12 @@ TEST_CASE("Loading and saving at the wrong time is refused") {
   }
   SECTION("while an average is swapped in") {
     {
+      const polyak::Parameters<float> same_memory = run.list();  // another list
       const auto guard = run.ema.swap_into(run.params);
       CHECK(refusal<std::logic_error>([&] { run.save(path); }) ==
             "polyak: save or load while an average is swapped in; end its guard first");
-      const polyak::Parameters<float> same_memory = run.list();  // does not know of the guard
       CHECK(refusal<std::logic_error>([&] { polyak::save(path, same_memory, run.ema); }) ==
-            "polyak: the state of a method whose average is swapped in");
+            "polyak: save or load while an average is swapped in; end its guard first");
     }
     CHECK(content(path) == saved);
     Run fresh;

@@ -4,6 +4,7 @@
 ///
 ///   polyak::save("run.safetensors", params, optimizer, ema);
 ///   polyak::load("run.safetensors", params, optimizer, ema);      // in a new process
+///   polyak::load("run.safetensors", {.only = polyak::Parts::averages}, params, ema);
 ///
 /// The file has the format safetensors. It holds the weights under their own names, in row-major
 /// order, so that other readers find a model; the slots as "polyak/<method>/<slot>/<tensor>"; and
@@ -22,6 +23,8 @@
 #include <polyak/core/method.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/parameters.hpp>
+#include <polyak/core/tensors/selection.hpp>
+#include <polyak/io/state_match.hpp>
 #include <polyak/io/state_record.hpp>
 
 namespace polyak {
@@ -30,6 +33,9 @@ inline namespace POLYAK_V0 {
 struct SaveOptions {
   /// Text of your own, such as the epoch or the position in the data. load() returns it.
   std::map<std::string, std::string> metadata = {};
+  /// Writes a tied weight under each of its names, for programs that do not know ties. By default
+  /// it is written once, under the name of its first registration; the record has the others.
+  bool every_name = false;
   bool digests = true;  ///< stores digests of every tensor and the header, to detect damage
   bool durable = true;  ///< returns when the data are on the disk; false: when the system has them
 };
@@ -40,7 +46,12 @@ struct LoadOptions {
   /// factors: state of tensors that have none in this program is not read, and a file that lacks
   /// state which this program has is rejected.
   bool override_options = false;
-  bool verify = true;  ///< checks the digests, if the file has them
+  /// The parts that are loaded. All others stay as they are, and the file need not have them.
+  Parts only = Parts::all;
+  /// The tensors that are loaded, with their state; they are found by name. All others stay as they
+  /// are, and the file need not have them.
+  Selection tensors = {};
+  bool verify = true;  ///< checks the digests of what is loaded, if the file has them
 };
 
 /// What load() returns.
@@ -100,9 +111,12 @@ template <Loadable... Parts>
   return all;
 }
 
+/// Whether an object is a method of these parts that has been used.
 template <class M>
-[[nodiscard]] bool has_started(const M& method) {
+[[nodiscard]] bool has_started(const M& method, Parts parts) {
   if constexpr (is_parameters<M>) {
+    return false;
+  } else if (!includes(parts, part_of(M::trains))) {
     return false;
   } else if constexpr (requires { method.calls(); }) {
     return method.calls() > 0 || method.skipped() > 0;
@@ -140,13 +154,21 @@ requires(detail::is_parameters<First>) void save(const std::filesystem::path& pa
 /// Loads the file of save() into parameters and methods that were constructed in the same way and
 /// have not been used yet. The run then continues as if it had not been interrupted, bit for bit.
 ///
+/// With LoadOptions.only or LoadOptions.tensors, only some parts or tensors are loaded, and only
+/// they are compared. The file may have more lists, tensors and methods, in any order: a method is
+/// found by its type, and among several of them by its options. Methods that are loaded take over
+/// their clocks; those that are not may have been used.
+///
+/// A tied tensor here is found by any of its names. Where the file has several of them, all must
+/// have the same bytes, the state of methods included.
+///
 /// Throws std::invalid_argument, with a list of all differences in names, shapes, types, roles,
-/// methods and options; io_error for a file that is damaged, truncated or not a state of polyak;
-/// std::logic_error after the first step or update, and while an average is swapped in. If it
-/// throws, nothing has changed.
+/// methods and options, and for tied tensors that differ in the file; io_error for a file that is
+/// damaged, truncated or not a state of polyak; std::logic_error after the first step or update,
+/// and while an average is swapped in. If it throws, nothing has changed.
 template <detail::Loadable... Parts>
 LoadReport load(const std::filesystem::path& path, const LoadOptions& options, Parts&... parts) {
-  if ((detail::has_started(parts) || ...)) {
+  if ((detail::has_started(parts, options.only) || ...)) {
     detail::refuse_order(
         "polyak: load() into a method that has been used already; load before the first step");
   }

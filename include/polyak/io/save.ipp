@@ -19,10 +19,12 @@
 #include <polyak/core/compiled.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
+#include <polyak/core/tensors/selection_checks.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/row_major.hpp>
 #include <polyak/io/safetensors.hpp>
 #include <polyak/io/save.hpp>
+#include <polyak/io/state_match.ipp>
 #include <polyak/io/state_record.ipp>
 
 namespace polyak {
@@ -76,6 +78,17 @@ POLYAK_DEFINE void require_distinct(std::span<const void* const> addresses) {
   }
 }
 
+/// Calls use(alias, tensor) for each other name of a weight.
+template <class Use>
+void each_alias(const StateRecord& all, Use use) {
+  for (const RecordedTensor& tensor : all.tensors) {
+    if (tensor.part.method != RecordedPart::none) continue;
+    for (const auto& [alias, target] : all.lists[tensor.part.list]->aliases) {
+      if (target == tensor.spec.name) use(alias, tensor);
+    }
+  }
+}
+
 POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRecord& all,
                                const SaveOptions& options) {
   std::map<std::string, std::string> metadata = options.metadata;
@@ -88,6 +101,14 @@ POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRec
     specs.push_back(tensor.spec);
     tensors[tensor.spec.name] = &tensor;
   }
+  if (options.every_name) {
+    each_alias(all, [&](const std::string& alias, const RecordedTensor& tensor) {
+      require(!alias.starts_with(state_prefix) && !tensors.contains(alias),
+              "a name of a tied tensor must be new, and not begin with \"polyak/\"", alias);
+      specs.push_back({alias, tensor.spec.dtype, tensor.spec.shape});
+      tensors[alias] = &tensor;
+    });
+  }
   SafetensorsWriter writer(path, std::move(specs), std::move(metadata),
                            {.digests = options.digests, .durable = options.durable});
   for (const SafetensorsTensor& tensor : writer.tensors()) {
@@ -97,60 +118,119 @@ POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRec
   writer.finish();
 }
 
-/// Refuses all differences in one error, except in options that are overridden. Returns the
-/// differences.
-[[nodiscard]] inline StateDifferences check_record(const std::filesystem::path& path,
-                                                   const FiledRecord& file, const StateRecord& run,
-                                                   const LoadOptions& options) {
-  StateDifferences found = compare(file, run);
+/// Refuses all differences in one error, except in options that are overridden.
+inline void check_match(const std::filesystem::path& path, const StateMatch& found,
+                        const LoadOptions& options, bool everything) {
   std::vector<std::string> refused = found.others;
   if (!options.override_options) {
     refused.insert(refused.end(), found.options.begin(), found.options.end());
   }
-  if (refused.empty()) return found;
+  if (refused.empty()) return;
   std::string list;
   for (const std::string& line : refused) list += (list.empty() ? "" : "; ") + line;
   if (found.others.empty()) list += "; LoadOptions.override_options goes on with the options here";
-  refuse_value("polyak: the state in " + path.string() + " is of another run: " + list);
+  refuse_value("polyak: the state in " + path.string() +
+               (everything ? " is of another run: " : " has not what is to be loaded: ") + list);
+}
+
+/// Refuses options that choose nothing of what load() was given.
+inline void check_wanted(const StateRecord& run, const Wanted& wanted) {
+  require(static_cast<unsigned>(wanted.parts) - 1 < static_cast<unsigned>(Parts::all),
+          "LoadOptions.only must be one of Parts, or several by |",
+          static_cast<unsigned>(wanted.parts));
+  const auto given = [&](bool trains) {
+    return std::any_of(run.methods.begin(), run.methods.end(),
+                       [&](const RecordedMethod& method) { return method.trains == trains; });
+  };
+  const auto check = [&](Parts part, const char* name, bool trains) {
+    if (wanted.parts == Parts::all || !includes(wanted.parts, part) || given(trains)) return;
+    refuse_value(std::string("polyak: LoadOptions.only has ") + name +
+                 ", but load() was given none");
+  };
+  check(Parts::optimizers, "optimizers", true);
+  check(Parts::averages, "averages", false);
+  for (const auto& list : run.lists) {
+    const std::vector<bool> bits = selected(wanted.tensors, *list);
+    if (std::find(bits.begin(), bits.end(), true) != bits.end()) return;
+  }
+  if (wanted.tensors.is_everything()) return;
+  refuse_value("polyak: LoadOptions.tensors, " + wanted.tensors.describe() +
+               ", selects no tensor; the lists begin with " + some_names(*run.lists.front()));
+}
+
+/// A tensor that is loaded: its names in the file.
+struct NamedTensor {
+  const RecordedTensor* here;
+  std::byte* place;
+  std::vector<std::string> names;
+};
+
+/// What is loaded, in the order of the record.
+[[nodiscard]] inline std::vector<NamedTensor> wanted_tensors(const SafetensorsFile& file,
+                                                             const FiledRecord& record,
+                                                             const StateRecord& run,
+                                                             const StatePlaces& places,
+                                                             const StateMatch& match, Parts parts) {
+  std::vector<NamedTensor> all;
+  for (std::size_t k = 0; k < run.tensors.size(); ++k) {
+    const RecordedPart& part = run.tensors[k].part;
+    const bool weight = part.method == RecordedPart::none;
+    const StateMatch::List& list = match.lists[part.list];
+    if (list.place == StateMatch::none) continue;
+    if (weight ? !includes(parts, Parts::weights)
+               : match.methods[part.method] == StateMatch::none) {
+      continue;
+    }
+    const std::size_t method = weight ? RecordedPart::none : match.methods[part.method];
+    NamedTensor one{&run.tensors[k], places.tensors[k], {}};
+    if (part.tensor == RecordedPart::none) {
+      one.names.push_back(part.name(method, {}));
+    } else {
+      const Layout& there = record.lists[list.place];
+      for (const std::size_t place : list.tensors[part.tensor]) {
+        one.names.push_back(part.name(method, there.tensors[place].name));
+        for (const auto& [alias, target] : there.aliases) {
+          if (weight && target == there.tensors[place].name && file.find(alias) != nullptr) {
+            one.names.push_back(alias);  // SaveOptions.every_name
+          }
+        }
+      }
+      if (one.names.empty()) continue;
+      // Of tensors that are not tied in the file, some may have no state.
+      const auto lacks = [&](const std::string& name) { return file.find(name) == nullptr; };
+      if (!std::all_of(one.names.begin(), one.names.end(), lacks)) std::erase_if(one.names, lacks);
+    }
+    all.push_back(std::move(one));
+  }
+  return all;
 }
 
 /// Refuses a file that lacks state which this run has. With other options, it may lack that of
 /// tensors that were frozen or not selected when it was saved.
-inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
+inline void require_state(const SafetensorsFile& file, const std::vector<NamedTensor>& tensors) {
   std::string list;
-  for (const RecordedTensor& tensor : run.tensors) {
-    if (file.find(tensor.spec.name) != nullptr) continue;
-    list += (list.empty() ? "\"" : ", \"") + tensor.spec.name + "\"";
+  for (const NamedTensor& tensor : tensors) {
+    if (file.find(tensor.names.front()) != nullptr) continue;
+    list += (list.empty() ? "\"" : ", \"") + tensor.here->spec.name + "\"";
   }
   if (list.empty()) return;
   refuse_value("polyak: the state in " + file.path().string() + " lacks " + list +
                ", which this run keeps");
 }
 
-/// The tensors of the file, in the order of the record.
-[[nodiscard]] inline std::vector<std::span<const std::byte>> find_tensors(
-    const SafetensorsFile& file, const StateRecord& run) {
-  std::vector<std::span<const std::byte>> found;
-  for (const RecordedTensor& tensor : run.tensors) {
-    const SafetensorsTensor& in_file = file.at(tensor.spec.name);
-    if (in_file.dtype != tensor.spec.dtype || in_file.shape != tensor.spec.shape) {
-      refuse_io(file.path(), tensor.spec.name, {}, "is not what the record of the state says");
-    }
-    found.push_back(file.bytes(in_file));
-  }
-  return found;
-}
-
-/// The numbers of the file, checked, in the order of the methods; none where an older file lacks
-/// one.
+/// The numbers of the file, checked, in the order of the methods that are loaded; none where an
+/// older file lacks one.
 [[nodiscard]] inline std::vector<std::optional<std::array<std::byte, 8>>> parse_scalars(
-    const std::filesystem::path& path, const FiledRecord& file, const StateRecord& run) {
+    const std::filesystem::path& path, const FiledRecord& file, const StateRecord& run,
+    const StateMatch& match) {
   std::vector<std::optional<std::array<std::byte, 8>>> parsed;
   for (std::size_t k = 0; k < run.methods.size(); ++k) {
+    if (match.methods[k] == StateMatch::none) continue;
     for (const RecordedScalar& scalar : run.methods[k].scalars) {
-      const auto known = file.methods[k].scalars.find(scalar.name);
+      const auto& scalars = file.methods[match.methods[k]].scalars;
+      const auto known = scalars.find(scalar.name);
       auto& one = parsed.emplace_back();
-      if (known == file.methods[k].scalars.end()) continue;
+      if (known == scalars.end()) continue;
       const std::string& words = known->second;
       if (!scalar.type->parse(words, one.emplace().data())) {
         refuse_io(path, {}, {},
@@ -162,32 +242,78 @@ inline void require_state(const SafetensorsFile& file, const StateRecord& run) {
   return parsed;
 }
 
+/// Reads the counters of the tensors that are loaded; those of the others stay as they are.
+inline void take_counters(const RecordedTensor& here, std::byte* place,
+                          std::span<const std::byte> bytes, const StateMatch::List& list) {
+  for (std::size_t k = 0; k < here.bytes / here.element_bytes; ++k) {
+    if (list.tensors[k].empty()) continue;
+    std::memcpy(place + k * here.element_bytes,
+                bytes.data() + list.tensors[k].front() * here.element_bytes, here.element_bytes);
+  }
+}
+
 POLYAK_DEFINE LoadReport load_record(const std::filesystem::path& path, const StateRecord& run,
                                      const StatePlaces& places, const LoadOptions& options) {
+  const Wanted wanted{options.only, options.tensors};
+  check_wanted(run, wanted);
   const SafetensorsFile file(path);
   const auto words = file.metadata().find(std::string(state_key));
   if (words == file.metadata().end()) {
     refuse_io(path, {}, {}, "holds no state of a run; load_weights() reads weights alone");
   }
   const FiledRecord record = RecordReader(path).read(words->second);
-  const StateDifferences found = check_record(path, record, run, options);
-  if (!found.options.empty()) require_state(file, run);
-  const auto tensors = find_tensors(file, run);
-  const auto scalars = parse_scalars(path, record, run);
+  const StateMatch found = match(record, run, wanted);
+  check_match(path, found, options, wanted.everything());
+  const auto tensors = wanted_tensors(file, record, run, places, found, options.only);
+  if (!found.options.empty()) require_state(file, tensors);
+  for (const NamedTensor& tensor : tensors) {
+    SafetensorsSpec expected = tensor.here->spec;
+    const RecordedPart& part = tensor.here->part;
+    if (part.tensor == RecordedPart::none) {
+      expected.shape = {record.lists[found.lists[part.list].place].tensors.size()};
+    }
+    for (const std::string& name : tensor.names) {
+      const SafetensorsTensor& there = file.at(name);
+      if (there.dtype != expected.dtype || there.shape != expected.shape) {
+        refuse_io(path, name, {}, "is not what the record of the state says");
+      }
+    }
+  }
+  const auto scalars = parse_scalars(path, record, run, found);
   LoadReport report;
   for (const auto& [key, value] : file.metadata()) {
     if (key != state_key && !key.starts_with(digest_key)) report.metadata.emplace(key, value);
   }
   report.overridden = found.options;
   report.verified = options.verify && file.has_digests();
-  if (report.verified) file.verify();
+  if (report.verified && wanted.everything()) file.verify();
+  for (const NamedTensor& tensor : tensors) {
+    const auto bytes = file.bytes(file.at(tensor.names.front()));
+    for (const std::string& name : tensor.names) {
+      if (report.verified && !wanted.everything()) file.verify(file.at(name));
+      const auto other = file.bytes(file.at(name));
+      if (!std::equal(bytes.begin(), bytes.end(), other.begin())) {
+        refuse_value("polyak: the state in " + path.string() + ": \"" + tensor.names.front() +
+                     "\" and \"" + name + "\" differ, but they are tied here");
+      }
+    }
+  }
   // From here on only a device can fail.
-  for (std::size_t k = 0; k < tensors.size(); ++k) {
-    take_tensor(run.tensors[k], places.tensors[k], tensors[k]);
+  for (const NamedTensor& tensor : tensors) {
+    const auto bytes = file.bytes(file.at(tensor.names.front()));
+    if (tensor.here->part.tensor == RecordedPart::none) {
+      take_counters(*tensor.here, tensor.place, bytes, found.lists[tensor.here->part.list]);
+    } else {
+      take_tensor(*tensor.here, tensor.place, bytes);
+    }
   }
   auto parsed = scalars.begin();
   auto place = places.scalars.begin();
   for (std::size_t k = 0; k < run.methods.size(); ++k) {
+    if (found.methods[k] == StateMatch::none) {
+      place += std::ssize(run.methods[k].scalars);
+      continue;
+    }
     const auto& kept = found.differing[k];
     for (const RecordedScalar& scalar : run.methods[k].scalars) {
       const std::optional<std::array<std::byte, 8>>& value = *parsed++;

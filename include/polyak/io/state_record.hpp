@@ -41,8 +41,21 @@ struct RecordedScalar {
   const StateScalarType* type;
 };
 
+/// What a tensor of a state is a part of.
+struct RecordedPart {
+  static constexpr std::size_t none = static_cast<std::size_t>(-1);
+  std::string what;           ///< "exp_avg/", "buffer/", "tensor_steps"; empty for weights
+  std::size_t method = none;  ///< none for weights
+  std::size_t list = 0;
+  std::size_t tensor = none;  ///< of the list; none for the counters of all tensors
+
+  /// Its name in a file, where the method and the tensor may have other places and names.
+  [[nodiscard]] std::string name(std::size_t method_in_file, std::string_view tensor_in_file) const;
+};
+
 /// A tensor of a state: its name and shape in the file, and its elements in memory.
 struct RecordedTensor {
+  RecordedPart part;
   SafetensorsSpec spec;
   const std::byte* data;
   std::size_t bytes;
@@ -58,6 +71,7 @@ using SlotShapes = std::map<std::string, std::vector<std::optional<Shape>>>;
 /// A method: everything that it lists except the tensors.
 struct RecordedMethod {
   std::string type;       ///< "AdamW"
+  bool trains = false;    ///< an optimizer
   std::string parameter;  ///< "float32"
   std::string state;
   std::size_t list = 0;  ///< the list of parameters that it belongs to
@@ -75,8 +89,8 @@ struct StateRecord {
   std::vector<RecordedTensor> tensors;
 };
 
-/// Adds a tensor of the shape and order of `info`, in the host's memory or a space.
-void record_tensor(StateRecord& all, std::string name, const TensorInfo& info, DType dtype,
+/// Adds a tensor of the name, shape and order of `info`, in the host's memory or a space.
+void record_tensor(StateRecord& all, RecordedPart part, const TensorInfo& info, DType dtype,
                    const void* data, MemorySpace* space);
 
 /// Adds a method to a record. It belongs to the parameters that were added last.
@@ -92,10 +106,10 @@ class StateRecorder final : public StateVisitor {
  private:
   void add_option(OptionText&& option) override;
   void add_scalar(std::string_view name, const void* value, const StateScalarType& type) override;
+  [[nodiscard]] RecordedPart part(std::string what, std::size_t tensor = RecordedPart::none) const;
 
   StateRecord& all_;
   std::size_t method_;  // its place among all methods
-  std::string prefix_;
 };
 
 /// The memory that loading writes to: of all tensors in the order of the record, and of all
@@ -127,6 +141,7 @@ template <class M>
 void record_method(StateRecord& all, const M& method) {
   StateRecorder recorder(all, M::type_name, dtype_of<typename M::Parameter>(),
                          dtype_of<typename M::State>(), method.slots().layout());
+  all.methods.back().trains = M::trains;
   visit_state(method, recorder);
 }
 

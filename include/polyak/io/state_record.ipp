@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Definitions of io/state_record.hpp; the record as JSON, its reading and its comparison.
-///
-/// Above 300 lines: what is written, read and compared is one format.
+/// Definitions of io/state_record.hpp; the record as JSON, and its reading.
 #pragma once
 
 #include <cstddef>
@@ -39,10 +37,18 @@ POLYAK_DEFINE std::string label(std::size_t index, const RecordedMethod& method)
   return "method " + text(index) + " (" + method.type + ")";
 }
 
-POLYAK_DEFINE void record_tensor(StateRecord& all, std::string name, const TensorInfo& info,
+POLYAK_DEFINE std::string RecordedPart::name(std::size_t method_in_file,
+                                             std::string_view tensor_in_file) const {
+  std::string all;
+  if (method != none) all.append(state_prefix).append(text(method_in_file)).append("/");
+  return all.append(what).append(tensor == none ? std::string_view() : tensor_in_file);
+}
+
+POLYAK_DEFINE void record_tensor(StateRecord& all, RecordedPart part, const TensorInfo& info,
                                  DType dtype, const void* data, MemorySpace* space) {
   RecordedTensor one;
-  one.spec.name = std::move(name);
+  one.part = std::move(part);
+  one.spec.name = one.part.name(one.part.method, info.name);
   one.spec.dtype = safetensors_type(dtype);
   one.spec.shape.assign(info.shape.begin(), info.shape.end());
   one.data = static_cast<const std::byte*>(data);
@@ -58,6 +64,7 @@ POLYAK_DEFINE void record_parameters(StateRecord& all, const ParameterList& para
     refuse_order("polyak: save or load while an average is swapped in; end its guard first");
   }
   const Layout& layout = *params.layout();
+  const std::size_t number = all.lists.size();
   for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
     const TensorInfo& info = layout.tensors[k];
     require(!info.name.starts_with(state_prefix),
@@ -66,17 +73,15 @@ POLYAK_DEFINE void record_parameters(StateRecord& all, const ParameterList& para
       require(list->find(info.name) == list->tensors.size(),
               "a tensor's name must be new among all lists that are saved together", info.name);
     }
-    record_tensor(all, info.name, info, info.dtype, params.memory(k).data, layout.space.get());
+    record_tensor(all, {{}, RecordedPart::none, number, k}, info, info.dtype, params.memory(k).data,
+                  layout.space.get());
   }
   all.lists.push_back(params.layout());
 }
 
 POLYAK_DEFINE StateRecorder::StateRecorder(StateRecord& all, std::string_view type, DType parameter,
                                            DType state, const std::shared_ptr<const Layout>& layout)
-    : StateVisitor(true),
-      all_(all),
-      method_(all.methods.size()),
-      prefix_(std::string(state_prefix) + text(method_) + "/") {
+    : StateVisitor(true), all_(all), method_(all.methods.size()) {
   require_same(all.lists.back(), layout,
                "the parameters named before a method and those of the method");
   RecordedMethod& method = all.methods.emplace_back();
@@ -98,22 +103,26 @@ POLYAK_DEFINE void StateRecorder::counters(std::string_view name,
   info.shape = {static_cast<std::int64_t>(values.size())};
   info.dtype = DType::int64;
   info.size = values.size();
-  record_tensor(all_, prefix_ + std::string(name), info, info.dtype, values.data(), nullptr);
+  record_tensor(all_, part(std::string(name)), info, info.dtype, values.data(), nullptr);
 }
-/// Calls use(info, offset) for each buffer. The copies of buffers lie one after another.
+POLYAK_DEFINE RecordedPart StateRecorder::part(std::string what, std::size_t tensor) const {
+  return {std::move(what), method_, all_.methods[method_].list, tensor};
+}
+/// Calls use(tensor, offset) for each buffer. The copies of buffers lie one after another.
 template <class Use>
 void each_buffer(const Layout& layout, Use use) {
   std::size_t offset = 0;
-  for (const TensorInfo& info : layout.tensors) {
+  for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+    const TensorInfo& info = layout.tensors[k];
     if (info.role != Role::copy) continue;
-    use(info, offset);
+    use(k, offset);
     offset += info.size * bytes_of(info.dtype);
   }
 }
 POLYAK_DEFINE void StateRecorder::buffers(const Layout& layout, const std::byte* data) {
-  each_buffer(layout, [&](const TensorInfo& info, std::size_t offset) {
-    record_tensor(all_, prefix_ + "buffer/" + info.name, info, info.dtype, data + offset,
-                  layout.space.get());
+  each_buffer(layout, [&](std::size_t k, std::size_t offset) {
+    const TensorInfo& info = layout.tensors[k];
+    record_tensor(all_, part("buffer/", k), info, info.dtype, data + offset, layout.space.get());
   });
 }
 POLYAK_DEFINE void StateRecorder::slots(const ConstSlots& slots) {
@@ -130,8 +139,8 @@ POLYAK_DEFINE void StateRecorder::slots(const ConstSlots& slots) {
       if (!slots.keeps(slot, k)) continue;
       const TensorInfo& info = slots.info(slot, k);
       if (shapes != nullptr) (*shapes)[k] = info.shape;
-      record_tensor(all_, prefix_ + name + "/" + info.name, info, slots.dtype(),
-                    slots.address(slot, k), slots.space());
+      record_tensor(all_, part(name + "/", k), info, slots.dtype(), slots.address(slot, k),
+                    slots.space());
     }
   }
 }
@@ -144,9 +153,8 @@ POLYAK_DEFINE void StatePlaceLister::counters(std::string_view, std::span<std::i
   all_.tensors.push_back(reinterpret_cast<std::byte*>(values.data()));
 }
 POLYAK_DEFINE void StatePlaceLister::buffers(const Layout& layout, std::byte* data) {
-  each_buffer(layout, [&](const TensorInfo&, std::size_t offset) {
-    all_.tensors.push_back(data + offset);
-  });
+  each_buffer(layout,
+              [&](std::size_t, std::size_t offset) { all_.tensors.push_back(data + offset); });
 }
 POLYAK_DEFINE void StatePlaceLister::slots(SlotMemory& slots) {
   for (std::size_t slot = 0; slot < slots.count(); ++slot) {
@@ -292,6 +300,10 @@ class RecordReader {
       info.role = named<Role>(text_of(one, "role"), Role::frozen);
       layout.add(std::move(info));
     }
+    for (auto& [alias, target] : texts_of(list, "aliases")) {
+      check(layout.find(target) < layout.tensors.size());
+      layout.add_alias(alias, target);
+    }
     return layout;
   }
   template <class E>
@@ -305,126 +317,6 @@ class RecordReader {
 
   std::filesystem::path path_;
 };
-
-/// The differences between a file and the parameters and methods that are loaded, as lines.
-struct StateDifferences {
-  std::vector<std::string> options;  ///< those that may be overridden
-  std::vector<std::string> others;
-  /// Names of the options of each method that differ.
-  std::vector<std::vector<std::string>> differing;
-};
-
-/// Compares the slots that have shapes of their own. Lists of different lengths are reported
-/// elsewhere.
-inline void compare_shapes(const std::string& who, const SlotShapes& file, const SlotShapes& run,
-                           const Layout& layout, std::vector<std::string>& differences) {
-  const auto words = [](const std::optional<Shape>& shape) {
-    return shape.has_value() ? shape_text(*shape) : std::string("absent");
-  };
-  for (const auto& [slot, shapes] : run) {
-    const auto known = file.find(slot);
-    if (known == file.end()) {
-      differences.push_back(who + ": slot \"" + slot +
-                            "\" is of the parameters' shapes in the file");
-      continue;
-    }
-    for (std::size_t k = 0; k < shapes.size() && k < known->second.size(); ++k) {
-      if (known->second[k] == shapes[k]) continue;
-      differences.push_back(who + ": slot \"" + slot + "\" of \"" + layout.tensors[k].name +
-                            "\" is " + words(known->second[k]) + " in the file, " +
-                            words(shapes[k]) + " here");
-    }
-  }
-  for (const auto& [slot, shapes] : file) {
-    if (!run.contains(slot)) {
-      differences.push_back(who + ": slot \"" + slot + "\" is of the parameters' shapes here");
-    }
-  }
-}
-
-inline void compare_methods(std::size_t index, const FiledMethod& file, const RecordedMethod& run,
-                            const Layout& layout, StateDifferences& result) {
-  const std::string who = label(index, run);
-  const auto other = [&](const char* what, const std::string& in_file, const std::string& here) {
-    if (in_file != here) {
-      result.others.push_back(who + ": " + what + " is " + text(in_file) + " in the file, " +
-                              text(here) + " here");
-    }
-  };
-  other("the type", file.type, run.type);
-  if (file.type != run.type) return;  // all else would differ too
-  other("the type of parameters", file.parameter, run.parameter);
-  other("the type of state", file.state, run.state);
-  other("the list of parameters", text(file.list), text(run.list));
-  const auto joined = [](const std::vector<std::string>& names) {
-    std::string all;
-    for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
-    return all;
-  };
-  other("the list of slots", joined(file.slots), joined(run.slots));
-  if (file.slots == run.slots) {
-    compare_shapes(who, file.slot_shapes, run.slot_shapes, layout, result.others);
-  }
-  std::map<std::string, const OptionText*> options;  // the last one of a name, as in the file
-  for (const OptionText& option : run.options) options[option.name] = &option;
-  for (const auto& [name, option] : options) {
-    const auto known = file.options.find(name);
-    if (known == file.options.end() && option->older_files_lack_it) continue;
-    const std::string in_file = known == file.options.end() ? "absent" : known->second;
-    if (in_file == option->text) continue;
-    result.options.push_back(who + ": option \"" + name + "\" is " + in_file + " in the file, " +
-                             option->text + " here");
-    result.differing[index].push_back(name);
-  }
-  for (const auto& [name, value] : file.options) {
-    if (!options.contains(name)) {
-      result.options.push_back(who + ": option \"" + name + "\" is " + value +
-                               " in the file, absent here");
-    }
-  }
-  for (const RecordedScalar& scalar : run.scalars) {
-    if (!file.scalars.contains(scalar.name) && !scalar.type->older_files_lack_it) {
-      result.others.push_back(who + ": \"" + scalar.name + "\" is not in the file");
-    }
-  }
-  for (const auto& [name, value] : file.scalars) {
-    bool known = false;
-    for (const RecordedScalar& scalar : run.scalars) known = known || scalar.name == name;
-    if (!known) result.others.push_back(who + ": \"" + name + "\" of the file is unknown here");
-  }
-}
-
-/// Compares everything.
-[[nodiscard]] inline StateDifferences compare(const FiledRecord& file, const StateRecord& run) {
-  StateDifferences result;
-  result.differing.resize(run.methods.size());
-  const auto counted = [&](const char* what, std::size_t in_file, std::size_t here) {
-    if (in_file != here) {
-      result.others.push_back("the file has " + text(in_file) + " " + what + ", here are " +
-                              text(here));
-    }
-  };
-  counted("lists of parameters", file.lists.size(), run.lists.size());
-  for (std::size_t k = 0; k < run.lists.size() && k < file.lists.size(); ++k) {
-    Layout given;
-    for (TensorInfo info : file.lists[k].tensors) {  // a file has no order in memory
-      const std::size_t here = run.lists[k]->find(info.name);
-      if (here < run.lists[k]->tensors.size()) info.order = run.lists[k]->tensors[here].order;
-      given.add(std::move(info));
-    }
-    const std::string list = differences(given, *run.lists[k]);
-    if (!list.empty()) result.others.push_back("parameters of the file: " + list);
-  }
-  std::string in_file;
-  for (const FiledMethod& method : file.methods)
-    in_file += (in_file.empty() ? "" : ", ") + method.type;
-  counted(("methods (" + in_file + ")").c_str(), file.methods.size(), run.methods.size());
-  for (std::size_t k = 0; k < run.methods.size() && k < file.methods.size(); ++k) {
-    const RecordedMethod& method = run.methods[k];
-    compare_methods(k, file.methods[k], method, *run.lists[method.list], result);
-  }
-  return result;
-}
 
 }  // namespace detail
 
