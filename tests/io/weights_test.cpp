@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "bits.hpp"
 #include "catch.hpp"
 #include "refusal.hpp"
+#include "refuses.hpp"
 #include "temporary_folder.hpp"
 
 namespace weights_test {
@@ -279,6 +281,179 @@ TEST_CASE("Files that are not an index are refused") {
             .find("is not in the file that the index names") != std::string::npos);
   CHECK(refused(R"({"weight_map": {"fc.b": "gone.safetensors"}})").find("gone.safetensors") !=
         std::string::npos);
+}
+
+TEST_CASE("Several lists are one model in files") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "model.safetensors";
+  Model model;
+  std::vector<double> d{1, 2}, other{3};
+  const std::vector<double> before = d;
+  polyak::Parameters<double> doubles, others;
+  doubles.add("d", d);
+  others.add("other", other);
+  const auto saved = model.bytes();
+  for (const std::uint64_t shard : {0U, 30U}) {
+    const auto place = folder.path() / std::to_string(shard);
+    polyak::save_weights(place, {.shard_bytes = shard}, model.params, doubles);
+    model.clear();
+    d = {0, 0};
+    polyak::load_weights(place, doubles, model.params);
+    CHECK(model.bytes() == saved);
+    CHECK(d == before);
+  }
+  CHECK(refuses([&] { polyak::load_weights(folder.path() / "0", model.params); },
+                {"\"d\" is extra"}));
+  CHECK(refuses([&] { polyak::load_weights(folder.path() / "0", model.params, doubles, others); },
+                {"\"other\" is missing"}));
+  CHECK(
+      refuses([&] { polyak::save_weights(path, doubles, doubles); }, {"\"d\"", "among all lists"}));
+  CHECK(refuses([&] { polyak::load_weights(folder.path() / "0", doubles, doubles); },
+                {"\"d\"", "among all lists"}));
+  CHECK_FALSE(std::filesystem::exists(path));
+
+  SECTION("with an average of each, or of some") {
+    polyak::Ema ema(model.params, {.decay = 0.5});
+    polyak::Ema<double> ema_d(doubles, {.decay = 0.5});
+    const auto old = model.w;
+    for (float& w : model.w) w += 1;
+    for (double& x : d) x += 1;
+    ema.update(model.params);
+    polyak::save_average(path, {}, model.params, ema, others, doubles);
+    Model read;
+    std::vector<double> read_d(2), read_other(1);
+    polyak::Parameters<double> target;
+    target.add("d", read_d).add("other", read_other);
+    polyak::load_weights(path, read.params, target);
+    CHECK(read.w[3] == old[3] + 0.5F);
+    CHECK(read_d == d);
+    CHECK(read_other == other);
+    ema_d.update(doubles);
+    polyak::save_average(path, {.dtype = polyak::DType::float64}, others, doubles, ema_d,
+                         model.params, ema);
+    polyak::load_weights(path, target, read.params);
+    CHECK(read_d == std::vector<double>{1.5, 2.5});
+    CHECK(polyak::SafetensorsFile(path).at("fc.w").dtype == polyak::SafetensorsType::F64);
+    CHECK(refuses([&] { polyak::save_average(path, {}, doubles, ema, others); }, {"differ"}));
+    const auto guard = ema_d.swap_into(doubles);
+    for (const auto& call : std::vector<std::function<void()>>{
+             [&] { polyak::save_weights(path, model.params, doubles); },
+             [&] { polyak::save_average(path, {}, model.params, ema, doubles); },
+             [&] { polyak::load_weights(path, model.params, doubles); }}) {
+      CHECK_THROWS_AS(call(), std::logic_error);
+    }
+  }
+}
+
+namespace {
+
+/// A file of some tensors of four floats, each with its numbers.
+void write_file(const std::filesystem::path& path,
+                const std::map<std::string, std::vector<float>>& tensors,
+                const std::map<std::string, std::string>& metadata = {}) {
+  std::vector<polyak::SafetensorsSpec> specs;
+  for (const auto& [name, numbers] : tensors) {
+    specs.push_back({name, polyak::SafetensorsType::F32, {2, numbers.size() / 2}});
+  }
+  polyak::SafetensorsWriter writer(path, specs, metadata, {});
+  for (const auto& tensor : writer.tensors()) {
+    const auto bytes = bits::bytes(tensors.at(tensor.name));
+    writer.append(bytes);
+  }
+  writer.finish();
+}
+
+}  // namespace
+
+TEST_CASE("Tied weights are read by any of their names") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "model.safetensors";
+  std::vector<float> embed(4), untied(4);
+  polyak::Parameters<float> tied, apart;
+  tied.add("embed", embed, {2, 2}).add("head", embed, {2, 2});
+  apart.add("embed", embed, {2, 2}).add("head", untied, {2, 2});
+  const std::vector<float> numbers{1, 2, 3, 4}, others{1, 2, 3, 5}, zero(4);
+
+  for (const auto& names :
+       std::vector<std::vector<std::string>>{{"embed"}, {"head"}, {"embed", "head"}}) {
+    std::map<std::string, std::vector<float>> tensors;
+    for (const auto& name : names) tensors[name] = numbers;
+    write_file(path, tensors);
+    embed = zero;
+    polyak::load_weights(path, tied);
+    CHECK(embed == numbers);
+  }
+  embed = zero;
+  write_file(path, {{"embed", numbers}, {"head", others}});
+  CHECK(refuses([&] { polyak::load_weights(path, tied); },
+                {path.string(), "\"embed\" and \"head\" differ, but they are tied here"}));
+  write_file(path, {{"embed", numbers}, {"head", {1, 2}}});
+  CHECK(refuses([&] { polyak::load_weights(path, tied); },
+                {"\"head\" is F32 [2, 1], expected float32 [2, 2]"}));
+  write_file(path, {{"other", numbers}});
+  CHECK(refuses([&] { polyak::load_weights(path, tied); },
+                {"\"embed\" is missing", "\"other\" is extra"}));
+  CHECK(embed == zero);
+  write_file(path, {{"m.head", numbers}});
+  const auto prefixed = [](const std::string& name) { return "m." + name; };
+  polyak::load_weights(path, tied, {.name_in_file = prefixed});
+  CHECK(embed == numbers);
+
+  SECTION("and written once or under each name, noted in the metadata") {
+    polyak::Ema ema(tied);
+    ema.update(tied);
+    for (const bool every_name : {false, true}) {
+      for (const std::uint64_t shard : {0U, 16U}) {
+        const auto place = folder.path() / (std::to_string(shard) + (every_name ? "both" : "one"));
+        for (const bool average : {false, true}) {
+          const polyak::SaveWeightsOptions options{.shard_bytes = shard, .every_name = every_name};
+          if (average) {
+            polyak::save_average(place, tied, ema, options);
+          } else {
+            polyak::save_weights(place, tied, options);
+          }
+          const polyak::SafetensorsModel model(place);
+          CHECK(model.names().size() == (every_name ? 2 : 1));
+          CHECK(model.files().front()->metadata().at("head") == "embed");
+          std::fill(embed.begin(), embed.end(), 0.0F);
+          untied = zero;
+          polyak::load_weights(place, tied);
+          CHECK(embed == numbers);
+          embed = zero;
+          polyak::load_weights(place, apart);  // both from one tensor, or each from its own
+          CHECK(embed == numbers);
+          CHECK(untied == numbers);
+        }
+      }
+    }
+    CHECK(refuses(
+        [&] {
+          polyak::save_weights(path, tied, {.metadata = {{"head", "x"}}});
+        },
+        {"SaveWeightsOptions.metadata", "\"head\""}));
+    std::vector<float> h(1);
+    const auto head = polyak::Parameters<float>().add("head", h);
+    CHECK(
+        refuses([&] { polyak::save_weights(path, tied, head); }, {"among all lists", "\"head\""}));
+  }
+}
+
+TEST_CASE("Some weights are read, and the others stay as they are") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "model.safetensors";
+  write_file(path, {{"body", {1, 2, 3, 4}}, {"head", {5, 6}}});
+  std::vector<float> body(4), head{9, 9, 9, 9};
+  const auto params =
+      polyak::Parameters<float>().add("head", head, {2, 2}).add("body", body, {2, 2});
+  CHECK(refuses([&] { polyak::load_weights(path, params); }, {"\"head\" is F32 [2, 1]"}));
+  polyak::load_weights(path, params, {.tensors = polyak::named("body")});
+  CHECK(body == std::vector<float>{1, 2, 3, 4});
+  CHECK(head == std::vector<float>(4, 9));
+  CHECK(refuses([&] { polyak::load_weights(path, params, {.tensors = polyak::named("tail")}); },
+                {"LoadWeightsOptions.tensors", "named(\"tail\")"}));
+  write_file(path, {{"body", {1, 2, 3, 4}}, {"tail", {5, 6}}});
+  CHECK(refuses([&] { polyak::load_weights(path, params, {.tensors = polyak::named("body")}); },
+                {"\"tail\" is extra"}));
 }
 
 }  // namespace weights_test

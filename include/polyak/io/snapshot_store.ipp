@@ -423,7 +423,7 @@ POLYAK_DEFINE void SnapshotStore::write(const StoredSnapshot& one,
   specs.reserve(sources.size());
   for (const detail::WeightSource& source : sources) specs.push_back(source.spec);
   check_tensors(specs, one.buffers);
-  detail::write_weights(one.file, sources,
+  detail::write_weights(one.file, {sources, {}},
                         {.metadata = {{std::string(detail::snapshot_key), json_of(one)}},
                          .durable = options_.durable});
   if (snapshots_.empty()) specs_ = std::move(specs);

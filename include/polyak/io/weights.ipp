@@ -138,26 +138,51 @@ POLYAK_DEFINE WeightSource parameter_source(const TensorInfo& info, const void* 
   return rounded_source(info, *wanted, std::move(read));
 }
 
-POLYAK_DEFINE void write_weights(const std::filesystem::path& path,
-                                 const std::vector<WeightSource>& sources,
+POLYAK_DEFINE void require_own_weights(bool swapped, const char* function) {
+  if (swapped) {
+    refuse_order(std::string("polyak: ") + function + "() while an average is swapped in");
+  }
+}
+
+POLYAK_DEFINE void ModelSource::tie(const Layout& layout) {
+  for (const auto& [alias, target] : layout.aliases) {
+    require(aliases.emplace(alias, target).second,
+            "a tensor's name must be new among all lists that are saved together", alias);
+  }
+}
+
+POLYAK_DEFINE void write_weights(const std::filesystem::path& path, const ModelSource& model,
                                  const SaveWeightsOptions& options) {
   const SafetensorsWriteOptions how{.digests = options.digests, .durable = options.durable};
   std::vector<SafetensorsSpec> specs;
   std::map<std::string_view, const WeightSource*> by_name;
-  for (const WeightSource& source : sources) {
+  for (const WeightSource& source : model.tensors) {
+    require(by_name.emplace(source.spec.name, &source).second,
+            "a tensor's name must be new among all lists that are saved together",
+            source.spec.name);
     specs.push_back(source.spec);
-    by_name[source.spec.name] = &source;
+  }
+  auto metadata = options.metadata;
+  for (const auto& [alias, target] : model.aliases) {
+    require(by_name.find(alias) == by_name.end(),
+            "a tensor's name must be new among all lists that are saved together", alias);
+    require(metadata.emplace(alias, target).second,
+            "SaveWeightsOptions.metadata must not have the name of a tied tensor", alias);
+    if (!options.every_name) continue;
+    const WeightSource* const source = by_name.at(target);
+    specs.push_back({alias, source->spec.dtype, source->spec.shape});
+    by_name.emplace(alias, source);
   }
   const auto fill = [&](SafetensorsWriter& writer) {
     for (const SafetensorsTensor& tensor : writer.tensors())
       by_name.at(tensor.name)->append(writer);
   };
   if (options.shard_bytes > 0) {
-    write_sharded(path, std::move(specs), options.metadata, fill,
+    write_sharded(path, std::move(specs), metadata, fill,
                   {.shard_bytes = options.shard_bytes, .file = how});
     return;
   }
-  SafetensorsWriter writer(path, std::move(specs), options.metadata, how);
+  SafetensorsWriter writer(path, std::move(specs), std::move(metadata), how);
   fill(writer);
   writer.finish();
 }
@@ -177,58 +202,128 @@ void take_weights(const SafetensorsFile& file, const SafetensorsTensor& tensor,
                  rows);
 }
 
+/// A tensor of a model on the disk.
+struct FoundTensor {
+  const SafetensorsFile* file;
+  const SafetensorsTensor* tensor;
+};
+
+/// The names that a tensor may have in a file: its own, then its aliases.
+[[nodiscard]] inline std::vector<std::string> names_of(const WeightTarget& target,
+                                                       const LoadWeightsOptions& options) {
+  std::vector<std::string> names{target.info->name};
+  for (const auto& [alias, name] : target.layout->aliases) {
+    if (name == target.info->name) names.push_back(alias);
+  }
+  for (std::string& name : names) {
+    if (options.name_in_file) name = options.name_in_file(name);
+  }
+  return names;
+}
+
+/// The name of the tensor that the metadata note for an alias; the alias itself if there is none.
+[[nodiscard]] inline std::string untied(const SafetensorsModel& model, const std::string& alias) {
+  for (const auto& file : model.files()) {
+    const auto noted = file->metadata().find(alias);
+    if (noted != file->metadata().end() && model.file_of(noted->second) != nullptr) {
+      return noted->second;
+    }
+  }
+  return alias;
+}
+
+/// The tensors of the file with some of these names, at most one for each name.
+[[nodiscard]] inline std::vector<FoundTensor> find_by_names(const SafetensorsModel& model,
+                                                            const std::vector<std::string>& names) {
+  std::vector<FoundTensor> found;
+  for (const std::string& name : names) {
+    const SafetensorsFile* const file = model.file_of(name);
+    if (file != nullptr) found.push_back({file, &file->at(name)});
+  }
+  for (std::size_t k = 0; found.empty() && k < names.size(); ++k) {
+    const std::string name = untied(model, names[k]);
+    const SafetensorsFile* const file = model.file_of(name);
+    if (file != nullptr) found.push_back({file, &file->at(name)});
+  }
+  return found;
+}
+
+/// What a tensor of the file has to be, if it is not that.
+[[nodiscard]] inline std::string misfit(const SafetensorsTensor& tensor, const TensorInfo& info) {
+  const auto type = parameter_type(tensor.dtype);
+  const bool converts = type && is_floating(*type) && is_floating(info.dtype);
+  const auto wanted = spec_of(info, info.dtype);
+  if (tensor.shape == wanted.shape && (tensor.dtype == wanted.dtype || converts)) return {};
+  TensorInfo here;
+  here.dtype = info.dtype;
+  here.shape = info.shape;
+  std::string shape;
+  for (const auto extent : tensor.shape) {
+    shape += (shape.empty() ? "" : ", ") + text(extent);
+  }
+  return "\"" + tensor.name + "\" is " + std::string(name_of(tensor.dtype)) + " [" + shape +
+         "], expected " + describe(here);
+}
+
 POLYAK_DEFINE void load_targets(const std::filesystem::path& path,
                                 const std::vector<WeightTarget>& targets,
                                 const LoadWeightsOptions& options) {
   const SafetensorsModel model(path);
-  struct Found {
-    const SafetensorsFile* file;
-    const SafetensorsTensor* tensor;
-  };
-  std::vector<Found> found;
-  std::set<std::string> names;
+  std::vector<std::vector<FoundTensor>> found;
+  std::set<std::string> names, here;
   std::string list;
   const auto add = [&](const std::string& line) { list += (list.empty() ? "" : "; ") + line; };
-  for (std::size_t k = 0; k < targets.size(); ++k) {
-    const TensorInfo& info = *targets[k].info;
-    const std::string name = options.name_in_file ? options.name_in_file(info.name) : info.name;
-    names.insert(name);
-    const SafetensorsFile* const file = model.file_of(name);
-    if (file == nullptr) {
-      add("\"" + name + "\" is missing");
-      continue;
-    }
-    const SafetensorsTensor& tensor = file->at(name);
-    const auto type = parameter_type(tensor.dtype);
-    const bool converts = type && is_floating(*type) && is_floating(info.dtype);
-    const auto wanted = spec_of(info, info.dtype);
-    if (tensor.shape != wanted.shape || (tensor.dtype != wanted.dtype && !converts)) {
-      TensorInfo here;
-      here.dtype = info.dtype;
-      here.shape = info.shape;
-      std::string shape;
-      for (const auto extent : tensor.shape) {
-        shape += (shape.empty() ? "" : ", ") + text(extent);
+  bool any = false;
+  for (const WeightTarget& target : targets) {
+    require(here.insert(target.info->name).second,
+            "a tensor's name must be new among all lists that are loaded together",
+            target.info->name);
+    const auto own = names_of(target, options);
+    names.insert(own.begin(), own.end());
+    found.emplace_back();
+    if (!options.tensors(*target.info)) continue;
+    any = true;
+    found.back() = find_by_names(model, own);
+    if (found.back().empty()) add("\"" + own.front() + "\" is missing");
+    for (const FoundTensor& one : found.back()) {
+      const std::string line = misfit(*one.tensor, *target.info);
+      if (!line.empty()) add(line);
+      names.insert(one.tensor->name);
+      if (one.tensor->dtype != found.back().front().tensor->dtype) {
+        add("\"" + found.back().front().tensor->name + "\" and \"" + one.tensor->name +
+            "\" differ in type, but they are tied here");
       }
-      add("\"" + name + "\" is " + std::string(name_of(tensor.dtype)) + " [" + shape +
-          "], expected " + describe(here));
     }
-    found.push_back({file, &tensor});
+  }
+  if (!any && !options.tensors.is_everything()) {
+    refuse_value("polyak: LoadWeightsOptions.tensors, " + options.tensors.describe() +
+                 ", selects no tensor");
   }
   if (!options.allow_extra) {
     for (const std::string& name : model.names()) {
       if (!names.contains(name)) add("\"" + name + "\" is extra");
     }
   }
-  if (!list.empty()) {
+  const auto refuse = [&] {
     refuse_value("polyak: the weights in " + path.string() + " are of another model: " + list);
+  };
+  if (!list.empty()) refuse();
+  for (const auto& tied : found) {
+    for (const FoundTensor& one : tied) {
+      if (options.verify) one.file->verify(*one.tensor);
+      const auto bytes = one.file->bytes(*one.tensor);
+      const auto first = tied.front().file->bytes(*tied.front().tensor);
+      if (!std::equal(bytes.begin(), bytes.end(), first.begin())) {
+        add("\"" + tied.front().tensor->name + "\" and \"" + one.tensor->name +
+            "\" differ, but they are tied here");
+      }
+    }
   }
-  if (options.verify) {
-    for (const Found& one : found) one.file->verify(*one.tensor);
-  }
+  if (!list.empty()) refuse();
   for (std::size_t k = 0; k < targets.size(); ++k) {
+    if (found[k].empty()) continue;
     const TensorInfo& info = *targets[k].info;
-    const auto [file, tensor] = found[k];
+    const auto [file, tensor] = found[k].front();
     if (!is_floating(info.dtype)) {
       take_row_major(static_cast<std::byte*>(targets[k].data), tensor->shape, bytes_of(info.dtype),
                      info.order, file->bytes(*tensor));
