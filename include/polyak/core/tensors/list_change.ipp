@@ -10,7 +10,7 @@
 #include <polyak/core/tensors/memory_space.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// The tensors of a list whose names another list has too.
@@ -68,5 +68,5 @@ POLYAK_DEFINE std::vector<std::int64_t> ListChange::carried(
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
