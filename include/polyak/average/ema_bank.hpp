@@ -42,7 +42,7 @@ struct EmaBankLaw {
   template <class V, class... Slot>
   POLYAK_LAW void operator()(const V& x, Slot&... averages) const {
     const T* gain = gains.data();
-    ((averages = fma(*gain++, x - averages, averages)), ...);
+    ((averages = interpolate(averages, x, *gain++)), ...);
   }
 };
 
@@ -60,7 +60,7 @@ struct AnyEmaBankLaw {
  private:
   template <class V, class Slot>
   POLYAK_LAW static void one(T gain, T complement, const V& x, Slot& average) {
-    average = if_zero(gain, average, if_zero(complement, x, fma(gain, x - average, average)));
+    average = if_zero(gain, average, if_zero(complement, x, interpolate(average, x, gain)));
   }
 };
 

@@ -35,7 +35,7 @@ struct SoftUpdateLaw {
   T tau;
   template <class V>
   POLYAK_LAW void operator()(V& target, const V& online) const {
-    target = fma(tau, online - target, target);
+    target = interpolate(target, online, tau);
   }
 };
 

@@ -60,7 +60,12 @@ struct Compensated {
     return *this;
   }
   POLYAK_LAW operator V() const { return high; }
-  friend POLYAK_LAW V operator-(const V& a, const Compensated& b) { return a - b.high - b.low; }
+  friend POLYAK_LAW V half_difference(const V& a, const Compensated& b) {
+    return fma(V(-0.5f), b.low, half_difference(a, b.high));
+  }
+  friend POLYAK_LAW Compensated interpolate(const Compensated& a, const V& b, const V& c) {
+    return fma(c + c, half_difference(b, a), a);
+  }
   friend POLYAK_LAW Compensated fma(const V& a, const V& b, const Compensated& c) {
     const V change = fma(a, b, c.low);
     const V sum = c.high + change;

@@ -119,6 +119,15 @@ struct Vocabulary {
   friend POLYAK_LAW V with_decay(const V& decay, const V& x, const V& g) {
     return if_zero(decay, g, fma(decay, x, g));
   }
+  /// (a - b) / 2, which does not overflow for finite a and b. It has the bits of half of a - b,
+  /// except for numbers so small that their half is rounded.
+  friend POLYAK_LAW V half_difference(const V& a, const V& b) {
+    return fma(V(-0.5f), b, V(0.5f) * a);
+  }
+  /// a + c (b - a) for 0 <= c <= 1: finite for finite a and b.
+  friend POLYAK_LAW V interpolate(const V& a, const V& b, const V& c) {
+    return fma(c + c, half_difference(b, a), a);
+  }
   /// e^x, up to infinity and, through the denormal numbers, down to 0. Error: at most 1.1 units in
   /// the last place.
   friend POLYAK_LAW V exp(const V& x) {

@@ -73,7 +73,7 @@ struct ScheduleFreeMove {
   T step;  ///< gamma_t
   template <class V>
   POLYAK_LAW void operator()(V& y, V& z, const V& d) const {
-    y = fma(pull, d, fma(gain, z - y, y));
+    y = fma(pull, d, interpolate(y, z, gain));
     z = fma(-step, d, z);
   }
 };

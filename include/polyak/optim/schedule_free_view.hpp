@@ -27,7 +27,7 @@ struct ScheduleFreeReadLaw {
   T extrapolation;  ///< 1 - 1/beta
   template <class V>
   POLYAK_LAW void operator()(V& y, const V& z) const {
-    y = fma(extrapolation, z - y, y);
+    y = interpolate(y, z, extrapolation);
   }
 };
 

@@ -26,7 +26,7 @@ struct AverageLaw {
   T gain;
   template <class V, class Slot>
   POLYAK_LAW void operator()(const V& x, Slot& average) const {
-    average = fma(gain, x - average, average);
+    average = interpolate(average, x, gain);
   }
 };
 
@@ -38,7 +38,7 @@ struct AverageOrCopyLaw {
   T complement;  ///< 1 - c; the law only tests whether it is 0
   template <class V, class Slot>
   POLYAK_LAW void operator()(const V& x, Slot& average) const {
-    average = if_zero(complement, x, fma(gain, x - average, average));
+    average = if_zero(complement, x, interpolate(average, x, gain));
   }
 };
 

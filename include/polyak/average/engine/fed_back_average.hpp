@@ -21,8 +21,8 @@ struct SwitchLaw {
   T gain, blend;  ///< gain 0: rests; blend 0: x becomes avg
   template <class V, class Slot>
   POLYAK_LAW void operator()(V& x, Slot& average) const {
-    average = if_zero(gain, average, fma(gain, x - average, average));
-    x = if_zero(blend, average, fma(blend, x - average, average));
+    average = if_zero(gain, average, interpolate(average, x, gain));
+    x = if_zero(blend, average, interpolate(average, x, blend));
   }
 };
 

@@ -49,7 +49,7 @@ struct FoldLaw {
  private:
   template <class V, class Slot>
   POLYAK_LAW static void one(T gain, T complement, const V& block, Slot& average) {
-    average = if_zero(complement, block, fma(gain, block - average, average));
+    average = if_zero(complement, block, interpolate(average, block, gain));
   }
 };
 
@@ -60,7 +60,7 @@ struct RunningMeanLaw {
   T gain;  ///< 1/k
   template <class V, class Slot>
   POLYAK_LAW void operator()(const V& x, Slot& average, Slot& oldest) const {
-    average = fma(gain, x - oldest, average);
+    average = fma(gain + gain, half_difference(x, oldest), average);
     oldest = x;
   }
 };
