@@ -357,6 +357,39 @@ TEST_CASE("Schedule-Free leaves buffers and tensors without a gradient alone", "
   CHECK(weight == y);
 }
 
+TEMPLATE_TEST_CASE("a tensor that joins a Schedule-Free run late has the clock of the run",
+                   "[schedule_free]", float, double) {
+  // Without its gradient a tensor stands still, and c_t = 1/t goes on.
+  constexpr double rate = 0.25;
+  const auto joins_late = [](auto make) {
+    TwoTensors<TestType> model;
+    auto optimizer = make(model.params);
+    model.first_gradient = {1, 1, 1};
+    model.second_gradient = {1, 1};
+    double x = 4, z = 4, sum = 0;
+    for (int t = 1; t <= 40; ++t) {
+      const bool joined = t > 15 && t != 30;
+      optimizer.step(model.params, joined ? model.both : model.one);
+      if (joined) {
+        z -= rate;
+        x += (z - x) / t;
+      }
+      sum += z;
+      CHECK(optimizer.view(model.params)["second"](0) == Approx(x));
+      // x is the average of the model's z, where it stood still at the beginning too.
+      if (t < 30) CHECK(x == Approx(sum / t));
+    }
+    const auto first = optimizer.view(model.params)["first"];
+    CHECK(first(0) == Approx(1 - rate * 41 / 2));
+  };
+  joins_late([](const auto& params) {
+    return polyak::ScheduleFreeSgd<TestType>(params, {.learning_rate = rate});
+  });
+  joins_late([](const auto& params) {
+    return polyak::ScheduleFreeAdamW<TestType>(params, {.learning_rate = rate});
+  });
+}
+
 TEST_CASE("reading x is refused before the first step and while it is swapped in",
           "[schedule_free]") {
   OneTensor<> model({1, 2}), target({3, 4});

@@ -12,7 +12,13 @@
 /// Only y and z are stored: y <- y + c (z - y) + gamma (beta (1 - c) - 1) d, and x is recovered as
 /// y + (1 - 1/beta)(z - y), by copy, guard or view. The model always holds y, so there are no
 /// modes.
-/// "The Road Less Scheduled" (arXiv 2405.15682).
+///
+/// Clock: gamma_t and c_t are those of the optimizer, for all tensors. So x is the average of the
+/// whole model's z, in which a tensor that joins the training late, or a step without its gradient,
+/// counts as standing still: x of a tensor that joins after s steps begins as y and keeps the
+/// weight of s steps there. To give its own steps more weight, set r, or begin a new optimizer.
+/// Only the bias correction of v counts the steps of each tensor. "The Road Less Scheduled" (arXiv
+/// 2405.15682).
 #pragma once
 
 #include <cmath>
