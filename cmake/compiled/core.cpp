@@ -9,6 +9,8 @@
 #include <polyak/average/engine/swap.ipp>
 #include <polyak/average/posthoc.ipp>
 #include <polyak/average/schedules/conversions.ipp>
+#include <polyak/core/finite.ipp>
+#include <polyak/core/require_finite.ipp>
 #include <polyak/core/state.ipp>
 #include <polyak/core/tensors/block.ipp>
 #include <polyak/core/tensors/gradient_places.ipp>

@@ -73,7 +73,8 @@ using BoundAverage = BoundLaw<AverageLaw<float>, float>;
   POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundSgd, ::polyak::detail::BoundAverage,     \
                      ::polyak::detail::BoundAverage)                                            \
   POLYAK_SHARED_LOOP(EXTERN, P, ::polyak::detail::BoundAverage, ::polyak::detail::BoundAverage) \
-  EXTERN template bool polyak::detail::all_finite<P>(const P*, std::size_t);
+  EXTERN template bool polyak::detail::all_finite<P>(const P*, std::size_t,                     \
+                                                     ::polyak::detail::carrier_t<P>);
 
 /// The list of a method's state, of its base, for saving and for loading, and OPTIONS as text.
 #define POLYAK_STATE(EXTERN, METHOD, P, OPTIONS, ...)                                             \

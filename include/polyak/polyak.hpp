@@ -38,6 +38,7 @@
 #include <polyak/core/options.hpp>
 #include <polyak/core/reduce.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/require_finite.hpp>
 #include <polyak/core/simd/denormals.hpp>
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/state.hpp>

@@ -13,6 +13,7 @@
 #include "captured_test.cpp"
 #include "executor_test.cpp"
 #include "groups_test.cpp"
+#include "nonfinite_test.cpp"
 #include "streams_test.cpp"
 
 int main(int count, char** arguments) {

@@ -95,10 +95,12 @@ struct Sweep<P> {
   [[nodiscard]] static bool weights_finite(const Parameters<P>& params, const Takes& takes) {
     return finite(params, takes, [&](std::size_t k) { return params[k].data(); });
   }
-  template <class Takes>
-  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params, const P* const* gradients,
-                                             const Takes& takes) {
-    return finite(params, takes, [&](std::size_t k) { return gradients[k]; });
+  template <class Most>
+  [[nodiscard]] static bool gradients_within(const Parameters<P>& params, const P* const* gradients,
+                                             const GradientReading&, const Most& most) {
+    return finite(
+        params, [&](std::size_t k) { return gradients[k] != nullptr && most(k) != 0; },
+        [&](std::size_t k) { return gradients[k]; });
   }
   static void copy(const Parameters<P>&, const std::vector<CopyPiece>& pieces) {
     for (const CopyPiece& piece : pieces) copy_bytes(nullptr, piece.to, piece.from, piece.bytes);

@@ -55,6 +55,18 @@ struct GradientScale {
   POLYAK_INLINE void apply(V& gradient) const { gradient = gradient * scale; }
 };
 
+/// A gradient times this factor overflows in T where the gradient, as a step reads it, is larger
+/// than `most` or overflows. The factor is at least 1.
+template <class T>
+[[nodiscard]] POLYAK_LAW T overflow_factor(double most, double scale, double limit) {
+  constexpr double largest_double = 0x1.fffffffffffffp1023;  // numeric_limits is for the host only
+  constexpr double highest = sizeof(T) == 4 ? 0x1.fffffep127 : largest_double;
+  const bool clips = limit <= largest_double;
+  if (clips && limit <= most) return 1;  // no gradient is read as more than the value limit
+  const double factor = most < highest ? highest / most * scale : scale;
+  return factor > 1 ? static_cast<T>(factor < highest ? factor : highest) : T(1);
+}
+
 // ---- for folds ---------------------------------------------------------------------------------
 
 /// The gradients of a list as a step reads them.

@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 #include <type_traits>
 
@@ -19,13 +20,33 @@ namespace polyak {
 inline namespace POLYAK_V0 {
 
 /// What a method does about a NaN or an infinity in the gradients (optimizers) or in the weights
-/// (averages). `skip_step` and `error` read these once more, before the pass: the gradients of all
-/// tensors that an optimizer of the step trains, as they are in memory, before scale, clip
-/// coefficient and limit; the weights of all tensors that the averages keep. Other tensors do not
+/// and buffers (averages). `skip_step` and `error` read these once more; other tensors do not
 /// count.
+///
+/// Gradients, before the pass: those of all tensors that an optimizer of the step trains, as they
+/// are in memory. A gradient also counts if it is so large, with scale, clip coefficient and value
+/// limit, that a moment could overflow in this step or a later one: in AdamW, AdEMAMix and
+/// Schedule-Free AdamW beyond 2^63 (2^511 with state in double), in Lion and in Sgd with momentum
+/// near the largest number of the state. `skip_step` of one optimizer skips all methods of a step;
+/// `error` of any method throws, and nothing has changed.
+///
+/// Weights, after the pass: those that an optimizer with this policy trains, because a step of
+/// finite numbers can overflow (65000 + 1000 in half). Then `error` throws and `skip_step` returns
+/// false, but the update stands. A device looks after the pass only with `error`.
+///
+/// Weights and buffers that an average reads, before it takes them.
+///
+/// One meaning for averages: a step that is skipped makes no new weights, so all averages of this
+/// step() rest, whatever their own policy. Separate calls do the same, to the last bit, as
+///
+///     if (optimizer.step(params, grads)) average.update(params);
+///
+/// in which only skipped() of an average with `skip_step` differs: it counts fused steps. On a
+/// device ask `!cuda::settle(executor, optimizer)` instead, for step() does not wait for the check.
 enum class Nonfinite : std::uint8_t {
-  propagate,  ///< nothing is checked
-  skip_step,  ///< only the count of skipped steps changes; a fused step is skipped as a whole
+  propagate,  ///< nothing is checked: one NaN, or one gradient whose square overflows, stays in the
+              ///< moments for ever; require_finite() finds it
+  skip_step,  ///< only the count of skipped steps changes
   error,      ///< throws nonfinite_error
 };
 
@@ -62,6 +83,8 @@ struct MethodHooks {
   static constexpr bool host_only = false;
   /// Whether `prepare` reads the weights. If so, it waits for earlier methods that write them.
   [[nodiscard]] bool reads_weights() const { return false; }
+  /// The largest gradient, as a step reads it, with which no moment ever overflows.
+  [[nodiscard]] double largest_gradient() const { return std::numeric_limits<double>::infinity(); }
   /// Runs before any clock advances: the place for passes over whole tensors, and for refusals. It
   /// must not change the state. If it throws, nothing of the step has changed, with one exception:
   /// a method that reads weights which earlier methods write is prepared after their updates, and
@@ -92,6 +115,7 @@ concept Method = requires(M& method, const M& constant, const ExecutorRef& execu
   { constant.slots() } -> std::same_as<const Slots<typename M::State>&>;
   { constant.nonfinite() } -> std::same_as<Nonfinite>;
   { constant.reads_weights() } -> std::same_as<bool>;
+  { constant.largest_gradient() } -> std::same_as<double>;
   {method.prepare(executor, params, gradients)};
   {method.advance(params, pointers)};  // advances the clock by one step, and makes its laws
   {method.skip()};                     // instead of advance

@@ -31,7 +31,8 @@
 namespace polyak {
 inline namespace POLYAK_V0 {
 
-/// Thrown if Nonfinite::error finds a NaN or an infinity. Nothing has changed then.
+/// Thrown if Nonfinite::error finds a NaN or an infinity, and by require_finite(). Nothing has
+/// changed then, unless the message says that the update stands.
 class nonfinite_error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

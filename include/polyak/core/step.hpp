@@ -6,6 +6,7 @@
 /// whole.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <concepts>
@@ -20,6 +21,7 @@
 
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/executors/executor.hpp>
+#include <polyak/core/finite.hpp>
 #include <polyak/core/members.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/require.hpp>
@@ -64,6 +66,7 @@ struct MethodFacts {
   bool lent;                   ///< its average is swapped in
   bool reads_weights;
   Nonfinite nonfinite;
+  double largest_gradient;
 };
 
 /// Whether M has a hook of its own instead of the one of MethodHooks, which does nothing.
@@ -122,8 +125,8 @@ struct MethodTable {
   static MethodFacts facts_of(const void* object) {
     const M& method = *static_cast<const M*>(object);
     const auto& slots = method.slots();
-    return {&slots.layout(), slots.offsets(), slots.lent(), method.reads_weights(),
-            method.nonfinite()};
+    return {&slots.layout(),        slots.offsets(),    slots.lent(),
+            method.reads_weights(), method.nonfinite(), method.largest_gradient()};
   }
   template <class M>
   static bool start_of(void* object, const Parameters<P>& params, Pointers gradients, void* memory,
@@ -361,24 +364,40 @@ class StepDriver {
     each(chosen, [](const auto& m) { m.table->skip(m.object); });
   }
 
-  /// The tensors that are checked for NaN and infinity: those that an optimizer of this step
-  /// trains, and those of averages that check their input. No other tensor moves in this step.
-  [[nodiscard]] auto trained() const {
-    return [this](std::size_t k) { return kept(k, [](const auto& m) { return m.table->trains; }); };
+  // The tensors that are checked for NaN and infinity. No other tensor moves in this step.
+  /// The largest gradient that the optimizers of a tensor allow; 0 if none trains it.
+  [[nodiscard]] auto largest_gradients() const {
+    return [this](std::size_t k) {
+      double largest = 0;
+      for (const StepMethod<P>& m : methods_) {
+        if (m.table->trains && keeps(m, k)) largest = m.facts.largest_gradient;
+      }
+      return largest;
+    };
   }
+  /// The weights that an optimizer which checks has trained.
+  [[nodiscard]] auto trained() const {
+    return [this](std::size_t k) {
+      return any_of([k](const auto& m) { return m.table->trains && m.checks() && keeps(m, k); });
+    };
+  }
+  /// The weights and buffers that an average which checks reads.
   [[nodiscard]] auto averaged() const {
     return [this](std::size_t k) {
-      return kept(k, [](const auto& m) { return !m.table->trains && m.checks(); });
+      const TensorInfo& tensor = params_.layout()->tensors[k];
+      const bool buffer = tensor.role == Role::copy && is_floating(tensor.dtype);
+      return any_of(
+          [&](const auto& m) { return !m.table->trains && m.checks() && (buffer || keeps(m, k)); });
     };
   }
 
  private:
+  [[nodiscard]] static bool keeps(const StepMethod<P>& method, std::size_t tensor) {
+    return method.facts.offsets[tensor] != Slots<float>::absent;
+  }
   template <class Test>
-  [[nodiscard]] bool kept(std::size_t tensor, Test test) const {
-    for (const StepMethod<P>& m : methods_) {
-      if (test(m) && m.facts.offsets[tensor] != Slots<float>::absent) return true;
-    }
-    return false;
+  [[nodiscard]] bool any_of(Test test) const {
+    return std::any_of(methods_.begin(), methods_.end(), test);
   }
 
   POLYAK_COLD bool advance_checked(Chosen all) {
@@ -386,9 +405,11 @@ class StepDriver {
     const Chosen errors = those_that(Nonfinite::error, true) | those_that(Nonfinite::error, false);
     const Chosen skips = those_that(Nonfinite::skip_step, true);
     if (training != 0 && (errors | skips) != 0 &&
-        !Sweep<P>::gradients_finite(params_, gradients_, trained())) {
+        !Sweep<P>::gradients_within(params_, gradients_, reading_of(list_), largest_gradients())) {
       if (errors != 0) {
-        refuse_nonfinite("polyak: a gradient holds a NaN or an infinity; nothing was changed");
+        refuse_nonfinite(
+            "polyak: a gradient holds a NaN or an infinity, or a number so large that a moment "
+            "could overflow; nothing was changed");
       }
       skip(skips | those_that(Nonfinite::skip_step, false));
       return false;
@@ -398,7 +419,8 @@ class StepDriver {
     Chosen later = waiting(all), now = all & ~later, skipped = 0;
     if (checked != 0 && !Sweep<P>::weights_finite(params_, averaged())) {
       if (refusing != 0) {
-        refuse_nonfinite("polyak: a weight holds a NaN or an infinity; nothing was changed");
+        refuse_nonfinite(
+            "polyak: a weight or buffer holds a NaN or an infinity; nothing was changed");
       }
       skipped = checked & now;
     }
@@ -426,6 +448,14 @@ class StepDriver {
       skip(skipped);
       advance_prepared(now & ~skipped);
       complete = complete && skipped == 0;
+    }
+    if (training != 0 && (those_that(Nonfinite::error, true) | skips) != 0 &&
+        !Sweep<P>::weights_finite(params_, trained())) {
+      if (those_that(Nonfinite::error, true) != 0) {
+        refuse_nonfinite(
+            "polyak: after the optimizer's update a weight is NaN or infinite; the update stands");
+      }
+      return false;
     }
     return complete;
   }
@@ -517,11 +547,12 @@ bool call(E& executor, const Parameters<P>& params, const Gradients<P>* gradient
 /// One training step: the methods run in the order given, and each tensor is read and written once.
 ///
 /// The result has the same bits as `optimizer.step(params, grads)` followed by
-/// `average.update(params)` for each average. Name a method that rests in most steps last: the
-/// methods before it then stay fused. Returns false if Nonfinite::skip_step skipped a method.
-/// Throws std::logic_error while an average is swapped in, std::invalid_argument if parameters,
-/// gradients and methods disagree, nonfinite_error as Nonfinite says. If it throws, nothing has
-/// changed, except that the update stands which made a weight non-finite for a later average.
+/// `average.update(params)` for each average, which rests in a step that was skipped (see
+/// Nonfinite). Name a method that rests in most steps last: the methods before it then stay fused.
+/// Returns false if Nonfinite::skip_step skipped a method or found a weight that the update made
+/// non-finite. Throws std::logic_error while an average is swapped in, std::invalid_argument if
+/// parameters, gradients and methods disagree, nonfinite_error as Nonfinite says. If it throws,
+/// nothing has changed, except that an update stands which made a weight non-finite.
 template <ParameterScalar P, detail::MethodOf<P>... M>
 requires(sizeof...(M) > 0) bool step(const Parameters<P>& params, const Gradients<P>& gradients,
                                      M&... methods) {

@@ -21,6 +21,7 @@
 
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/executors/executor.hpp>
+#include <polyak/core/finite.hpp>
 #include <polyak/core/gradient_factor.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/members.hpp>
@@ -347,11 +348,12 @@ void sweep_range(int level, const SweepPlan<Loop<P>>& plan, const TensorMemory* 
   }
 }
 
-/// False if any of n numbers is a NaN or an infinity.
+/// False if any of n numbers, times the factor, is a NaN or an infinity.
 template <class P>
 struct FiniteCheck {
   const P* data;
   std::size_t size;
+  carrier_t<P> factor;
   bool* finite;
 
   template <class Level>
@@ -359,29 +361,30 @@ struct FiniteCheck {
     constexpr int lanes = native_lanes<carrier_t<P>, Level>;
     using V = Pack<carrier_t<P>, lanes, Level>;
     constexpr auto step = static_cast<std::size_t>(lanes);
-    const V zero(carrier_t<P>(0));
+    const V zero(carrier_t<P>(0)), times(factor);
     V sums[2] = {zero, zero};  // x * 0 is NaN where x is not finite, and NaN stays
     std::size_t i = 0;
     for (; i + 2 * step <= size; i += 2 * step) {
       V a, b;
       load_pack(data + i, a);
       load_pack(data + i + step, b);
-      sums[0] = fma(a, zero, sums[0]);
-      sums[1] = fma(b, zero, sums[1]);
+      sums[0] = fma(a * times, zero, sums[0]);
+      sums[1] = fma(b * times, zero, sums[1]);
     }
     alignas(cache_line) carrier_t<P> total[step];
     (sums[0] + sums[1]).store(total);
     bool good = true;
     for (const carrier_t<P> sum : total) good = good && sum == 0;
-    for (; i < size; ++i) good = good && widened<carrier_t<P>>(data, i) * carrier_t<P>(0) == 0;
+    for (; i < size; ++i)
+      good = good && widened<carrier_t<P>>(data, i) * factor * carrier_t<P>(0) == 0;
     *finite = good;
   }
 };
 
 template <class P>
-[[nodiscard]] bool all_finite(const P* data, std::size_t size) {
+[[nodiscard]] bool all_finite(const P* data, std::size_t size, carrier_t<P> factor) {
   bool finite = true;
-  run_at(level_in_use(), FiniteCheck<P>{data, size, &finite});
+  run_at(level_in_use(), FiniteCheck<P>{data, size, factor, &finite});
   return finite;
 }
 
@@ -463,17 +466,27 @@ struct Sweep<P> {
   template <class Takes>
   [[nodiscard]] static bool weights_finite(const Parameters<P>& params, const Takes& takes) {
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (takes(k) && !all_finite(params[k].data(), params[k].size())) return false;
+      if (!takes(k)) continue;
+      const DType type = params[k].info().dtype;
+      const void* const data = params[k].raw();
+      const std::size_t size = params[k].size();
+      const bool finite = type == dtype_of<P>()
+                              ? all_finite(static_cast<const P*>(data), size, carrier_t<P>(1))
+                              : bits_finite(data, type, size);
+      if (!finite) return false;
     }
     return true;
   }
-  template <class Takes>
-  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params, const P* const* gradients,
-                                             const Takes& takes) {
+  /// Checks the gradients against most(k), the largest that tensor k may have as a step reads it.
+  /// 0 leaves a tensor out.
+  template <class Most>
+  [[nodiscard]] static bool gradients_within(const Parameters<P>& params, const P* const* gradients,
+                                             const GradientReading& reading, const Most& most) {
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (gradients[k] != nullptr && takes(k) && !all_finite(gradients[k], params[k].size())) {
-        return false;
-      }
+      const double limit = gradients[k] == nullptr ? 0 : most(k);
+      if (limit == 0) continue;
+      const auto factor = overflow_factor<carrier_t<P>>(limit, reading.scale, reading.limit);
+      if (!all_finite(gradients[k], params[k].size(), factor)) return false;
     }
     return true;
   }

@@ -569,12 +569,15 @@ struct SweepKernel {
   }
 };
 
-/// Sets a mark if a number is a NaN or an infinity: x * 0 is then NaN, and a NaN persists.
+/// Sets a mark if a number is a NaN or an infinity: x * 0 is then NaN, and a NaN persists. Of
+/// gradients, also if one is larger, as a step reads it, than the number in `offsets` of its row.
 template <class T>
 struct FiniteKernel {
   Table<0> table;
   bool of_gradients;
   unsigned* mark;
+  double scale = 1, limit = 0;          ///< of gradients
+  const double* coefficient = nullptr;  ///< multiplies the scale; null means 1
   static constexpr int N = static_cast<int>(16 / scalar_bytes<T>);
   static constexpr std::size_t chunk =
       static_cast<std::size_t>(N) * block_threads * tiles_per_thread;
@@ -588,6 +591,13 @@ struct FiniteKernel {
     const std::size_t end = begin + chunk < size ? begin + chunk : size;
     const auto step = static_cast<std::size_t>(N);
     const bool aligned = is_aligned(data);
+    carrier_t<T> factor = 1;
+    if (of_gradients) {
+      double most;
+      std::memcpy(&most, row.offsets, sizeof most);
+      const double times = coefficient == nullptr ? scale : scale * *coefficient;
+      factor = polyak::detail::overflow_factor<carrier_t<T>>(most, times, limit);
+    }
     Number<carrier_t<T>> sum(0);
     for (std::size_t at = begin + thread * step; at < end; at += threads * step) {
       Lanes<T, N> lanes;
@@ -596,7 +606,7 @@ struct FiniteKernel {
       } else {
         lanes.load_some(data, at, size - at);
       }
-      for (int k = 0; k < N; ++k) sum = fma(widened<T>(lanes.raw[k]), 0, sum);
+      for (int k = 0; k < N; ++k) sum = fma(widened<T>(lanes.raw[k]) * factor, 0, sum);
     }
     if (!(sum.value == 0)) *mark = 1;
   }

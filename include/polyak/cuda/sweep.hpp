@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -352,7 +353,9 @@ class DeviceDriver : public StepDriver {
       this->advance(chosen);
     };
     if (gradients) {
-      Sweep::check_gradients(this->params_, this->gradients_, marks, this->trained());
+      Sweep::check_gradients(this->params_, this->gradients_,
+                             polyak::detail::reading_of(this->list_), marks,
+                             this->largest_gradients());
     }
     // Consecutive methods with the same checks: averages read the weights that earlier methods
     // wrote.
@@ -529,16 +532,32 @@ struct Sweep<cuda::Device<T>> {
 
   // ---- NaN and infinity
 
-  // Checks the tensors k for which takes(k) is true.
+  /// Checks the tensors k for which takes(k) is true, also buffers of other types than T.
   template <class Takes>
   static void check_weights(const Parameters<P>& params, unsigned* mark, const Takes& takes) {
-    launch_check(params, nullptr, mark, takes);
+    check_weights_of<float>(params, mark, takes);
+    check_weights_of<double>(params, mark, takes);
+    check_weights_of<Eigen::half>(params, mark, takes);
+    check_weights_of<Eigen::bfloat16>(params, mark, takes);
   }
-  template <class Takes>
+  /// Checks the gradients against most(k), the largest that tensor k may have as a step reads it.
+  /// 0 leaves a tensor out.
+  template <class Most>
   static void check_gradients(const Parameters<P>& params, const T* const* gradients,
-                              unsigned* mark, const Takes& takes) {
-    launch_check(params, gradients, mark,
-                 [&](std::size_t k) { return gradients[k] != nullptr && takes(k); });
+                              const polyak::detail::GradientReading& reading, unsigned* mark,
+                              const Most& most) {
+    auto& scratch = space_of(params).scratch();
+    scratch.rows.clear();
+    scratch.gradients.clear();
+    for (std::size_t k = 0; k < params.size(); ++k) {
+      const double largest = gradients[k] == nullptr ? 0 : most(k);
+      if (params[k].size() == 0 || largest == 0) continue;
+      add_row(scratch, params[k], k, std::bit_cast<std::uint64_t>(largest));
+      scratch.gradients.push_back(reinterpret_cast<std::uintptr_t>(gradients[k]));
+    }
+    using Kernel = cuda::detail::FiniteKernel<T>;
+    launch_check(space_of(params),
+                 Kernel{{}, true, mark, reading.scale, reading.limit, reading.coefficient});
   }
   template <class Takes>
   [[nodiscard]] static bool weights_finite(const Parameters<P>& params, const Takes& takes) {
@@ -546,44 +565,50 @@ struct Sweep<cuda::Device<T>> {
     check_weights(params, space.marks(), takes);
     return clear_mark(space);
   }
-  template <class Takes>
-  [[nodiscard]] static bool gradients_finite(const Parameters<P>& params, const T* const* gradients,
-                                             const Takes& takes) {
+  template <class Most>
+  [[nodiscard]] static bool gradients_within(const Parameters<P>& params, const T* const* gradients,
+                                             const polyak::detail::GradientReading& reading,
+                                             const Most& most) {
     Space& space = space_of(params);
-    check_gradients(params, gradients, space.marks(), takes);
+    check_gradients(params, gradients, reading, space.marks(), most);
     return clear_mark(space);
   }
 
  private:
-  template <class Which>
-  static void launch_check(const Parameters<P>& params, const T* const* gradients, unsigned* mark,
-                           Which which) {
-    Space& space = space_of(params);
-    auto& scratch = space.scratch();
+  template <class Scratch>
+  static void add_row(Scratch& scratch, const TensorRef<P>& tensor, std::size_t number,
+                      std::uint64_t most) {
+    scratch.rows.push_back(reinterpret_cast<std::uintptr_t>(tensor.raw()));
+    scratch.rows.push_back(tensor.size());
+    scratch.rows.push_back(number);
+    scratch.rows.push_back(most);
+  }
+  template <class Number, class Takes>
+  static void check_weights_of(const Parameters<P>& params, unsigned* mark, const Takes& takes) {
+    auto& scratch = space_of(params).scratch();
     scratch.rows.clear();
     scratch.gradients.clear();
     for (std::size_t k = 0; k < params.size(); ++k) {
-      if (params[k].size() == 0 || !which(k)) continue;
-      scratch.rows.push_back(reinterpret_cast<std::uintptr_t>(params[k].raw()));
-      scratch.rows.push_back(params[k].size());
-      scratch.rows.push_back(k);
-      scratch.rows.push_back(0);
-      if (gradients != nullptr) {
-        scratch.gradients.push_back(reinterpret_cast<std::uintptr_t>(gradients[k]));
+      if (params[k].size() == 0 || params[k].info().dtype != dtype_of<Number>() || !takes(k)) {
+        continue;
       }
+      add_row(scratch, params[k], k, 0);
     }
+    launch_check(space_of(params), cuda::detail::FiniteKernel<Number>{{}, false, mark});
+  }
+  /// Launches a check of the rows in the scratch memory. Rows of gradients and of weights are in
+  /// different tables, because only those of gradients have a limit.
+  template <class Kernel>
+  static void launch_check(Space& space, Kernel kernel) {
+    auto& scratch = space.scratch();
     if (scratch.rows.empty()) return;
-    using Kernel = cuda::detail::FiniteKernel<T>;
-    // Rows of gradients and of weights are in different tables: one has addresses of gradients, the
-    // other none.
-    if (gradients == nullptr) scratch.rows.insert(scratch.rows.end(), {0, 0, 0, 0});
     const auto table = space.table(scratch.rows, 4, Kernel::chunk, scratch.gradients);
-    if (gradients != nullptr) {
+    if (kernel.of_gradients) {
       cuda::detail::update_gradients(space, *table, scratch.gradients, false);
     }
-    cuda::detail::launch(space,
-                         Kernel{cuda::detail::view_of<0>(*table), gradients != nullptr, mark},
-                         table->chunks, "the launch that looks for NaN and infinity");
+    kernel.table = cuda::detail::view_of<0>(*table);
+    cuda::detail::launch(space, kernel, table->chunks,
+                         "the launch that looks for NaN and infinity");
   }
 
   /// Waits for the first mark, and clears it.

@@ -138,6 +138,11 @@ struct AdamFamilyRule {
   }
 
   template <class T>
+  static double largest_gradient(const Options&) {
+    return detail::largest_squared<T>;
+  }
+
+  template <class T>
   static Laws<T> law(const Options& o, const StepOf<T>& s) {
     const double correction1 = o.bias_correction ? s.correction(o.beta1) : 1;
     const double root_scale = o.bias_correction ? 1 / std::sqrt(s.correction(o.beta2)) : 1;

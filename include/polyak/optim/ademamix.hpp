@@ -146,6 +146,11 @@ struct AdEMAMixRule {
   }
 
   template <class T>
+  static double largest_gradient(const AdEMAMixOptions&) {
+    return detail::largest_squared<T>;
+  }
+
+  template <class T>
   static Laws<T> law(const AdEMAMixOptions& o, const Step<T>& s) {
     const double beta3 = beta3_at(o, s.slow_t);
     const auto make = [&]<bool Fast, bool Guarded>(AdEMAMixLaw<T, Fast, Guarded>) {

@@ -46,6 +46,13 @@ namespace detail {
   return beta == 0 ? 1 : -std::expm1(static_cast<double>(t) * std::log(beta));
 }
 
+/// The largest number of T whose square and all running averages of it are finite, and the largest
+/// whose running averages are; with a margin for rounding.
+template <ComputeScalar T>
+inline constexpr double largest_squared = sizeof(T) == 4 ? 0x1p63 : 0x1p511;
+template <ComputeScalar T>
+inline constexpr double largest_averaged = sizeof(T) == 4 ? 0x1p127 : 0x1p1023;
+
 /// epsilon must be representable in the state's type: 1e-50 would be 0 in float.
 template <ComputeScalar S>
 void require_epsilon(double value, bool zero_allowed, const char* rule) {
@@ -123,6 +130,8 @@ template <class... Law>
 ///   static constexpr std::string_view name
 ///   static LAWS law<T>(const Options&, const StepOf<T>&)
 ///   template <class T> using Step       if the laws need more than StepOf<T> has
+/// and, if a gradient can make a moment infinite,
+///   static double largest_gradient<T>(const Options&)    so that no moment of T overflows
 /// where LAWS is a law, or a std::variant of laws with the usual one first. Each law names its
 /// slots. The options choose the alternative, which must be the same for all groups. The options of
 /// a group differ from the optimizer's only in the decays, so a rule that tests for a coupled decay
@@ -268,6 +277,13 @@ class Elementwise : public MethodHooks<P> {
   [[nodiscard]] const Slots<S>& slots() const { return slots_; }
   [[nodiscard]] Nonfinite nonfinite() const { return options_.nonfinite; }
   [[nodiscard]] bool resting() const { return laws_.empty(); }
+  [[nodiscard]] double largest_gradient() const {
+    if constexpr (requires { Rule::template largest_gradient<S>(options_); }) {
+      return Rule::template largest_gradient<S>(options_);
+    } else {
+      return MethodHooks<P>::largest_gradient();
+    }
+  }
   void advance(const Parameters<P>&, const element_t<P>* const* gradients) {
     count_step(gradients);
     make_laws(gradients);

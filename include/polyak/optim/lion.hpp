@@ -47,6 +47,10 @@ struct LionRule {
   using Options = LionOptions;
   static constexpr std::string_view name = "Lion";
   template <class T>
+  static double largest_gradient(const Options&) {
+    return detail::largest_averaged<T>;
+  }
+  template <class T>
   static LionLaw<T> law(const Options& o, const StepOf<T>& s) {
     return {.beta1 = s(o.beta1),
             .one_minus_beta1 = s(1 - o.beta1),

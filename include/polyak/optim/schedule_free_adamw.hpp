@@ -110,6 +110,11 @@ struct ScheduleFreeAdamWRule {
   }
 
   template <class T>
+  static double largest_gradient(const ScheduleFreeAdamWOptions&) {
+    return detail::largest_squared<T>;
+  }
+
+  template <class T>
   static Laws<T> law(const ScheduleFreeAdamWOptions& o, const Step<T>& s) {
     const double momentum = o.inner_momentum;
     const double root_scale = o.bias_correction_in_lr ? 1 : 1 / std::sqrt(s.correction(o.beta2));

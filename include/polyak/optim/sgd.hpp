@@ -90,6 +90,12 @@ struct SgdRule {
   using Laws = std::variant<SgdLaw<T, false>, SgdLaw<T, true>, PlainSgdLaw<T>>;
 
   template <class T>
+  static double largest_gradient(const SgdOptions& o) {  // |m| <= |g| max(1, (1 - tau)/(1 - mu))
+    if (o.momentum == 0) return detail::infinite;
+    return detail::largest_averaged<T> / std::fmax(1, (1 - o.dampening) / (1 - o.momentum));
+  }
+
+  template <class T>
   static Laws<T> law(const SgdOptions& o, const StepOf<T>& s) {
     const T shrink = s(1 - s.learning_rate * o.weight_decay);
     if (o.momentum == 0) {

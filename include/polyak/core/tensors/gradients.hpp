@@ -132,9 +132,8 @@ class Gradients {
   /// From now on, optimizers read `factor` times each gradient: 1 / n for gradients summed over n
   /// batches, 1 / loss scale for a scaled loss, or a coefficient of clipping. The memory is not
   /// changed. The factor is rounded to the type of the parameters (float for 16 bits) and is kept
-  /// until another one is set; `set` and `set_all` do not change it. Nonfinite checks the gradients
-  /// as they are in memory: it does not find a finite gradient that overflows when it is
-  /// multiplied.
+  /// until another one is set; `set` and `set_all` do not change it. Nonfinite also finds a finite
+  /// gradient that overflows when it is multiplied, unless clip_value() limits it.
   ///
   /// Throws std::invalid_argument unless 0 <= factor <= the largest float. 0 is the coefficient of
   /// clipping to a norm of 0, and sets each gradient to zeros (NaN where it is not finite): decay
