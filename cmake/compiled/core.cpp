@@ -23,5 +23,6 @@
 #include <polyak/core/tensors/swapped_memory.ipp>
 #include <polyak/optim/scheduled_numbers.ipp>
 #include <polyak/optim/tensor_groups.ipp>
+#include <polyak/optim/weight_digits.ipp>
 
 template class polyak::detail::BatchNormLayersOf<polyak::detail::BatchNormNumbers>;

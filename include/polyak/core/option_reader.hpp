@@ -38,6 +38,10 @@ class FieldReader : public FieldVisitor<FieldReader> {
     if (fault != nullptr && problem_.empty()) problem_ = std::string(fault).append(name);
   }
   template <class T, class... Rules>
+  void added(std::string_view name, T& value, const Rules&... rules) {
+    if (texts_.contains(std::string(name))) (*this)(name, value, rules...);
+  }
+  template <class T, class... Rules>
   void list(std::string_view name, std::vector<T>& values, std::size_t first, const Rules&...) {
     values.clear();
     for (;;) {

@@ -114,6 +114,10 @@ class FieldLister : public FieldVisitor<FieldLister> {
   void operator()(std::string_view name, const T& value, const Rules&...) {
     all_.push_back({std::string(name), option_text(value)});
   }
+  template <class T, class... Rules>
+  void added(std::string_view name, const T& value, const Rules&...) {
+    all_.push_back({std::string(name), option_text(value), true});
+  }
   void label(std::string_view name, std::string_view words) {
     all_.push_back({std::string(name), std::string(words), true});
   }

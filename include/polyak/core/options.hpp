@@ -15,6 +15,7 @@
 ///   field.list("weight", o.weights, 1, rules...)   a vector, element by element: "weight.1", ...
 ///   field.inside(o.part)                           all fields of another struct, under its name
 ///   field.after_reading(action)                    runs `action` after loading: derived members
+///   field.added("seed", o.seed, rules...)          a field that older files lack; the default then
 ///   field.label("weighting", words)                a text that is saved and compared but not read;
 ///                                                  older files may lack it
 /// Names, order and text of fields are the format of saved files: add at the end, never rename.
@@ -112,6 +113,10 @@ struct FieldVisitor {
   template <class Action>
   void after_reading(Action&&) {}
   void label(std::string_view, std::string_view) {}
+  template <class T, class... Rules>
+  void added(std::string_view name, T& value, const Rules&... rules) {
+    derived()(name, value, rules...);
+  }
   template <class O>
   void inside(O& o) {
     fields(o, derived());

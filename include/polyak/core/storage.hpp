@@ -17,13 +17,18 @@
 namespace polyak {
 inline namespace POLYAK_V0 {
 
-/// How an average is stored, and so what happens to changes below its resolution.
+/// How an average, or the weights of an optimizer, are stored, and so what happens to changes below
+/// their resolution.
 enum class Accumulate : std::uint8_t {
-  plain,       ///< rounded to nearest: it stalls within half an ulp / gain of a constant input
+  plain,       ///< rounded to nearest: an average stalls within half an ulp / gain of a constant
+               ///< input, and a weight within half an ulp / learning rate of a constant update
   kahan,       ///< a second slot of the same type keeps the rounding errors
-  stochastic,  ///< 16-bit averages: rounded at random, right in expectation, the same bits for the
-               ///< same seed, call, tensor and element
+  stochastic,  ///< 16 bits: rounded at random, right in expectation, the same bits for the same
+               ///< seed, call, tensor and element
   float64,     ///< averages of float, stored in double
+  master,      ///< 16-bit weights of an optimizer: a slot of 16 bits keeps the rest of a float
+  automatic,   ///< weights of an optimizer: plain, but 16-bit weights that are too large for the
+               ///< learning rate to move them are refused at the first step
 };
 [[nodiscard]] constexpr std::string_view name_of(Accumulate value) {
   switch (value) {
@@ -33,6 +38,10 @@ enum class Accumulate : std::uint8_t {
       return "kahan";
     case Accumulate::stochastic:
       return "stochastic";
+    case Accumulate::master:
+      return "master";
+    case Accumulate::automatic:
+      return "automatic";
     default:
       return "float64";
   }

@@ -23,6 +23,7 @@
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/finite.hpp>
 #include <polyak/core/gradient_factor.hpp>
+#include <polyak/core/kept_weights.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/members.hpp>
 #include <polyak/core/simd/denormals.hpp>
@@ -55,6 +56,7 @@ struct TensorLaw {
       for (auto& slot : slots) slot += offset;
     }
     if constexpr (requires { key.tensor; }) key.tensor = tensor;
+    if constexpr (KeepsWeights<typename B::Storage>) key.move_to(tensor, bound.offsets[tensor]);
   }
 };
 
@@ -103,12 +105,17 @@ struct Tile {
   }
 
   template <class One, std::size_t... K>
-  POLYAK_INLINE static void apply(const TensorLaw<One>& law, Values& values,
-                                  [[maybe_unused]] SlotValues<One>& slots,
+  POLYAK_INLINE static void apply(const TensorLaw<One>& law, [[maybe_unused]] std::size_t at,
+                                  Values& values, [[maybe_unused]] SlotValues<One>& slots,
+                                  [[maybe_unused]] typename One::Storage::Scratch& scratch,
                                   std::index_sequence<K...>) {
     using V = Pack<carrier_t<typename One::State>, lanes, Level>;
     V parameter;
-    convert(values.x, parameter);
+    if constexpr (KeepsWeights<typename One::Storage>) {
+      One::Storage::read_weights(law.key, at, values.x, parameter);
+    } else {
+      convert(values.x, parameter);
+    }
     if constexpr (reads_gradient<typename One::Law>) {
       V g;
       convert(values.gradient, g);
@@ -116,7 +123,9 @@ struct Tile {
     } else {
       law.law(parameter, slots.slot[K]...);
     }
-    if constexpr (writes_parameter<typename One::Law>) {
+    if constexpr (KeepsWeights<typename One::Storage>) {
+      One::Storage::write_weights(law.key, at, parameter, values.x, scratch);
+    } else if constexpr (writes_parameter<typename One::Law>) {
       convert(parameter, values.x);
       if constexpr (scalar_bytes<P> == 2) {  // the next law gets the rounded value
         alignas(cache_line) P rounded[static_cast<std::size_t>(lanes)];
@@ -164,7 +173,8 @@ struct Tile {
       factor.apply(values.gradient);
     }
     (load_slots(member<I>(laws), at, member<I>(values.slots), slots_of<B>), ...);
-    (apply(member<I>(laws), values, member<I>(values.slots), slots_of<B>), ...);
+    (apply(member<I>(laws), at, values, member<I>(values.slots), member<I>(scratch), slots_of<B>),
+     ...);
     (store_slots(member<I>(laws), at, member<I>(values.slots), member<I>(scratch), slots_of<B>),
      ...);
     if constexpr (any_writes_parameter) store_some(x + at, count, values.x);

@@ -22,6 +22,7 @@
 
 #include <polyak/core/bound_law.hpp>
 #include <polyak/core/gradient_factor.hpp>
+#include <polyak/core/kept_weights.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/random.hpp>
 #include <polyak/core/scalar.hpp>
@@ -271,6 +272,9 @@ struct LaneStorage<polyak::detail::Stochastic<S>> : LaneStorage<polyak::detail::
   }
 };
 
+template <class S, class P>
+struct LaneStorage<polyak::detail::KeptWeights<S, P>> : LaneStorage<polyak::detail::Plain<S>> {};
+
 /// The random bits of eight elements that begin at a multiple of 8: 16 bytes of RandomBits; in the
 /// second half of a group, the bytes one further.
 struct EightRandoms {
@@ -310,7 +314,30 @@ struct LawLanes {
   using S = typename R::State;
   using Storage = LaneStorage<typename R::Storage>;
   static constexpr int arrays = R::Storage::arrays;
-  static constexpr bool random = !std::is_empty_v<typename R::Key>;
+};
+
+/// The lanes of what a law keeps of its weights; nothing for most laws.
+template <class Storage, int N>
+struct RestLanes {
+  static constexpr std::size_t bytes = 0;
+  template <class Key>
+  POLYAK_LAW void load(const Key&, std::size_t) {}
+  template <class Key>
+  POLYAK_LAW void store(const Key&, std::size_t) const {}
+};
+template <polyak::detail::KeepsWeights Storage, int N>
+struct RestLanes<Storage, N> {
+  using P = typename Storage::Weight;
+  static constexpr std::size_t bytes = scalar_bytes<P>;
+  Lanes<P, N> lanes;
+  template <class Key>
+  POLYAK_LAW void load(const Key& key, std::size_t at) {
+    if (key.rests != nullptr) lanes.load(key.rests, at);
+  }
+  template <class Key>
+  POLYAK_LAW void store(const Key& key, std::size_t at) const {
+    if (key.rests != nullptr && key.reads == 0) lanes.store(key.rests, at);
+  }
 };
 
 /// The lanes of all slots of all laws.
@@ -319,6 +346,7 @@ struct SlotLanes {};
 template <int N, class First, class... Rest>
 struct SlotLanes<N, First, Rest...> {
   Lanes<typename First::State, N> lanes[First::arrays == 0 ? 1 : First::arrays];
+  RestLanes<typename First::Storage, N> of_weights;
   SlotLanes<N, Rest...> rest;
 };
 
@@ -341,7 +369,8 @@ struct GridSweep {
       static_cast<std::size_t>(N) *
       (scalar_bytes<T> * (any_reads_gradient ? 2 : 1) +
        (std::size_t{0} + ... +
-        (static_cast<std::size_t>(R::arrays) * scalar_bytes<typename R::State>))) /
+        (static_cast<std::size_t>(R::arrays) * scalar_bytes<typename R::State> +
+         RestLanes<typename R::Storage, N>::bytes))) /
       4;
   /// Scalars of type double need registers, too.
   static constexpr std::size_t tiles_at_once = words <= (scalar_bytes<T> == 8 ? 20 : 24) ? 2 : 1;
@@ -387,6 +416,7 @@ struct GridSweep {
     for (int a = 0; a < First::arrays; ++a) {
       to.lanes[a].load(laws.first.slots[a], row.offsets[I] + at);
     }
+    to.of_weights.load(laws.first.key, row.offsets[I] + at);
     load_slots<I + 1>(laws.rest, row, at, to.rest);
   }
   template <std::size_t I>
@@ -401,6 +431,7 @@ struct GridSweep {
         from.lanes[a].store(laws.first.slots[a], row.offsets[I] + at);
       }
     }
+    from.of_weights.store(laws.first.key, row.offsets[I] + at);
     store_slots<I + 1>(laws.rest, row, at, from.rest);
   }
   template <std::size_t I>
@@ -411,22 +442,32 @@ struct GridSweep {
 
   template <class First, std::size_t... K>
   POLYAK_LAW static void lane(const DeviceLaw<First>& bound, carrier_t<T>& x, carrier_t<T> gradient,
-                              Lanes<typename First::State, N>* slots, int k, std::uint32_t random,
-                              std::index_sequence<K...>) {
+                              Lanes<typename First::State, N>* slots,
+                              [[maybe_unused]] RestLanes<typename First::Storage, N>& of_weights,
+                              int k, std::uint32_t random, std::index_sequence<K...>) {
     using One = LawLanes<First>;
     using C = carrier_t<typename First::State>;
     using V = Number<C>;
     using Law = typename First::Law;
     typename One::Storage::Value values[sizeof...(K) == 0 ? 1 : sizeof...(K)] = {
         One::Storage::get(slots + K * One::arrays, k)...};
-    V parameter(static_cast<C>(x));
+    constexpr bool keeps = polyak::detail::KeepsWeights<typename First::Storage>;
+    V parameter;
+    if constexpr (keeps) {
+      parameter = polyak::detail::read_weight<C>(bound.key, x, of_weights.lanes.raw + k);
+    } else {
+      parameter = static_cast<C>(x);
+    }
     if constexpr (reads_gradient<Law>) {
       const V g(static_cast<C>(gradient));
       bound.law(parameter, g, values[K]...);
     } else {
       bound.law(parameter, values[K]...);
     }
-    if constexpr (writes_parameter<Law>) {
+    if constexpr (keeps) {
+      x = polyak::detail::write_weight(bound.key, parameter.value, of_weights.lanes.raw + k,
+                                       random);
+    } else if constexpr (writes_parameter<Law>) {
       x = static_cast<carrier_t<T>>(parameter.value);
       // The next law gets the rounded value.
       if constexpr (scalar_bytes<T> == 2) x = widened<T>(narrowed<T>(x));
@@ -436,23 +477,40 @@ struct GridSweep {
     }
   }
 
+  template <class First>
+  static constexpr bool may_round_at_random =
+      polyak::detail::KeepsWeights<typename First::Storage> ? scalar_bytes<T> == 2
+                                                            : !std::is_empty_v<typename First::Key>;
+  [[nodiscard]] POLYAK_LAW static bool rounds_at_random(const RandomKey&) { return true; }
+  [[nodiscard]] POLYAK_LAW static bool rounds_at_random(const polyak::detail::WeightKey<T>& key) {
+    return key.is(Accumulate::stochastic);
+  }
+  [[nodiscard]] POLYAK_LAW static RandomKey key_of(RandomKey key, const RowType& row) {
+    key.tensor = row.tensor;
+    return key;
+  }
+  [[nodiscard]] POLYAK_LAW static RandomKey key_of(const polyak::detail::WeightKey<T>& key,
+                                                   const RowType& row) {
+    return key_of(key.random, row);
+  }
+
   template <class First, class... Rest>
   POLYAK_LAW static void apply(const Chain<First, Rest...>& laws, const RowType& row,
                                std::size_t at, carrier_t<T>* x, const carrier_t<T>* gradient,
                                SlotLanes<N, First, Rest...>& slots) {
     constexpr auto all =
         std::make_index_sequence<static_cast<std::size_t>(slot_count<typename First::Law>)>{};
-    if constexpr (LawLanes<First>::random) {
-      RandomKey key = laws.first.key;
-      key.tensor = row.tensor;
-      const EightRandoms random(key, at);
-      for (int k = 0; k < N; ++k) {
-        lane(laws.first, x[k], gradient[k], slots.lanes, k, random.of(k), all);
+    if constexpr (may_round_at_random<First>) {
+      if (rounds_at_random(laws.first.key)) {
+        const EightRandoms random(key_of(laws.first.key, row), at);
+        for (int k = 0; k < N; ++k) {
+          lane(laws.first, x[k], gradient[k], slots.lanes, slots.of_weights, k, random.of(k), all);
+        }
+        return apply(laws.rest, row, at, x, gradient, slots.rest);
       }
-    } else {
-      for (int k = 0; k < N; ++k) {
-        lane(laws.first, x[k], gradient[k], slots.lanes, k, 0, all);
-      }
+    }
+    for (int k = 0; k < N; ++k) {
+      lane(laws.first, x[k], gradient[k], slots.lanes, slots.of_weights, k, 0, all);
     }
     apply(laws.rest, row, at, x, gradient, slots.rest);
   }

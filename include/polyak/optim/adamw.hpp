@@ -44,6 +44,8 @@ struct AdamFamilyOptions {
   bool epsilon_before_correction = false;  ///< sqrt(v) + epsilon is corrected, as in the Adam paper
   bool allow_zero_epsilon = false;         ///< epsilon = 0 is meant; then 0/0 is 0
   Nonfinite nonfinite = Nonfinite::propagate;
+  Accumulate accumulate = Accumulate::automatic;  ///< how the weights are kept
+  std::uint64_t seed = 0;                         ///< of Accumulate::stochastic
 };
 using AdamWOptions = AdamFamilyOptions<true>;
 /// As AdamWOptions, but without decoupled decay: a weight_decay other than 0 is refused.
@@ -65,7 +67,7 @@ void fields(AdamFamilyOptions<Decoupled>& o, Fields& field) {
   field("bias_correction", o.bias_correction);
   field("epsilon_before_correction", o.epsilon_before_correction);
   field("allow_zero_epsilon", o.allow_zero_epsilon);
-  field("nonfinite", o.nonfinite);
+  detail::weight_fields(o, field);
 }
 
 template <class T>

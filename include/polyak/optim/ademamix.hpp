@@ -49,6 +49,8 @@ struct AdEMAMixOptions {
   std::int64_t schedule_offset = 0;  ///< added to t in the schedules: -1 counts from 0
   bool allow_zero_epsilon = false;   ///< epsilon = 0 is meant; then 0/0 is 0
   Nonfinite nonfinite = Nonfinite::propagate;
+  Accumulate accumulate = Accumulate::automatic;  ///< how the weights are kept
+  std::uint64_t seed = 0;                         ///< of Accumulate::stochastic
 };
 
 template <class Fields>
@@ -69,7 +71,7 @@ void fields(AdEMAMixOptions& o, Fields& field) {
       [](std::int64_t v) { return v == 0 || v == -1; }, "must be 0 or -1", {1, -2, 100}};
   field("schedule_offset", o.schedule_offset, offsets);
   field("allow_zero_epsilon", o.allow_zero_epsilon);
-  field("nonfinite", o.nonfinite);
+  detail::weight_fields(o, field);
 }
 
 /// alpha(t) of step t = 1, 2, ...

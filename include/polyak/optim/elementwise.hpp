@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -34,6 +35,7 @@
 #include <polyak/core/tensors/slots.hpp>
 #include <polyak/optim/scheduled_numbers.hpp>
 #include <polyak/optim/tensor_groups.hpp>
+#include <polyak/optim/weight_digits.hpp>
 
 namespace polyak {
 inline namespace POLYAK_V0 {
@@ -110,6 +112,23 @@ template <class... Law, class S>
 struct BoundLaws<std::variant<Law...>, S> {
   using type = std::variant<BoundLaw<Law, S>...>;
 };
+/// The same for weights of E, with those that keep digits where there are any.
+template <class Laws, class S, class E>
+struct BoundLawsOf : BoundLaws<Laws, S> {};
+template <class Laws, class S, class E>
+requires keeps_digits<E, S>
+struct BoundLawsOf<Laws, S, E> : KeepingLaws<Laws, S, E> {
+};
+
+/// The hooks of an optimizer: of 16-bit weights, the first step checks that they can move.
+template <class Derived, class P>
+struct OptimizerHooks : MethodHooks<P> {};
+template <class Derived, class P>
+requires(scalar_bytes<element_t<P>> == 2) struct OptimizerHooks<Derived, P> : MethodHooks<P> {
+  void prepare(const ExecutorRef&, const Parameters<P>& params, const Gradients<P>*) {
+    static_cast<const Derived&>(*this).require_moving_weights(params);
+  }
+};
 
 /// The slots of the law that a rule returned.
 template <class Law>
@@ -142,8 +161,11 @@ template <class... Law>
 ///
 /// A tensor without a gradient in a step is left alone: no decay, no change of state. Bias
 /// corrections count the steps of each tensor, schedules those of the optimizer.
+///
+/// Options with the fields of detail::weight_fields() choose how weights are kept
+/// (weight_digits.hpp). An optimizer of 16-bit weights that overrides `prepare` calls the one here.
 template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
-class Elementwise : public MethodHooks<P> {
+class Elementwise : public detail::OptimizerHooks<Derived, P> {
   static_assert(sizeof(S) >= detail::scalar_bytes<element_t<P>>,
                 "polyak: double parameters need double state");
 
@@ -151,7 +173,8 @@ class Elementwise : public MethodHooks<P> {
   using Laws = decltype(Rule::template law<S>(std::declval<const typename Rule::Options&>(),
                                               std::declval<const Step&>()));
   /// A named type, so that a program that links the library does not need the body of bind().
-  using Bound = typename detail::BoundLaws<Laws, S>::type;
+  using Bound = typename detail::BoundLawsOf<Laws, S, element_t<P>>::type;
+  static constexpr bool may_keep_digits = detail::keeps_digits<P, S>;
 
  public:
   using State = S;
@@ -197,8 +220,8 @@ class Elementwise : public MethodHooks<P> {
   /// A learning rate or decay that is the same as in the previous options leaves what at() has set.
   /// Bias corrections take the new betas for those of all steps. The new options are saved, and
   /// compared when a file is loaded. Throws std::invalid_argument for options out of range and for
-  /// options that need other slots or another variant of the law, such as amsgrad; nothing has
-  /// changed then.
+  /// options that need other slots or another variant of the law, such as amsgrad or another
+  /// `accumulate`; nothing has changed then.
   Derived& with(const Options& options);
 
   /// Sets the factors of a group of tensors from the next step on; a later group takes the
@@ -219,14 +242,17 @@ class Elementwise : public MethodHooks<P> {
     std::vector<Options> options = options_of(groups, options_, decays_);
     require_one_alternative(options);
     Slots<S> slots = slots_for(slots_.layout(), groups);
+    auto rests = rests_for(slots);
     for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
       if (!slots.keeps(k) || !slots_.keeps(k)) continue;
       slots.copy_tensor(k, slots_, k);
+      if (rests_) rests->copy_tensor(k, *rests_, k);
     }
     for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
       if (slots.keeps(k) != slots_.keeps(k)) derived().forget_steps(k);
     }
     slots_ = std::move(slots);
+    rests_ = std::move(rests);
     groups_ = std::move(groups);
     group_options_ = std::move(options);
     return derived();
@@ -255,10 +281,13 @@ class Elementwise : public MethodHooks<P> {
   [[nodiscard]] std::int64_t count() const { return steps_; }
   [[nodiscard]] std::int64_t skipped() const { return skipped_; }
 
-  /// Resets the moments: all state is 0 and bias corrections restart, as after construction.
-  /// Learning rate and count() are kept, and schedules go on. SwitchEma shows a use. On a device it
-  /// throws std::logic_error while it is not known whether the last step was skipped; call
-  /// cuda::settle() first.
+  /// How the weights are kept.
+  [[nodiscard]] Accumulate accumulate() const { return detail::accumulate_of(options_); }
+
+  /// Resets the moments: they are 0 and bias corrections restart, as after construction.
+  /// Learning rate, count() and the kept digits of weights stay, and schedules go on. SwitchEma
+  /// shows a use. On a device it throws std::logic_error while it is not known whether the last
+  /// step was skipped; call cuda::settle() first.
   void reset_moments() {
     if (slots_.space() != nullptr) slots_.space()->require_settled(slots_.block().get());
     detail::clear_bytes(slots_.space(), slots_.block()->data(), slots_.block()->bytes());
@@ -271,7 +300,15 @@ class Elementwise : public MethodHooks<P> {
   }
 
   /// Bytes of state.
-  [[nodiscard]] MemoryReport memory_report() const { return slots_.memory_report(); }
+  [[nodiscard]] MemoryReport memory_report() const {
+    MemoryReport report = slots_.memory_report();
+    if (rests_) {
+      const MemoryReport more = rests_->memory_report();
+      report.slots.push_back(more.slots.front());
+      report.total += more.total;
+    }
+    return report;
+  }
 
   // Called by step().
   [[nodiscard]] const Slots<S>& slots() const { return slots_; }
@@ -309,6 +346,14 @@ class Elementwise : public MethodHooks<P> {
     tensor_steps_ = change.carried(tensor_steps_);
   }
   [[nodiscard]] Bound bind() const { return alternative(laws_.front()); }
+  /// Refuses 16-bit weights that are too large to be moved by the first step.
+  void require_moving_weights(const Parameters<P>& params) const {
+    if (steps_ != 0 || accumulate() != Accumulate::automatic) return;
+    if constexpr (requires(const Options& o) { o.accumulate; }) {
+      if (slots_.space() != nullptr) return;  // the constructor looked
+      require_moving(params);
+    }
+  }
 
   /// Lists every scalar and slot of the state once; see core/state.hpp.
   template <class Self>
@@ -347,6 +392,21 @@ class Elementwise : public MethodHooks<P> {
     }
   }
 
+  /// Calls use(bound) with a law that reads the weights with all their digits.
+  template <class Law, class Use>
+  void with_reading(const Law& law, Use use) const {
+    if constexpr (may_keep_digits) {
+      if (keeps_digits()) return use(bind_keeping(law, true));
+    }
+    use(detail::bind_law(law, slots_));
+  }
+  /// How the weights of a tensor are kept, for a law that is bound to one element.
+  [[nodiscard]] detail::WeightKey<element_t<P>> weight_key() const {
+    return {.how = static_cast<std::uint64_t>(accumulate()),
+            .rests = rests_ ? rests_->first(0) : nullptr,
+            .random = {detail::seed_of(options_), static_cast<std::uint64_t>(steps_), 0}};
+  }
+
   /// Steps of one tensor, the current one included.
   [[nodiscard]] std::int64_t tensor_steps(std::size_t tensor) const {
     return tensor_steps_[tensor];
@@ -359,13 +419,14 @@ class Elementwise : public MethodHooks<P> {
   static const Options& validated(const Options& options) {
     validate(options);
     static_cast<void>(detail::checked(options.nonfinite));
+    detail::check_weights(detail::accumulate_of(options), detail::dtype_of<P>(),
+                          detail::dtype_of<S>(), Rule::name);
     if constexpr (requires { Rule::template check<S>(options); }) Rule::template check<S>(options);
     return options;
   }
 
-  template <class Law>
-  [[nodiscard]] auto bound(const Law& law) const {
-    detail::BoundLaw<Law, S> bound = detail::bind_law(law, slots_);
+  template <class B>
+  [[nodiscard]] B with_table(B bound, const typename B::Law& law) const {
     if (laws_.size() > 1) {
       bound.table = &law;
       bound.stride = sizeof(Laws);
@@ -374,17 +435,42 @@ class Elementwise : public MethodHooks<P> {
     return bound;
   }
   template <class Law>
-  [[nodiscard]] auto alternative(const Law& law) const {
-    return bound(law);
+  [[nodiscard]] Bound alternative(const Law& law) const {
+    if constexpr (may_keep_digits) {
+      if (keeps_digits()) {
+        return detail::variant_of<Bound>([&] { return with_table(bind_keeping(law, false), law); });
+      }
+    }
+    if constexpr (std::same_as<Bound, detail::BoundLaw<Law, S>>) {
+      return with_table(detail::bind_law(law, slots_), law);
+    } else {
+      return detail::variant_of<Bound>(
+          [&] { return with_table(detail::bind_law(law, slots_), law); });
+    }
   }
   template <class... Law>
-  [[nodiscard]] auto alternative(const std::variant<Law...>& law) const {
-    return std::visit(
-        [&](const auto& one) {
-          return detail::variant_of<typename detail::BoundLaws<std::variant<Law...>, S>::type>(
-              [&] { return bound(one); });
-        },
-        law);
+  [[nodiscard]] Bound alternative(const std::variant<Law...>& law) const {
+    return std::visit([&](const auto& one) { return alternative(one); }, law);
+  }
+
+  [[nodiscard]] bool keeps_digits() const {
+    return accumulate() != Accumulate::automatic && accumulate() != Accumulate::plain;
+  }
+  /// Binds a law to the slots and to the kept digits. A law that `reads` leaves these alone.
+  template <class Law>
+  [[nodiscard]] auto bind_keeping(const Law& law, bool reads) const {
+    using E = element_t<P>;
+    detail::WeightKey<E> key = weight_key();
+    key.reads = reads ? 1 : 0;
+    return detail::bind_law<detail::Keeping<E>::template Slots>(law, slots_, key);
+  }
+  [[nodiscard]] std::optional<detail::WeightRests> rests_for(const Slots<S>& slots) const {
+    if constexpr (!may_keep_digits) return std::nullopt;
+    return detail::rests_for(accumulate(), detail::dtype_of<P>(), slots);
+  }
+  void require_moving(const Parameters<P>& params) const {
+    detail::require_moving(ParameterAccess<P>::list(params), slots_, groups_,
+                           std::fmax(options_.learning_rate, learning_rate_), Rule::name);
   }
 
   [[nodiscard]] static std::vector<SlotSpec> specs_of(const Options& options) {
@@ -449,6 +535,7 @@ class Elementwise : public MethodHooks<P> {
   Options options_;
   detail::TensorGroups groups_;
   Slots<S> slots_;
+  std::optional<detail::WeightRests> rests_;  // of master and kahan
   std::vector<std::int64_t> tensor_steps_;
   std::vector<Options> group_options_;  // of each group
   std::vector<Laws> laws_;              // of this step
@@ -467,6 +554,7 @@ Elementwise<Derived, Rule, P, S>::Elementwise(const Parameters<P>& params, const
     : options_(validated(options)),
       groups_(*params.layout(), detail::dtype_of<P>(), selection, Rule::name),
       slots_(slots_for(params.layout(), groups_)),
+      rests_(rests_for(slots_)),
       tensor_steps_(params.size(), 0),
       which_(params.size(), 0),
       learning_rate_(options.learning_rate),
@@ -479,6 +567,10 @@ Elementwise<Derived, Rule, P, S>::Elementwise(const Parameters<P>& params, const
   laws_.reserve(params.size());
   lawful_.reserve(params.size());
   group_options_ = options_of(groups_, options_, decays_);
+  if constexpr (detail::scalar_bytes<element_t<P>> == 2 && requires { options.accumulate; }) {
+    // On a device the first step cannot look: it may be part of a graph.
+    if (slots_.space() != nullptr && accumulate() == Accumulate::automatic) require_moving(params);
+  }
 }
 
 template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
@@ -507,6 +599,11 @@ Derived& Elementwise<Derived, Rule, P, S>::at(const ScheduledNumbers& scheduled)
 template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
 Derived& Elementwise<Derived, Rule, P, S>::with(const Options& options) {
   validated(options);
+  if (detail::accumulate_of(options) != accumulate()) {
+    detail::refuse_argument(std::string(Rule::name) + ": with() must leave accumulate at " +
+                                std::string(name_of(accumulate())) + "; it",
+                            name_of(detail::accumulate_of(options)));
+  }
   detail::require_same_slots(Rule::name, specs_of(options), specs_of(options_));
   if (alternative_of(options, is_coupled(options)) !=
       alternative_of(options_, is_coupled(options_))) {
@@ -529,12 +626,15 @@ void Elementwise<Derived, Rule, P, S>::follow(const detail::ListChange& change) 
       groups_.of_list(*change.layout(), detail::dtype_of<P>(), Rule::name);
   Slots<S> slots = slots_for(change.layout(), groups);
   change.carry(slots_, slots);
+  std::optional<detail::WeightRests> rests = rests_for(slots);
+  if (rests) change.carry(*rests_, *rests);
   std::vector<std::uint32_t> which(change.size(), 0);
   laws_.reserve(change.size());
   lawful_.reserve(change.size());
   derived().carry_clocks(change);
   which_ = std::move(which);
   slots_ = std::move(slots);
+  rests_ = std::move(rests);
   groups_ = std::move(groups);
 }
 
@@ -554,6 +654,7 @@ void Elementwise<Derived, Rule, P, S>::list_state(Self& self, StateVisitorOf<Sel
   visit.scalar("steps", own.steps_);
   visit.scalar("skipped", own.skipped_);
   visit.counters("tensor_steps", own.tensor_steps_);
+  if (own.rests_) visit.slots(*own.rests_);
   visit.slots(own.slots_);
 }
 

@@ -10,6 +10,8 @@
 /// State: 1 slot ("exp_avg"). Elementwise; any shape. 5 words per parameter and step.
 #pragma once
 
+#include <cstdint>
+
 #include <polyak/optim/elementwise.hpp>
 
 namespace polyak {
@@ -21,6 +23,8 @@ struct LionOptions {
   double beta2 = 0.99;          ///< of the momentum, in [0, 1)
   double weight_decay = 0;      ///< decoupled, finite, >= 0
   Nonfinite nonfinite = Nonfinite::propagate;
+  Accumulate accumulate = Accumulate::automatic;  ///< how the weights are kept
+  std::uint64_t seed = 0;                         ///< of Accumulate::stochastic
 };
 template <class Fields>
 void fields(LionOptions& o, Fields& field) {
@@ -28,7 +32,7 @@ void fields(LionOptions& o, Fields& field) {
   field("beta1", o.beta1, in_0_1);
   field("beta2", o.beta2, in_0_1);
   field("weight_decay", o.weight_decay, finite_and_not_negative);
-  field("nonfinite", o.nonfinite);
+  detail::weight_fields(o, field);
 }
 
 template <class T>

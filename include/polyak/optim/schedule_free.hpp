@@ -182,6 +182,12 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
   [[nodiscard]] std::span<const S> z_of(std::size_t tensor) const {
     return this->tensor_steps(tensor) > 0 ? this->slots().tensor(0, tensor) : std::span<S>{};
   }
+  [[nodiscard]] detail::WeightKey<element_t<P>> kept_of(std::size_t tensor) const {
+    detail::WeightKey<element_t<P>> key = this->weight_key();
+    key.reads = 1;
+    if (this->slots().keeps(tensor)) key.move_to(tensor, this->slots().offset(tensor));
+    return key;
+  }
   [[nodiscard]] ScheduleFreeReadLaw<S> read_law() const {
     return {static_cast<S>(1 - 1 / schedule_.beta)};
   }
@@ -247,7 +253,8 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
   void read_into(const Parameters<P>& target) const {
     for (std::size_t k = 0; k < target.size(); ++k) {
       if (this->tensor_steps(k) == 0 || !this->slots().keeps(k)) continue;
-      detail::Sweep<P>::one(target, k, detail::bind_law(read_law(), this->slots()));
+      this->with_reading(read_law(),
+                         [&](const auto& bound) { detail::Sweep<P>::one(target, k, bound); });
     }
   }
 

@@ -34,6 +34,8 @@ struct ScheduleFreeSgdOptions {
   double weight_lr_power = 2;     ///< power of the learning rate in them, finite
   AverageWeight average_weight = AverageWeight::running_maximum;
   Nonfinite nonfinite = Nonfinite::propagate;
+  Accumulate accumulate = Accumulate::automatic;  ///< how the weights are kept
+  std::uint64_t seed = 0;                         ///< of Accumulate::stochastic
 };
 
 template <class Fields>
@@ -45,7 +47,7 @@ void fields(ScheduleFreeSgdOptions& o, Fields& field) {
   field("r", o.r, finite_and_not_negative);
   field("weight_lr_power", o.weight_lr_power, finite_number);
   field("average_weight", o.average_weight);
-  field("nonfinite", o.nonfinite);
+  detail::weight_fields(o, field);
 }
 
 template <class T>

@@ -7,10 +7,12 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <string_view>
 
 #include <polyak/core/bound_law.hpp>
+#include <polyak/core/kept_weights.hpp>
 #include <polyak/core/law.hpp>
 #include <polyak/core/number.hpp>
 #include <polyak/core/step.hpp>
@@ -39,9 +41,11 @@ template <ParameterScalar P, ComputeScalar S>
 class ScheduleFreeTensor {
  public:
   using Element = element_t<P>;
+  using Carrier = detail::carrier_t<P>;
   ScheduleFreeTensor(const Element* y, std::span<const S> z, std::size_t size,
-                     ScheduleFreeReadLaw<S> law, MemorySpace* space)
-      : y_(y), z_(z), size_(size), law_(law), space_(space) {}
+                     ScheduleFreeReadLaw<S> law, MemorySpace* space,
+                     const detail::WeightKey<Element>& kept)
+      : y_(y), z_(z), size_(size), law_(law), space_(space), kept_(kept) {}
   [[nodiscard]] std::size_t size() const { return size_; }
   /// On a device, reading an element copies it to the host: use it for inspection, not in loops.
   [[nodiscard]] Element operator()(std::size_t k) const {
@@ -51,7 +55,9 @@ class ScheduleFreeTensor {
       if (z_.empty()) return value;
       S z;
       space_->read(&z, z_.data() + k, sizeof z);
-      detail::Number<S> y(static_cast<S>(value));
+      std::byte rest[sizeof value] = {};
+      if (kept_.rests != nullptr) space_->read(rest, rest_of(k), sizeof value);
+      detail::Number<S> y(detail::read_weight<S>(kept_, static_cast<Carrier>(value), rest));
       law_(y, detail::Number<S>(z));
       return static_cast<Element>(y.value);
     } else {
@@ -67,10 +73,26 @@ class ScheduleFreeTensor {
     S z[detail::slot_granule] = {z_[k]};
     const detail::TensorMemory memory{&value, 1};
     const std::size_t start = 0;
+    if constexpr (detail::keeps_digits<P, S>) {
+      if (kept_.rests != nullptr) {
+        alignas(detail::cache_line) std::byte rests[detail::slot_granule * sizeof value] = {};
+        std::memcpy(rests, rest_of(k), sizeof value);
+        detail::WeightKey<Element> key = kept_;
+        key.rests = rests;
+        const detail::BoundLaw<ScheduleFreeReadLaw<S>, S, detail::Keeping<Element>::template Slots>
+            bound{.law = law_, .slots = {z}, .offsets = &start, .key = key};
+        detail::Sweep<P>::one(&memory, 0, bound);
+        return value;
+      }
+    }
     const detail::BoundLaw<ScheduleFreeReadLaw<S>, S> bound{
         .law = law_, .slots = {z}, .offsets = &start};
     detail::Sweep<P>::one(&memory, 0, bound);
     return value;
+  }
+  /// Where the rest of y's element k is.
+  [[nodiscard]] const std::byte* rest_of(std::size_t k) const {
+    return kept_.rests + k * sizeof(Element);
   }
 
   const Element* y_;
@@ -78,6 +100,7 @@ class ScheduleFreeTensor {
   std::size_t size_;
   ScheduleFreeReadLaw<S> law_;
   MemorySpace* space_;
+  detail::WeightKey<Element> kept_;  // how y is kept; `rests` are the tensor's
 };
 
 /// Read-only view of x. Lives as long as the optimizer and the parameters do not move.
@@ -88,8 +111,8 @@ class ScheduleFreeView {
       : method_(&method), params_(params) {}
   [[nodiscard]] std::size_t size() const { return params_.size(); }
   [[nodiscard]] ScheduleFreeTensor<P, S> operator[](std::size_t index) const {
-    return {params_[index].data(), method_->z_of(index), params_[index].size(), method_->read_law(),
-            params_.layout()->space.get()};
+    return {params_[index].data(), method_->z_of(index),          params_[index].size(),
+            method_->read_law(),   params_.layout()->space.get(), method_->kept_of(index)};
   }
   [[nodiscard]] ScheduleFreeTensor<P, S> operator[](std::string_view name) const {
     return (*this)[params_.layout()->find(params_.at(name).name())];

@@ -37,6 +37,8 @@ struct SgdOptions {
   double weight_decay = 0;          ///< decoupled, finite, >= 0
   double coupled_weight_decay = 0;  ///< added to the gradient, finite, >= 0; not both decays
   Nonfinite nonfinite = Nonfinite::propagate;
+  Accumulate accumulate = Accumulate::automatic;  ///< how the weights are kept
+  std::uint64_t seed = 0;                         ///< of Accumulate::stochastic
 };
 
 template <class Fields>
@@ -51,7 +53,7 @@ void fields(SgdOptions& o, Fields& field) {
   field("coupled_weight_decay", o.coupled_weight_decay, finite_and_not_negative);
   field.check(o.weight_decay == 0 || o.coupled_weight_decay == 0,
               "coupled_weight_decay must be 0 with weight_decay", o.coupled_weight_decay);
-  field("nonfinite", o.nonfinite);
+  detail::weight_fields(o, field);
 }
 
 template <class T, bool Nesterov>

@@ -44,6 +44,8 @@ POLYAK_DEFINE void validate(const Accumulation& o, DType average, double least) 
     case Accumulate::float64:
       if (average != DType::float32) refuse("accumulate = float64 is for averages of float");
       return;
+    default:
+      refuse("accumulate must be plain, kahan, stochastic or float64");
   }
   if (!sixteen) return;
   const double zone = dead_zone(average, least, o.accumulate);
