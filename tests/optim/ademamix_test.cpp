@@ -258,6 +258,78 @@ TEST_CASE("reset_slow resets the slow average and restarts its schedules", "[ade
   CHECK(bytes_of(model.x) == bytes_of(other.x));
 }
 
+TEST_CASE("a compensated slow average does not stall: 0.9997 at beta3 0.999999", "[ademamix]") {
+  using polyak::Accumulate;
+  using V = polyak::detail::Number<float>;
+  const auto law = [](Accumulate slow) {
+    return polyak::AdEMAMixRule::law<float>(
+        {.learning_rate = 0, .beta3 = 0.999999, .accumulate_slow = slow}, {});
+  };
+  const auto plain = std::get<polyak::AdEMAMixLaw<float, true, false>>(law(Accumulate::plain));
+  const auto kahan = std::get<polyak::AdEMAMixKahanLaw<float, true>>(law(Accumulate::kahan));
+  V x(0), m1(0), v(0), stalls(0), moves(0), low(0);
+  const V g(1);
+  for (int t = 0; t < 8100000; ++t) {
+    plain(x, g, m1, stalls, v);
+    kahan(x, g, m1, moves, v, low);
+  }
+  CHECK(stalls.value == Approx(0.957483).epsilon(1e-5));
+  CHECK(moves.value == Approx(-std::expm1(-8.1)).epsilon(1e-6));
+}
+
+TEST_CASE("a slow average that would stall is refused", "[ademamix]") {
+  using polyak::Accumulate;
+  OneTensor<float> model({1, 2, 3});
+  OneTensor<double> wide({1, 2, 3});
+  const auto make = [&](double beta3, Accumulate slow) {
+    return polyak::AdEMAMix<float>(model.params, {.beta3 = beta3, .accumulate_slow = slow});
+  };
+  CHECK(refusal<std::invalid_argument>([&] { make(0.999998, Accumulate::automatic); }) ==
+        "polyak: AdEMAMixOptions.beta3 must be <= 1 - 2.98e-6 with a plain slow average of float, "
+        "which would stall more than 1 % from a constant gradient; set accumulate_slow to kahan, "
+        "use state of double as in AdEMAMix<float, double>, or set it to plain to accept it; "
+        "beta3, got 0.999998");
+  CHECK_NOTHROW(make(0.999997, Accumulate::automatic));
+  CHECK_NOTHROW(make(0.999999, Accumulate::plain));
+  CHECK_NOTHROW(make(0.999999, Accumulate::kahan));
+  CHECK_NOTHROW(polyak::AdEMAMix<float, double>(model.params, {.beta3 = 0.999999}));
+  CHECK_NOTHROW(polyak::AdEMAMix<double>(wide.params, {.beta3 = 0.999999}));
+}
+
+TEST_CASE("a compensated slow average follows the formula, and is reset as a whole", "[ademamix]") {
+  using polyak::Accumulate;
+  for (const double beta1 : {0.9, 0.0}) {
+    const AdEMAMixOptions options{.learning_rate = 1e-3,
+                                  .beta1 = beta1,
+                                  .beta3 = 0.9999,
+                                  .accumulate_slow = Accumulate::kahan};
+    OneTensor<float> model(std::vector<float>(9, 1.0f));
+    std::vector<double> expected(9, 1.0);
+    std::vector<Reference> references(9, Reference{options});
+    polyak::AdEMAMix<float> optimizer(model.params, options);
+    RandomNumbers random(8);
+    for (int t = 1; t <= 3000; ++t) {
+      if (t == 1000) {
+        optimizer.reset_slow();
+        CHECK(optimizer.slot("exp_avg_slow")[0](3) == 0);
+        CHECK(optimizer.slot("exp_avg_slow_low")[0](3) == 0);
+        CHECK(optimizer.slot("exp_avg_sq")[0](3) != 0);
+        for (Reference& reference : references) reference.m2 = 0, reference.slow_t = 0;
+      }
+      for (float& g : model.gradient) g = static_cast<float>(1 + 0.5 * random());
+      optimizer.step(model.params, model.grads);
+      for (std::size_t k = 0; k < 9; ++k) {
+        references[k].step(expected[k], static_cast<double>(model.gradient[k]), 1e-3);
+      }
+    }
+    for (std::size_t k = 0; k < 9; ++k) {
+      const auto slow = optimizer.slot("exp_avg_slow")[0](k);
+      CHECK(static_cast<double>(slow) == Approx(references[k].m2).epsilon(2e-7));
+      CHECK(static_cast<double>(model.x[k]) == Approx(expected[k]).epsilon(1e-4));
+    }
+  }
+}
+
 TEST_CASE("reset_moments clears all averages, and the schedules go on", "[ademamix]") {
   const AdEMAMixOptions options{
       .beta3 = 0.99, .alpha = 5, .alpha_warmup = 1000, .beta3_warmup = 80};

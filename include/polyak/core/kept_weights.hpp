@@ -14,6 +14,7 @@
 /// halves below 2^-16, whose floats are multiples of 2^-39, and halves that overflow.
 #pragma once
 
+#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -77,7 +78,7 @@ requires std::same_as<P, Eigen::half>
   const float weight = float_from_half(half_from_float(value));
   const float excess = weight - weight == 0 ? value - weight : 0;
   const float units = excess * float_of((278u << 23) - half_exponent(weight));
-  rest = static_cast<std::int16_t>(units + (units < 0 ? -0.5f : 0.5f));
+  rest = static_cast<std::int16_t>(std::rint(units));
   return weight;
 }
 
@@ -196,8 +197,8 @@ struct KeptWeights : Plain<S> {
     }
     if constexpr (sixteen) {
       if (key.is(Accumulate::master)) {
-        Weights whole;
-        join(weights, key.low_bits() + at, whole);
+        Weights whole = weights;
+        join_lanes(static_cast<const P*>(nullptr), key.low_bits() + at, whole);
         convert(whole, values);
         return;
       }
@@ -216,7 +217,7 @@ struct KeptWeights : Plain<S> {
       if (key.reads != 0) {
         store_pack(rounded, weights);
       } else if (key.is(Accumulate::master)) {
-        part(weights, key.low_bits() + at);
+        split_lanes(static_cast<const P*>(nullptr), key.low_bits() + at, weights);
         return;
       } else if (key.is(Accumulate::kahan)) {
         store_split(rounded, key.compensations() + at, weights);
@@ -236,23 +237,6 @@ struct KeptWeights : Plain<S> {
       convert(if_zero(nearest - nearest, nearest - values, Values(0)), rest);
       store_pack(key.compensations() + at, rest);
     }
-  }
-
- private:
-  template <int Lanes, class Level>
-  POLYAK_INLINE static void join(const Pack<float, Lanes, Level>& weights,
-                                 const std::int16_t* rests, Pack<float, Lanes, Level>& whole) {
-    alignas(cache_line) float lanes[static_cast<std::size_t>(Lanes)];
-    weights.store(lanes);
-    for (int k = 0; k < Lanes; ++k) lanes[k] = joined<P>(lanes[k], rests[k]);
-    whole = Pack<float, Lanes, Level>::load(lanes);
-  }
-  template <int Lanes, class Level>
-  POLYAK_INLINE static void part(Pack<float, Lanes, Level>& values, std::int16_t* rests) {
-    alignas(cache_line) float lanes[static_cast<std::size_t>(Lanes)];
-    values.store(lanes);
-    for (int k = 0; k < Lanes; ++k) lanes[k] = split<P>(lanes[k], rests[k]);
-    values = Pack<float, Lanes, Level>::load(lanes);
   }
 };
 

@@ -28,6 +28,7 @@
 #include <polyak/core/members.hpp>
 #include <polyak/core/simd/denormals.hpp>
 #include <polyak/core/simd/dispatch.hpp>
+#include <polyak/core/simd/masters.hpp>
 #include <polyak/core/simd/pack.hpp>
 #include <polyak/core/storage.hpp>
 #include <polyak/core/sweep_plan.hpp>
@@ -288,7 +289,8 @@ template <bool Usual, class P, class B>
 void sweep_one(int level, const void* bound, const SweepRange<P>& range) {
   const Members<const B*> all{{{static_cast<const B*>(bound)}}};
   const SweepKernel<P, B> kernel{range, all};
-  if constexpr (Usual || scalar_bytes<typename B::State> == 2) {
+  if constexpr (Usual || scalar_bytes<typename B::State> == 2 ||
+                KeepsWeights<typename B::Storage>) {
     run_at(level, kernel);
   } else {
     run_rarely_at(level, kernel);

@@ -14,6 +14,10 @@
 /// "The AdEMAMix Optimizer: Better, Faster, Older" (arXiv 2409.03137).
 /// State: slots "exp_avg_fast" (none for beta1 = 0), "exp_avg_slow", "exp_avg_sq". Elementwise; any
 /// shape. 9 words per parameter and step; beta1 = 0: 7.
+///
+/// In float, m2 stalls within 2^-25 / (1 - beta3) of a constant gradient: 3 % at beta3 = 0.999999.
+/// `accumulate_slow = kahan` keeps its rounding errors in one more slot, "exp_avg_slow_low", and
+/// then m2 <- m2 + (1 - beta3)(g - m2); 2 more words. State of double has no such errors.
 #pragma once
 
 #include <cmath>
@@ -28,6 +32,7 @@
 #include <polyak/core/law.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/storage.hpp>
 #include <polyak/core/tensors/list_change.hpp>
 #include <polyak/core/tensors/memory_space.hpp>
 #include <polyak/optim/elementwise.hpp>
@@ -51,6 +56,9 @@ struct AdEMAMixOptions {
   Nonfinite nonfinite = Nonfinite::propagate;
   Accumulate accumulate = Accumulate::automatic;  ///< how the weights are kept
   std::uint64_t seed = 0;                         ///< of Accumulate::stochastic
+  /// How the slow average is kept: plain, kahan, or automatic, which is plain and refuses a beta3
+  /// with which a slow average of float would stall more than 1 % from a constant gradient.
+  Accumulate accumulate_slow = Accumulate::automatic;
 };
 
 template <class Fields>
@@ -72,6 +80,13 @@ void fields(AdEMAMixOptions& o, Fields& field) {
   field("schedule_offset", o.schedule_offset, offsets);
   field("allow_zero_epsilon", o.allow_zero_epsilon);
   detail::weight_fields(o, field);
+  constexpr Rule<Accumulate> slow{
+      [](Accumulate v) {
+        return v == Accumulate::automatic || v == Accumulate::plain || v == Accumulate::kahan;
+      },
+      "must be automatic, plain or kahan",
+      {Accumulate::stochastic, Accumulate::float64, Accumulate::master}};
+  field.added("accumulate_slow", o.accumulate_slow, slow);
 }
 
 /// alpha(t) of step t = 1, 2, ...
@@ -114,8 +129,18 @@ struct AdEMAMixLaw {
   T shrink;  ///< 1 - learning rate * weight decay
   template <class V>
   POLYAK_LAW void operator()(V& x, const V& g, V& m1, V& m2, V& v) const {
-    m1 = fma(beta1, m1, one_minus_beta1 * g);
     m2 = fma(beta3, m2, one_minus_beta3 * g);
+    move(x, g, m1, m2, v);
+  }
+  template <class V>
+  POLYAK_LAW void operator()(V& x, const V& g, V& m2, V& v) const {
+    V m1 = g;  // beta1 = 0
+    (*this)(x, g, m1, m2, v);
+  }
+  /// All but the slow average.
+  template <class V>
+  POLYAK_LAW void move(V& x, const V& g, V& m1, const V& m2, V& v) const {
+    m1 = fma(beta1, m1, one_minus_beta1 * g);
     v = fma(beta2, v, one_minus_beta2 * g * g);
     const V numerator = fma(alpha, m2, fast_scale * m1);
     const V denominator = fma(sqrt(v), root_scale, epsilon);
@@ -123,10 +148,27 @@ struct AdEMAMixLaw {
     if constexpr (Guarded) u = if_zero(denominator, 0, u);
     x = fma(-step, u, shrink * x);
   }
+};
+
+/// The same with the rounding errors of the slow average in a slot.
+template <class T, bool FastAverage>
+struct AdEMAMixKahanLaw {
+  static constexpr LawSlots slots =
+      FastAverage ? LawSlots("exp_avg_fast", "exp_avg_slow", "exp_avg_sq", "exp_avg_slow_low")
+                  : LawSlots("exp_avg_slow", "exp_avg_sq", "exp_avg_slow_low");
+  AdEMAMixLaw<T, FastAverage, true> mix;
   template <class V>
-  POLYAK_LAW void operator()(V& x, const V& g, V& m2, V& v) const {
+  POLYAK_LAW void operator()(V& x, const V& g, V& m1, V& m2, V& v, V& low) const {
+    detail::Compensated<V> slow(m2, low);
+    slow = fma(V(mix.one_minus_beta3), g - slow, slow);
+    m2 = slow.high;
+    low = slow.low;
+    mix.move(x, g, m1, m2, v);
+  }
+  template <class V>
+  POLYAK_LAW void operator()(V& x, const V& g, V& m2, V& v, V& low) const {
     V m1 = g;  // beta1 = 0
-    (*this)(x, g, m1, m2, v);
+    (*this)(x, g, m1, m2, v, low);
   }
 };
 
@@ -135,7 +177,8 @@ struct AdEMAMixRule {
   static constexpr std::string_view name = "AdEMAMix";
   template <class T>
   using Laws = std::variant<AdEMAMixLaw<T, true, false>, AdEMAMixLaw<T, false, false>,
-                            AdEMAMixLaw<T, true, true>, AdEMAMixLaw<T, false, true>>;
+                            AdEMAMixLaw<T, true, true>, AdEMAMixLaw<T, false, true>,
+                            AdEMAMixKahanLaw<T, true>, AdEMAMixKahanLaw<T, false>>;
   template <class T>
   struct Step : StepOf<T> {
     std::int64_t slow_t = 1;  ///< steps of the slow average
@@ -145,6 +188,14 @@ struct AdEMAMixRule {
   static void check(const AdEMAMixOptions& o) {
     detail::require_epsilon<T>(o.epsilon, o.allow_zero_epsilon,
                                "AdEMAMixOptions.epsilon must not vanish in the type of the state");
+    if (o.accumulate_slow == Accumulate::kahan) detail::require_compensation();
+    if (o.accumulate_slow != Accumulate::automatic || sizeof(T) != sizeof(float)) return;
+    require(1 - o.beta3 >= 100 * 0x1p-25,
+            "AdEMAMixOptions.beta3 must be <= 1 - 2.98e-6 with a plain slow average of float, "
+            "which would stall more than 1 % from a constant gradient; set accumulate_slow to "
+            "kahan, use state of double as in AdEMAMix<float, double>, or set it to plain to "
+            "accept it; beta3",
+            o.beta3);
   }
 
   template <class T>
@@ -170,6 +221,12 @@ struct AdEMAMixRule {
                                            .shrink = s(1 - s.learning_rate * o.weight_decay)};
     };
     const bool guarded = s(o.epsilon) == 0;
+    if (o.accumulate_slow == Accumulate::kahan) {
+      if (o.beta1 == 0) {
+        return AdEMAMixKahanLaw<T, false>{make(AdEMAMixLaw<T, false, true>{})};
+      }
+      return AdEMAMixKahanLaw<T, true>{make(AdEMAMixLaw<T, true, true>{})};
+    }
     if (o.beta1 == 0 && guarded) return make(AdEMAMixLaw<T, false, true>{});
     if (o.beta1 == 0) return make(AdEMAMixLaw<T, false, false>{});
     if (guarded) return make(AdEMAMixLaw<T, true, true>{});
@@ -190,12 +247,14 @@ class AdEMAMix final : public Elementwise<AdEMAMix<P, S>, AdEMAMixRule, P, S> {
   /// Resets the slow average and restarts its schedules, for a run that was resumed from AdamW or
   /// whose data changed.
   void reset_slow() {
-    const std::size_t slow = this->slots().find("exp_avg_slow");
-    for (std::size_t k = 0; k < slow_start_.size(); ++k) {
-      detail::clear_bytes(this->slots().space(), this->slots().address(slow, k),
-                          this->slots().bytes(slow, k));
-      slow_start_[k] = this->tensor_steps(k);
+    const auto& slots = this->slots();
+    for (std::size_t slot = 0; slot < slots.count(); ++slot) {
+      if (!slots.names()[slot].starts_with("exp_avg_slow")) continue;
+      for (std::size_t k = 0; k < slow_start_.size(); ++k) {
+        detail::clear_bytes(slots.space(), slots.address(slot, k), slots.bytes(slot, k));
+      }
     }
+    for (std::size_t k = 0; k < slow_start_.size(); ++k) slow_start_[k] = this->tensor_steps(k);
   }
 
   // Called by step().

@@ -66,16 +66,18 @@ template <class Options>
     return 0;
   }
 }
-/// Refuses options as validate_weights() does. Inline, because only the program knows its flags.
+/// Refuses kahan under -ffast-math. Inline, because only the program knows its flags.
+inline void require_compensation() {
+#if defined(__FAST_MATH__)
+  refuse_value(
+      "polyak: accumulate = kahan cannot be used with -ffast-math, which removes its "
+      "compensation");
+#endif
+}
+/// Refuses options as validate_weights() does.
 inline void check_weights(Accumulate accumulate, DType weights, DType state,
                           std::string_view owner) {
-#if defined(__FAST_MATH__)
-  if (accumulate == Accumulate::kahan) {
-    refuse_value(
-        "polyak: accumulate = kahan cannot be used with -ffast-math, which removes its "
-        "compensation");
-  }
-#endif
+  if (accumulate == Accumulate::kahan) require_compensation();
   if (accumulate != Accumulate::automatic && accumulate != Accumulate::plain) {
     validate_weights(accumulate, weights, state, owner);
   }
