@@ -260,6 +260,26 @@ POLYAK_LIMIT_INLINE Vector load_some(const std::uint16_t* p) { return load_bfloa
 POLYAK_LIMIT_INLINE void store_some(float* p, Vector a) { store(p, a); }
 POLYAK_LIMIT_INLINE void store_some(std::uint16_t* p, Vector a) { store_bfloat16(p, a); }
 
+template <bool Rests>
+void bfloat16_adamw(const LimitState& state, std::uint16_t* x, const std::uint16_t* g,
+                    std::uint16_t* rest, float* m, float* v, const LimitRange* ranges,
+                    std::size_t count) {
+  constexpr std::size_t lanes = Vector::lanes;
+  const Adam<false> adamw(state);
+  for (std::size_t range = 0; range < count; ++range) {
+    for (std::size_t i = ranges[range].begin; i < ranges[range].end; i += lanes) {
+      Vector slots[] = {load(m + i), load(v + i)};
+      Vector value = load_bfloat16(x + i);
+      if constexpr (Rests) value = value - load_bfloat16(rest + i);
+      adamw(value, load_bfloat16(g + i), slots);
+      store_bfloat16(x + i, value);
+      if constexpr (Rests) store_bfloat16(rest + i, load_bfloat16(x + i) - value);
+      store(m + i, slots[0]);
+      store(v + i, slots[1]);
+    }
+  }
+}
+
 template <typename Average>
 void bfloat16_ema(float gain, const std::uint16_t* x, void* of_average, const LimitRange* ranges,
                   std::size_t count) {
@@ -338,6 +358,10 @@ LimitSum limit_sum(std::size_t terms, bool streamed) {
     default:
       return streamed ? Sum<8, true>::run : Sum<8, false>::run;
   }
+}
+
+LimitBfloat16AdamW limit_bfloat16_adamw(bool rests) {
+  return rests ? bfloat16_adamw<true> : bfloat16_adamw<false>;
 }
 
 LimitBfloat16Ema limit_bfloat16_ema(bool average_of_floats) {

@@ -69,6 +69,14 @@ using LimitBfloat16Ema = void (*)(float gain, const std::uint16_t* x, void* aver
 
 [[nodiscard]] LimitBfloat16Ema limit_bfloat16_ema(bool average_of_floats);
 
+/// AdamW of weights x and gradients g of bfloat16 with moments of float. With `rests`, another
+/// stream of bfloat16 keeps the rounding errors of the weights.
+using LimitBfloat16AdamW = void (*)(const LimitState& state, std::uint16_t* x,
+                                    const std::uint16_t* g, std::uint16_t* rest, float* m, float* v,
+                                    const LimitRange* ranges, std::size_t count);
+
+[[nodiscard]] LimitBfloat16AdamW limit_bfloat16_adamw(bool rests);
+
 /// Sum of the products of two streams, which may be one.
 [[nodiscard]] double limit_dot(const float* x, const float* y, const LimitRange* ranges,
                                std::size_t count);

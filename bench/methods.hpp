@@ -13,6 +13,7 @@
 #include "posthoc.hpp"
 #include "reduce.hpp"
 #include "storage.hpp"
+#include "weights.hpp"
 #include "windows.hpp"
 
 namespace polyak_bench {
@@ -147,6 +148,7 @@ inline std::vector<Subject> all_subjects() {
   append_average_n(subjects);
   append_reduce(subjects);
   append_storage(subjects);
+  append_weights(subjects);
   append_windows(subjects);
   return subjects;
 }

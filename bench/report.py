@@ -30,6 +30,9 @@ AVERAGES = ("swa", "ema", "power_ema", "switch_ema", "hare_tortoise")
 AVERAGE_OPERATIONS = 3
 STORAGE_BYTES = {"ema_kahan": 20, "ema_bf16": 10, "ema_bf16_bf16": 6, "ema_bf16_bf16_kahan": 10,
                  "ema_bf16_bf16_stochastic": 6}
+# Of AdamW on bfloat16, which rounds its weights, too.
+WEIGHT_BYTES = {"adamw_bf16": 22, "adamw_bf16_master": 26, "adamw_bf16_kahan": 26,
+                "adamw_bf16_stochastic": 22}
 UPDATED_SLOTS = {
     "sgd_plain": 0, "sgd": 1, "adamw": 2, "adam_amsgrad": 3, "lion": 1,
     "ademamix": 3, "ademamix_beta1_0": 2, "schedule_free_sgd": 1, "schedule_free_adamw": 2,
@@ -143,6 +146,8 @@ def work(method):
         return 2 * inputs, 4 * (inputs + 1)
     if method in STORAGE_BYTES:
         return AVERAGE_OPERATIONS, STORAGE_BYTES[method]
+    if method in WEIGHT_BYTES:
+        return OPTIMIZERS["adamw"] + 2, WEIGHT_BYTES[method]
     operations = written = 0
     for part in method.split("+"):
         if part in OPTIMIZERS:

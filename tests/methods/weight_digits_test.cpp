@@ -13,15 +13,24 @@ namespace weight_digits_methods_test {
 
 using namespace polyak;
 
-/// `by_tensor`: the random bits of an element depend on its tensor and place.
+/// The random bits of an element depend on its tensor and place, and on the optimizer's step. No
+/// reset of the moments restarts the digits of weights, as it does no schedule.
 template <class Use>
 void optimizers(Use use, Accumulate accumulate) {
   const bool random = accumulate == Accumulate::stochastic;
-  use({.name = "AdamW", .header = "optim/adamw.hpp", .by_tensor = random},
+  use({.name = "AdamW",
+       .header = "optim/adamw.hpp",
+       .one_clock = random,
+       .by_tensor = random,
+       .scheduled = true},
       [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
         return AdamW<P>(p, {.learning_rate = 1e-3, .accumulate = accumulate, .seed = 9}, s...);
       });
-  use({.name = "Sgd", .header = "optim/sgd.hpp", .by_tensor = random},
+  use({.name = "Sgd",
+       .header = "optim/sgd.hpp",
+       .one_clock = random,
+       .by_tensor = random,
+       .scheduled = true},
       [accumulate]<class P>(const Parameters<P>& p, const auto&... s) {
         return Sgd<P>(p, {.learning_rate = 1e-3, .accumulate = accumulate}, s...);
       });
@@ -38,7 +47,10 @@ TEST_CASE("optimizers that round 16-bit weights at random") {
 
 TEST_CASE("Schedule-Free that keeps 16-bit weights with a rest") {
   method_battery::check<Eigen::half>([](auto use) {
-    use({.name = "ScheduleFreeSgd", .header = "optim/schedule_free_sgd.hpp", .one_clock = true},
+    use({.name = "ScheduleFreeSgd",
+         .header = "optim/schedule_free_sgd.hpp",
+         .one_clock = true,
+         .scheduled = true},
         []<class P>(const Parameters<P>& p, const auto&... s) {
           return ScheduleFreeSgd<P>(p, {.learning_rate = 1e-3, .accumulate = Accumulate::master},
                                     s...);
