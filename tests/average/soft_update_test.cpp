@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
+#include <vector>
 
 #include "catch.hpp"
 #include "model.hpp"
@@ -39,8 +40,9 @@ TEMPLATE_TEST_CASE("soft_update moves weights by the share tau and copies buffer
     }
     const auto expected = split.tensor_bytes(1);
     split.restore(target.bytes());
-    soft_update(target.params, online.params, 0.005);
-    soft_update(pieces, split.params, online.params, 0.005);
+    const SoftUpdateOptions options{.accumulate = Accumulate::plain};
+    soft_update(target.params, online.params, 0.005, options);
+    soft_update(pieces, split.params, online.params, 0.005, options);
     CHECK(target.tensor_bytes(1) == expected);
     CHECK(split.bytes() == target.bytes());
     CHECK(target.params.at("counters").bytes() == 24);
@@ -59,6 +61,48 @@ TEMPLATE_TEST_CASE("soft_update moves weights by the share tau and copies buffer
   CHECK(target.tensor_bytes(0) == before);
   soft_update(target.params, online.params, 1);
   CHECK(target.tensor_bytes(0) == online.tensor_bytes(0));
+}
+
+TEST_CASE("soft_update of 16 bits refuses to stall, and moves at random") {
+  constexpr std::size_t n = 4096;
+  std::vector<Eigen::bfloat16> online(n, Eigen::bfloat16(1)), target(n, Eigen::bfloat16(0.75f));
+  Parameters<Eigen::bfloat16> from, to;
+  from.add("w", online);
+  to.add("w", target);
+  CHECK(refuses([&] { soft_update(to, from, 0.005); },
+                {"bfloat16", "0.01", "stochastic", "plain", "0.78125"}));
+  CHECK(target == std::vector<Eigen::bfloat16>(n, Eigen::bfloat16(0.75f)));
+  soft_update(to, from, 0.005, {.accumulate = Accumulate::plain});  // asked for by name
+  CHECK(target == std::vector<Eigen::bfloat16>(n, Eigen::bfloat16(0.75f)));
+
+  auto split = target;
+  Parameters<Eigen::bfloat16> pieces_to;
+  pieces_to.add("w", split);
+  Splitter pieces(Split::pieces);
+  for (std::uint64_t call = 1; call <= 200; ++call) {
+    const SoftUpdateOptions options{.accumulate = Accumulate::stochastic, .seed = 4, .call = call};
+    soft_update(to, from, 0.005, options);
+    soft_update(pieces, pieces_to, from, 0.005, options);
+  }
+  CHECK(split == target);
+  double mean = 0, square = 0;
+  for (const auto x : target) mean += static_cast<double>(static_cast<float>(x)) / n;
+  for (const auto x : target) {
+    square += std::pow(static_cast<double>(static_cast<float>(x)) - mean, 2);
+  }
+  const double error = std::sqrt(square / (n * (n - 1.0)));
+  CHECK(error > 0);
+  CHECK(std::fabs(mean - (1 - 0.25 * std::pow(0.995, 200))) < 4 * error);
+
+  CHECK_NOTHROW(soft_update(to, from, 0.5));  // half the way is far enough
+  CHECK_NOTHROW(soft_update(to, from, 1));
+  Model<float> wide({5}), other({5});
+  CHECK(refuses(
+      [&] { soft_update(wide.params, other.params, 0.5, {.accumulate = Accumulate::stochastic}); },
+      {"stochastic", "16 bits"}));
+  CHECK(refuses(
+      [&] { soft_update(wide.params, other.params, 0.5, {.accumulate = Accumulate::kahan}); },
+      {"SoftUpdateOptions.accumulate must be automatic, plain or stochastic"}));
 }
 
 TEST_CASE("soft_update accepts lists whose memory is adjacent and refuses overlaps") {

@@ -288,10 +288,14 @@ TEMPLATE_TEST_CASE("soft_update on a device has the host's bits", "", float, dou
                    Eigen::bfloat16) {
   const cuda::Executor executor;
   TwinList<TestType> target(executor, shapes, 1), online(executor, shapes, 2, 3);
-  for (const double tau : {0.005, 0.7, 0.0, 1.0}) {
-    soft_update(target.here, online.here, tau);
-    soft_update(executor, target.there, online.there, tau);
-    CHECK(target.agrees());
+  for (const Accumulate accumulate : {Accumulate::plain, Accumulate::stochastic}) {
+    if (accumulate == Accumulate::stochastic && sizeof(TestType) != 2) continue;
+    const SoftUpdateOptions options{.accumulate = accumulate, .seed = 5, .call = 6};
+    for (const double tau : {0.005, 0.7, 0.0, 1.0}) {
+      soft_update(target.here, online.here, tau, options);
+      soft_update(executor, target.there, online.there, tau, options);
+      CHECK(target.agrees());
+    }
   }
   CHECK(online.agrees());
   CHECK(bits::bytes(target.memory[1].numbers) != bits::bytes(online.memory[1].numbers));
