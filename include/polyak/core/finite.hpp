@@ -9,7 +9,7 @@
 #include <polyak/core/scalar.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Whether numbers of this type can be NaN or infinite.
@@ -22,7 +22,7 @@ namespace detail {
 [[nodiscard]] bool bits_finite(const void* data, DType type, std::size_t count);
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

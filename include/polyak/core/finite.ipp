@@ -8,7 +8,7 @@
 #include <cstring>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// A number is a NaN or an infinity where all bits of its exponent are set.
@@ -39,5 +39,5 @@ POLYAK_DEFINE bool bits_finite(const void* data, DType type, std::size_t count) 
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

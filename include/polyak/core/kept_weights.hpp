@@ -28,7 +28,7 @@
 #include <polyak/core/storage.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Weights of P whose digits an optimizer with state of S can keep.
@@ -253,5 +253,5 @@ concept KeepsWeights = requires {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

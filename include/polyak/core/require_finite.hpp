@@ -12,7 +12,7 @@
 #include <polyak/core/state.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Refuses slots and buffers that hold a NaN or an infinity.
@@ -40,7 +40,7 @@ void require_finite(const Method& method) {
   detail::visit_state(method, visitor);
 }
 
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

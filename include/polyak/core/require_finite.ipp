@@ -15,7 +15,7 @@
 #include <polyak/core/tensors/slots.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Refuses numbers that are not all finite.
@@ -59,5 +59,5 @@ POLYAK_DEFINE void FiniteVisitor::slots(const ConstSlots& slots) {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

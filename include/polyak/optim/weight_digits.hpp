@@ -35,7 +35,7 @@
 #include <polyak/optim/tensor_groups.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 /// The fields with which the options of every optimizer end.
@@ -109,7 +109,7 @@ struct KeepingLaws<std::variant<Law...>, S, E> {
 };
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
 
 #if !defined(POLYAK_COMPILED)

@@ -18,7 +18,7 @@
 #include <polyak/optim/weight_digits.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 POLYAK_DEFINE void validate_weights(Accumulate accumulate, DType weights, DType state,
@@ -110,5 +110,5 @@ POLYAK_DEFINE void require_moving(const ParameterList& params, const SlotMemory&
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak

@@ -14,7 +14,7 @@
 #include <polyak/core/simd/pack.hpp>
 
 namespace polyak {
-inline namespace v0 {
+inline namespace POLYAK_V0 {
 namespace detail {
 
 template <class P, int Lanes, class Level>
@@ -174,5 +174,5 @@ POLYAK_TARGET_V4 inline void split_lanes(const Eigen::half*, std::int16_t* rests
 #endif  // POLYAK_X86_LEVELS
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace POLYAK_V0
 }  // namespace polyak
