@@ -42,7 +42,7 @@ inline namespace POLYAK_V0 {
 ///     if (optimizer.step(params, grads)) average.update(params);
 ///
 /// in which only skipped() of an average with `skip_step` differs: it counts fused steps. On a
-/// device ask `!cuda::settle(executor, optimizer)` instead, for step() does not wait for the check.
+/// device, settle() of the GPU's headers says it instead, for step() does not wait for the check.
 enum class Nonfinite : std::uint8_t {
   propagate,  ///< nothing is checked: one NaN, or one gradient whose square overflows, stays in the
               ///< moments for ever; require_finite() finds it

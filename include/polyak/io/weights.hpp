@@ -24,6 +24,7 @@
 #include <string>
 #include <vector>
 
+#include <polyak/core/finite.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
@@ -63,8 +64,6 @@ struct LoadWeightsOptions {
 };
 
 namespace detail {
-
-[[nodiscard]] constexpr bool is_floating(DType dtype) { return dtype >= DType::float16; }
 
 /// The rule of the type to which numbers are rounded.
 template <class Fields>
