@@ -97,15 +97,19 @@ using BoundAverage = BoundLaw<AverageLaw<float>, float>;
   EXTERN template struct polyak::detail::TableOf<P, ::polyak::METHOD<P, float>>;                   \
   POLYAK_STATE(EXTERN, ::polyak::METHOD, P, ::polyak::METHOD##Options,                             \
                polyak::Elementwise<::polyak::METHOD<P, float>, ::polyak::RULE, P, float>)
-#define POLYAK_CLASSES(EXTERN, P)                          \
-  POLYAK_OPTIMIZER(EXTERN, P, AdamW, AdamFamilyRule<true>) \
-  POLYAK_OPTIMIZER(EXTERN, P, Sgd, SgdRule)                \
-  POLYAK_AVERAGE(EXTERN, P, Ema, ExponentialWeighting)     \
-  POLYAK_AVERAGE(EXTERN, P, PowerEma, PowerClock)          \
-  EXTERN template class polyak::AverageMemory<P, float>;   \
-  EXTERN template class polyak::Parameters<P>;             \
-  EXTERN template class polyak::Gradients<P>;              \
-  EXTERN template class polyak::detail::StepDriver<P>;     \
+#define POLYAK_CLASSES(EXTERN, P)                                                 \
+  POLYAK_OPTIMIZER(EXTERN, P, AdamW, AdamFamilyRule<true>)                        \
+  POLYAK_OPTIMIZER(EXTERN, P, Sgd, SgdRule)                                       \
+  POLYAK_AVERAGE(EXTERN, P, Ema, ExponentialWeighting)                            \
+  POLYAK_AVERAGE(EXTERN, P, PowerEma, PowerClock)                                 \
+  EXTERN template class polyak::AverageMemory<P, float>;                          \
+  EXTERN template class polyak::Parameters<P>;                                    \
+  EXTERN template class polyak::Gradients<P>;                                     \
+  EXTERN template class polyak::detail::StepDriver<P>;                            \
+  EXTERN template void polyak::detail::run_laws<P>(                               \
+      const polyak::detail::ExecutorRef&, const polyak::Parameters<P>&,           \
+      const polyak::element_t<P>* const*, const polyak::detail::GradientReading&, \
+      const polyak::detail::StepParts<P>&, std::size_t, std::uint64_t);           \
   EXTERN template struct polyak::detail::Sweep<P>;
 
 #if defined(POLYAK_COMPILED) && !defined(POLYAK_NO_DISPATCH)

@@ -317,6 +317,26 @@ inline constexpr std::size_t swept_together = 8192;
 /// The end of an unlimited range.
 inline constexpr std::size_t all_elements = std::numeric_limits<std::size_t>::max();
 
+/// Processes a range of elements of neighbouring tensors with the loops of several methods in turn.
+template <class P>
+void sweep_in_turn(int level, const SweepPlan<Loop<P>>& plan,
+                   typename SweepPlan<Loop<P>>::Mask methods, SweepRange<P> range) {
+  const std::size_t end = range.end;
+  std::size_t passed = 0;  // elements before tensor range.first
+  for (std::size_t at = range.begin; at < end; at += swept_together) {
+    const std::size_t next = end - at < swept_together ? end : at + swept_together;
+    while (passed + range.tensors[range.first].size <= at) {
+      passed += range.tensors[range.first++].size;
+    }
+    range.begin = at - passed;
+    range.end = next - passed;
+    for (auto rest = methods; rest != 0; rest &= rest - 1) {
+      const auto& loop = plan.singles[std::countr_zero(rest)].loop;
+      loop.sweep(level, loop.bound, range);
+    }
+  }
+}
+
 /// Processes a range of elements, counted through the tensors that any method runs on.
 template <class P>
 void sweep_range(int level, const SweepPlan<Loop<P>>& plan, const TensorMemory* tensors,
@@ -326,37 +346,30 @@ void sweep_range(int level, const SweepPlan<Loop<P>>& plan, const TensorMemory* 
   const auto methods_of = [&](std::size_t k) {
     return plan.methods_of(k, gradients != nullptr && gradients[k] != nullptr);
   };
-  std::size_t start = 0;  // of tensor `first`, in the count
-  for (std::size_t first = 0; first < tensor_count && start < end;) {
-    const Mask methods = methods_of(first);
-    std::size_t last = first + 1, size = tensors[first].size;
-    for (; last < tensor_count && methods_of(last) == methods; ++last) size += tensors[last].size;
-    if (methods == 0) {
-      first = last;
-      continue;
+  SweepRange<P> range{tensors, gradients, reading, 0, 0, 0, 0};
+  std::size_t start = 0;  // of tensor range.first, in the count
+  Mask next = tensor_count > 0 ? methods_of(0) : 0;
+  for (; range.first < tensor_count && start < end; range.first = range.last) {
+    const Mask methods = next;
+    std::size_t size = tensors[range.first].size, last = range.first + 1;
+    for (; last < tensor_count && (next = methods_of(last)) == methods; ++last) {
+      size += tensors[last].size;
     }
-    const std::size_t low = begin <= start ? 0 : begin - start;
-    const std::size_t high = end - start < size ? end - start : size;
-    const auto* const all = plan.loop_of_all(methods);
-    SweepRange<P> range{tensors, gradients, reading, first, last, low, high};
-    if (low < high && (all != nullptr || std::has_single_bit(methods))) {
-      const auto& loop = all != nullptr ? *all : plan.singles[std::countr_zero(methods)].loop;
-      loop.sweep(level, loop.bound, range);
-    } else if (low < high) {
-      std::size_t passed = 0;  // elements of the group before tensor range.first
-      for (std::size_t at = low; at < high; at += swept_together) {
-        const std::size_t next = high - at < swept_together ? high : at + swept_together;
-        while (passed + tensors[range.first].size <= at) passed += tensors[range.first++].size;
-        range.begin = at - passed;
-        range.end = next - passed;
-        for (Mask rest = methods; rest != 0; rest &= rest - 1) {
-          const auto& loop = plan.singles[std::countr_zero(rest)].loop;
-          loop.sweep(level, loop.bound, range);
-        }
-      }
-    }
+    range.last = last;
+    if (methods == 0) continue;
+    range.begin = begin <= start ? 0 : begin - start;
+    range.end = end - start < size ? end - start : size;
     start += size;
-    first = last;
+    if (range.begin >= range.end) continue;
+    const auto* loop = plan.loop_of_all(methods);
+    if (loop == nullptr && (methods & (methods - 1)) == 0) {  // one method
+      loop = &plan.singles[std::countr_zero(methods)].loop;
+    }
+    if (loop != nullptr) {
+      loop->sweep(level, loop->bound, range);
+    } else {
+      sweep_in_turn(level, plan, methods, range);
+    }
   }
 }
 
@@ -453,6 +466,24 @@ struct Sweep<P> {
       const WithFloatMode as_in_the_caller(mode);
       sweep_range<P>(level, plan, tensors, count, gradients, reading, begin, end);
     });
+  }
+
+  /// Runs the loop of one method in the calling thread, if it takes part.
+  static void alone(const Parameters<P>& params, const P* const* gradients,
+                    const GradientReading& reading, const typename Plan::Single& single) {
+    const std::size_t count = params.size();
+    const auto takes = [&](std::size_t k) {
+      return single.takes_part && single.offsets[k] != Slots<P>::absent &&
+             (!single.needs_gradient || gradients[k] != nullptr);
+    };
+    SweepRange<P> range{
+        ParameterAccess<P>::memory_seen(params), gradients, reading, 0, 0, 0, all_elements};
+    for (; range.first < count; range.first = range.last) {
+      range.last = range.first + 1;
+      if (!takes(range.first)) continue;
+      while (range.last < count && takes(range.last)) ++range.last;
+      single.loop.sweep(level_in_use(), single.loop.bound, range);
+    }
   }
 
   /// Runs one law over every tensor that its slots keep.

@@ -45,7 +45,8 @@ namespace detail {
 /// 1 - beta^t, without cancellation for beta close to 1.
 [[nodiscard]] inline double bias_correction(double beta, std::int64_t t) {
   if (t == 1) return 1 - beta;
-  return beta == 0 ? 1 : -std::expm1(static_cast<double>(t) * std::log(beta));
+  const bool vanishes = static_cast<double>(t) * (1 - beta) > 40;  // beta^t < e^-40: 1 - it is 1
+  return vanishes || beta == 0 ? 1 : -std::expm1(static_cast<double>(t) * std::log(beta));
 }
 
 /// The largest number of T whose square and all running averages of it are finite, and the largest

@@ -188,6 +188,7 @@ class AverageMemory : public MethodHooks<P> {
   // ---- the rest
 
   void copy_buffers(const Parameters<P>& params) {
+    if (record_.buffers->bytes() == 0) return;
     const auto& copies = record_.copies_of(ParameterAccess<P>::list(params));
     if (!copies.empty()) detail::Sweep<P>::copy(params, copies);
   }

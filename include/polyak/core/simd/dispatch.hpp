@@ -85,14 +85,22 @@ __attribute__((cold, noinline)) void enter_lowest(const Kernel& kernel) {
   return cap;
 }
 
+/// The widest level that the processor supports and the environment allows. Throws as
+/// environment_cap().
+[[nodiscard]] inline int own_level() {
+  static const int level = [] {
+    const int cap = environment_cap(), supported = supported_level();
+    return cap < supported ? cap : supported;
+  }();
+  return level;
+}
+
 using whole_process::called_cap;
 
 /// The level of all loops: the widest that the processor supports and both limits allow.
 [[nodiscard]] inline int level_in_use() {
-  int level = supported_level();
-  if (const int cap = environment_cap(); cap < level) level = cap;
-  if (const int cap = called_cap.load(std::memory_order_relaxed); cap < level) level = cap;
-  return level;
+  const int level = own_level(), cap = called_cap.load(std::memory_order_relaxed);
+  return cap < level ? cap : level;
 }
 
 /// Runs `kernel.run<Level>()` at the given level, which must be supported: 0 is Lowest.
