@@ -281,8 +281,8 @@ void bfloat16_adamw(const LimitState& state, std::uint16_t* x, const std::uint16
 }
 
 template <typename Average>
-void bfloat16_ema(float gain, const std::uint16_t* x, void* of_average, const LimitRange* ranges,
-                  std::size_t count) {
+void bfloat16_ema(float gain, const std::uint16_t* x, void* of_average, std::uint16_t*,
+                  const LimitRange* ranges, std::size_t count) {
   constexpr std::size_t lanes = Vector::lanes;
   auto* const average = static_cast<Average*>(of_average);
   const Vector c = spread(gain);
@@ -292,6 +292,27 @@ void bfloat16_ema(float gain, const std::uint16_t* x, void* of_average, const Li
       const Vector a0 = load_some(average + i), a1 = load_some(average + i + lanes);
       store_some(average + i, fma(c, x0 - a0, a0));
       store_some(average + i + lanes, fma(c, x1 - a1, a1));
+    }
+  }
+}
+
+void compensated_ema(float gain, const std::uint16_t* x, void* of_average, std::uint16_t* excess,
+                     const LimitRange* ranges, std::size_t count) {
+  constexpr std::size_t lanes = Vector::lanes;
+  auto* const average = static_cast<std::uint16_t*>(of_average);
+  const Vector c = spread(gain);
+  for (std::size_t range = 0; range < count; ++range) {
+    for (std::size_t i = ranges[range].begin; i < ranges[range].end; i += 2 * lanes) {
+      const std::size_t j = i + lanes;
+      const Vector x0 = load_some(x + i), x1 = load_some(x + j);
+      const Vector a0 = load_some(average + i) - load_some(excess + i);
+      const Vector a1 = load_some(average + j) - load_some(excess + j);
+      const Vector sum0 = fma(c, x0 - a0, a0), sum1 = fma(c, x1 - a1, a1);
+      const Vector upper0 = rounded_upper(sum0), upper1 = rounded_upper(sum1);
+      store_upper(average + i, upper0);
+      store_upper(average + j, upper1);
+      store_some(excess + i, without_lower(upper0) - sum0);
+      store_some(excess + j, without_lower(upper1) - sum1);
     }
   }
 }
@@ -364,8 +385,15 @@ LimitBfloat16AdamW limit_bfloat16_adamw(bool rests) {
   return rests ? bfloat16_adamw<true> : bfloat16_adamw<false>;
 }
 
-LimitBfloat16Ema limit_bfloat16_ema(bool average_of_floats) {
-  return average_of_floats ? bfloat16_ema<float> : bfloat16_ema<std::uint16_t>;
+LimitBfloat16Ema limit_bfloat16_ema(LimitStorage storage) {
+  switch (storage) {
+    case LimitStorage::floats:
+      return bfloat16_ema<float>;
+    case LimitStorage::bfloat16:
+      return bfloat16_ema<std::uint16_t>;
+    default:
+      return compensated_ema;
+  }
 }
 
 double limit_dot(const float* x, const float* y, const LimitRange* ranges, std::size_t count) {

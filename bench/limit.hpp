@@ -62,12 +62,17 @@ using LimitSum = void (*)(const float* weights, const float* const* sources, flo
 /// `streamed`: the stores bypass the caches, which pays where the target is larger than them.
 [[nodiscard]] LimitSum limit_sum(std::size_t terms, bool streamed);
 
-/// average += gain (x - average), x of bfloat16, computed in float and rounded to nearest even
-/// where it is stored; the average of floats or of bfloat16.
-using LimitBfloat16Ema = void (*)(float gain, const std::uint16_t* x, void* average,
-                                  const LimitRange* ranges, std::size_t count);
+/// How an average is stored: in float, in bfloat16, or in bfloat16 with a second array of it that
+/// has the excess of the rounded number over the exact one.
+enum class LimitStorage { floats, bfloat16, compensated };
 
-[[nodiscard]] LimitBfloat16Ema limit_bfloat16_ema(bool average_of_floats);
+/// average += gain (x - average), x of bfloat16, computed in float and rounded to nearest even
+/// where it is stored; `excess` is null unless the average is compensated.
+using LimitBfloat16Ema = void (*)(float gain, const std::uint16_t* x, void* average,
+                                  std::uint16_t* excess, const LimitRange* ranges,
+                                  std::size_t count);
+
+[[nodiscard]] LimitBfloat16Ema limit_bfloat16_ema(LimitStorage storage);
 
 /// AdamW of weights x and gradients g of bfloat16 with moments of float. With `rests`, another
 /// stream of bfloat16 keeps the rounding errors of the weights.

@@ -56,13 +56,25 @@ POLYAK_LIMIT_INLINE Vector load_bfloat16(const std::uint16_t* p) {
   return {_mm512_castsi512_ps(
       _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16))};
 }
-POLYAK_LIMIT_INLINE void store_bfloat16(std::uint16_t* p, Vector a) {
+/// The upper halves are the nearest bfloat16, the lower ones are of no use.
+POLYAK_LIMIT_INLINE Vector rounded_upper(Vector a) {
   const __m512i bits = _mm512_castps_si512(a.v);
   const __m512i upper = _mm512_maskz_srli_epi32(0xffff, bits, 16);
   const __m512i odd = _mm512_and_epi32(upper, _mm512_set1_epi32(1));
   const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  const __m512i rounded = _mm512_maskz_srli_epi32(0xffff, sum, 16);
-  _mm256_store_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, rounded));
+  return {_mm512_castsi512_ps(sum)};
+}
+POLYAK_LIMIT_INLINE Vector without_lower(Vector a) {
+  return {
+      _mm512_castsi512_ps(_mm512_and_epi32(_mm512_castps_si512(a.v), _mm512_set1_epi32(-0x10000)))};
+}
+/// Stores the upper halves, which are bfloat16.
+POLYAK_LIMIT_INLINE void store_upper(std::uint16_t* p, Vector a) {
+  const __m512i upper = _mm512_maskz_srli_epi32(0xffff, _mm512_castps_si512(a.v), 16);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, upper));
+}
+POLYAK_LIMIT_INLINE void store_bfloat16(std::uint16_t* p, Vector a) {
+  store_upper(p, rounded_upper(a));
 }
 
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -95,14 +107,23 @@ POLYAK_LIMIT_INLINE Vector load_bfloat16(const std::uint16_t* p) {
   const __m128i bits = _mm_load_si128(reinterpret_cast<const __m128i*>(p));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
 }
-POLYAK_LIMIT_INLINE void store_bfloat16(std::uint16_t* p, Vector a) {
+POLYAK_LIMIT_INLINE Vector rounded_upper(Vector a) {
   const __m256i bits = _mm256_castps_si256(a.v);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-  const __m256i rounded = _mm256_srli_epi32(sum, 16);
+  return {_mm256_castsi256_ps(sum)};
+}
+POLYAK_LIMIT_INLINE Vector without_lower(Vector a) {
+  return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(-0x10000)))};
+}
+POLYAK_LIMIT_INLINE void store_upper(std::uint16_t* p, Vector a) {
+  const __m256i upper = _mm256_srli_epi32(_mm256_castps_si256(a.v), 16);
   _mm_store_si128(
       reinterpret_cast<__m128i*>(p),
-      _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1)));
+      _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1)));
+}
+POLYAK_LIMIT_INLINE void store_bfloat16(std::uint16_t* p, Vector a) {
+  store_upper(p, rounded_upper(a));
 }
 
 #else
@@ -163,12 +184,35 @@ POLYAK_LIMIT_INLINE Vector load_bfloat16(const std::uint16_t* p) {
     return value;
   });
 }
-POLYAK_LIMIT_INLINE void store_bfloat16(std::uint16_t* p, Vector a) {
+POLYAK_LIMIT_INLINE Vector rounded_upper(Vector a) {
+  return each_lane([&](std::size_t k) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &a.v[k], sizeof bits);
+    bits = bits + 0x7fffU + ((bits >> 16) & 1U);
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+  });
+}
+POLYAK_LIMIT_INLINE Vector without_lower(Vector a) {
+  return each_lane([&](std::size_t k) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &a.v[k], sizeof bits);
+    bits &= 0xffff0000U;
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+  });
+}
+POLYAK_LIMIT_INLINE void store_upper(std::uint16_t* p, Vector a) {
   for (std::size_t k = 0; k < Vector::lanes; ++k) {
     std::uint32_t bits;
     __builtin_memcpy(&bits, &a.v[k], sizeof bits);
-    p[k] = static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+    p[k] = static_cast<std::uint16_t>(bits >> 16);
   }
+}
+POLYAK_LIMIT_INLINE void store_bfloat16(std::uint16_t* p, Vector a) {
+  store_upper(p, rounded_upper(a));
 }
 
 #endif

@@ -83,16 +83,18 @@ class Bfloat16EmaRacer : public Racer {
 };
 
 /// Its limit kernel; `Bits` is float or the bits of bfloat16.
-template <typename Bits>
+template <typename Bits, LimitStorage storage>
 class LimitBfloat16EmaRacer : public Racer {
  public:
   explicit LimitBfloat16EmaRacer(const Setting& setting)
       : tensors_(setting.tensors),
         parameters_(tensors_, 1),
         average_(tensors_, 1),
+        excess_(tensors_, 1),
         shares_(tensors_, parameters_, setting.threads),
-        kernel_(limit_bfloat16_ema(std::is_same_v<Bits, float>)) {
+        kernel_(limit_bfloat16_ema(storage)) {
     parameters_.fill(0, parameter_scale);
+    if (storage == LimitStorage::compensated) excess_.fill(0, 0);
     for (std::size_t i = 0; i < parameters_.used(); ++i) {
       if constexpr (std::is_same_v<Bits, float>) {
         average_.base(0)[i] = as_float(parameters_.base(0)[i]);
@@ -104,8 +106,8 @@ class LimitBfloat16EmaRacer : public Racer {
 
   void pass() override {
     shares_.run([this](const LimitRange* ranges, std::size_t count) {
-      kernel_(static_cast<float>(storage_gain), parameters_.base(0), average_.base(0), ranges,
-              count);
+      kernel_(static_cast<float>(storage_gain), parameters_.base(0), average_.base(0),
+              storage == LimitStorage::compensated ? excess_.base(0) : nullptr, ranges, count);
     });
   }
   void scale_gradients(float factor) override { parameters_.fill(0, factor * parameter_scale); }
@@ -124,22 +126,24 @@ class LimitBfloat16EmaRacer : public Racer {
   Case tensors_;
   StreamsOf<std::uint16_t> parameters_;
   StreamsOf<Bits> average_;
+  StreamsOf<std::uint16_t> excess_;  ///< zeros at first; untouched unless it is used
   Shares shares_;
   LimitBfloat16Ema kernel_;
 };
 
-/// The average of S, against the kernel that moves the same bytes: with an average of `Bits`.
-template <typename S, typename Bits>
+/// The average of S, against the kernel that moves the same bytes.
+template <typename S, typename Bits, LimitStorage storage>
 Subject bfloat16_ema(const std::string& name, polyak::Accumulate accumulate,
                      std::int64_t limit_ulps) {
   Subject subject;
   subject.name = name;
-  subject.bytes = sizeof(std::uint16_t) + 2 * sizeof(Bits);
+  subject.bytes =
+      sizeof(std::uint16_t) + (storage == LimitStorage::compensated ? 4 : 2) * sizeof(Bits);
   subject.make_method = [accumulate](const Setting& setting) -> std::unique_ptr<Racer> {
     return std::make_unique<Bfloat16EmaRacer<S>>(setting, accumulate);
   };
   subject.make_limit = [](const Setting& setting) -> std::unique_ptr<Racer> {
-    return std::make_unique<LimitBfloat16EmaRacer<Bits>>(setting);
+    return std::make_unique<LimitBfloat16EmaRacer<Bits, storage>>(setting);
   };
   subject.limit_ulps = limit_ulps;
   return subject;
@@ -167,11 +171,13 @@ inline void append_storage(std::vector<Subject>& subjects) {
   using Bfloat16 = Eigen::bfloat16;
   constexpr std::int64_t bfloat16_ulp = 1 << 16;
   subjects.push_back(kahan_ema());
-  subjects.push_back(bfloat16_ema<float, float>("ema_bf16", Accumulate::plain, 4));
-  subjects.push_back(bfloat16_ema<Bfloat16, std::uint16_t>("ema_bf16_bf16", Accumulate::plain, 4));
   subjects.push_back(
-      bfloat16_ema<Bfloat16, float>("ema_bf16_bf16_kahan", Accumulate::kahan, bfloat16_ulp));
-  subjects.push_back(bfloat16_ema<Bfloat16, std::uint16_t>(
+      bfloat16_ema<float, float, LimitStorage::floats>("ema_bf16", Accumulate::plain, 4));
+  subjects.push_back(bfloat16_ema<Bfloat16, std::uint16_t, LimitStorage::bfloat16>(
+      "ema_bf16_bf16", Accumulate::plain, 4));
+  subjects.push_back(bfloat16_ema<Bfloat16, std::uint16_t, LimitStorage::compensated>(
+      "ema_bf16_bf16_kahan", Accumulate::kahan, bfloat16_ulp));
+  subjects.push_back(bfloat16_ema<Bfloat16, std::uint16_t, LimitStorage::bfloat16>(
       "ema_bf16_bf16_stochastic", Accumulate::stochastic, 8 * bfloat16_ulp));
 }
 
