@@ -265,6 +265,29 @@ TEST_CASE("wrong shapes and null memory are refused") {
   CHECK(params.elements() == 0);
 }
 
+TEST_CASE("an alias that is transposed or reshaped is refused") {
+  Eigen::MatrixXf embedding(3, 4), square(2, 2);
+  Parameters params;
+  params.add("embedding", embedding).add("square", square);
+  const auto refused = [&](float* data, const Shape& shape, Order order, const char* words) {
+    const std::string before = description(params);
+    const bool right = refuses([&] { params.add("head", data, shape, Role::average, order); },
+                               {"\"head\"", "transposed or reshaped", words});
+    return right && description(params) == before;
+  };
+  CHECK(refused(embedding.data(), {4, 3}, Order::row_major, "\"embedding\""));
+  CHECK(refused(embedding.data(), {3, 4}, Order::row_major,
+                "[3, 4] for float32 [3, 4] column-major"));
+  CHECK(refused(embedding.data(), {2, 6}, Order::column_major, "float32 [2, 6] column-major"));
+  CHECK(refused(square.data(), {2, 2}, Order::row_major, "\"square\""));
+  using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  Eigen::Map<RowMajor> transposed(embedding.data(), 4, 3);
+  CHECK(refuses([&] { params.add("head", transposed); }, {"\"head\"", "\"embedding\""}));
+  params.add("head", embedding.data(), {3, 1, 4}, Role::average, Order::column_major)
+      .add("flat", embedding.data(), {12});
+  CHECK(params.size() == 2);
+}
+
 TEST_CASE("the same memory registered twice is an alias") {
   Eigen::MatrixXf embedding = Eigen::MatrixXf::Constant(3, 4, 0.5F);
   std::vector<float> bias(4);

@@ -265,8 +265,8 @@ class MethodComparison {
       }
     }
     for (const auto& [name, value] : file_.scalars) {
-      const bool known = std::any_of(run_.scalars.begin(), run_.scalars.end(),
-                                     [&](const auto& scalar) { return scalar.name == name; });
+      bool known = false;
+      for (const RecordedScalar& scalar : run_.scalars) known = known || scalar.name == name;
       if (!known) others.push_back(who_ + ": \"" + name + "\" of the file is unknown here");
     }
   }
