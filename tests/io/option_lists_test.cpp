@@ -49,6 +49,12 @@ void for_each_struct(Use use) {
       [](const CosineOptions& o) { static_cast<void>(cosine(0, o)); });
   use(std::vector<CooldownOptions>{{.total_steps = 10}},
       [](const CooldownOptions& o) { static_cast<void>(constant_with_cooldown(0, o)); });
+  use(std::vector<PolynomialOptions>{{.total_steps = 10}},
+      [](const PolynomialOptions& o) { static_cast<void>(polynomial(0, o)); });
+  use(std::vector<InverseSquareRootOptions>{{.warmup_steps = 10}},
+      [](const InverseSquareRootOptions& o) { static_cast<void>(inverse_square_root(0, o)); });
+  use(std::vector<OneCycleOptions>{{.total_steps = 10}},
+      [](const OneCycleOptions& o) { static_cast<void>(one_cycle(0, o)); });
   use(std::vector<SwaLearningRateOptions>{{.swa_learning_rate = {0.05}}},
       [](const SwaLearningRateOptions& o) { SwaLearningRate rate({0.1}, o); });
   use(std::vector<SwaConstantOptions>{{0.1, 0.05, 10}},
