@@ -107,7 +107,7 @@ using BoundAverage = BoundLaw<AverageLaw<float>, float>;
   EXTERN template class polyak::Gradients<P>;                                     \
   EXTERN template class polyak::detail::StepDriver<P>;                            \
   EXTERN template void polyak::detail::run_laws<P>(                               \
-      const polyak::detail::ExecutorRef&, const polyak::Parameters<P>&,           \
+      const polyak::ExecutorRef&, const polyak::Parameters<P>&,                   \
       const polyak::element_t<P>* const*, const polyak::detail::GradientReading&, \
       const polyak::detail::StepParts<P>&, std::size_t, std::uint64_t);           \
   EXTERN template struct polyak::detail::Sweep<P>;
