@@ -13,10 +13,7 @@ inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Whether numbers of this type can be NaN or infinite.
-[[nodiscard]] constexpr bool is_floating(DType type) {
-  return type == DType::float16 || type == DType::bfloat16 || type == DType::float32 ||
-         type == DType::float64;
-}
+[[nodiscard]] constexpr bool is_floating(DType type) { return type >= DType::float16; }
 
 /// False if any of `count` numbers of the type is a NaN or an infinity. `data` needs no alignment.
 [[nodiscard]] bool bits_finite(const void* data, DType type, std::size_t count);
