@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <random>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -116,6 +117,10 @@ void for_each_rounding_word(Use use) {
   use("fma", [](const auto& a, const auto& b, const auto& c) { return fma(a, b, c); });
   use("with_decay",
       [](const auto& a, const auto& b, const auto& c) { return with_decay(a, b, c); });
+  use("half_difference",
+      [](const auto& a, const auto& b, const auto&) { return half_difference(a, b); });
+  use("interpolate",
+      [](const auto& a, const auto& b, const auto& c) { return interpolate(a, b, c); });
   use("exp", [](const auto& a, const auto&, const auto&) { return exp(a); });
   use("sigmoid", [](const auto& a, const auto&, const auto&) { return sigmoid(a); });
   use("tanh", [](const auto& a, const auto&, const auto&) { return tanh(a); });
@@ -359,6 +364,40 @@ TEMPLATE_TEST_CASE("a compensated sum accepts plain numbers like a value", "", f
   const V kept = if_zero(gain, 7, sum), taken = if_zero(0, 7, sum);
   CHECK(kept.value == sum.high.value);
   CHECK(taken.value == 7);
+}
+
+TEMPLATE_TEST_CASE("interpolate has the bits of a + c (b - a) and does not overflow", "", float,
+                   double) {
+  using T = TestType;
+  using V = Number<T>;
+  using Limits = std::numeric_limits<T>;
+  std::mt19937_64 random(1);
+  std::uniform_real_distribution<double> significand(-2, 2), part(0, 1);
+  // Powers of two from the smallest whose half is exact to the largest whose sum is finite.
+  std::uniform_int_distribution<int> exponent(Limits::min_exponent + 25, Limits::max_exponent - 3);
+  const auto some = [&](int power) {
+    return static_cast<T>(std::ldexp(significand(random), power));
+  };
+  std::size_t differing = 0;
+  for (int k = 0; k < 100000; ++k) {
+    const int power = exponent(random);
+    const T a = some(power), b = some(power - k % 20), c = static_cast<T>(part(random));
+    const T expected = fma(V(c), V(b) - V(a), V(a)).value;
+    const T found = interpolate(V(a), V(b), c).value;
+    differing += bits::same(found, expected) ? 0 : 1;
+  }
+  CHECK(differing == 0);
+
+  const T most = Limits::max(), infinity = Limits::infinity();
+  CHECK(half_difference(V(most), V(-most)).value == most);
+  CHECK(interpolate(V(-most), V(most), T(0.5)).value == 0);
+  CHECK(interpolate(V(most), V(-most), T(0.25)).value == most / 2);
+  CHECK(interpolate(V(most), V(most), T(0.25)).value == most);
+  CHECK(std::isinf(interpolate(V(1), V(infinity), T(0.25)).value));
+  // A number that no half has stays where it is.
+  for (const T small : {Limits::denorm_min(), 3 * Limits::denorm_min(), Limits::min()}) {
+    CHECK(interpolate(V(small), V(small), T(0.25)).value == small);
+  }
 }
 
 // The public namespace must not hide the names of the C library.
