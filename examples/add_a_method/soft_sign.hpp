@@ -10,6 +10,7 @@
 /// State: 1 slot ("momentum"). Elementwise; any shape. 5 words per parameter and step.
 #pragma once
 
+#include <cstdint>
 #include <limits>
 #include <string_view>
 
@@ -23,6 +24,8 @@ struct SoftSignOptions {
   double temperature = 1e-3;    ///< momentum at which a step is 0.76 of the largest; see the rule
   double weight_decay = 0;      ///< decoupled, finite, >= 0
   polyak::Nonfinite nonfinite = polyak::Nonfinite::propagate;
+  polyak::Accumulate accumulate = polyak::Accumulate::automatic;  ///< how the weights are kept
+  std::uint64_t seed = 0;                                         ///< of Accumulate::stochastic
 };
 
 /// A rule of one's own: a condition, its words in the message, and values for the tests that break
@@ -38,7 +41,7 @@ void fields(SoftSignOptions& o, Fields& field) {
   field("momentum", o.momentum, polyak::in_0_1);
   field("temperature", o.temperature, a_temperature);
   field("weight_decay", o.weight_decay, polyak::finite_and_not_negative);
-  field("nonfinite", o.nonfinite);
+  polyak::weight_fields(o, field);  // the last three
 }
 
 template <class T>

@@ -35,7 +35,7 @@ void check_alignments() {
       twin::check<P>(
           "AdamW and Ema",
           []<class Q>(const Parameters<Q>& p) {
-            return std::tuple(AdamW<Q>(p), Ema<Q>(p, {.decay = 0.9}));
+            return std::tuple(AdamW<Q>(p, {.learning_rate = 0.01}), Ema<Q>(p, {.decay = 0.9}));
           },
           2, sizes, lead, gradient_lead);
     }

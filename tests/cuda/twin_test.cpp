@@ -83,7 +83,7 @@ TEST_CASE("other types on a device give the bits of the host") {
     return std::tuple(Ema<P, double>(p, {.decay = 0.9}));
   });
   const auto sixteen = []<class P>(const Parameters<P>& p) {
-    return std::tuple(AdamW<P>(p), Ema<P>(p, {.decay = 0.9}));
+    return std::tuple(AdamW<P>(p, {.learning_rate = 0.01}), Ema<P>(p, {.decay = 0.9}));
   };
   twin::check<Eigen::half>("half", sixteen, 7, {5, 70, 8193});
   twin::check<Eigen::bfloat16>("bfloat16", sixteen, 7, {5, 70, 8193}, 3, 1);

@@ -83,6 +83,9 @@ void for_each_struct(Use use) {
       [&](const HareTortoiseOptions& o) { HareTortoise<double> average(params, o); });
   use(std::vector<SwitchEmaOptions>{{}},
       [&](const SwitchEmaOptions& o) { SwitchEma<double> average(params, o); });
+  use(std::vector<SoftUpdateOptions>{{}}, [](const SoftUpdateOptions& o) {
+    polyak::detail::check_soft_update(o, DType::float64, 0.5);
+  });
   // After training.
   use(std::vector<ProfileFitOptions>{{.force = true}}, [](const ProfileFitOptions& o) {
     static_cast<void>(fit_profiles({GainSequence(UniformWeighting{})}, {{0, 4}, {0, 8}},

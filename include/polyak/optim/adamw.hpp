@@ -67,7 +67,7 @@ void fields(AdamFamilyOptions<Decoupled>& o, Fields& field) {
   field("bias_correction", o.bias_correction);
   field("epsilon_before_correction", o.epsilon_before_correction);
   field("allow_zero_epsilon", o.allow_zero_epsilon);
-  detail::weight_fields(o, field);
+  weight_fields(o, field);
 }
 
 template <class T>

@@ -79,7 +79,7 @@ void fields(AdEMAMixOptions& o, Fields& field) {
       [](std::int64_t v) { return v == 0 || v == -1; }, "must be 0 or -1", {1, -2, 100}};
   field("schedule_offset", o.schedule_offset, offsets);
   field("allow_zero_epsilon", o.allow_zero_epsilon);
-  detail::weight_fields(o, field);
+  weight_fields(o, field);
   constexpr Rule<Accumulate> slow{
       [](Accumulate v) {
         return v == Accumulate::automatic || v == Accumulate::plain || v == Accumulate::kahan;

@@ -163,7 +163,7 @@ template <class... Law>
 /// A tensor without a gradient in a step is left alone: no decay, no change of state. Bias
 /// corrections count the steps of each tensor, schedules those of the optimizer.
 ///
-/// Options with the fields of detail::weight_fields() choose how weights are kept
+/// Options with the fields of weight_fields() choose how weights are kept
 /// (weight_digits.hpp). An optimizer of 16-bit weights that overrides `prepare` calls the one here.
 template <class Derived, class Rule, ParameterScalar P, ComputeScalar S>
 class Elementwise : public detail::OptimizerHooks<Derived, P> {

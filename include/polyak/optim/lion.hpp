@@ -32,7 +32,7 @@ void fields(LionOptions& o, Fields& field) {
   field("beta1", o.beta1, in_0_1);
   field("beta2", o.beta2, in_0_1);
   field("weight_decay", o.weight_decay, finite_and_not_negative);
-  detail::weight_fields(o, field);
+  weight_fields(o, field);
 }
 
 template <class T>

@@ -61,7 +61,7 @@ void fields(ScheduleFreeAdamWOptions& o, Fields& field) {
   field("r", o.r, finite_and_not_negative);
   field("weight_lr_power", o.weight_lr_power, finite_number);
   field("average_weight", o.average_weight);
-  detail::weight_fields(o, field);
+  weight_fields(o, field);
 }
 
 template <class T, bool InnerMomentum, bool DecayAtZ>

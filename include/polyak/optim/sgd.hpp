@@ -53,7 +53,7 @@ void fields(SgdOptions& o, Fields& field) {
   field("coupled_weight_decay", o.coupled_weight_decay, finite_and_not_negative);
   field.check(o.weight_decay == 0 || o.coupled_weight_decay == 0,
               "coupled_weight_decay must be 0 with weight_decay", o.coupled_weight_decay);
-  detail::weight_fields(o, field);
+  weight_fields(o, field);
 }
 
 template <class T, bool Nesterov>

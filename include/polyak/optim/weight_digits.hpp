@@ -36,15 +36,16 @@
 
 namespace polyak {
 inline namespace POLYAK_V0 {
-namespace detail {
 
-/// The fields with which the options of every optimizer end.
+/// The fields with which the options of every optimizer end: nonfinite, accumulate, seed.
 template <class O, class Fields>
 void weight_fields(O& o, Fields& field) {
   field("nonfinite", o.nonfinite);
   field.added("accumulate", o.accumulate);
   field.added("seed", o.seed);
 }
+
+namespace detail {
 
 /// Refuses a way of keeping weights that their type or the type of the state does not support.
 void validate_weights(Accumulate accumulate, DType weights, DType state, std::string_view owner);
