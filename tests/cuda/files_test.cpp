@@ -53,6 +53,49 @@ TEST_CASE("a run saved on a device resumes on the host, and the other way round"
   CHECK(state_bytes(loaded_equal) == state_bytes(host_equal));
 }
 
+TEST_CASE("methods on a device shrink and grow, and parts of their files are loaded") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() / "run.safetensors";
+  const cuda::Executor executor;
+  Model<float> model({5, 70, 33}, true);
+  twin::OnDevice<float> device(executor, model.params);
+  AdamW optimizer(device.params);
+  AdamW host_optimizer(model.params);
+  Ema average(device.params, {.decay = 0.5});
+  Ema host_average(model.params, {.decay = 0.5});
+  model.differentiate(0);
+  device.take_gradients(model.params, model.gradients);
+  step(device.params, device.gradients, optimizer, average);
+  step(model.params, model.gradients, host_optimizer, host_average);
+  save(path, device.params, optimizer, average);
+
+  cuda::Parameters<float> some(executor);
+  Parameters<float> host_some;
+  for (const std::size_t k : {std::size_t{0}, std::size_t{2}}) {
+    some.add(model.params[k].name(), device.params[k].data(), model.params[k].shape());
+    host_some.add(model.params[k].name(), model.params[k].data(), model.params[k].shape());
+  }
+  optimizer.shrink(some);
+  average.shrink(some);
+  host_optimizer.shrink(host_some);
+  host_average.shrink(host_some);
+  CHECK(state_bytes(optimizer) == state_bytes(host_optimizer));
+  CHECK(state_bytes(average) == state_bytes(host_average));
+  optimizer.grow(device.params);
+  average.grow(device.params);
+  host_optimizer.grow(model.params);
+  host_average.grow(model.params);
+  CHECK(state_bytes(optimizer) == state_bytes(host_optimizer));
+  CHECK(state_bytes(average) == state_bytes(host_average));
+
+  Ema loaded(some, {.decay = 0.5});
+  Ema host_loaded(host_some, {.decay = 0.5});
+  load(path, {.only = Parts::averages}, some, loaded);
+  load(path, {.only = Parts::averages}, host_some, host_loaded);
+  CHECK(state_bytes(loaded) == state_bytes(host_loaded));
+  CHECK(loaded.calls() == 1);
+}
+
 TEST_CASE("a run with column-major matrices can be saved on a device") {
   const TemporaryFolder folder;
   const std::string path = folder.path() / "run.safetensors";
