@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Definitions of io/state_record.hpp; the record as JSON, and its reading.
+///
+/// Above 300 lines: what is written and read is one format.
 #pragma once
 
 #include <cstddef>

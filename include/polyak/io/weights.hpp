@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Writing the weights of a model, or an average of them, to a file for other programs, and reading
-/// weights.
+/// Writing weights, or an average of them, to files for other programs, and reading weights.
 ///
 ///   polyak::save_weights("model.safetensors", params, {.dtype = polyak::DType::bfloat16});
 ///   polyak::save_average("ema.safetensors", params, ema);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Definitions of io/weights.hpp.
+///
+/// Above 300 lines: what is written is what is read.
 #pragma once
 
 #include <Eigen/Core>
