@@ -245,7 +245,7 @@ TEST_CASE("A visitor that wants no options allocates nothing") {
   detail::visit_state(stream, visitor);
   detail::visit_state(aswa, visitor);
   CHECK(counter.counts().number == 0);
-  CHECK(visitor.entries == 5 + 6 + 9);
+  CHECK(visitor.entries == 7 + 6 + 9);
 }
 
 TEST_CASE("A file of another repeated weighting is refused") {

@@ -8,7 +8,8 @@
 ///     visit.options(self.options_);                        every field of an options struct
 ///     visit.option("width", self.width_);                  one more option
 ///     visit.scalar("steps", self.steps_);                  a counter or another number
-///     visit.newer_scalar("decay", self.decay_);            one that older files lack
+///     visit.newer_scalar("decay", self.decay_, 0.9);       one that older files lack, and files
+///                                                          where it is 0.9
 ///     visit.counters("tensor_steps", self.tensor_steps_);  a counter for each tensor
 ///     visit.slots(self.slots_);
 ///   }
@@ -156,10 +157,11 @@ class StateVisitor : public OptionVisitor {
   void scalar(std::string_view name, const T& value) {
     add_scalar(name, &value, detail::state_scalar_type<T>);
   }
-  /// A number that files of earlier versions lack; it then stays as it is.
+  /// A number that files of earlier versions lack, and that is written only where it is not
+  /// `usual`, its value after construction: so earlier versions read files that do not need it.
   template <class T>
-  void newer_scalar(std::string_view name, const T& value) {
-    add_scalar(name, &value, detail::state_scalar_type<T, true>);
+  void newer_scalar(std::string_view name, const T& value, const std::type_identity_t<T>& usual) {
+    add_newer_scalar(name, &value, detail::state_scalar_type<T, true>, value == usual);
   }
   /// A counter for each tensor.
   virtual void counters(std::string_view name, std::span<const std::int64_t> values) = 0;
@@ -173,6 +175,9 @@ class StateVisitor : public OptionVisitor {
  private:
   virtual void add_scalar(std::string_view name, const void* value,
                           const StateScalarType& type) = 0;
+  /// As add_scalar(), unless a visitor writes files.
+  virtual void add_newer_scalar(std::string_view name, const void* value,
+                                const StateScalarType& type, bool usual);
 };
 
 /// Changes the state of a method. Gets the same entries as a StateVisitor but for the options.
@@ -184,7 +189,8 @@ class StateEditor : public OptionVisitor {
     add_scalar(name, &value, detail::state_scalar_type<T>);
   }
   template <class T>
-  requires(!std::is_const_v<T>) void newer_scalar(std::string_view name, T& value) {
+  requires(!std::is_const_v<T>) void newer_scalar(std::string_view name, T& value,
+                                                  const std::type_identity_t<T>&) {
     add_scalar(name, &value, detail::state_scalar_type<T, true>);
   }
   virtual void counters(std::string_view name, std::span<std::int64_t> values) = 0;

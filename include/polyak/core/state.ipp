@@ -28,6 +28,10 @@ POLYAK_DEFINE std::string OptionVisitor::joined(std::string_view name, std::stri
 POLYAK_DEFINE void OptionVisitor::add_option(detail::OptionText&&) {}
 
 POLYAK_DEFINE StateVisitor::~StateVisitor() = default;
+POLYAK_DEFINE void StateVisitor::add_newer_scalar(std::string_view name, const void* value,
+                                                  const StateScalarType& type, bool) {
+  add_scalar(name, value, type);
+}
 POLYAK_DEFINE StateEditor::~StateEditor() = default;
 
 namespace detail {

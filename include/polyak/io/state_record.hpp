@@ -39,6 +39,7 @@ struct RecordedScalar {
   std::string name;
   std::string value;
   const StateScalarType* type;
+  bool written = true;  ///< in files
 };
 
 /// What a tensor of a state is a part of.
@@ -107,6 +108,8 @@ class StateRecorder final : public StateVisitor {
   void add_option(OptionText&& option) override;
   void add_scalar(std::string_view name, const void* value, const StateScalarType& type) override;
   [[nodiscard]] RecordedPart part(std::string what, std::size_t tensor = RecordedPart::none) const;
+  void add_newer_scalar(std::string_view name, const void* value, const StateScalarType& type,
+                        bool usual) override;
 
   StateRecord& all_;
   std::size_t method_;  // its place among all methods

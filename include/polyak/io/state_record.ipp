@@ -99,6 +99,11 @@ POLYAK_DEFINE void StateRecorder::add_scalar(std::string_view name, const void* 
                                              const StateScalarType& type) {
   all_.methods[method_].scalars.push_back({std::string(name), type.text(value), &type});
 }
+POLYAK_DEFINE void StateRecorder::add_newer_scalar(std::string_view name, const void* value,
+                                                   const StateScalarType& type, bool usual) {
+  add_scalar(name, value, type);
+  all_.methods[method_].scalars.back().written = !usual;
+}
 POLYAK_DEFINE void StateRecorder::counters(std::string_view name,
                                            std::span<const std::int64_t> values) {
   TensorInfo info;
@@ -190,7 +195,9 @@ POLYAK_DEFINE void StatePlaceLister::slots(SlotMemory& slots) {
                 {"options", Json::object()}, {"scalars", Json::object()},
                 {"slots", method.slots}};
     for (const OptionText& option : method.options) one["options"][option.name] = option.text;
-    for (const RecordedScalar& scalar : method.scalars) one["scalars"][scalar.name] = scalar.value;
+    for (const RecordedScalar& scalar : method.scalars) {
+      if (scalar.written) one["scalars"][scalar.name] = scalar.value;
+    }
     for (const auto& [slot, shapes] : method.slot_shapes) {
       Json& list = one["slot_shapes"][slot] = Json::array();
       for (const auto& shape : shapes) list.push_back(shape.has_value() ? Json(*shape) : Json());

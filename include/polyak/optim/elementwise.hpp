@@ -647,10 +647,11 @@ void Elementwise<Derived, Rule, P, S>::list_state(Self& self, StateVisitorOf<Sel
   own.groups_.list(*own.slots_.layout(), visit);
   visit.scalar("learning_rate", own.learning_rate_);
   if constexpr (detail::has_decoupled_decay<Options>) {
-    visit.newer_scalar("weight_decay", own.decays_.decoupled);
+    visit.newer_scalar("weight_decay", own.decays_.decoupled, own.options_.weight_decay);
   }
   if constexpr (detail::has_coupled_decay<Options>) {
-    visit.newer_scalar("coupled_weight_decay", own.decays_.coupled);
+    visit.newer_scalar("coupled_weight_decay", own.decays_.coupled,
+                       own.options_.coupled_weight_decay);
   }
   visit.scalar("steps", own.steps_);
   visit.scalar("skipped", own.skipped_);

@@ -173,7 +173,7 @@ void AverageOf<Derived, P, W, S>::list_state(Self& self, StateVisitorOf<Self>& v
   Base::list_clocks(own, visit, own.updates_);
   visit.scalar("gain", own.gain_);
   if constexpr (requires { &Derived::with; }) {
-    visit.newer_scalar("calls_before_change", own.calls_before_change_);
+    visit.newer_scalar("calls_before_change", own.calls_before_change_, 0);
   }
   detail::visit_part(own.weighting_, visit);
   Base::list_memory(own, visit);
