@@ -41,7 +41,7 @@ struct Constant : OneTensor<P> {
   }
   [[nodiscard]] double mean() const {
     double sum = 0;
-    for (const P x : this->x) sum += static_cast<double>(static_cast<float>(x));
+    for (const P one : this->x) sum += static_cast<double>(static_cast<float>(one));
     return sum / static_cast<double>(this->x.size());
   }
 };
