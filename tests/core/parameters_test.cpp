@@ -205,7 +205,7 @@ TEST_CASE("Parameters hold roles and tensors of other types") {
   const std::string before = description(params);
   std::vector<std::int32_t> integers(2);
   CHECK(refuses([&] { params.add("integers", integers); },
-                {"\"integers\"", "float32", "copy or ignore", "int32"}));
+                {"\"integers\"", "float32", "copy, ignore or frozen", "int32"}));
   std::vector<double> more(2);
   CHECK(refuses([&] { params.add("more", more, Role::average); }, {"\"more\"", "float64"}));
   CHECK(description(params) == before);

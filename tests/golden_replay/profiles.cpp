@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <polyak/average/analysis/profile_fit.hpp>
+#include <polyak/average/schedules/stream_weighting.hpp>
 
 #include "case.hpp"
 

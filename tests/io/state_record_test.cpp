@@ -156,7 +156,7 @@ TEST_CASE("The record of a run has the same text as in earlier versions") {
   const TemporaryFolder folder;
   save(folder.file("run"), {.durable = false}, run.params, adamw, bank, lawa, aswa, cotta,
        switching);
-  // Written by version 0.1.
+  // Written by version 0.1, but for `accumulate` and `seed` of optimizers.
   const std::string expected =
       R"({"format":"polyak-state-1","parameters":[{"tensors":[{"name":"w","dtype":"float32",)"
       R"("shape":[2,3],"role":"average"},{"name":"b","dtype":"float32","shape":[2],)"
@@ -166,7 +166,8 @@ TEST_CASE("The record of a run has the same text as in earlier versions") {
       R"("learning_rate":"0.1","beta1":"0.9","beta2":"0.999","epsilon":"1e-08",)"
       R"("weight_decay":"0.01","coupled_weight_decay":"0","amsgrad":"false",)"
       R"("bias_correction":"true","epsilon_before_correction":"false",)"
-      R"("allow_zero_epsilon":"false","nonfinite":"propagate","selected.w":"true",)"
+      R"("allow_zero_epsilon":"false","nonfinite":"propagate","accumulate":"automatic",)"
+      R"("seed":"0","selected.w":"true",)"
       R"("selected.b":"true","learning_rate_factor.b":"1","weight_decay_factor.b":"0",)"
       R"("frozen.b":"false"},"scalars":{"learning_rate":"0.1","steps":"0","skipped":"0"},)"
       R"("slots":["exp_avg","exp_avg_sq"]},{"type":"EmaBank","parameter":"float32",)"

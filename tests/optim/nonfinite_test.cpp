@@ -35,36 +35,53 @@ void each_optimizer(Check check) {
   constexpr bool wide = sizeof(S) == 8;
   const double squared = wide ? 0x1p511 : 0x1p63, averaged = wide ? 0x1p1023 : 0x1p127;
   constexpr double rate = 1e-30;
-  check([&](const Params& p,
-            Nonfinite n) { return polyak::AdamW<P>(p, {.learning_rate = rate, .nonfinite = n}); },
-        squared);
   check(
       [&](const Params& p, Nonfinite n) {
-        return polyak::Adam<P>(p, {.learning_rate = rate, .amsgrad = true, .nonfinite = n});
+        return polyak::AdamW<P>(
+            p, {.learning_rate = rate, .nonfinite = n, .accumulate = polyak::Accumulate::plain});
       },
       squared);
   check(
       [&](const Params& p, Nonfinite n) {
-        return polyak::AdEMAMix<P>(p, {.learning_rate = rate, .nonfinite = n});
+        return polyak::Adam<P>(p, {.learning_rate = rate,
+                                   .amsgrad = true,
+                                   .nonfinite = n,
+                                   .accumulate = polyak::Accumulate::plain});
       },
       squared);
   check(
       [&](const Params& p, Nonfinite n) {
-        return polyak::ScheduleFreeAdamW<P>(p, {.learning_rate = rate, .nonfinite = n});
+        return polyak::AdEMAMix<P>(
+            p, {.learning_rate = rate, .nonfinite = n, .accumulate = polyak::Accumulate::plain});
       },
       squared);
-  check([&](const Params& p,
-            Nonfinite n) { return polyak::Lion<P>(p, {.learning_rate = rate, .nonfinite = n}); },
-        averaged);
   check(
       [&](const Params& p, Nonfinite n) {
-        return polyak::Sgd<P>(p, {.learning_rate = rate, .momentum = 0.9, .nonfinite = n});
+        return polyak::ScheduleFreeAdamW<P>(
+            p, {.learning_rate = rate, .nonfinite = n, .accumulate = polyak::Accumulate::plain});
+      },
+      squared);
+  check(
+      [&](const Params& p, Nonfinite n) {
+        return polyak::Lion<P>(
+            p, {.learning_rate = rate, .nonfinite = n, .accumulate = polyak::Accumulate::plain});
+      },
+      averaged);
+  check(
+      [&](const Params& p, Nonfinite n) {
+        return polyak::Sgd<P>(p, {.learning_rate = rate,
+                                  .momentum = 0.9,
+                                  .nonfinite = n,
+                                  .accumulate = polyak::Accumulate::plain});
       },
       averaged / 10);
   check(
       [&](const Params& p, Nonfinite n) {
-        return polyak::Sgd<P>(
-            p, {.learning_rate = rate, .momentum = 0.9, .dampening = 0.9, .nonfinite = n});
+        return polyak::Sgd<P>(p, {.learning_rate = rate,
+                                  .momentum = 0.9,
+                                  .dampening = 0.9,
+                                  .nonfinite = n,
+                                  .accumulate = polyak::Accumulate::plain});
       },
       averaged);
 }

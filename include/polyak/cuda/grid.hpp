@@ -28,6 +28,13 @@
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/storage.hpp>
 
+// Lanes stay in registers only where their numbers are constants.
+#if defined(__CUDACC__)
+#define POLYAK_UNROLL _Pragma("unroll")
+#else
+#define POLYAK_UNROLL
+#endif
+
 namespace polyak {
 inline namespace POLYAK_V0 {
 namespace cuda {
@@ -503,12 +510,14 @@ struct GridSweep {
     if constexpr (may_round_at_random<First>) {
       if (rounds_at_random(laws.first.key)) {
         const EightRandoms random(key_of(laws.first.key, row), at);
+        POLYAK_UNROLL
         for (int k = 0; k < N; ++k) {
           lane(laws.first, x[k], gradient[k], slots.lanes, slots.of_weights, k, random.of(k), all);
         }
         return apply(laws.rest, row, at, x, gradient, slots.rest);
       }
     }
+    POLYAK_UNROLL
     for (int k = 0; k < N; ++k) {
       lane(laws.first, x[k], gradient[k], slots.lanes, slots.of_weights, k, 0, all);
     }
