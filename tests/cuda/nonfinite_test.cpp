@@ -43,7 +43,7 @@ struct Small {
     gradients.set("x", gradient.data());
   }
   void add(std::size_t n) {
-    params.add("x", x.data(), {n});
+    params.add("x", x.data(), {static_cast<std::int64_t>(n)});
     params.add("statistics", statistics.data(), {7}, Role::copy);
   }
   template <class T>
@@ -65,9 +65,9 @@ TEMPLATE_TEST_CASE("a device skips or refuses a gradient that would overflow a m
   using P = TestType;
   const double largest = std::is_same_v<P, double> ? 0x1p511 : 0x1p63;
   for (const Nonfinite policy : {Nonfinite::skip_step, Nonfinite::error}) {
-    for (const std::size_t place : {0, 17, 4999}) {
+    for (const std::size_t place : {std::size_t{0}, std::size_t{17}, std::size_t{4999}}) {
       Small<P> model(5000);
-      AdamW<cuda::Device<P>> adamw(model.params, {.nonfinite = policy});
+      AdamW<cuda::Device<P>> adamw(model.params, {.learning_rate = 0.01, .nonfinite = policy});
       const auto made = [&] {
         bool refused = false;
         try {

@@ -94,7 +94,7 @@ TEMPLATE_TEST_CASE("a gradient that would overflow a moment is skipped or refuse
   const double highest = static_cast<double>(std::numeric_limits<P>::max());
   each_optimizer<P>([&](auto make, double largest) {
     for (const Nonfinite policy : {Nonfinite::skip_step, Nonfinite::error}) {
-      for (const std::size_t place : {0, 17, 36}) {
+      for (const std::size_t place : {std::size_t{0}, std::size_t{17}, std::size_t{36}}) {
         OneTensor<P> model(std::vector<P>(37, P(1)));
         std::fill(model.gradient.begin(), model.gradient.end(), P(0.5F));
         auto optimizer = make(model.params, policy);
@@ -240,7 +240,7 @@ TEMPLATE_TEST_CASE("an average that checks looks at buffers too", "[nonfinite]",
   CHECK(polyak::update(params, strict, careful));
   std::int64_t skipped = 0;
   for (const double bad : {nan_value, infinity, -infinity}) {
-    for (const std::size_t place : {0, 3, 6}) {
+    for (const std::size_t place : {std::size_t{0}, std::size_t{3}, std::size_t{6}}) {
       INFO(bad << " at " << place);
       const auto state = polyak::state_bytes(strict);
       statistics[place] = static_cast<TestType>(bad);
