@@ -135,6 +135,7 @@ void for_each_optimizer(Use&& use) {
         return AdEMAMix<P, S>(
             p, {.learning_rate = 0.1, .beta1 = 0, .epsilon = 0, .allow_zero_epsilon = true}, s...);
       });
+#if !defined(__FAST_MATH__)  // which removes the compensation
   use(variant(ademamix, "AdEMAMix kahan"), []<class P>(const Parameters<P>& p, const auto&... s) {
     return AdEMAMix<P, S>(
         p, {.learning_rate = 0.1, .beta3 = 0.999999, .accumulate_slow = Accumulate::kahan}, s...);
@@ -144,6 +145,7 @@ void for_each_optimizer(Use&& use) {
         return AdEMAMix<P, S>(
             p, {.learning_rate = 0.1, .beta1 = 0, .accumulate_slow = Accumulate::kahan}, s...);
       });
+#endif
   use({.name = "Lion", .header = "optim/lion.hpp"},
       []<class P>(const Parameters<P>& p, const auto&... s) {
         return Lion<P, S>(p, {.learning_rate = 0.01, .weight_decay = 0.1}, s...);

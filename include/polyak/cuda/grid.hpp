@@ -29,7 +29,7 @@
 #include <polyak/core/storage.hpp>
 
 // Lanes stay in registers only where their numbers are constants.
-#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__)  // the host's compiler does not know the pragma
 #define POLYAK_UNROLL _Pragma("unroll")
 #else
 #define POLYAK_UNROLL

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <polyak/core/switches.hpp>
+
 namespace polyak {
 inline namespace POLYAK_V0 {
 namespace detail {
