@@ -69,7 +69,7 @@ POLYAK_LAW void store_tile(void* data, std::size_t at, std::size_t rest, const T
 }
 
 [[nodiscard]] POLYAK_LAW void* address_of(std::uint64_t word) {
-  return reinterpret_cast<void*>(static_cast<std::uintptr_t>(word));
+  return reinterpret_cast<void*>(static_cast<std::uintptr_t>(word));  // NOLINT: a table of words
 }
 
 /// The types of some streams. Unlike those of a std::tuple they need not be complete.

@@ -116,12 +116,13 @@ template <class M>
 [[nodiscard]] bool has_started(const M& method, Parts parts) {
   if constexpr (is_parameters<M>) {
     return false;
-  } else if (!includes(parts, part_of(M::trains))) {
-    return false;
-  } else if constexpr (requires { method.calls(); }) {
-    return method.calls() > 0 || method.skipped() > 0;
   } else {
-    return method.count() > 0 || method.skipped() > 0;
+    if (!includes(parts, part_of(M::trains))) return false;
+    if constexpr (requires { method.calls(); }) {
+      return method.calls() > 0 || method.skipped() > 0;
+    } else {
+      return method.count() > 0 || method.skipped() > 0;
+    }
   }
 }
 
