@@ -122,7 +122,8 @@ struct Vocabulary {
   /// (a - b) / 2, which does not overflow for finite a and b. It has the bits of half of a - b,
   /// except for numbers so small that their half is rounded.
   friend POLYAK_LAW V half_difference(const V& a, const V& b) {
-    return fma(V(-0.5f), b, V(0.5f) * a);
+    using T = typename V::Scalar;
+    return fma(V(static_cast<T>(-0.5f)), b, V(static_cast<T>(0.5f)) * a);
   }
   /// a + c (b - a) for 0 <= c <= 1: finite for finite a and b.
   friend POLYAK_LAW V interpolate(const V& a, const V& b, const V& c) {
