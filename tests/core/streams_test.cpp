@@ -35,43 +35,20 @@
 #include "../support/numbers.hpp"
 #include "../support/refuses.hpp"
 #include "../support/splitter.hpp"
+#include "../support/stream_laws.hpp"
 
 namespace streams_test {
 
 namespace {
 
-using polyak::LawMerge;
 using polyak::LawStreams;
 using polyak::detail::StreamPlan;
+using stream_laws::Follow;
+using stream_laws::TwoOfThree;
+using stream_laws::WeighedByStreams;
 
 constexpr std::size_t never = std::numeric_limits<std::size_t>::max();
 constexpr std::size_t margin = 40;
-
-/// Two outputs of three inputs.
-template <class T>
-struct TwoOfThree {
-  using Value = T;
-  static constexpr LawStreams streams{.outputs = 2, .inputs = 3};
-  T factor;
-  template <class V>
-  POLYAK_LAW void operator()(V& a, V& b, const V& x, const V& y, const V& z) const {
-    a = fma(factor, x - y, z);
-    b = max(x, y) + z;
-  }
-};
-
-/// Updates an output.
-template <class T>
-struct Follow {
-  using Value = T;
-  static constexpr LawStreams streams{.outputs = 2, .inputs = 1, .updates = true, .rare = true};
-  T gain;
-  template <class V>
-  POLYAK_LAW void operator()(V& fast, V& slow, const V& x) const {
-    slow = fma(gain, fast - slow, slow);
-    fast = fma(gain, x - fast, fast);
-  }
-};
 
 /// Fills an output from nothing.
 struct Zero {
@@ -80,28 +57,6 @@ struct Zero {
   template <class V>
   POLYAK_LAW void operator()(V& out) const {
     out = V(0);
-  }
-};
-
-/// The mean of models weighted by a stream for each, and the sum of these.
-template <class T>
-struct WeighedByStreams {
-  using Value = T;
-  static constexpr LawMerge merges{.inputs = 2, .accumulators = 2, .outputs = 2};
-  template <class V>
-  POLYAK_LAW void first(V& total, V& sum, const V& weight, const V& x, const V& f) const {
-    total = weight * f;
-    sum = total * x;
-  }
-  template <class V>
-  POLYAK_LAW void next(V& total, V& sum, const V& weight, const V& x, const V& f) const {
-    total = fma(weight, f, total);
-    sum = fma(weight * f, x, sum);
-  }
-  template <class V>
-  POLYAK_LAW void finish(V& mean, V& all, const V& total, const V& sum) const {
-    mean = sum / total;
-    all = total;
   }
 };
 
