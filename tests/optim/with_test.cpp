@@ -169,6 +169,19 @@ TEST_CASE("a scheduled decay is saved and goes on after loading") {
   CHECK(other.weight_decay() == 0.125);
 }
 
+TEST_CASE("loading a file without a scheduled decay sets the decay back to that of the options") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("run");
+  OneTensor<> model({1, 2});
+  const AdamW<double> saved(model.params, {.weight_decay = 0.25});
+  save(path, model.params, saved);
+  AdamW<double> run(model.params, {.weight_decay = 0.25});
+  run.at({.weight_decay = 0.5});
+  load(path, model.params, run);
+  CHECK(run.weight_decay() == 0.25);
+  CHECK(state_bytes(run) == state_bytes(saved));
+}
+
 TEMPLATE_TEST_CASE("with() the same options changes nothing", "", AdamW<double>, Adam<double>,
                    Lion<double>, AdEMAMix<double>, ScheduleFreeSgd<double>,
                    ScheduleFreeAdamW<double>) {

@@ -7,6 +7,8 @@
 /// The best decay is known only after training: follow several, evaluate each, keep one.
 /// State: N slots ("average.0", ...). Elementwise; any shape. 2 N + 1 words per parameter and
 /// update; N separate Emas move 3 N.
+///
+/// Above 300 lines: one law and one class, with the options of each average.
 #pragma once
 
 #include <array>

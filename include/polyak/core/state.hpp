@@ -18,6 +18,8 @@
 /// StateEditor changes the state of one that is not const. Options are fixed when a method is made,
 /// so only a StateVisitor gets them. The list has the same entries in the same order for all
 /// methods made with the same options on the same layout. Names are unique within a method.
+///
+/// Above 300 lines: what reads a state and what changes it list the same entries.
 #pragma once
 
 #include <cstddef>
@@ -158,10 +160,11 @@ class StateVisitor : public OptionVisitor {
     add_scalar(name, &value, detail::state_scalar_type<T>);
   }
   /// A number that files of earlier versions lack, and that is written only where it is not
-  /// `usual`, its value after construction: so earlier versions read files that do not need it.
+  /// `usual`, its value after construction: so earlier versions read files that do not need it. A
+  /// file without it sets the number to `usual`.
   template <class T>
   void newer_scalar(std::string_view name, const T& value, const std::type_identity_t<T>& usual) {
-    add_newer_scalar(name, &value, detail::state_scalar_type<T, true>, value == usual);
+    add_newer_scalar(name, &value, detail::state_scalar_type<T, true>, &usual);
   }
   /// A counter for each tensor.
   virtual void counters(std::string_view name, std::span<const std::int64_t> values) = 0;
@@ -177,7 +180,7 @@ class StateVisitor : public OptionVisitor {
                           const StateScalarType& type) = 0;
   /// As add_scalar(), unless a visitor writes files.
   virtual void add_newer_scalar(std::string_view name, const void* value,
-                                const StateScalarType& type, bool usual);
+                                const StateScalarType& type, const void* usual);
 };
 
 /// Changes the state of a method. Gets the same entries as a StateVisitor but for the options.

@@ -29,7 +29,7 @@ POLYAK_DEFINE void OptionVisitor::add_option(detail::OptionText&&) {}
 
 POLYAK_DEFINE StateVisitor::~StateVisitor() = default;
 POLYAK_DEFINE void StateVisitor::add_newer_scalar(std::string_view name, const void* value,
-                                                  const StateScalarType& type, bool) {
+                                                  const StateScalarType& type, const void*) {
   add_scalar(name, value, type);
 }
 POLYAK_DEFINE StateEditor::~StateEditor() = default;

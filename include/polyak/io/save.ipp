@@ -11,7 +11,6 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -220,21 +219,19 @@ inline void require_state(const SafetensorsFile& file, const std::vector<NamedTe
                ", which this run keeps");
 }
 
-/// The numbers of the file, checked, in the order of the methods that are loaded; none where an
-/// older file lacks one.
-[[nodiscard]] inline std::vector<std::optional<std::array<std::byte, 8>>> parse_scalars(
+/// The numbers of the file, checked, in the order of the methods that are loaded; the usual number
+/// where the file lacks one.
+[[nodiscard]] inline std::vector<std::array<std::byte, 8>> parse_scalars(
     const std::filesystem::path& path, const FiledRecord& file, const StateRecord& run,
     const StateMatch& match) {
-  std::vector<std::optional<std::array<std::byte, 8>>> parsed;
+  std::vector<std::array<std::byte, 8>> parsed;
   for (std::size_t k = 0; k < run.methods.size(); ++k) {
     if (match.methods[k] == StateMatch::none) continue;
     for (const RecordedScalar& scalar : run.methods[k].scalars) {
       const auto& scalars = file.methods[match.methods[k]].scalars;
       const auto known = scalars.find(scalar.name);
-      auto& one = parsed.emplace_back();
-      if (known == scalars.end()) continue;
-      const std::string& words = known->second;
-      if (!scalar.type->parse(words, one.emplace().data())) {
+      const std::string& words = known == scalars.end() ? scalar.usual : known->second;
+      if (!scalar.type->parse(words, parsed.emplace_back().data())) {
         refuse_io(path, {}, {},
                   label(k, run.methods[k]) + ": \"" + scalar.name + "\" is " + text(words) +
                       ", which is not such a number");
@@ -318,11 +315,10 @@ POLYAK_DEFINE LoadReport load_record(const std::filesystem::path& path, const St
     }
     const auto& kept = found.differing[k];
     for (const RecordedScalar& scalar : run.methods[k].scalars) {
-      const std::optional<std::array<std::byte, 8>>& value = *parsed++;
+      const std::array<std::byte, 8>& value = *parsed++;
       void* const memory = *place++;
-      if (!value) continue;
       if (std::find(kept.begin(), kept.end(), scalar.name) != kept.end()) continue;
-      std::memcpy(memory, value->data(), scalar.type->bytes);
+      std::memcpy(memory, value.data(), scalar.type->bytes);
     }
   }
   return report;

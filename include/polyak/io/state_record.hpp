@@ -39,7 +39,7 @@ struct RecordedScalar {
   std::string name;
   std::string value;
   const StateScalarType* type;
-  bool written = true;  ///< in files
+  std::string usual = {};  ///< of a number that files lack where it has this value; else empty
 };
 
 /// What a tensor of a state is a part of.
@@ -109,7 +109,7 @@ class StateRecorder final : public StateVisitor {
   void add_scalar(std::string_view name, const void* value, const StateScalarType& type) override;
   [[nodiscard]] RecordedPart part(std::string what, std::size_t tensor = RecordedPart::none) const;
   void add_newer_scalar(std::string_view name, const void* value, const StateScalarType& type,
-                        bool usual) override;
+                        const void* usual) override;
 
   StateRecord& all_;
   std::size_t method_;  // its place among all methods

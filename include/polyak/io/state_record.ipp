@@ -100,9 +100,9 @@ POLYAK_DEFINE void StateRecorder::add_scalar(std::string_view name, const void* 
   all_.methods[method_].scalars.push_back({std::string(name), type.text(value), &type});
 }
 POLYAK_DEFINE void StateRecorder::add_newer_scalar(std::string_view name, const void* value,
-                                                   const StateScalarType& type, bool usual) {
+                                                   const StateScalarType& type, const void* usual) {
   add_scalar(name, value, type);
-  all_.methods[method_].scalars.back().written = !usual;
+  all_.methods[method_].scalars.back().usual = type.text(usual);
 }
 POLYAK_DEFINE void StateRecorder::counters(std::string_view name,
                                            std::span<const std::int64_t> values) {
@@ -196,7 +196,7 @@ POLYAK_DEFINE void StatePlaceLister::slots(SlotMemory& slots) {
                 {"slots", method.slots}};
     for (const OptionText& option : method.options) one["options"][option.name] = option.text;
     for (const RecordedScalar& scalar : method.scalars) {
-      if (scalar.written) one["scalars"][scalar.name] = scalar.value;
+      if (scalar.value != scalar.usual) one["scalars"][scalar.name] = scalar.value;
     }
     for (const auto& [slot, shapes] : method.slot_shapes) {
       Json& list = one["slot_shapes"][slot] = Json::array();
