@@ -131,7 +131,7 @@ class CottaTeacher final : public AverageOf<CottaTeacher<P, S>, P, ExponentialWe
   [[nodiscard]] MemoryReport memory_report() const {
     MemoryReport report = Base::memory_report();
     const MemoryReport source = source_.memory_report();
-    report.slots.insert(report.slots.end(), source.slots.begin(), source.slots.end());
+    for (const MemoryReport::Slot& slot : source.slots) report.slots.push_back(slot);
     report.total += source.total;
     return report;
   }

@@ -10,7 +10,9 @@
 
 #include <polyak/core/switches.hpp>
 
-/// Stands before each definition in an .ipp file.
+/// Stands before each definition in an .ipp file, and before the declaration of each virtual
+/// function that one defines. A virtual function that is inline only in its definition makes g++
+/// compile the whole class in every program.
 #if defined(POLYAK_COMPILED)
 #define POLYAK_DEFINE
 #else

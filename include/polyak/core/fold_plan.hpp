@@ -110,11 +110,15 @@ struct FoldPlan {
   std::size_t results = 0;
 
   void add(std::size_t index, const FoldShape& shape, std::size_t accumulators) {
-    of_tensor.resize(index + 1, none);
-    of_tensor[index] = tensors.size();
+    fill_to(index);
+    of_tensor.push_back(tensors.size());
     tensors.push_back({index, shape, parts, results});
     parts += shape.outer * shape.blocks() * accumulators * shape.inner;
     results += shape.results();
+  }
+  /// Leaves out the tensors up to number `size`.
+  void fill_to(std::size_t size) {
+    while (of_tensor.size() < size) of_tensor.push_back(none);
   }
   static constexpr std::size_t none = static_cast<std::size_t>(-1);
 };
@@ -130,7 +134,7 @@ template <class Takes>
     if (tensor.dtype != dtype || !takes(k)) continue;
     plan.add(k, fold_shape(tensor.shape, tensor.order, options, tensor.size), accumulators);
   }
-  plan.of_tensor.resize(layout.tensors.size(), FoldPlan::none);
+  plan.fill_to(layout.tensors.size());
   return plan;
 }
 

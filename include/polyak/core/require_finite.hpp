@@ -19,12 +19,13 @@ namespace detail {
 class FiniteVisitor final : public StateVisitor {
  public:
   FiniteVisitor() : StateVisitor(false) {}
-  void counters(std::string_view name, std::span<const std::int64_t> values) override;
-  void buffers(const Layout& layout, const std::byte* data) override;
-  void slots(const ConstSlots& slots) override;
+  POLYAK_DEFINE void counters(std::string_view name, std::span<const std::int64_t> values) override;
+  POLYAK_DEFINE void buffers(const Layout& layout, const std::byte* data) override;
+  POLYAK_DEFINE void slots(const ConstSlots& slots) override;
 
  private:
-  void add_scalar(std::string_view name, const void* value, const StateScalarType& type) override;
+  POLYAK_DEFINE void add_scalar(std::string_view name, const void* value,
+                                const StateScalarType& type) override;
 };
 
 }  // namespace detail

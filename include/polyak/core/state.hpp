@@ -145,7 +145,7 @@ class OptionVisitor {
 
  private:
   static std::string joined(std::string_view name, std::string_view tensor);
-  virtual void add_option(detail::OptionText&& option);
+  POLYAK_DEFINE virtual void add_option(detail::OptionText&& option);
 
   bool wants_options_;
 };
@@ -153,7 +153,7 @@ class OptionVisitor {
 /// Reads the state of a const method.
 class StateVisitor : public OptionVisitor {
  public:
-  virtual ~StateVisitor();
+  POLYAK_DEFINE virtual ~StateVisitor();
   /// A counter or another number.
   template <class T>
   void scalar(std::string_view name, const T& value) {
@@ -179,14 +179,14 @@ class StateVisitor : public OptionVisitor {
   virtual void add_scalar(std::string_view name, const void* value,
                           const StateScalarType& type) = 0;
   /// As add_scalar(), unless a visitor writes files.
-  virtual void add_newer_scalar(std::string_view name, const void* value,
-                                const StateScalarType& type, const void* usual);
+  POLYAK_DEFINE virtual void add_newer_scalar(std::string_view name, const void* value,
+                                              const StateScalarType& type, const void* usual);
 };
 
 /// Changes the state of a method. Gets the same entries as a StateVisitor but for the options.
 class StateEditor : public OptionVisitor {
  public:
-  virtual ~StateEditor();
+  POLYAK_DEFINE virtual ~StateEditor();
   template <class T>
   requires(!std::is_const_v<T>) void scalar(std::string_view name, T& value) {
     add_scalar(name, &value, detail::state_scalar_type<T>);
@@ -247,15 +247,16 @@ void visit_part(Part& part, StateVisitorOf<Part>& visit) {
 class StateWriter final : public StateVisitor {
  public:
   StateWriter() : StateVisitor(true) {}
-  void counters(std::string_view name, std::span<const std::int64_t> values) override;
-  void buffers(const Layout& layout, const std::byte* data) override;
-  void slots(const ConstSlots& slots) override;
+  POLYAK_DEFINE void counters(std::string_view name, std::span<const std::int64_t> values) override;
+  POLYAK_DEFINE void buffers(const Layout& layout, const std::byte* data) override;
+  POLYAK_DEFINE void slots(const ConstSlots& slots) override;
   /// The description and the state. Call it once.
   [[nodiscard]] std::vector<std::byte> bytes();
 
  private:
-  void add_option(OptionText&& option) override;
-  void add_scalar(std::string_view name, const void* value, const StateScalarType& type) override;
+  POLYAK_DEFINE void add_option(OptionText&& option) override;
+  POLYAK_DEFINE void add_scalar(std::string_view name, const void* value,
+                                const StateScalarType& type) override;
   void add(const void* data, std::size_t bytes, MemorySpace* space = nullptr);
   void describe(std::string_view name, const std::string& what);
   std::string description_;  // a line for each option and each part of the state
@@ -271,12 +272,13 @@ class StateWriter final : public StateVisitor {
 class StateReader final : public StateEditor {
  public:
   explicit StateReader(const std::byte* in) : in_(in) {}
-  void counters(std::string_view name, std::span<std::int64_t> values) override;
-  void buffers(const Layout& layout, std::byte* data) override;
-  void slots(SlotMemory& slots) override;
+  POLYAK_DEFINE void counters(std::string_view name, std::span<std::int64_t> values) override;
+  POLYAK_DEFINE void buffers(const Layout& layout, std::byte* data) override;
+  POLYAK_DEFINE void slots(SlotMemory& slots) override;
 
  private:
-  void add_scalar(std::string_view name, void* value, const StateScalarType& type) override;
+  POLYAK_DEFINE void add_scalar(std::string_view name, void* value,
+                                const StateScalarType& type) override;
   void take(void* data, std::size_t bytes, MemorySpace* space = nullptr);
   const std::byte* in_;
 };

@@ -82,10 +82,11 @@ POLYAK_DEFINE void StateWriter::add(const void* data, std::size_t bytes, MemoryS
 }
 POLYAK_DEFINE std::vector<std::byte> StateWriter::bytes() {
   const std::uint64_t length = description_.size();
-  std::vector<std::byte> all(sizeof length + description_.size());
+  const std::size_t begin = sizeof length + description_.size();
+  std::vector<std::byte> all(begin + state_.size());
   std::memcpy(all.data(), &length, sizeof length);
   std::memcpy(all.data() + sizeof length, description_.data(), description_.size());
-  all.insert(all.end(), state_.begin(), state_.end());
+  if (!state_.empty()) std::memcpy(all.data() + begin, state_.data(), state_.size());
   return all;
 }
 

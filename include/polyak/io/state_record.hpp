@@ -100,16 +100,17 @@ class StateRecorder final : public StateVisitor {
   /// Throws std::invalid_argument for a method of other parameters.
   StateRecorder(StateRecord& all, std::string_view type, DType parameter, DType state,
                 const std::shared_ptr<const Layout>& layout);
-  void counters(std::string_view name, std::span<const std::int64_t> values) override;
-  void buffers(const Layout& layout, const std::byte* data) override;
-  void slots(const ConstSlots& slots) override;
+  POLYAK_DEFINE void counters(std::string_view name, std::span<const std::int64_t> values) override;
+  POLYAK_DEFINE void buffers(const Layout& layout, const std::byte* data) override;
+  POLYAK_DEFINE void slots(const ConstSlots& slots) override;
 
  private:
-  void add_option(OptionText&& option) override;
-  void add_scalar(std::string_view name, const void* value, const StateScalarType& type) override;
+  POLYAK_DEFINE void add_option(OptionText&& option) override;
+  POLYAK_DEFINE void add_scalar(std::string_view name, const void* value,
+                                const StateScalarType& type) override;
   [[nodiscard]] RecordedPart part(std::string what, std::size_t tensor = RecordedPart::none) const;
-  void add_newer_scalar(std::string_view name, const void* value, const StateScalarType& type,
-                        const void* usual) override;
+  POLYAK_DEFINE void add_newer_scalar(std::string_view name, const void* value,
+                                      const StateScalarType& type, const void* usual) override;
 
   StateRecord& all_;
   std::size_t method_;  // its place among all methods
@@ -126,12 +127,13 @@ struct StatePlaces {
 class StatePlaceLister final : public StateEditor {
  public:
   explicit StatePlaceLister(StatePlaces& all) : all_(all) {}
-  void counters(std::string_view name, std::span<std::int64_t> values) override;
-  void buffers(const Layout& layout, std::byte* data) override;
-  void slots(SlotMemory& slots) override;
+  POLYAK_DEFINE void counters(std::string_view name, std::span<std::int64_t> values) override;
+  POLYAK_DEFINE void buffers(const Layout& layout, std::byte* data) override;
+  POLYAK_DEFINE void slots(SlotMemory& slots) override;
 
  private:
-  void add_scalar(std::string_view name, void* value, const StateScalarType& type) override;
+  POLYAK_DEFINE void add_scalar(std::string_view name, void* value,
+                                const StateScalarType& type) override;
   StatePlaces& all_;
 };
 

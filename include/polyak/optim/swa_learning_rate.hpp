@@ -81,7 +81,7 @@ class SwaLearningRate {
             "SwaLearningRateOptions.swa_learning_rate must have one rate, or one per group, " +
                 detail::text(initial_.size()),
             targets.size());
-    if (targets.size() == 1) targets.resize(initial_.size(), targets.front());
+    while (targets.size() < initial_.size()) targets.push_back(targets.front());
     rates_ = options_.anneal_epochs == 0 ? targets : initial_;
   }
 

@@ -212,8 +212,8 @@ std::vector<double> BatchNormLayersOf<Numbers>::statistics() const {
     all.push_back(static_cast<double>(layer.channels));
     all.push_back(static_cast<double>(layer.total.batches));
     all.push_back(static_cast<double>(layer.total.samples));
-    all.insert(all.end(), layer.total.mean.begin(), layer.total.mean.end());
-    all.insert(all.end(), layer.total.spread.begin(), layer.total.spread.end());
+    for (const double mean : layer.total.mean) all.push_back(mean);
+    for (const double spread : layer.total.spread) all.push_back(spread);
   }
   return all;
 }

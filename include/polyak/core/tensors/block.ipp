@@ -54,10 +54,10 @@ POLYAK_DEFINE Block::~Block() {
 
 POLYAK_DEFINE std::shared_ptr<Block> make_block(std::size_t bytes,
                                                 std::shared_ptr<MemorySpace> space) {
-  return std::make_shared<Block>(bytes, std::move(space));
+  return std::shared_ptr<Block>(new Block(bytes, std::move(space)));
 }
 POLYAK_DEFINE std::shared_ptr<Block> copy_of_block(const Block& block) {
-  return std::make_shared<Block>(block);
+  return std::shared_ptr<Block>(new Block(block));
 }
 
 }  // namespace detail

@@ -95,7 +95,8 @@ POLYAK_DEFINE void FreeMemory::find(const MemoryIndex& taken) {
   ends_.push_back(0);
   taken.list(begins_, ends_);
   while (begins_.size() >> bits_ != 0) ++bits_;
-  begins_.resize(std::size_t{1} << bits_, std::numeric_limits<std::uintptr_t>::max());
+  while (begins_.size() >> bits_ == 0)
+    begins_.push_back(std::numeric_limits<std::uintptr_t>::max());
 }
 
 }  // namespace detail

@@ -35,7 +35,9 @@ POLYAK_DEFINE std::size_t elements_of(const Shape& shape, std::string_view name)
           std::string("a dimension of tensor \"").append(name).append("\" must be >= 0"), extent);
     }
   }
-  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
+  for (const std::int64_t extent : shape) {
+    if (extent == 0) return 0;
+  }
   // Bytes of any type are then counted without overflow.
   constexpr std::size_t most = std::numeric_limits<std::ptrdiff_t>::max() / 16;
   std::size_t elements = 1;
@@ -51,7 +53,8 @@ POLYAK_DEFINE std::size_t elements_of(const Shape& shape, std::string_view name)
 }
 
 POLYAK_DEFINE Order canonical(Order order, const Shape& shape) {
-  const auto longer = std::count_if(shape.begin(), shape.end(), [](auto n) { return n > 1; });
+  int longer = 0;
+  for (const std::int64_t extent : shape) longer += extent > 1 ? 1 : 0;
   return longer <= 1 ? Order::row_major : order;
 }
 

@@ -19,10 +19,8 @@ POLYAK_DEFINE void refuse_moved_list() {
 }
 
 POLYAK_DEFINE ParameterList::ParameterList(DType weights, std::shared_ptr<MemorySpace> space)
-    : weights_(weights),
-      places_(std::make_shared<Places>()),
-      swapped_(std::make_shared<std::atomic<bool>>(false)) {
-  auto layout = std::make_shared<Layout>();
+    : weights_(weights), places_(new Places), swapped_(new std::atomic<bool>(false)) {
+  std::shared_ptr<Layout> layout(new Layout);
   layout->space = std::move(space);
   layout_ = std::move(layout);
 }
@@ -45,8 +43,10 @@ POLYAK_DEFINE void ParameterList::require_memory(const TensorInfo& tensor, const
 /// tensor of one dimension is memory without indexes.
 [[nodiscard]] inline bool turned(const TensorInfo& a, const TensorInfo& b) {
   const auto longer = [](const TensorInfo& tensor) {
-    Shape shape = tensor.shape;
-    std::erase(shape, 1);
+    Shape shape;
+    for (const std::int64_t size : tensor.shape) {
+      if (size != 1) shape.push_back(size);
+    }
     return shape;
   };
   const Shape first = longer(a), second = longer(b);
@@ -161,7 +161,7 @@ POLYAK_DEFINE std::vector<AddressRange> ParameterList::ranges(
     const std::vector<bool>& tensors) const {
   std::vector<AddressRange> all(size());
   for (std::size_t k = 0; k < all.size(); ++k) {
-    if (!tensors[k]) continue;
+    if (!tensors[k] || memory(k).size == 0) continue;
     all[k].begin = MemoryIndex::address(memory(k).data);
     all[k].end = all[k].begin + memory(k).size * bytes_of(layout()->tensors[k].dtype);
   }
@@ -208,15 +208,13 @@ POLYAK_DEFINE std::size_t ParameterList::elements() const {
 
 /// The layout for writing; copied first if a method or another list shares it.
 POLYAK_DEFINE Layout& ParameterList::own_layout() {
-  auto own = layout_.use_count() > 1 ? std::make_shared<Layout>(*layout_)
-                                     : std::const_pointer_cast<Layout>(layout_);
-  layout_ = own;
-  return *own;
+  if (layout_.use_count() > 1) layout_.reset(new Layout(*layout_));
+  return const_cast<Layout&>(*layout_);  // made without const, above or in the constructor
 }
 
 /// The places for writing; copied first if another list shares them.
 POLYAK_DEFINE Places& ParameterList::own_places() {
-  if (places_.use_count() > 1) places_ = std::make_shared<Places>(*places_);
+  if (places_.use_count() > 1) places_.reset(new Places(*places_));
   return *places_;
 }
 

@@ -53,7 +53,10 @@ POLYAK_DEFINE void refuse_moved_slots() {
 }
 
 POLYAK_DEFINE std::vector<SlotSpec> specs_of(const std::vector<std::string>& names) {
-  return {names.begin(), names.end()};
+  std::vector<SlotSpec> slots;
+  slots.reserve(names.size());
+  for (const std::string& name : names) slots.push_back(name);
+  return slots;
 }
 
 POLYAK_DEFINE SlotMemory::SlotMemory(std::shared_ptr<const Layout> layout, DType dtype,
@@ -154,7 +157,7 @@ POLYAK_DEFINE void SlotMemory::copy_tensor(std::size_t tensor, const SlotMemory&
 }
 
 POLYAK_DEFINE std::shared_ptr<const SlotParts> SlotMemory::parts_of(const SlotSpec& slot) const {
-  auto parts = std::make_shared<SlotParts>();
+  std::shared_ptr<SlotParts> parts(new SlotParts);
   for (std::size_t k = 0; k < offsets_.size(); ++k) {
     auto& part = parts->tensors.emplace_back();
     parts->offsets.push_back(absent);

@@ -14,7 +14,7 @@ namespace polyak {
 /// Data of the process, which units with different switches share (core/switches.hpp).
 namespace whole_process {
 
-/// A range of addresses, [begin, end).
+/// A range of addresses, [begin, end). An empty range is {0, 0}.
 struct AddressRange {
   std::uintptr_t begin = 0, end = 0;
 };

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
-#include <mutex>
 #include <utility>
 
 namespace polyak {
@@ -18,7 +17,7 @@ struct SwappedRanges {
     const void* id;
     std::vector<AddressRange> ranges;  // in the order of addresses
   };
-  std::mutex mutex;
+  std::atomic_flag locked;
   std::vector<Guard> guards;
   std::atomic<std::size_t> number{0};
 
@@ -41,6 +40,24 @@ POLYAK_DEFINE SwappedRanges& swapped_ranges() {
   return all;
 }
 
+/// Locks the ranges while it lives. <mutex> would cost each program more time to compile than the
+/// rest of this file.
+class SwappedRangesLock {
+ public:
+  explicit SwappedRangesLock(SwappedRanges& all) : locked_(all.locked) {
+    while (locked_.test_and_set(std::memory_order_acquire)) locked_.wait(true);
+  }
+  SwappedRangesLock(const SwappedRangesLock&) = delete;
+  SwappedRangesLock& operator=(const SwappedRangesLock&) = delete;
+  ~SwappedRangesLock() {
+    locked_.clear(std::memory_order_release);
+    locked_.notify_one();
+  }
+
+ private:
+  std::atomic_flag& locked_;
+};
+
 }  // namespace whole_process
 
 inline namespace POLYAK_V0 {
@@ -48,21 +65,21 @@ namespace detail {
 
 using whole_process::swapped_ranges;
 using whole_process::SwappedRanges;
+using whole_process::SwappedRangesLock;
 
 POLYAK_DEFINE bool SwappedMemory::empty() {
   return swapped_ranges().number.load(std::memory_order_acquire) == 0;
 }
 POLYAK_DEFINE bool SwappedMemory::overlaps(const std::vector<AddressRange>& ranges) {
   SwappedRanges& all = swapped_ranges();
-  const std::lock_guard lock(all.mutex);
+  const SwappedRangesLock lock(all);
   return all.overlap(ranges);
 }
 POLYAK_DEFINE bool SwappedMemory::take(const void* guard, std::vector<AddressRange> ranges) {
   std::sort(ranges.begin(), ranges.end(),
             [](const AddressRange& a, const AddressRange& b) { return a.begin < b.begin; });
-  std::erase_if(ranges, [](const AddressRange& range) { return range.begin == range.end; });
   SwappedRanges& all = swapped_ranges();
-  const std::lock_guard lock(all.mutex);
+  const SwappedRangesLock lock(all);
   if (all.overlap(ranges)) return false;
   all.guards.push_back({guard, std::move(ranges)});
   all.number.store(all.guards.size(), std::memory_order_release);
@@ -70,8 +87,13 @@ POLYAK_DEFINE bool SwappedMemory::take(const void* guard, std::vector<AddressRan
 }
 POLYAK_DEFINE void SwappedMemory::free(const void* guard) noexcept {
   SwappedRanges& all = swapped_ranges();
-  const std::lock_guard lock(all.mutex);
-  std::erase_if(all.guards, [&](const auto& one) { return one.id == guard; });
+  const SwappedRangesLock lock(all);
+  for (auto& one : all.guards) {
+    if (one.id != guard) continue;
+    std::swap(one, all.guards.back());
+    all.guards.pop_back();
+    break;
+  }
   all.number.store(all.guards.size(), std::memory_order_release);
 }
 
