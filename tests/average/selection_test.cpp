@@ -16,6 +16,7 @@
 
 #include <Eigen/Core>
 #include <polyak/io.hpp>
+#include <polyak/io/snapshot_store.hpp>
 #include <polyak/polyak.hpp>
 
 #include "../support/bits.hpp"

@@ -14,6 +14,8 @@
 #include <polyak/cuda.hpp>
 #include <polyak/cuda/offload.hpp>
 #include <polyak/io.hpp>
+#include <polyak/io/reconstruct.hpp>
+#include <polyak/io/snapshot_store.hpp>
 #include <polyak/merge/merge_as_decay.hpp>
 #include <polyak/polyak.hpp>
 

@@ -17,6 +17,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 echo '#include <Eigen/Core>' >"$folder/eigen.cpp"
 echo '#include <polyak/polyak.hpp>' >"$folder/polyak.cpp"
+echo '#include <polyak/io.hpp>' >"$folder/io.cpp"
 
 # compile NAME SOURCE FLAGS...
 compile() {
@@ -57,6 +58,7 @@ hold() {
 # Functions that are no templates are read by every program that does not link the library.
 hold polyak 2 3 3 8 "$folder/polyak.cpp"
 hold polyak_compiled 2 2.7 3 8 "$folder/polyak.cpp" -DPOLYAK_COMPILED
+hold io 3 3.6 3 8 "$folder/io.cpp"
 if [[ $compiler != *clang* ]]; then
   hold ema_loop 4 6 1 3 examples/ema_loop.cpp -DPOLYAK_COMPILED
   hold resume 8 14 1 3 examples/resume/main.cpp -DPOLYAK_COMPILED

@@ -11,6 +11,8 @@
 #include <polyak/average/power_ema.hpp>
 #include <polyak/compiled.hpp>
 #include <polyak/io.hpp>
+#include <polyak/io/reconstruct.hpp>
+#include <polyak/io/snapshot_store.hpp>
 #include <polyak/optim/sgd.hpp>
 
 namespace {

@@ -11,6 +11,7 @@
 
 #include <polyak/core/option_table.hpp>
 #include <polyak/io.hpp>
+#include <polyak/io/snapshot_store.hpp>
 #include <polyak/polyak.hpp>
 
 #include "catch.hpp"

@@ -18,3 +18,13 @@
 #else
 #define POLYAK_DEFINE inline
 #endif
+
+/// Stand before declaration and definition of a function that header-only programs should compile
+/// only if they call it, since it costs much, such as JSON. It is a template there.
+#if defined(POLYAK_COMPILED)
+#define POLYAK_ON_USE
+#define POLYAK_DEFINE_ON_USE
+#else
+#define POLYAK_ON_USE template <class = void>
+#define POLYAK_DEFINE_ON_USE template <class>
+#endif

@@ -23,6 +23,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include <polyak/core/compiled.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/io/atomic_file.hpp>
@@ -37,7 +38,7 @@ inline namespace POLYAK_V0 {
 namespace detail {
 
 inline constexpr std::string_view digest_key = "xxh3_128";
-[[nodiscard]] std::string tensor_digest_key(std::string_view tensor);
+POLYAK_ON_USE [[nodiscard]] std::string tensor_digest_key(std::string_view tensor);
 /// The k-th number of type From at any address, widened to the computing type.
 template <class From>
 [[nodiscard]] carrier_t<From> element_at(const std::byte* bytes, std::size_t k) {
@@ -62,7 +63,8 @@ class SafetensorsFile {
   /// Throws io_error if the file cannot be read or breaks a rule of the format, or if its header
   /// does not match its digest. `verify_header = false` skips the digest, for files whose metadata
   /// another program has copied without updating the digest.
-  explicit SafetensorsFile(const std::filesystem::path& path, bool verify_header = true);
+  POLYAK_ON_USE explicit SafetensorsFile(const std::filesystem::path& path,
+                                         bool verify_header = true);
 
   [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
   /// In the order of their data.
@@ -75,12 +77,13 @@ class SafetensorsFile {
   [[nodiscard]] const MappedFile& file() const { return file_; }
 
   /// The tensor with this name, or null.
-  [[nodiscard]] const SafetensorsTensor* find(std::string_view name) const;
+  POLYAK_ON_USE [[nodiscard]] const SafetensorsTensor* find(std::string_view name) const;
   /// The tensor with this name. Throws io_error if there is none.
-  [[nodiscard]] const SafetensorsTensor& at(std::string_view name) const;
+  POLYAK_ON_USE [[nodiscard]] const SafetensorsTensor& at(std::string_view name) const;
 
   /// The bytes of a tensor of this file, in place. The address may be unaligned.
-  [[nodiscard]] std::span<const std::byte> bytes(const SafetensorsTensor& tensor) const;
+  POLYAK_ON_USE [[nodiscard]] std::span<const std::byte> bytes(
+      const SafetensorsTensor& tensor) const;
 
   /// The elements of a tensor, in place. Throws io_error if their type is not T or their address is
   /// not aligned for T. Other programs may write unaligned tensors; copy_to() reads them.
@@ -132,12 +135,12 @@ class SafetensorsFile {
   }
 
   /// Whether the file has digests of tensors and xxHash is available to check them.
-  [[nodiscard]] bool has_digests() const;
+  POLYAK_ON_USE [[nodiscard]] bool has_digests() const;
   /// Reads a tensor and compares it with its digest. Throws io_error if it differs or has no
   /// digest.
-  void verify(const SafetensorsTensor& tensor) const;
+  POLYAK_ON_USE void verify(const SafetensorsTensor& tensor) const;
   /// All tensors.
-  void verify() const;
+  POLYAK_ON_USE void verify() const;
 
  private:
   template <class From, class T>
@@ -187,9 +190,10 @@ class SafetensorsWriter {
   /// for a tensor that does not end at a whole byte or whose size needs more than 64 bits, for
   /// metadata keys that begin with "xxh3_128", and for a header of more than 100,000,000 bytes;
   /// io_error if the file cannot be written.
-  SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsSpec> specs,
-                    std::map<std::string, std::string> metadata = {},
-                    SafetensorsWriteOptions options = {});
+  POLYAK_ON_USE SafetensorsWriter(const std::filesystem::path& path,
+                                  std::vector<SafetensorsSpec> specs,
+                                  std::map<std::string, std::string> metadata = {},
+                                  SafetensorsWriteOptions options = {});
 
   /// In the order in which append() takes their bytes.
   [[nodiscard]] const std::vector<SafetensorsTensor>& tensors() const { return tensors_; }
@@ -200,22 +204,22 @@ class SafetensorsWriter {
 
   /// Appends bytes of the data; they may belong to several tensors. Throws std::logic_error for
   /// more bytes than the tensors have, io_error if a system call fails.
-  void append(std::span<const std::byte> bytes);
+  POLYAK_ON_USE void append(std::span<const std::byte> bytes);
 
   /// Does everything that can take long or fail for lack of space. To replace several files as one,
   /// stage() all of them, then finish() each. Throws std::logic_error before all bytes have been
   /// appended.
-  void stage();
+  POLYAK_ON_USE void stage();
   /// Replaces the old file.
-  void finish();
+  POLYAK_ON_USE void finish();
 
  private:
-  void lay_out(std::vector<SafetensorsSpec> specs);
+  POLYAK_ON_USE void lay_out(std::vector<SafetensorsSpec> specs);
 
   /// The length and the header. Two calls differ only in the digits of digests.
-  [[nodiscard]] std::string header_text() const;
+  POLYAK_ON_USE [[nodiscard]] std::string header_text() const;
 
-  void next_tensor();
+  POLYAK_ON_USE void next_tensor();
 
   std::vector<SafetensorsTensor> tensors_;
   std::map<std::string, std::string> metadata_;

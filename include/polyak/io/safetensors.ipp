@@ -32,18 +32,18 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
-POLYAK_DEFINE std::string tensor_digest_key(std::string_view tensor) {
+POLYAK_DEFINE_ON_USE std::string tensor_digest_key(std::string_view tensor) {
   return std::string(digest_key).append(":").append(tensor);
 }
 
 /// The place of the header's own digest in its text. Quotes within a name would be escaped.
-POLYAK_DEFINE std::size_t header_digest_place(std::string_view header) {
+POLYAK_ON_USE inline std::size_t header_digest_place(std::string_view header) {
   constexpr std::string_view key = "\"xxh3_128\":\"";
   const std::size_t place = header.find(key);
   return place == std::string_view::npos ? place : place + key.size();
 }
 /// The digest of a length and a header whose own digest counts as zeros.
-POLYAK_DEFINE std::string header_digest(std::string_view length_and_header) {
+POLYAK_ON_USE inline std::string header_digest(std::string_view length_and_header) {
   std::string text(length_and_header);
   const std::size_t place = header_digest_place(text);
   if (place != std::string::npos && place + digest_digits <= text.size()) {
@@ -56,8 +56,8 @@ POLYAK_DEFINE std::string header_digest(std::string_view length_and_header) {
 
 }  // namespace detail
 
-POLYAK_DEFINE SafetensorsFile::SafetensorsFile(const std::filesystem::path& path,
-                                               bool verify_header)
+POLYAK_DEFINE_ON_USE SafetensorsFile::SafetensorsFile(const std::filesystem::path& path,
+                                                      bool verify_header)
     : file_(path), header_(parse_safetensors(file_.bytes(), path)) {
   places_.reserve(header_.tensors.size());
   for (std::size_t k = 0; k < header_.tensors.size(); ++k) {
@@ -75,31 +75,31 @@ POLYAK_DEFINE SafetensorsFile::SafetensorsFile(const std::filesystem::path& path
   }
 }
 
-POLYAK_DEFINE const SafetensorsTensor* SafetensorsFile::find(std::string_view name) const {
+POLYAK_DEFINE_ON_USE const SafetensorsTensor* SafetensorsFile::find(std::string_view name) const {
   const auto place = places_.find(name);
   return place == places_.end() ? nullptr : &header_.tensors[place->second];
 }
 
-POLYAK_DEFINE const SafetensorsTensor& SafetensorsFile::at(std::string_view name) const {
+POLYAK_DEFINE_ON_USE const SafetensorsTensor& SafetensorsFile::at(std::string_view name) const {
   const SafetensorsTensor* const tensor = find(name);
   if (tensor == nullptr) detail::refuse_io(path(), std::string(name), {}, "is not in the file");
   return *tensor;
 }
 
-POLYAK_DEFINE std::span<const std::byte> SafetensorsFile::bytes(
+POLYAK_DEFINE_ON_USE std::span<const std::byte> SafetensorsFile::bytes(
     const SafetensorsTensor& tensor) const {
   return file_.bytes().subspan(static_cast<std::size_t>(header_.data_start + tensor.begin),
                                static_cast<std::size_t>(tensor.end - tensor.begin));
 }
 
-POLYAK_DEFINE bool SafetensorsFile::has_digests() const {
+POLYAK_DEFINE_ON_USE bool SafetensorsFile::has_digests() const {
   // Look for any of the keys, because one of them may be damaged.
   const auto first = header_.metadata.lower_bound(std::string(detail::digest_key));
   return detail::has_digest && first != header_.metadata.end() &&
          first->first.starts_with(detail::digest_key);
 }
 
-POLYAK_DEFINE void SafetensorsFile::verify(const SafetensorsTensor& tensor) const {
+POLYAK_DEFINE_ON_USE void SafetensorsFile::verify(const SafetensorsTensor& tensor) const {
   if (!has_digests()) return;
   const auto known = header_.metadata.find(detail::tensor_digest_key(tensor.name));
   if (known == header_.metadata.end()) {
@@ -112,14 +112,13 @@ POLYAK_DEFINE void SafetensorsFile::verify(const SafetensorsTensor& tensor) cons
   }
 }
 
-POLYAK_DEFINE void SafetensorsFile::verify() const {
+POLYAK_DEFINE_ON_USE void SafetensorsFile::verify() const {
   for (const SafetensorsTensor& tensor : header_.tensors) verify(tensor);
 }
 
-POLYAK_DEFINE SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
-                                                   std::vector<SafetensorsSpec> specs,
-                                                   std::map<std::string, std::string> metadata,
-                                                   SafetensorsWriteOptions options)
+POLYAK_DEFINE_ON_USE SafetensorsWriter::SafetensorsWriter(
+    const std::filesystem::path& path, std::vector<SafetensorsSpec> specs,
+    std::map<std::string, std::string> metadata, SafetensorsWriteOptions options)
     : metadata_(std::move(metadata)), digests_(options.digests && detail::has_digest) {
   lay_out(std::move(specs));
   const std::string header = header_text();
@@ -127,7 +126,7 @@ POLYAK_DEFINE SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& 
   file_->append(header);
 }
 
-POLYAK_DEFINE void SafetensorsWriter::append(std::span<const std::byte> bytes) {
+POLYAK_DEFINE_ON_USE void SafetensorsWriter::append(std::span<const std::byte> bytes) {
   if (bytes.size() > data_size() - written_) {
     detail::refuse_order("polyak: SafetensorsWriter::append of more bytes than its tensors have");
   }
@@ -149,7 +148,7 @@ POLYAK_DEFINE void SafetensorsWriter::append(std::span<const std::byte> bytes) {
   }
 }
 
-POLYAK_DEFINE void SafetensorsWriter::stage() {
+POLYAK_DEFINE_ON_USE void SafetensorsWriter::stage() {
   if (written_ != data_size()) {
     detail::refuse_order("polyak: SafetensorsWriter::finish after " + detail::text(written_) +
                          " of " + detail::text(data_size()) + " bytes");
@@ -164,12 +163,12 @@ POLYAK_DEFINE void SafetensorsWriter::stage() {
   staged_ = true;
 }
 
-POLYAK_DEFINE void SafetensorsWriter::finish() {
+POLYAK_DEFINE_ON_USE void SafetensorsWriter::finish() {
   stage();
   file_->commit();
 }
 
-POLYAK_DEFINE void SafetensorsWriter::lay_out(std::vector<SafetensorsSpec> specs) {
+POLYAK_DEFINE_ON_USE void SafetensorsWriter::lay_out(std::vector<SafetensorsSpec> specs) {
   std::sort(specs.begin(), specs.end(), [](const auto& a, const auto& b) {
     return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
   });
@@ -205,7 +204,7 @@ POLYAK_DEFINE void SafetensorsWriter::lay_out(std::vector<SafetensorsSpec> specs
   }
 }
 
-POLYAK_DEFINE std::string SafetensorsWriter::header_text() const {
+POLYAK_DEFINE_ON_USE std::string SafetensorsWriter::header_text() const {
   const auto quoted = [](const std::string& text) { return nlohmann::json(text).dump(); };
   const auto listed = [](const auto& numbers) {
     std::string list = "[";
@@ -243,7 +242,7 @@ POLYAK_DEFINE std::string SafetensorsWriter::header_text() const {
   return text;
 }
 
-POLYAK_DEFINE void SafetensorsWriter::next_tensor() {
+POLYAK_DEFINE_ON_USE void SafetensorsWriter::next_tensor() {
   metadata_[detail::tensor_digest_key(tensors_[tensor_].name)] = digest_.finish();
   ++tensor_;
 }

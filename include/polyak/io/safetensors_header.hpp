@@ -26,6 +26,7 @@
 #include <string_view>
 #include <vector>
 
+#include <polyak/core/compiled.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/io/error.hpp>
@@ -116,7 +117,7 @@ inline constexpr std::uint64_t safetensors_header_limit = 100'000'000;
 inline constexpr std::string_view safetensors_metadata_name = "__metadata__";
 
 /// Whether `text` is UTF-8, without overlong forms, surrogates or anything beyond U+10FFFF.
-[[nodiscard]] bool is_utf8(std::string_view text);
+POLYAK_ON_USE [[nodiscard]] bool is_utf8(std::string_view text);
 
 /// Elements x bits in bytes, multiplied in the given order. A refused size has the broken rule.
 struct TensorBytes {
@@ -124,15 +125,16 @@ struct TensorBytes {
   const char* rule = nullptr;
   const char* what = nullptr;
 };
-[[nodiscard]] TensorBytes tensor_bytes(std::span<const std::uint64_t> shape, SafetensorsType type);
+POLYAK_ON_USE [[nodiscard]] TensorBytes tensor_bytes(std::span<const std::uint64_t> shape,
+                                                     SafetensorsType type);
 
 }  // namespace detail
 
 /// Reads the header of a file; `file` has all bytes of it. Every size is checked against the file
 /// before it is used; memory is bounded by the header's length. Throws io_error with the broken
 /// rule; `path` is for its message.
-[[nodiscard]] SafetensorsHeader parse_safetensors(std::span<const std::byte> file,
-                                                  const std::filesystem::path& path);
+POLYAK_ON_USE [[nodiscard]] SafetensorsHeader parse_safetensors(std::span<const std::byte> file,
+                                                                const std::filesystem::path& path);
 
 }  // namespace POLYAK_V0
 }  // namespace polyak

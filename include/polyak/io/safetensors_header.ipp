@@ -33,7 +33,7 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
-POLYAK_DEFINE bool is_utf8(std::string_view text) {
+POLYAK_DEFINE_ON_USE bool is_utf8(std::string_view text) {
   for (std::size_t k = 0; k < text.size();) {
     const auto byte = [&](std::size_t n) {
       return k + n < text.size() ? static_cast<unsigned char>(text[k + n]) : 0U;
@@ -58,7 +58,8 @@ POLYAK_DEFINE bool is_utf8(std::string_view text) {
   return true;
 }
 
-POLYAK_DEFINE TensorBytes tensor_bytes(std::span<const std::uint64_t> shape, SafetensorsType type) {
+POLYAK_DEFINE_ON_USE TensorBytes tensor_bytes(std::span<const std::uint64_t> shape,
+                                              SafetensorsType type) {
   std::uint64_t product = 1;
   const auto multiply = [&](std::uint64_t factor) {
     if (factor != 0 && product > std::numeric_limits<std::uint64_t>::max() / factor) return false;
@@ -268,8 +269,8 @@ class SafetensorsEvents {
 };
 
 /// Checks rules R9 to R12 for tensors in the order of their data.
-inline void check_data(const SafetensorsHeader& header, std::uint64_t file_size,
-                       const std::filesystem::path& path) {
+POLYAK_ON_USE inline void check_data(const SafetensorsHeader& header, std::uint64_t file_size,
+                                     const std::filesystem::path& path) {
   std::uint64_t last = 0;
   for (const SafetensorsTensor& tensor : header.tensors) {
     const auto refuse = [&](const char* rule, std::string what) {
@@ -300,8 +301,8 @@ inline void check_data(const SafetensorsHeader& header, std::uint64_t file_size,
 
 }  // namespace detail
 
-POLYAK_DEFINE SafetensorsHeader parse_safetensors(std::span<const std::byte> file,
-                                                  const std::filesystem::path& path) {
+POLYAK_DEFINE_ON_USE SafetensorsHeader parse_safetensors(std::span<const std::byte> file,
+                                                         const std::filesystem::path& path) {
   using detail::refuse_io;
   using detail::text;
   static_assert(std::endian::native == std::endian::little,

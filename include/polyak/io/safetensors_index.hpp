@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include <polyak/core/compiled.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/io/safetensors.hpp>
 
@@ -29,8 +30,8 @@ inline constexpr std::string_view index_name = "model.safetensors.index.json";
 
 /// The weight map of an index: names and files. Throws io_error if it is not valid; `path` is for
 /// the message.
-[[nodiscard]] std::map<std::string, std::string> parse_index(std::span<const std::byte> file,
-                                                             const std::filesystem::path& path);
+POLYAK_ON_USE [[nodiscard]] std::map<std::string, std::string> parse_index(
+    std::span<const std::byte> file, const std::filesystem::path& path);
 
 }  // namespace detail
 
@@ -44,12 +45,12 @@ class SafetensorsModel {
   /// Throws io_error for files that cannot be read or break a rule, for an index without a weight
   /// map, with a duplicate name or a file that is not a plain name, and for files and tensors of
   /// the index that do not exist.
-  explicit SafetensorsModel(const std::filesystem::path& path);
+  POLYAK_ON_USE explicit SafetensorsModel(const std::filesystem::path& path);
 
   /// All names, in alphabetical order.
-  [[nodiscard]] std::vector<std::string> names() const;
+  POLYAK_ON_USE [[nodiscard]] std::vector<std::string> names() const;
   /// The file that holds a tensor, or null.
-  [[nodiscard]] const SafetensorsFile* file_of(std::string_view name) const;
+  POLYAK_ON_USE [[nodiscard]] const SafetensorsFile* file_of(std::string_view name) const;
   [[nodiscard]] const std::vector<std::unique_ptr<SafetensorsFile>>& files() const {
     return files_;
   }
@@ -81,10 +82,11 @@ void fields(WriteShardedOptions& o, Fields& field) {
 /// The index is written last, when all files are durable. Until then a reader finds the old model,
 /// whose files have other names ("-2", "-3", ... is added to a name that is in use). The files of
 /// the old model are removed at the end. Throws as SafetensorsWriter; the old model is then intact.
-void write_sharded(const std::filesystem::path& folder, std::vector<SafetensorsSpec> specs,
-                   const std::map<std::string, std::string>& metadata,
-                   const std::function<void(SafetensorsWriter&)>& fill,
-                   const WriteShardedOptions& options = {});
+POLYAK_ON_USE void write_sharded(const std::filesystem::path& folder,
+                                 std::vector<SafetensorsSpec> specs,
+                                 const std::map<std::string, std::string>& metadata,
+                                 const std::function<void(SafetensorsWriter&)>& fill,
+                                 const WriteShardedOptions& options = {});
 
 }  // namespace POLYAK_V0
 }  // namespace polyak

@@ -125,8 +125,8 @@ class IndexEvents {
   int depth_ = 0, map_depth_ = 0;
 };
 
-POLYAK_DEFINE std::map<std::string, std::string> parse_index(std::span<const std::byte> file,
-                                                             const std::filesystem::path& path) {
+POLYAK_DEFINE_ON_USE std::map<std::string, std::string> parse_index(
+    std::span<const std::byte> file, const std::filesystem::path& path) {
   if (file.size() > safetensors_header_limit) {
     refuse_io(path, {}, {}, "has " + text(file.size()) + " bytes, more than 100000000");
   }
@@ -146,7 +146,7 @@ POLYAK_DEFINE std::map<std::string, std::string> parse_index(std::span<const std
 
 }  // namespace detail
 
-POLYAK_DEFINE SafetensorsModel::SafetensorsModel(const std::filesystem::path& path) {
+POLYAK_DEFINE_ON_USE SafetensorsModel::SafetensorsModel(const std::filesystem::path& path) {
   std::error_code ignored;
   std::filesystem::path file = path;
   if (std::filesystem::is_directory(path, ignored)) {
@@ -181,22 +181,22 @@ POLYAK_DEFINE SafetensorsModel::SafetensorsModel(const std::filesystem::path& pa
   }
 }
 
-POLYAK_DEFINE std::vector<std::string> SafetensorsModel::names() const {
+POLYAK_DEFINE_ON_USE std::vector<std::string> SafetensorsModel::names() const {
   std::vector<std::string> all;
   for (const auto& [name, file] : places_) all.push_back(name);
   return all;
 }
 
-POLYAK_DEFINE const SafetensorsFile* SafetensorsModel::file_of(std::string_view name) const {
+POLYAK_DEFINE_ON_USE const SafetensorsFile* SafetensorsModel::file_of(std::string_view name) const {
   const auto place = places_.find(name);
   return place == places_.end() ? nullptr : place->second;
 }
 
-POLYAK_DEFINE void write_sharded(const std::filesystem::path& folder,
-                                 std::vector<SafetensorsSpec> specs,
-                                 const std::map<std::string, std::string>& metadata,
-                                 const std::function<void(SafetensorsWriter&)>& fill,
-                                 const WriteShardedOptions& options) {
+POLYAK_DEFINE_ON_USE void write_sharded(const std::filesystem::path& folder,
+                                        std::vector<SafetensorsSpec> specs,
+                                        const std::map<std::string, std::string>& metadata,
+                                        const std::function<void(SafetensorsWriter&)>& fill,
+                                        const WriteShardedOptions& options) {
   validate(options);
   std::error_code error;
   std::filesystem::create_directories(folder, error);
@@ -242,8 +242,8 @@ POLYAK_DEFINE void write_sharded(const std::filesystem::path& folder,
       const std::string digits = detail::text(number);
       return std::string(5 - std::min<std::size_t>(5, digits.size()), '0') + digits;
     };
-    nlohmann::ordered_json index = {{"metadata", {{"total_size", total}}},
-                                    {"weight_map", nlohmann::ordered_json::object()}};
+    nlohmann::json index, &weight_map = index["weight_map"] = nlohmann::json::object();
+    index["metadata"]["total_size"] = std::uint64_t{total};
     std::vector<std::string> files;
     for (int attempt = 1; files.empty(); ++attempt) {
       bool taken = false;
@@ -256,7 +256,7 @@ POLYAK_DEFINE void write_sharded(const std::filesystem::path& folder,
       if (taken) files.clear();
     }
     for (std::size_t k = 0; k < shards.size(); ++k) {
-      for (const SafetensorsSpec& spec : shards[k]) index["weight_map"][spec.name] = files[k];
+      for (const SafetensorsSpec& spec : shards[k]) weight_map[spec.name] = files[k];
       SafetensorsWriter writer(folder / files[k], std::move(shards[k]), metadata, options.file);
       fill(writer);
       writer.finish();

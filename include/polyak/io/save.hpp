@@ -20,6 +20,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <polyak/core/compiled.hpp>
 #include <polyak/core/method.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/tensors/parameters.hpp>
@@ -77,7 +78,7 @@ void record_part(StateRecord& all, const M& method) {
 }
 
 /// Refuses an object that is given twice.
-void require_distinct(std::span<const void* const> addresses);
+POLYAK_ON_USE void require_distinct(std::span<const void* const> addresses);
 
 /// Records the arguments of save() and load() that follow the options: parameters, then their
 /// methods; for a model of several types, the next parameters and their methods follow.
@@ -126,12 +127,14 @@ template <class M>
   }
 }
 
-void save_record(const std::filesystem::path& path, const StateRecord& all,
-                 const SaveOptions& options);
+POLYAK_ON_USE void save_record(const std::filesystem::path& path, const StateRecord& all,
+                               const SaveOptions& options);
 
 /// `run` is the record of the parameters and methods that are loaded into, `places` their memory.
-[[nodiscard]] LoadReport load_record(const std::filesystem::path& path, const StateRecord& run,
-                                     const StatePlaces& places, const LoadOptions& options);
+POLYAK_ON_USE [[nodiscard]] LoadReport load_record(const std::filesystem::path& path,
+                                                   const StateRecord& run,
+                                                   const StatePlaces& places,
+                                                   const LoadOptions& options);
 
 }  // namespace detail
 

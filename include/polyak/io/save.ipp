@@ -35,7 +35,7 @@ namespace detail {
 
 /// Writes a tensor to the file. A tensor in another memory space is copied to the host part by
 /// part, or as a whole if it must be transposed.
-inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& one) {
+POLYAK_ON_USE inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& one) {
   if (one.space == nullptr) {
     append_row_major([&](std::span<const std::byte> piece) { writer.append(piece); }, one.data,
                      one.spec.shape, one.element_bytes, one.order);
@@ -58,8 +58,8 @@ inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& one) 
 }
 
 /// Reads a tensor from the file into memory.
-inline void take_tensor(const RecordedTensor& one, std::byte* place,
-                        std::span<const std::byte> rows) {
+POLYAK_ON_USE inline void take_tensor(const RecordedTensor& one, std::byte* place,
+                                      std::span<const std::byte> rows) {
   if (one.space == nullptr) {
     take_row_major(place, one.spec.shape, one.element_bytes, one.order, rows);
   } else if (one.order == Order::row_major) {
@@ -71,7 +71,7 @@ inline void take_tensor(const RecordedTensor& one, std::byte* place,
   }
 }
 
-POLYAK_DEFINE void require_distinct(std::span<const void* const> addresses) {
+POLYAK_DEFINE_ON_USE void require_distinct(std::span<const void* const> addresses) {
   for (std::size_t i = 0; i < addresses.size(); ++i) {
     for (std::size_t j = 0; j < i; ++j) {
       if (addresses[i] == addresses[j]) refuse_value("polyak: the same object is given twice");
@@ -90,8 +90,8 @@ void each_alias(const StateRecord& all, Use use) {
   }
 }
 
-POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRecord& all,
-                               const SaveOptions& options) {
+POLYAK_DEFINE_ON_USE void save_record(const std::filesystem::path& path, const StateRecord& all,
+                                      const SaveOptions& options) {
   std::map<std::string, std::string> metadata = options.metadata;
   require(!metadata.contains(std::string(state_key)),
           "SaveOptions.metadata must not have the key of the state's record", state_key);
@@ -120,8 +120,8 @@ POLYAK_DEFINE void save_record(const std::filesystem::path& path, const StateRec
 }
 
 /// Refuses all differences in one error, except in options that are overridden.
-inline void check_match(const std::filesystem::path& path, const StateMatch& found,
-                        const LoadOptions& options, bool everything) {
+POLYAK_ON_USE inline void check_match(const std::filesystem::path& path, const StateMatch& found,
+                                      const LoadOptions& options, bool everything) {
   std::vector<std::string> refused = found.others;
   if (!options.override_options) {
     refused.insert(refused.end(), found.options.begin(), found.options.end());
@@ -135,7 +135,7 @@ inline void check_match(const std::filesystem::path& path, const StateMatch& fou
 }
 
 /// Refuses options that choose nothing of what load() was given.
-inline void check_wanted(const StateRecord& run, const Wanted& wanted) {
+POLYAK_ON_USE inline void check_wanted(const StateRecord& run, const Wanted& wanted) {
   require(static_cast<unsigned>(wanted.parts) - 1 < static_cast<unsigned>(Parts::all),
           "LoadOptions.only must be one of Parts, or several by |",
           static_cast<unsigned>(wanted.parts));
@@ -167,11 +167,9 @@ struct NamedTensor {
 };
 
 /// What is loaded, in the order of the record.
-[[nodiscard]] inline std::vector<NamedTensor> wanted_tensors(const SafetensorsFile& file,
-                                                             const FiledRecord& record,
-                                                             const StateRecord& run,
-                                                             const StatePlaces& places,
-                                                             const StateMatch& match, Parts parts) {
+POLYAK_ON_USE [[nodiscard]] inline std::vector<NamedTensor> wanted_tensors(
+    const SafetensorsFile& file, const FiledRecord& record, const StateRecord& run,
+    const StatePlaces& places, const StateMatch& match, Parts parts) {
   std::vector<NamedTensor> all;
   for (std::size_t k = 0; k < run.tensors.size(); ++k) {
     const RecordedPart& part = run.tensors[k].part;
@@ -208,7 +206,8 @@ struct NamedTensor {
 
 /// Refuses a file that lacks state which this run has. With other options, it may lack that of
 /// tensors that were frozen or not selected when it was saved.
-inline void require_state(const SafetensorsFile& file, const std::vector<NamedTensor>& tensors) {
+POLYAK_ON_USE inline void require_state(const SafetensorsFile& file,
+                                        const std::vector<NamedTensor>& tensors) {
   std::string list;
   for (const NamedTensor& tensor : tensors) {
     if (file.find(tensor.names.front()) != nullptr) continue;
@@ -221,7 +220,7 @@ inline void require_state(const SafetensorsFile& file, const std::vector<NamedTe
 
 /// The numbers of the file, checked, in the order of the methods that are loaded; the usual number
 /// where the file lacks one.
-[[nodiscard]] inline std::vector<std::array<std::byte, 8>> parse_scalars(
+POLYAK_ON_USE [[nodiscard]] inline std::vector<std::array<std::byte, 8>> parse_scalars(
     const std::filesystem::path& path, const FiledRecord& file, const StateRecord& run,
     const StateMatch& match) {
   std::vector<std::array<std::byte, 8>> parsed;
@@ -242,8 +241,9 @@ inline void require_state(const SafetensorsFile& file, const std::vector<NamedTe
 }
 
 /// Reads the counters of the tensors that are loaded; those of the others stay as they are.
-inline void take_counters(const RecordedTensor& here, std::byte* place,
-                          std::span<const std::byte> bytes, const StateMatch::List& list) {
+POLYAK_ON_USE inline void take_counters(const RecordedTensor& here, std::byte* place,
+                                        std::span<const std::byte> bytes,
+                                        const StateMatch::List& list) {
   for (std::size_t k = 0; k < here.bytes / here.element_bytes; ++k) {
     if (list.tensors[k].empty()) continue;
     std::memcpy(place + k * here.element_bytes,
@@ -251,8 +251,9 @@ inline void take_counters(const RecordedTensor& here, std::byte* place,
   }
 }
 
-POLYAK_DEFINE LoadReport load_record(const std::filesystem::path& path, const StateRecord& run,
-                                     const StatePlaces& places, const LoadOptions& options) {
+POLYAK_DEFINE_ON_USE LoadReport load_record(const std::filesystem::path& path,
+                                            const StateRecord& run, const StatePlaces& places,
+                                            const LoadOptions& options) {
   const Wanted wanted{options.only, options.tensors};
   check_wanted(run, wanted);
   const SafetensorsFile file(path);

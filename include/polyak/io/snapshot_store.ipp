@@ -169,19 +169,19 @@ POLYAK_DEFINE bool SnapshotStore::is_name(const std::string& name) {
 }
 
 POLYAK_DEFINE std::string SnapshotStore::json_of(const StoredSnapshot& one) {
-  nlohmann::ordered_json root = {{"format", detail::snapshot_format},
-                                 {"average", one.average},
-                                 {"type", one.type},
-                                 {"calls", detail::text(one.calls)},
-                                 {"begun_after", detail::text(one.begun_after)},
-                                 {"time", detail::text(one.time)},
-                                 {"run", one.run},
-                                 {"dtype", detail::name_of(one.dtype)},
-                                 {"rms_error", detail::text(one.rms_error)},
-                                 {"largest_error", detail::text(one.largest_error)},
-                                 {"buffers", one.buffers},
-                                 {"weighting", one.weighting},
-                                 {"options", nlohmann::ordered_json::object()}};
+  nlohmann::json root = {{"format", detail::snapshot_format},
+                         {"average", one.average},
+                         {"type", one.type},
+                         {"calls", detail::text(one.calls)},
+                         {"begun_after", detail::text(one.begun_after)},
+                         {"time", detail::text(one.time)},
+                         {"run", one.run},
+                         {"dtype", detail::name_of(one.dtype)},
+                         {"rms_error", detail::text(one.rms_error)},
+                         {"largest_error", detail::text(one.largest_error)},
+                         {"buffers", one.buffers},
+                         {"weighting", one.weighting},
+                         {"options", nlohmann::json::object()}};
   for (const auto& [name, value] : one.options) root["options"][name] = value;
   return root.dump();
 }

@@ -56,8 +56,8 @@ struct StateMatch {
     std::vector<std::vector<std::size_t>> tensors;
 
     /// Whether a tensor of the file is the first place of a wanted tensor, or another place of one.
-    [[nodiscard]] bool is_first(std::size_t place_in_file) const;
-    [[nodiscard]] bool is_tied_copy(std::size_t place_in_file) const;
+    POLYAK_ON_USE [[nodiscard]] bool is_first(std::size_t place_in_file) const;
+    POLYAK_ON_USE [[nodiscard]] bool is_tied_copy(std::size_t place_in_file) const;
   };
   std::vector<List> lists;
   std::vector<std::size_t> methods;  ///< of each method here; none for one that is not loaded
@@ -74,8 +74,8 @@ struct FiledRecord;
 /// everything is wanted, both must have the same lists and methods in the same order. Otherwise the
 /// wanted tensors are found by their names, and each wanted method by its type: the first one with
 /// the same options, or else the first.
-[[nodiscard]] StateMatch match(const FiledRecord& file, const StateRecord& run,
-                               const Wanted& wanted);
+POLYAK_ON_USE [[nodiscard]] StateMatch match(const FiledRecord& file, const StateRecord& run,
+                                             const Wanted& wanted);
 
 }  // namespace detail
 }  // namespace POLYAK_V0

@@ -25,12 +25,12 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
-POLYAK_DEFINE bool StateMatch::List::is_first(std::size_t place_in_file) const {
+POLYAK_DEFINE_ON_USE bool StateMatch::List::is_first(std::size_t place_in_file) const {
   return std::any_of(tensors.begin(), tensors.end(), [&](const auto& places) {
     return !places.empty() && places.front() == place_in_file;
   });
 }
-POLYAK_DEFINE bool StateMatch::List::is_tied_copy(std::size_t place_in_file) const {
+POLYAK_DEFINE_ON_USE bool StateMatch::List::is_tied_copy(std::size_t place_in_file) const {
   return std::any_of(tensors.begin(), tensors.end(), [&](const auto& places) {
     return !places.empty() &&
            std::find(places.begin() + 1, places.end(), place_in_file) != places.end();
@@ -38,9 +38,9 @@ POLYAK_DEFINE bool StateMatch::List::is_tied_copy(std::size_t place_in_file) con
 }
 
 /// The places of a tensor here in a list of a file, by its name and its aliases.
-[[nodiscard]] inline std::vector<std::size_t> places_of_tensor(const Layout& file,
-                                                               const Layout& here,
-                                                               std::size_t tensor) {
+POLYAK_ON_USE [[nodiscard]] inline std::vector<std::size_t> places_of_tensor(const Layout& file,
+                                                                             const Layout& here,
+                                                                             std::size_t tensor) {
   std::vector<std::size_t> places;
   const auto add = [&](std::string_view name) {
     const std::size_t place = file.find_any(name);
@@ -57,14 +57,15 @@ POLYAK_DEFINE bool StateMatch::List::is_tied_copy(std::size_t place_in_file) con
 /// Finds the tensors of one list here.
 class ListMatcher {
  public:
-  ListMatcher(const FiledRecord& file, const Layout& here, const Wanted& wanted)
+  POLYAK_ON_USE ListMatcher(const FiledRecord& file, const Layout& here, const Wanted& wanted)
       : file_(file), here_(here), wanted_(wanted) {
     list_.wanted = selected(wanted.tensors, here);
     list_.tensors.resize(here.tensors.size());
   }
 
   /// Everything of the list `place` of the file.
-  [[nodiscard]] StateMatch::List whole(std::size_t place, std::vector<std::string>& differences) {
+  POLYAK_ON_USE [[nodiscard]] StateMatch::List whole(std::size_t place,
+                                                     std::vector<std::string>& differences) {
     list_.place = place;
     const Layout& there = file_.lists[place];
     find_tensors(there);
@@ -84,7 +85,7 @@ class ListMatcher {
   }
 
   /// The wanted tensors, in the first list of the file that has any of them.
-  [[nodiscard]] StateMatch::List some(std::vector<std::string>& differences) {
+  POLYAK_ON_USE [[nodiscard]] StateMatch::List some(std::vector<std::string>& differences) {
     static const Layout nothing;
     const Layout* there = &nothing;
     for (std::size_t place = 0; place < file_.lists.size() && list_.place == StateMatch::none;
@@ -112,18 +113,18 @@ class ListMatcher {
   }
 
  private:
-  void find_tensors(const Layout& there) {
+  POLYAK_ON_USE void find_tensors(const Layout& there) {
     for (std::size_t k = 0; k < here_.tensors.size(); ++k) {
       if (list_.wanted[k]) list_.tensors[k] = places_of_tensor(there, here_, k);
     }
   }
   /// The name and the order of a tensor here: a file has no order in memory.
-  void take_form(TensorInfo& info, std::size_t tensor) const {
+  POLYAK_ON_USE void take_form(TensorInfo& info, std::size_t tensor) const {
     info.name = here_.tensors[tensor].name;
     info.order = here_.tensors[tensor].order;
   }
-  void compare(const Layout& there, const Layout& given, const Layout& expected,
-               std::vector<std::string>& lines) const {
+  POLYAK_ON_USE void compare(const Layout& there, const Layout& given, const Layout& expected,
+                             std::vector<std::string>& lines) const {
     const std::string list = differences(given, expected);
     if (!list.empty()) lines.push_back("parameters of the file: " + list);
     std::vector<std::size_t> taken(there.tensors.size(), StateMatch::none);
@@ -155,9 +156,9 @@ class ListMatcher {
 /// Compares a method here with one of a file.
 class MethodComparison {
  public:
-  MethodComparison(std::size_t index, const FiledMethod& file, const RecordedMethod& run,
-                   const Layout& there, const Layout& here, const StateMatch::List& list,
-                   bool everything)
+  POLYAK_ON_USE MethodComparison(std::size_t index, const FiledMethod& file,
+                                 const RecordedMethod& run, const Layout& there, const Layout& here,
+                                 const StateMatch::List& list, bool everything)
       : who_(label(index, run)),
         file_(file),
         run_(run),
@@ -179,12 +180,12 @@ class MethodComparison {
   std::vector<std::string> options, others, differing;  ///< as in StateMatch
 
  private:
-  [[nodiscard]] static std::string joined(const std::vector<std::string>& names) {
+  POLYAK_ON_USE [[nodiscard]] static std::string joined(const std::vector<std::string>& names) {
     std::string all;
     for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
     return all;
   }
-  void other(const char* what, const std::string& in_file, const std::string& here) {
+  POLYAK_ON_USE void other(const char* what, const std::string& in_file, const std::string& here) {
     if (in_file != here) {
       others.push_back(who_ + ": " + what + " is " + text(in_file) + " in the file, " + text(here) +
                        " here");
@@ -192,7 +193,7 @@ class MethodComparison {
   }
 
   /// The slots that have shapes of their own. Lists of different lengths are reported elsewhere.
-  void compare_shapes() {
+  POLYAK_ON_USE void compare_shapes() {
     const auto words = [](const std::optional<Shape>& shape) {
       return shape.has_value() ? shape_text(*shape) : std::string("absent");
     };
@@ -220,7 +221,8 @@ class MethodComparison {
 
   /// The name of an option in the file, where its tensor may have another name; none for that of a
   /// tensor that is not loaded.
-  [[nodiscard]] std::optional<std::string> name_in_file(const OptionText& option) const {
+  POLYAK_ON_USE [[nodiscard]] std::optional<std::string> name_in_file(
+      const OptionText& option) const {
     if (option.tensor.empty()) return option.name;
     const std::size_t k = here_.find(option.tensor);
     if (k == here_.tensors.size()) return option.name;
@@ -230,14 +232,14 @@ class MethodComparison {
            there_.tensors[list_.tensors[k].front()].name;
   }
   /// Whether an option of the file belongs to a tensor that is not looked at.
-  [[nodiscard]] bool ignored(const std::string& name) const {
+  POLYAK_ON_USE [[nodiscard]] bool ignored(const std::string& name) const {
     const std::size_t dot = name.find('.');
     if (dot == std::string::npos) return false;
     const std::size_t place = there_.find(std::string_view(name).substr(dot + 1));
     if (place == there_.tensors.size()) return false;
     return everything_ ? list_.is_tied_copy(place) : !list_.is_first(place);
   }
-  void compare_options() {
+  POLYAK_ON_USE void compare_options() {
     std::map<std::string, const OptionText*> here;  // the last one of a name, as in the file
     for (const OptionText& option : run_.options) {
       if (const auto name = name_in_file(option)) here[*name] = &option;
@@ -258,7 +260,7 @@ class MethodComparison {
       }
     }
   }
-  void compare_scalars() {
+  POLYAK_ON_USE void compare_scalars() {
     for (const RecordedScalar& scalar : run_.scalars) {
       if (!file_.scalars.contains(scalar.name) && !scalar.type->older_files_lack_it) {
         others.push_back(who_ + ": \"" + scalar.name + "\" is not in the file");
@@ -281,20 +283,20 @@ class MethodComparison {
 };
 
 /// Names for a message.
-[[nodiscard]] inline std::string types_of(const FiledRecord& file) {
+POLYAK_ON_USE [[nodiscard]] inline std::string types_of(const FiledRecord& file) {
   std::string all;
   for (const FiledMethod& method : file.methods) all += (all.empty() ? "" : ", ") + method.type;
   return all;
 }
 
-inline void take(StateMatch& all, std::size_t method, MethodComparison comparison) {
-  all.options.insert(all.options.end(), comparison.options.begin(), comparison.options.end());
-  all.others.insert(all.others.end(), comparison.others.begin(), comparison.others.end());
+POLYAK_ON_USE inline void take(StateMatch& all, std::size_t method, MethodComparison comparison) {
+  for (std::string& line : comparison.options) all.options.push_back(std::move(line));
+  for (std::string& line : comparison.others) all.others.push_back(std::move(line));
   all.differing[method] = std::move(comparison.differing);
 }
 
-inline void match_everything(StateMatch& all, const FiledRecord& file, const StateRecord& run,
-                             const Wanted& wanted) {
+POLYAK_ON_USE inline void match_everything(StateMatch& all, const FiledRecord& file,
+                                           const StateRecord& run, const Wanted& wanted) {
   const auto counted = [&](const std::string& what, std::size_t in_file, std::size_t here) {
     if (in_file != here) {
       all.others.push_back("the file has " + text(in_file) + " " + what + ", here are " +
@@ -316,8 +318,8 @@ inline void match_everything(StateMatch& all, const FiledRecord& file, const Sta
   }
 }
 
-inline void match_some(StateMatch& all, const FiledRecord& file, const StateRecord& run,
-                       const Wanted& wanted) {
+POLYAK_ON_USE inline void match_some(StateMatch& all, const FiledRecord& file,
+                                     const StateRecord& run, const Wanted& wanted) {
   const auto any_wanted = [&](std::size_t list) {
     const std::vector<bool> bits = selected(wanted.tensors, *run.lists[list]);
     return std::find(bits.begin(), bits.end(), true) != bits.end();
@@ -361,8 +363,8 @@ inline void match_some(StateMatch& all, const FiledRecord& file, const StateReco
   }
 }
 
-POLYAK_DEFINE StateMatch match(const FiledRecord& file, const StateRecord& run,
-                               const Wanted& wanted) {
+POLYAK_DEFINE_ON_USE StateMatch match(const FiledRecord& file, const StateRecord& run,
+                                      const Wanted& wanted) {
   StateMatch all;
   for (const auto& list : run.lists) {
     all.lists.emplace_back().wanted.resize(list->tensors.size());

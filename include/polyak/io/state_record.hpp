@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include <polyak/core/compiled.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/state.hpp>
 #include <polyak/core/tensors/layout.hpp>
@@ -51,7 +52,8 @@ struct RecordedPart {
   std::size_t tensor = none;  ///< of the list; none for the counters of all tensors
 
   /// Its name in a file, where the method and the tensor may have other places and names.
-  [[nodiscard]] std::string name(std::size_t method_in_file, std::string_view tensor_in_file) const;
+  POLYAK_ON_USE [[nodiscard]] std::string name(std::size_t method_in_file,
+                                               std::string_view tensor_in_file) const;
 };
 
 /// A tensor of a state: its name and shape in the file, and its elements in memory.
@@ -82,7 +84,7 @@ struct RecordedMethod {
   SlotShapes slot_shapes;
 };
 
-[[nodiscard]] std::string label(std::size_t index, const RecordedMethod& method);
+POLYAK_ON_USE [[nodiscard]] std::string label(std::size_t index, const RecordedMethod& method);
 
 struct StateRecord {
   std::vector<std::shared_ptr<const Layout>> lists;
@@ -91,15 +93,15 @@ struct StateRecord {
 };
 
 /// Adds a tensor of the name, shape and order of `info`, in the host's memory or a space.
-void record_tensor(StateRecord& all, RecordedPart part, const TensorInfo& info, DType dtype,
-                   const void* data, MemorySpace* space);
+POLYAK_ON_USE void record_tensor(StateRecord& all, RecordedPart part, const TensorInfo& info,
+                                 DType dtype, const void* data, MemorySpace* space);
 
 /// Adds a method to a record. It belongs to the parameters that were added last.
 class StateRecorder final : public StateVisitor {
  public:
   /// Throws std::invalid_argument for a method of other parameters.
-  StateRecorder(StateRecord& all, std::string_view type, DType parameter, DType state,
-                const std::shared_ptr<const Layout>& layout);
+  POLYAK_ON_USE StateRecorder(StateRecord& all, std::string_view type, DType parameter, DType state,
+                              const std::shared_ptr<const Layout>& layout);
   POLYAK_DEFINE void counters(std::string_view name, std::span<const std::int64_t> values) override;
   POLYAK_DEFINE void buffers(const Layout& layout, const std::byte* data) override;
   POLYAK_DEFINE void slots(const ConstSlots& slots) override;
@@ -108,7 +110,8 @@ class StateRecorder final : public StateVisitor {
   POLYAK_DEFINE void add_option(OptionText&& option) override;
   POLYAK_DEFINE void add_scalar(std::string_view name, const void* value,
                                 const StateScalarType& type) override;
-  [[nodiscard]] RecordedPart part(std::string what, std::size_t tensor = RecordedPart::none) const;
+  POLYAK_ON_USE [[nodiscard]] RecordedPart part(std::string what,
+                                                std::size_t tensor = RecordedPart::none) const;
   POLYAK_DEFINE void add_newer_scalar(std::string_view name, const void* value,
                                       const StateScalarType& type, const void* usual) override;
 
@@ -138,7 +141,7 @@ class StatePlaceLister final : public StateEditor {
 };
 
 /// Adds a list of parameters. Throws std::logic_error while an average is swapped in.
-void record_parameters(StateRecord& all, const ParameterList& params);
+POLYAK_ON_USE void record_parameters(StateRecord& all, const ParameterList& params);
 
 /// Throws std::invalid_argument for a method of other parameters, std::logic_error while its
 /// average is swapped in.

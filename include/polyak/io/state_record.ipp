@@ -35,19 +35,19 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
-POLYAK_DEFINE std::string label(std::size_t index, const RecordedMethod& method) {
+POLYAK_DEFINE_ON_USE std::string label(std::size_t index, const RecordedMethod& method) {
   return "method " + text(index) + " (" + method.type + ")";
 }
 
-POLYAK_DEFINE std::string RecordedPart::name(std::size_t method_in_file,
-                                             std::string_view tensor_in_file) const {
+POLYAK_DEFINE_ON_USE std::string RecordedPart::name(std::size_t method_in_file,
+                                                    std::string_view tensor_in_file) const {
   std::string all;
   if (method != none) all.append(state_prefix).append(text(method_in_file)).append("/");
   return all.append(what).append(tensor == none ? std::string_view() : tensor_in_file);
 }
 
-POLYAK_DEFINE void record_tensor(StateRecord& all, RecordedPart part, const TensorInfo& info,
-                                 DType dtype, const void* data, MemorySpace* space) {
+POLYAK_DEFINE_ON_USE void record_tensor(StateRecord& all, RecordedPart part, const TensorInfo& info,
+                                        DType dtype, const void* data, MemorySpace* space) {
   RecordedTensor one;
   one.part = std::move(part);
   one.spec.name = one.part.name(one.part.method, info.name);
@@ -61,7 +61,7 @@ POLYAK_DEFINE void record_tensor(StateRecord& all, RecordedPart part, const Tens
   all.tensors.push_back(std::move(one));
 }
 
-POLYAK_DEFINE void record_parameters(StateRecord& all, const ParameterList& params) {
+POLYAK_DEFINE_ON_USE void record_parameters(StateRecord& all, const ParameterList& params) {
   if (params.swapped()) {
     refuse_order("polyak: save or load while an average is swapped in; end its guard first");
   }
@@ -81,8 +81,9 @@ POLYAK_DEFINE void record_parameters(StateRecord& all, const ParameterList& para
   all.lists.push_back(params.layout());
 }
 
-POLYAK_DEFINE StateRecorder::StateRecorder(StateRecord& all, std::string_view type, DType parameter,
-                                           DType state, const std::shared_ptr<const Layout>& layout)
+POLYAK_DEFINE_ON_USE StateRecorder::StateRecorder(StateRecord& all, std::string_view type,
+                                                  DType parameter, DType state,
+                                                  const std::shared_ptr<const Layout>& layout)
     : StateVisitor(true), all_(all), method_(all.methods.size()) {
   require_same(all.lists.back(), layout,
                "the parameters named before a method and those of the method");
@@ -112,7 +113,7 @@ POLYAK_DEFINE void StateRecorder::counters(std::string_view name,
   info.size = values.size();
   record_tensor(all_, part(std::string(name)), info, info.dtype, values.data(), nullptr);
 }
-POLYAK_DEFINE RecordedPart StateRecorder::part(std::string what, std::size_t tensor) const {
+POLYAK_DEFINE_ON_USE RecordedPart StateRecorder::part(std::string what, std::size_t tensor) const {
   return {std::move(what), method_, all_.methods[method_].list, tensor};
 }
 /// Calls use(tensor, offset) for each buffer. The copies of buffers lie one after another.
@@ -173,36 +174,57 @@ POLYAK_DEFINE void StatePlaceLister::slots(SlotMemory& slots) {
 
 // The record as JSON.
 
+POLYAK_ON_USE [[nodiscard]] inline nlohmann::json extents_of(const Shape& shape) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const std::int64_t extent : shape) list.push_back(nlohmann::json(extent));
+  return list;
+}
+
 /// The record without the elements of tensors. Numbers are stored as text, because numbers of JSON
 /// would not keep every bit.
-[[nodiscard]] inline std::string json_of(const StateRecord& all) {
-  using Json = nlohmann::ordered_json;
-  Json root = {{"format", state_format}, {"parameters", Json::array()}, {"methods", Json::array()}};
+POLYAK_ON_USE [[nodiscard]] inline std::string json_of(const StateRecord& all) {
+  using Json = nlohmann::json;
+  using Words = std::string;
+  Json root;
+  root["format"] = Words(state_format);
+  Json& lists = root["parameters"] = Json::array();
+  Json& methods = root["methods"] = Json::array();
   for (const auto& layout : all.lists) {
-    Json list = {{"tensors", Json::array()}, {"aliases", Json::object()}};
+    Json list;
+    Json& tensors = list["tensors"] = Json::array();
     for (const TensorInfo& info : layout->tensors) {
-      list["tensors"].push_back({{"name", info.name},
-                                 {"dtype", name_of(info.dtype)},
-                                 {"shape", info.shape},
-                                 {"role", name_of(info.role)}});
+      Json tensor;
+      tensor["name"] = info.name;
+      tensor["dtype"] = Words(name_of(info.dtype));
+      tensor["shape"] = extents_of(info.shape);
+      tensor["role"] = Words(name_of(info.role));
+      tensors.push_back(std::move(tensor));
     }
-    for (const auto& [alias, target] : layout->aliases) list["aliases"][alias] = target;
-    root["parameters"].push_back(std::move(list));
+    Json& aliases = list["aliases"] = Json::object();
+    for (const auto& [alias, target] : layout->aliases) aliases[alias] = target;
+    lists.push_back(std::move(list));
   }
   for (const RecordedMethod& method : all.methods) {
-    Json one = {{"type", method.type},       {"parameter", method.parameter},
-                {"state", method.state},     {"list", method.list},
-                {"options", Json::object()}, {"scalars", Json::object()},
-                {"slots", method.slots}};
-    for (const OptionText& option : method.options) one["options"][option.name] = option.text;
+    Json one;
+    one["type"] = method.type;
+    one["parameter"] = method.parameter;
+    one["state"] = method.state;
+    one["list"] = std::uint64_t{method.list};
+    Json& options = one["options"] = Json::object();
+    for (const OptionText& option : method.options) options[option.name] = option.text;
+    Json& scalars = one["scalars"] = Json::object();
     for (const RecordedScalar& scalar : method.scalars) {
-      if (scalar.value != scalar.usual) one["scalars"][scalar.name] = scalar.value;
+      if (scalar.value != scalar.usual) scalars[scalar.name] = scalar.value;
     }
+    Json& slots = one["slots"] = Json::array();
+    for (const std::string& slot : method.slots) slots.push_back(slot);
     for (const auto& [slot, shapes] : method.slot_shapes) {
       Json& list = one["slot_shapes"][slot] = Json::array();
-      for (const auto& shape : shapes) list.push_back(shape.has_value() ? Json(*shape) : Json());
+      for (const auto& shape : shapes) {
+        list.push_back(shape.has_value() ? extents_of(*shape) : Json());
+      }
     }
-    root["methods"].push_back(std::move(one));
+    methods.push_back(std::move(one));
   }
   return root.dump();
 }
@@ -226,7 +248,7 @@ class RecordReader {
   using Json = nlohmann::json;
   explicit RecordReader(const std::filesystem::path& path) : path_(path) {}
 
-  [[nodiscard]] FiledRecord read(const std::string& words) const {
+  POLYAK_ON_USE [[nodiscard]] FiledRecord read(const std::string& words) const {
     const Json root = Json::parse(words, nullptr, false);
     check(root.is_object() && text_of(root, "format") == state_format);
     FiledRecord all;
@@ -252,34 +274,35 @@ class RecordReader {
     if (!holds)
       refuse_io(path_, {}, {}, "the record of the state is damaged, or of a later version");
   }
-  const Json& member(const Json& object, const char* name) const {
+  POLYAK_ON_USE const Json& member(const Json& object, const char* name) const {
     check(object.is_object() && object.contains(name));
     return *object.find(name);
   }
-  [[nodiscard]] std::string text_of(const Json& value) const {
+  POLYAK_ON_USE [[nodiscard]] std::string text_of(const Json& value) const {
     check(value.is_string());
     return *value.get_ptr<const std::string*>();
   }
-  std::string text_of(const Json& object, const char* name) const {
+  POLYAK_ON_USE std::string text_of(const Json& object, const char* name) const {
     return text_of(member(object, name));
   }
-  [[nodiscard]] std::uint64_t number_of(const Json& value) const {
+  POLYAK_ON_USE [[nodiscard]] std::uint64_t number_of(const Json& value) const {
     check(value.is_number_unsigned());
     return *value.get_ptr<const std::uint64_t*>();
   }
-  const Json& array_of(const Json& object, const char* name) const {
+  POLYAK_ON_USE const Json& array_of(const Json& object, const char* name) const {
     const Json& value = member(object, name);
     check(value.is_array());
     return value;
   }
-  std::map<std::string, std::string> texts_of(const Json& object, const char* name) const {
+  POLYAK_ON_USE std::map<std::string, std::string> texts_of(const Json& object,
+                                                            const char* name) const {
     const Json& value = member(object, name);
     check(value.is_object());
     std::map<std::string, std::string> all;
     for (const auto& [key, words] : value.items()) all.emplace(key, text_of(words));
     return all;
   }
-  [[nodiscard]] Shape shape_of(const Json& extents) const {
+  POLYAK_ON_USE [[nodiscard]] Shape shape_of(const Json& extents) const {
     check(extents.is_array());
     Shape shape;
     for (const Json& extent : extents) {
@@ -287,7 +310,7 @@ class RecordReader {
     }
     return shape;
   }
-  [[nodiscard]] SlotShapes shapes_of(const Json& slots) const {
+  POLYAK_ON_USE [[nodiscard]] SlotShapes shapes_of(const Json& slots) const {
     check(slots.is_object());
     SlotShapes all;
     for (const auto& [slot, shapes] : slots.items()) {
@@ -299,7 +322,7 @@ class RecordReader {
     }
     return all;
   }
-  [[nodiscard]] Layout layout_of(const Json& list) const {
+  POLYAK_ON_USE [[nodiscard]] Layout layout_of(const Json& list) const {
     Layout layout;
     for (const Json& one : array_of(list, "tensors")) {
       TensorInfo info;

@@ -23,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include <polyak/core/compiled.hpp>
 #include <polyak/core/finite.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
@@ -80,13 +81,15 @@ struct WeightSource {
   std::function<void(SafetensorsWriter&)> append;
 };
 
-[[nodiscard]] SafetensorsSpec spec_of(const TensorInfo& info, DType dtype);
+POLYAK_ON_USE [[nodiscard]] SafetensorsSpec spec_of(const TensorInfo& info, DType dtype);
 
 /// A tensor of any type, written as its bytes in memory.
-[[nodiscard]] WeightSource raw_source(const TensorInfo& info, DType dtype, const void* data);
+POLYAK_ON_USE [[nodiscard]] WeightSource raw_source(const TensorInfo& info, DType dtype,
+                                                    const void* data);
 
 /// A tensor of floating-point numbers, rounded to `dtype`.
-[[nodiscard]] WeightSource rounded_source(const TensorInfo& info, DType dtype, NumberReader read);
+POLYAK_ON_USE [[nodiscard]] WeightSource rounded_source(const TensorInfo& info, DType dtype,
+                                                        NumberReader read);
 
 template <class S>
 [[nodiscard]] NumberReader reader_of(const TensorView<S>& view) {
@@ -107,8 +110,8 @@ template <class S>
 }
 
 /// A tensor of a list of parameters.
-[[nodiscard]] WeightSource parameter_source(const TensorInfo& info, const void* data,
-                                            std::optional<DType> wanted);
+POLYAK_ON_USE [[nodiscard]] WeightSource parameter_source(const TensorInfo& info, const void* data,
+                                                          std::optional<DType> wanted);
 
 /// A tensor of the model to read, and its memory.
 struct WeightTarget {
@@ -116,8 +119,9 @@ struct WeightTarget {
   const TensorInfo* info;
   void* data;
 };
-void load_targets(const std::filesystem::path& path, const std::vector<WeightTarget>& targets,
-                  const LoadWeightsOptions& options);
+POLYAK_ON_USE void load_targets(const std::filesystem::path& path,
+                                const std::vector<WeightTarget>& targets,
+                                const LoadWeightsOptions& options);
 
 /// The tensors of a model to write, and the names that are tied.
 struct ModelSource {
@@ -125,13 +129,13 @@ struct ModelSource {
   std::map<std::string, std::string> aliases;  ///< alias, name in `tensors`
 
   /// Adds the aliases of a list.
-  void tie(const Layout& layout);
+  POLYAK_ON_USE void tie(const Layout& layout);
 };
-void write_weights(const std::filesystem::path& path, const ModelSource& model,
-                   const SaveWeightsOptions& options);
+POLYAK_ON_USE void write_weights(const std::filesystem::path& path, const ModelSource& model,
+                                 const SaveWeightsOptions& options);
 
 /// Refuses a list that holds an average.
-void require_own_weights(bool swapped, const char* function);
+POLYAK_ON_USE void require_own_weights(bool swapped, const char* function);
 
 template <ParameterScalar P>
 void add_weights(ModelSource& model, const Parameters<P>& params,

@@ -82,8 +82,8 @@ class RowMajorOrder {
 };
 
 /// Rounds the numbers of a tensor to `dtype` and passes them to the writer, row-major in pieces.
-inline void append_rounded(SafetensorsWriter& writer, const TensorInfo& info, DType dtype,
-                           const NumberReader& read) {
+POLYAK_ON_USE inline void append_rounded(SafetensorsWriter& writer, const TensorInfo& info,
+                                         DType dtype, const NumberReader& read) {
   constexpr std::size_t most = std::size_t{1} << 13;
   const std::size_t room = std::min(most, info.size);
   std::vector<std::size_t> places(room);
@@ -104,12 +104,13 @@ inline void append_rounded(SafetensorsWriter& writer, const TensorInfo& info, DT
   }
 }
 
-POLYAK_DEFINE SafetensorsSpec spec_of(const TensorInfo& info, DType dtype) {
+POLYAK_DEFINE_ON_USE SafetensorsSpec spec_of(const TensorInfo& info, DType dtype) {
   return {info.name, safetensors_type(dtype),
           std::vector<std::uint64_t>(info.shape.begin(), info.shape.end())};
 }
 
-POLYAK_DEFINE WeightSource raw_source(const TensorInfo& info, DType dtype, const void* data) {
+POLYAK_DEFINE_ON_USE WeightSource raw_source(const TensorInfo& info, DType dtype,
+                                             const void* data) {
   const auto* bytes = static_cast<const std::byte*>(data);
   return {spec_of(info, dtype), [&info, dtype, bytes](SafetensorsWriter& writer) {
             append_row_major([&](std::span<const std::byte> piece) { writer.append(piece); }, bytes,
@@ -117,14 +118,15 @@ POLYAK_DEFINE WeightSource raw_source(const TensorInfo& info, DType dtype, const
           }};
 }
 
-POLYAK_DEFINE WeightSource rounded_source(const TensorInfo& info, DType dtype, NumberReader read) {
+POLYAK_DEFINE_ON_USE WeightSource rounded_source(const TensorInfo& info, DType dtype,
+                                                 NumberReader read) {
   return {spec_of(info, dtype), [&info, dtype, read = std::move(read)](SafetensorsWriter& writer) {
             append_rounded(writer, info, dtype, read);
           }};
 }
 
-POLYAK_DEFINE WeightSource parameter_source(const TensorInfo& info, const void* data,
-                                            std::optional<DType> wanted) {
+POLYAK_DEFINE_ON_USE WeightSource parameter_source(const TensorInfo& info, const void* data,
+                                                   std::optional<DType> wanted) {
   if (!wanted || !is_floating(info.dtype) || info.dtype == *wanted) {
     return raw_source(info, info.dtype, data);
   }
@@ -140,21 +142,21 @@ POLYAK_DEFINE WeightSource parameter_source(const TensorInfo& info, const void* 
   return rounded_source(info, *wanted, std::move(read));
 }
 
-POLYAK_DEFINE void require_own_weights(bool swapped, const char* function) {
+POLYAK_DEFINE_ON_USE void require_own_weights(bool swapped, const char* function) {
   if (swapped) {
     refuse_order(std::string("polyak: ") + function + "() while an average is swapped in");
   }
 }
 
-POLYAK_DEFINE void ModelSource::tie(const Layout& layout) {
+POLYAK_DEFINE_ON_USE void ModelSource::tie(const Layout& layout) {
   for (const auto& [alias, target] : layout.aliases) {
     require(aliases.emplace(alias, target).second,
             "a tensor's name must be new among all lists that are saved together", alias);
   }
 }
 
-POLYAK_DEFINE void write_weights(const std::filesystem::path& path, const ModelSource& model,
-                                 const SaveWeightsOptions& options) {
+POLYAK_DEFINE_ON_USE void write_weights(const std::filesystem::path& path, const ModelSource& model,
+                                        const SaveWeightsOptions& options) {
   const SafetensorsWriteOptions how{.digests = options.digests, .durable = options.durable};
   std::vector<SafetensorsSpec> specs;
   std::map<std::string_view, const WeightSource*> by_name;
@@ -211,8 +213,8 @@ struct FoundTensor {
 };
 
 /// The names that a tensor may have in a file: its own, then its aliases.
-[[nodiscard]] inline std::vector<std::string> names_of(const WeightTarget& target,
-                                                       const LoadWeightsOptions& options) {
+POLYAK_ON_USE [[nodiscard]] inline std::vector<std::string> names_of(
+    const WeightTarget& target, const LoadWeightsOptions& options) {
   std::vector<std::string> names{target.info->name};
   for (const auto& [alias, name] : target.layout->aliases) {
     if (name == target.info->name) names.push_back(alias);
@@ -224,7 +226,8 @@ struct FoundTensor {
 }
 
 /// The name of the tensor that the metadata note for an alias; the alias itself if there is none.
-[[nodiscard]] inline std::string untied(const SafetensorsModel& model, const std::string& alias) {
+POLYAK_ON_USE [[nodiscard]] inline std::string untied(const SafetensorsModel& model,
+                                                      const std::string& alias) {
   for (const auto& file : model.files()) {
     const auto noted = file->metadata().find(alias);
     if (noted != file->metadata().end() && model.file_of(noted->second) != nullptr) {
@@ -235,8 +238,8 @@ struct FoundTensor {
 }
 
 /// The tensors of the file with some of these names, at most one for each name.
-[[nodiscard]] inline std::vector<FoundTensor> find_by_names(const SafetensorsModel& model,
-                                                            const std::vector<std::string>& names) {
+POLYAK_ON_USE [[nodiscard]] inline std::vector<FoundTensor> find_by_names(
+    const SafetensorsModel& model, const std::vector<std::string>& names) {
   std::vector<FoundTensor> found;
   for (const std::string& name : names) {
     const SafetensorsFile* const file = model.file_of(name);
@@ -251,7 +254,8 @@ struct FoundTensor {
 }
 
 /// What a tensor of the file has to be, if it is not that.
-[[nodiscard]] inline std::string misfit(const SafetensorsTensor& tensor, const TensorInfo& info) {
+POLYAK_ON_USE [[nodiscard]] inline std::string misfit(const SafetensorsTensor& tensor,
+                                                      const TensorInfo& info) {
   const auto type = parameter_type(tensor.dtype);
   const bool converts = type && is_floating(*type) && is_floating(info.dtype);
   const auto wanted = spec_of(info, info.dtype);
@@ -267,9 +271,9 @@ struct FoundTensor {
          "], expected " + describe(here);
 }
 
-POLYAK_DEFINE void load_targets(const std::filesystem::path& path,
-                                const std::vector<WeightTarget>& targets,
-                                const LoadWeightsOptions& options) {
+POLYAK_DEFINE_ON_USE void load_targets(const std::filesystem::path& path,
+                                       const std::vector<WeightTarget>& targets,
+                                       const LoadWeightsOptions& options) {
   const SafetensorsModel model(path);
   std::vector<std::vector<FoundTensor>> found;
   std::set<std::string> names, here;
