@@ -71,6 +71,69 @@ TEST_CASE("gradients set by position need one for each trained tensor") {
                                                     lists.ghead.data(), nullptr, nullptr});
 }
 
+TEST_CASE("gradients from a range are those of its elements by position") {
+  Lists lists;
+  const std::vector<const float*> all{lists.gw.data(),    lists.gb.data(), nullptr,
+                                      lists.ghead.data(), nullptr,         lists.gignored.data()};
+  std::vector<const float*> some = all;
+  some[1] = some[5] = nullptr;
+
+  std::vector<float*> pointers{lists.gw.data(), lists.gb.data(), lists.ghead.data(),
+                               lists.gignored.data()};
+  CHECK(lists.of(polyak::like(lists.params, pointers)) == all);
+  CHECK(lists.of(polyak::like(lists.params,
+                              std::vector<const float*>(pointers.begin(), pointers.end()))) == all);
+  const float* const plain[] = {lists.gw.data(), nullptr, lists.ghead.data(), nullptr};
+  CHECK(lists.of(polyak::like(lists.params, plain)) == some);
+
+  using Span = std::span<const float>;
+  std::vector<Span> spans{Span(lists.gw.data(), 6), lists.gb, Span(lists.ghead.data(), 8),
+                          lists.gignored};
+  CHECK(lists.of(polyak::like(lists.params, spans)) == all);
+  spans[1] = spans[3] = {};
+  CHECK(lists.of(polyak::like(lists.params, spans)) == some);
+
+  std::vector<std::vector<float>> objects{std::vector<float>(6), std::vector<float>(3),
+                                          std::vector<float>(8), std::vector<float>(4)};
+  std::vector<std::vector<float>*> to_objects;
+  for (auto& object : objects) to_objects.push_back(&object);
+  const auto gradients = polyak::like(lists.params, objects);
+  const auto through = polyak::like(lists.params, to_objects);
+  CHECK(lists.of(gradients) == lists.of(through));
+  objects[1] = std::vector<float>(3, 7);  // followed
+  for (const auto* list : {&gradients, &through}) {
+    CHECK((*list)[0] == objects[0].data());
+    CHECK((*list)[1] == objects[1].data());
+    CHECK((*list)[3] == objects[2].data());
+    CHECK((*list)[5] == objects[3].data());
+  }
+  to_objects[1] = nullptr;
+  CHECK(polyak::like(lists.params, to_objects)[1] == nullptr);
+
+  // A container of numbers is the gradient of one tensor.
+  std::vector<float> one(3), gradient(3);
+  Parameters<float> single;
+  single.add("one", one);
+  CHECK(polyak::like(single, gradient)[0] == gradient.data());
+}
+
+TEST_CASE("a range that does not match the trained tensors is refused") {
+  Lists lists;
+  const auto refused = [&](const auto& range, const std::vector<std::string>& words) {
+    return refuses([&] { static_cast<void>(polyak::like(lists.params, range)); }, words);
+  };
+  const float* const w = lists.gw.data();
+  const float* const head = lists.ghead.data();
+  CHECK(refused(std::vector<const float*>{w, nullptr, head}, {"4 trained tensors", "got 3"}));
+  CHECK(refused(std::vector<const float*>{}, {"4 trained tensors", "got 0"}));
+  CHECK(refused(std::vector<const float*>{w, lists.b.data(), head, nullptr},
+                {"\"b\"", "overlaps the memory of tensor \"b\""}));
+  CHECK(refused(std::vector<std::vector<float>>(4, std::vector<float>(6)), {"\"b\"", "3", "6"}));
+  CHECK(refused(std::vector<std::vector<float>>(4), {"\"w\"", "6", "0"}));  // not an empty view
+  std::vector<Eigen::MatrixXf> matrices(4, Eigen::MatrixXf(3, 2));
+  CHECK(refused(matrices, {"\"w\"", "[3, 2] column-major, expected float32 [2, 3]"}));
+}
+
 TEST_CASE("a tensor whose gradient is not set by name has none") {
   Lists lists;
   Gradients<float> gradients(lists.params);

@@ -211,6 +211,47 @@ TEST_CASE("Parameters hold roles and tensors of other types") {
   CHECK(description(params) == before);
 }
 
+TEST_CASE("memory whose type is known at run time is registered as memory of the type itself") {
+  using polyak::DType;
+  std::vector<float> weights(6), more(6);
+  std::vector<std::int64_t> count(1);
+  std::vector<Eigen::bfloat16> low(2);
+  std::vector<double> doubles(3);
+  Parameters typed, untyped;
+  typed.add("weights", weights.data(), {2, 3})
+      .add("turned", more.data(), {2, 3}, Role::ignore, Order::column_major)
+      .add("count", count.data(), {}, Role::copy)
+      .add("low", low.data(), {2}, Role::frozen)
+      .add("doubles", doubles.data(), {3}, Role::copy)
+      .add("tied", weights.data(), {2, 3});
+  void* const memory = weights.data();
+  untyped.add("weights", memory, DType::float32, {2, 3})
+      .add("turned", more.data(), DType::float32, {2, 3}, Role::ignore, Order::column_major)
+      .add("count", count.data(), DType::int64, {}, Role::copy)
+      .add("low", low.data(), DType::bfloat16, {2}, Role::frozen)
+      .add("doubles", doubles.data(), DType::float64, {3}, Role::copy)
+      .add("tied", memory, DType::float32, {2, 3});
+  CHECK(description(untyped) == description(typed));
+  CHECK(untyped.at("turned").data() == more.data());
+
+  const std::string before = description(untyped);
+  std::vector<float> fresh(4);
+  const auto refused = [&](void* data, DType dtype, const Shape& shape, Role role,
+                           const std::vector<std::string>& words) {
+    return refuses([&] { untyped.add("new", data, dtype, shape, role); }, words) &&
+           description(untyped) == before;
+  };
+  CHECK(refused(nullptr, DType::float32, {4}, Role::average, {"\"new\"", "null"}));
+  CHECK(refused(fresh.data(), DType::float64, {2}, Role::average, {"\"new\"", "float64"}));
+  CHECK(refused(fresh.data(), DType::float32, {-4}, Role::average, {"\"new\"", "-4"}));
+  CHECK(refused(more.data() + 2, DType::float32, {4}, Role::average, {"\"new\"", "\"turned\""}));
+  CHECK(refused(fresh.data(), static_cast<DType>(13), {4}, Role::copy,
+                {"\"new\"", "must be a DType", "13"}));
+  CHECK(
+      refuses([&] { untyped.add("low", fresh.data(), DType::float32, {4}); }, {"\"low\"", "new"}));
+  CHECK(description(untyped) == before);
+}
+
 TEST_CASE("memory with strides is refused") {
   Eigen::MatrixXf matrix(4, 5);
   auto block = matrix.block(1, 1, 2, 2);

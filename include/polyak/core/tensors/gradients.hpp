@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Read-only views of gradients, matched to parameters by name, shape and storage order.
+///
+/// Above 300 lines: it holds the ways to set gradients, by name, all at once and in a range.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +11,7 @@
 #include <iterator>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -57,6 +60,18 @@ concept GradientPointers = requires(const Pointers& pointers) {
   requires std::same_as<typename Registered<std::remove_cv_t<std::remove_pointer_t<
                             std::remove_cvref_t<decltype(*std::data(pointers))>>>>::type,
                         element_t<P>>;
+};
+
+/// A container, view or plain array of pointers, or of objects that have elements themselves. A
+/// std::vector<float> is none: it is one object.
+template <class Range>
+concept RangeOfGradients =
+    !DenseObject<std::remove_reference_t<Range>> && !TensorObject<std::remove_reference_t<Range>> &&
+    requires(Range & range) {
+  std::size(range);
+  std::end(range);
+  requires std::is_pointer_v<std::remove_cvref_t<decltype(*std::begin(range))>> ||
+      Registrable<std::remove_reference_t<decltype(*std::begin(range))>>;
 };
 
 }  // namespace detail
@@ -278,6 +293,56 @@ template <ParameterScalar P, class... Objects>
   std::size_t next = 0;
   (gradients.set_at(GradientAccess<P>::trained(gradients, next++), std::forward<Objects>(objects)),
    ...);
+  return gradients;
+}
+
+namespace detail {
+/// Sets the gradient of a tensor from an element of a range.
+template <class P, class Element>
+void set_from_range(Gradients<P>& gradients, std::size_t tensor, Element&& element) {
+  using Plain = std::remove_cvref_t<Element>;
+  if constexpr (!std::is_pointer_v<Plain>) {
+    const bool none = !owns_its_memory<Plain> && std::as_const(element).data() == nullptr;
+    if (!none) gradients.set_at(tensor, std::forward<Element>(element));
+  } else if (element == nullptr) {
+    return;
+  } else if constexpr (Registrable<std::remove_pointer_t<Plain>>) {
+    gradients.set_at(tensor, *element);
+  } else {
+    using Number = typename Registered<std::remove_cv_t<std::remove_pointer_t<Plain>>>::type;
+    static_assert(std::same_as<Number, element_t<P>>,
+                  "polyak: gradients must have the type of the parameters");
+    const auto* const data = reinterpret_cast<const element_t<P>*>(element);
+    gradients.set_at(tensor, std::span(data, gradients.layout()->tensors[tensor].size));
+  }
+}
+}  // namespace detail
+
+/// The gradients of all trained tensors (roles average and ignore), in the order of registration,
+/// from a container, view or plain array whose length is known only at run time:
+///
+///     std::vector<float*> pointers;                   memory of each tensor's size and order
+///     std::vector<std::span<const float>> spans;      the same, with the size checked
+///     std::vector<Eigen::MatrixXf> objects;           shape and order checked
+///     std::vector<const Eigen::MatrixXf*> pointers_to_objects;
+///
+/// A null pointer, or a view of null memory such as an empty span, means no gradient. An object
+/// that owns its memory is followed where it is in the container, which must then keep it there.
+///
+/// Throws std::invalid_argument as Gradients::set does, and unless there is one element for each
+/// trained tensor.
+template <ParameterScalar P, detail::RangeOfGradients Range>
+[[nodiscard]] Gradients<P> like(const Parameters<P>& params, Range&& range) {
+  using Element = std::remove_cvref_t<decltype(*std::begin(range))>;
+  static_assert(std::is_lvalue_reference_v<Range> || !detail::owns_its_memory<Element>,
+                "polyak: Gradients view memory, they cannot keep a temporary alive");
+  Gradients<P> gradients(params);
+  GradientAccess<P>::require_number(gradients, "like()", std::size(range));
+  std::size_t next = 0;
+  for (auto&& element : range) {
+    detail::set_from_range(gradients, GradientAccess<P>::trained(gradients, next++),
+                           std::forward<decltype(element)>(element));
+  }
   return gradients;
 }
 

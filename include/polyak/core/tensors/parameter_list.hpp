@@ -130,6 +130,8 @@ class ParameterList {
 /// Refuses an object of another shape than its tensor.
 [[noreturn]] void refuse_reshaped(std::string_view what, const TensorInfo& tensor,
                                   const Followed& followed);
+/// Refuses a number that is no DType.
+void require_dtype(DType dtype, std::string_view name);
 /// Refuses access to the elements of a tensor as another type.
 [[noreturn]] void refuse_data_of(const TensorInfo& tensor);
 /// Refuses memory of another size than its shape.

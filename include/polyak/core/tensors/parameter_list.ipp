@@ -218,6 +218,11 @@ POLYAK_DEFINE Places& ParameterList::own_places() {
   return *places_;
 }
 
+POLYAK_DEFINE void require_dtype(DType dtype, std::string_view name) {
+  if (dtype <= DType::float64) return;
+  refuse_argument(std::string("the type of tensor \"").append(name).append("\" must be a DType"),
+                  static_cast<int>(dtype));
+}
 POLYAK_DEFINE void refuse_data_of(const TensorInfo& tensor) {
   refuse_value("polyak: tensor \"" + tensor.name + "\" holds " +
                std::string(name_of(tensor.dtype)));

@@ -112,6 +112,16 @@ class Parameters {
     return add_memory(std::move(name), data, std::move(shape), role, order, {});
   }
 
+  /// Registers raw memory of a type that is known only at run time, such as that of a tensor of
+  /// another library. `data` is the first of `shape` elements of type `dtype`. Throws
+  /// std::invalid_argument as above, and for a `dtype` that is no DType.
+  Parameters& add(std::string name, void* data, DType dtype, Shape shape, Role role = Role::average,
+                  Order order = Order::row_major) {
+    detail::require_dtype(dtype, name);
+    list_.add({std::move(name), std::move(shape), order, role, dtype, 0}, data, {});
+    return *this;
+  }
+
   /// Gives a tensor other memory: that of an object of its type, shape and order, or for a span,
   /// std::vector or std::array of its type and size. Copies of the list see it too. For a model
   /// that has moved, and for weights that live elsewhere from now on. State of methods stays.
