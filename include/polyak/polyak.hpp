@@ -30,6 +30,7 @@
 #include <polyak/average/tail.hpp>
 #include <polyak/average/window_average.hpp>
 #include <polyak/compiled.hpp>
+#include <polyak/core/any_method.hpp>
 #include <polyak/core/clip.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/executors/openmp.hpp>

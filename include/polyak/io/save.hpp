@@ -6,6 +6,8 @@
 ///   polyak::load("run.safetensors", params, optimizer, ema);      // in a new process
 ///   polyak::load("run.safetensors", {.only = polyak::Parts::averages}, params, ema);
 ///
+/// A container of methods, such as a std::vector<AnyMethod<float>>, stands for its methods.
+///
 /// The file has the format safetensors. It holds the weights under their own names, in row-major
 /// order, so that other readers find a model; the slots as "polyak/<method>/<slot>/<tensor>"; and
 /// counters, options and everything else in the metadata. It is replaced atomically and durably.
@@ -64,6 +66,13 @@ struct LoadReport {
 
 namespace detail {
 
+/// A container or view of methods.
+template <class Part>
+concept ListOfMethods = requires(Part& part) {
+  part.begin()->skipped();
+  part.end();
+};
+
 /// A part that load() can write to: a list of parameters owns no memory.
 template <class Part>
 concept Loadable = is_parameters<Part> || !std::is_const_v<Part>;
@@ -74,7 +83,11 @@ void record_part(StateRecord& all, const Parameters<P>& params) {
 }
 template <class M>
 void record_part(StateRecord& all, const M& method) {
-  record_method(all, method);
+  if constexpr (ListOfMethods<M>) {
+    for (const auto& one : method) record_method(all, one);
+  } else {
+    record_method(all, method);
+  }
 }
 
 /// Refuses an object that is given twice.
@@ -100,6 +113,8 @@ void add_places(StatePlaces& all, Part& part) {
     for (std::size_t k = 0; k < part.size(); ++k) {
       all.tensors.push_back(static_cast<std::byte*>(part[k].raw()));
     }
+  } else if constexpr (ListOfMethods<Part>) {
+    for (auto& one : part) add_places(all, one);
   } else {
     StatePlaceLister lister(all);
     visit_state(part, lister);
@@ -117,6 +132,12 @@ template <class M>
 [[nodiscard]] bool has_started(const M& method, Parts parts) {
   if constexpr (is_parameters<M>) {
     return false;
+  } else if constexpr (ListOfMethods<const M>) {
+    bool started = false;
+    for (const auto& one : method) started = started || has_started(one, parts);
+    return started;
+  } else if constexpr (requires { method.entry(); }) {  // an AnyMethod
+    return includes(parts, part_of(method.entry().trains)) && method.started();
   } else {
     if (!includes(parts, part_of(M::trains))) return false;
     if constexpr (requires { method.calls(); }) {

@@ -147,10 +147,19 @@ POLYAK_ON_USE void record_parameters(StateRecord& all, const ParameterList& para
 /// average is swapped in.
 template <class M>
 void record_method(StateRecord& all, const M& method) {
-  StateRecorder recorder(all, M::type_name, dtype_of<typename M::Parameter>(),
-                         dtype_of<typename M::State>(), method.slots().layout());
-  all.methods.back().trains = M::trains;
-  visit_state(method, recorder);
+  const auto record = [&](std::string_view type, bool trains, DType parameter, DType state,
+                          const std::shared_ptr<const Layout>& layout) {
+    StateRecorder recorder(all, type, parameter, state, layout);
+    all.methods.back().trains = trains;
+    visit_state(method, recorder);
+  };
+  if constexpr (requires { method.entry(); }) {  // an AnyMethod
+    const auto entry = method.entry();
+    record(entry.type, entry.trains, entry.parameter, entry.state, entry.layout);
+  } else {
+    record(M::type_name, M::trains, dtype_of<typename M::Parameter>(),
+           dtype_of<typename M::State>(), method.slots().layout());
+  }
 }
 
 }  // namespace detail
