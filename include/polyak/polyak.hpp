@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Everything that needs only Eigen and the standard library, except headers for use after training
-/// that would slow down the compilation of each file: merge/merge_as_decay.hpp,
-/// average/analysis/profile_target.hpp and profile_fit.hpp.
+/// Everything that needs only Eigen and the standard library, except headers that would slow down
+/// the compilation of each file: optim/by_name.hpp and average/by_name.hpp, which compile all
+/// methods, and for use after training merge/merge_as_decay.hpp, average/analysis/profile_target.hpp
+/// and profile_fit.hpp.
 #pragma once
 
 #include <polyak/average/analysis/weight_statistics.hpp>
