@@ -12,6 +12,7 @@
 #include <polyak/core/finite.ipp>
 #include <polyak/core/require_finite.ipp>
 #include <polyak/core/state.ipp>
+#include <polyak/core/state_access.ipp>
 #include <polyak/core/tensors/block.ipp>
 #include <polyak/core/tensors/gradient_places.ipp>
 #include <polyak/core/tensors/index.ipp>

@@ -44,6 +44,7 @@
 #include <polyak/core/simd/denormals.hpp>
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/state.hpp>
+#include <polyak/core/state_access.hpp>
 #include <polyak/core/step.hpp>
 #include <polyak/core/streams.hpp>
 #include <polyak/core/tensors/gradients.hpp>
