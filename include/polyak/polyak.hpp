@@ -2,8 +2,8 @@
 /// @file
 /// Everything that needs only Eigen and the standard library, except headers that would slow down
 /// the compilation of each file: optim/by_name.hpp and average/by_name.hpp, which compile all
-/// methods, and for use after training merge/merge_as_decay.hpp, average/analysis/profile_target.hpp
-/// and profile_fit.hpp.
+/// methods, and for use after training merge/merge_as_decay.hpp,
+/// average/analysis/profile_target.hpp and profile_fit.hpp.
 #pragma once
 
 #include <polyak/average/analysis/weight_statistics.hpp>
@@ -46,6 +46,7 @@
 #include <polyak/core/state.hpp>
 #include <polyak/core/state_access.hpp>
 #include <polyak/core/step.hpp>
+#include <polyak/core/step_metrics.hpp>
 #include <polyak/core/streams.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>

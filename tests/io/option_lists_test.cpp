@@ -155,7 +155,8 @@ TEST_CASE("This test covers every options struct of the headers") {
       "MergeOptions",         "MergeWeighting",      "StreamWeighting",
       "SaveWeightsOptions",   "SaveOptions",         "LoadOptions",
       "LoadWeightsOptions",   "WriteShardedOptions", "SafetensorsWriteOptions",
-      "SnapshotStoreOptions", "ReductionOptions",    "Window"};
+      "SnapshotStoreOptions", "ReductionOptions",    "Window",
+      "StepMetricsOptions"};
   std::set<std::string> listed;
   for_each_struct([&]<class O>(const std::vector<O>&, const auto&) {
     listed.insert(std::string(detail::plain_type_name<O>()));

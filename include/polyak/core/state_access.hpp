@@ -18,6 +18,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -53,6 +54,10 @@ class SlotFinder final : public StateVisitor {
       : StateVisitor(false), owner_(owner), slot_(slot), tensor_(tensor) {}
   /// Throws std::invalid_argument, after the visit, unless the slot and the tensor were found.
   [[nodiscard]] const FoundSlot& found() const;
+  /// The slots that the slot is in, and its place among them. Throws as found(), but for the
+  /// tensor.
+  [[nodiscard]] const ConstSlots& where() const;
+  [[nodiscard]] std::size_t place() const { return place_; }
   POLYAK_DEFINE void counters(std::string_view name, std::span<const std::int64_t> values) override;
   POLYAK_DEFINE void buffers(const Layout& layout, const std::byte* data) override;
   /// Throws std::logic_error while an average is swapped in.
@@ -65,6 +70,8 @@ class SlotFinder final : public StateVisitor {
   bool any_slot_ = false, any_tensor_ = false;  // of these names
   std::string names_;                           // of all slots
   FoundSlot found_;
+  std::optional<ConstSlots> where_;
+  std::size_t place_ = 0;
 };
 
 /// Refuses values of another type, shape or order than the slot has.

@@ -45,6 +45,8 @@ POLYAK_DEFINE void SlotFinder::slots(const ConstSlots& slots) {
     add_name(names_, slots.names()[slot]);
     if (any_slot_ || slots.names()[slot] != slot_) continue;
     any_slot_ = true;
+    where_.emplace(slots);
+    place_ = slot;
     const std::size_t k = slots.layout().find_any(tensor_);
     any_tensor_ = k < slots.layout().tensors.size();
     if (!any_tensor_ || !slots.keeps(slot, k)) continue;
@@ -52,8 +54,12 @@ POLYAK_DEFINE void SlotFinder::slots(const ConstSlots& slots) {
     found_.info.dtype = slots.dtype();
   }
 }
-POLYAK_DEFINE const FoundSlot& SlotFinder::found() const {
+POLYAK_DEFINE const ConstSlots& SlotFinder::where() const {
   if (!any_slot_) refuse_name(owner_, "slot", slot_, names_);
+  return *where_;
+}
+POLYAK_DEFINE const FoundSlot& SlotFinder::found() const {
+  static_cast<void>(where());
   if (!any_tensor_) refuse_tensor(tensor_);
   if (found_.info.name.empty()) refuse_stateless(owner_, tensor_);
   return found_;
