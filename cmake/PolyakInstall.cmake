@@ -11,7 +11,8 @@ set(polyak_config_dir ${CMAKE_INSTALL_DATADIR}/cmake/polyak)
 set(polyak_pkgconfig_dir ${CMAKE_INSTALL_DATADIR}/pkgconfig)
 
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/polyak
-  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp" PATTERN "*.ipp")
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING
+  PATTERN "*.hpp" PATTERN "*.ipp" PATTERN "interop/c.h" PATTERN "interop/c.cpp")
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 install(TARGETS polyak EXPORT polyak)
@@ -37,6 +38,7 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/polyakConfigVersion.cmake
 install(FILES
   ${PROJECT_BINARY_DIR}/polyakConfig.cmake ${PROJECT_BINARY_DIR}/polyakConfigVersion.cmake
   ${CMAKE_CURRENT_LIST_DIR}/PolyakIo.cmake ${CMAKE_CURRENT_LIST_DIR}/PolyakCuda.cmake
+  ${CMAKE_CURRENT_LIST_DIR}/PolyakC.cmake
   DESTINATION ${polyak_config_dir})
 
 # pkg-config knows where it found the file; the prefix follows from that.

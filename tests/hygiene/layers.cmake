@@ -3,7 +3,7 @@
 # names a device's. Macros of compilers and messages to users may.
 cmake_minimum_required(VERSION 3.20)
 
-set(order core average optim merge io cuda)
+set(order core average optim merge io cuda interop)
 set(below ${order})
 set(broken "")
 set(seen 0)
