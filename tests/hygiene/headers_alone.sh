@@ -10,7 +10,7 @@ trap 'rm -rf "$folder"' EXIT
 read -r -a eigen_flags <<<"$(pkg-config --cflags-only-I eigen3 | sed 's/-I/-isystem /')"
 flags=(-std=c++20 -Werror -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wold-style-cast
   -Wdouble-promotion -Wsign-conversion -Iinclude -Itests/cuda/emulation -DPOLYAK_CUDA_EMULATION
-  "${eigen_flags[@]}")
+  -isystem tests/interop/ggml "${eigen_flags[@]}")
 # Intrinsics too, which declare nothing that other headers do.
 printf '#include <Eigen/Core>\n#if defined(__x86_64__)\n#include <immintrin.h>\n#endif\n' >"$folder/eigen.hpp"
 clang++ "${flags[@]}" -x c++-header "$folder/eigen.hpp" -o "$folder/eigen.pch"
