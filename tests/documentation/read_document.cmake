@@ -37,8 +37,8 @@ function(read_document path)
     string(FIND "${rest}" "\n" at)
     string(SUBSTRING "${rest}" 0 ${at} language)
     string(SUBSTRING "${rest}" ${at} -1 rest)
-    if(NOT language MATCHES "^(cpp|cmake|sh|text|json|python)$")
-      message(FATAL_ERROR "${path}:${line}: a block must be marked cpp, cmake, sh, text, json or "
+    if(NOT language MATCHES "^(cpp|c|cmake|sh|text|json|python)$")
+      message(FATAL_ERROR "${path}:${line}: a block must be marked cpp, c, cmake, sh, text, json or "
         "python, not \"${language}\"")
     endif()
     string(FIND "${rest}" "\n```\n" at)
