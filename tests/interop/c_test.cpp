@@ -216,7 +216,7 @@ TEST_CASE("C updates several averages in one step as C++ does") {
   // The averages alone, one and two in a call.
   model.tensors = Tensors<float>(3);
   weights = Tensors<float>(3);
-  for (const std::size_t count : {1, 2, 3}) {
+  for (std::size_t count = 1; count <= 3; ++count) {
     succeed(polyak_update(model.averages.data(), count, nullptr));
   }
   for (int k = 0; k < 3; ++k) {

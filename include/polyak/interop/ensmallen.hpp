@@ -58,21 +58,18 @@ template <FloatingScalar P>
 class CoordinatesList {
  public:
   /// Refers to the matrix from now on. Throws std::invalid_argument for another shape than before.
-  /// Returns whether it is the first one.
   template <ArmadilloMatrix M>
-  bool follow(M& matrix) {
+  void follow(M& matrix) {
     static_assert(std::same_as<typename M::elem_type, P>,
                   "polyak: the matrix must have elements of the method's type: AdamW<double> for "
                   "arma::mat, AdamW<float> for arma::fmat");
-    const bool first = params_.size() == 0;
-    if (first) {
+    if (params_.size() == 0) {
       params_.add("coordinates", matrix.memptr(), shape_of_matrix(matrix), Role::average,
                   Order::column_major);
     } else {
       require_shape(matrix);
       if (params_[0].raw() != matrix.memptr()) params_.rebind("coordinates", matrix.memptr());
     }
-    return first;
   }
   template <ArmadilloMatrix M>
   void require_shape(const M& matrix) const {
@@ -140,6 +137,7 @@ class EnsmallenUpdate {
 
     /// One step. Throws as polyak::step, and std::invalid_argument for a matrix or gradient of
     /// another shape than that of the first step.
+    // NOLINTNEXTLINE(readability-identifier-naming): ensmallen calls it so
     void Update(MatType& iterate, double step_size, const GradType& gradient) {
       static_assert(ArmadilloMatrix<GradType>,
                     "polyak: gradients must be dense; sparse ones have no memptr()");
@@ -232,7 +230,8 @@ class EnsmallenAverage {
     return average_->swap_into(list_.params());
   }
 
-  // Called by ensmallen.
+  // Called by ensmallen, by these names.
+  // NOLINTBEGIN(readability-identifier-naming)
   /// An average that begins with the parameters begins with those before the first step.
   template <class OptimizerType, class FunctionType, class MatType>
   void BeginOptimization(OptimizerType&, FunctionType&, MatType& coordinates) {
@@ -246,6 +245,7 @@ class EnsmallenAverage {
   void EndEpoch(OptimizerType&, FunctionType&, MatType& coordinates, std::size_t, double) {
     if (call_ == EnsmallenCall::epoch) update(coordinates);
   }
+  // NOLINTEND(readability-identifier-naming)
 
  private:
   template <class MatType>
