@@ -85,8 +85,11 @@ namespace detail {
       (k + 2 < shape.size() ? stack : k + 2 == shape.size() ? rows : columns) *= extent;
     }
   }
+  if (order == Order::channels_last && options.view == MatrixView::last_two) {
+    refuse_value("polyak: a channels-last tensor has no rows and columns of MatrixView::last_two");
+  }
   // In memory [stack][rows][columns] or, column-major, [columns][rows][stack].
-  if (order == Order::row_major) {
+  if (order != Order::column_major) {
     return options.per == Per::row ? FoldShape{stack * rows, columns, 1}
                                    : FoldShape{stack, rows, columns};
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Files are row-major. Tensors that are column-major in memory are transposed as they are written
-/// and read.
+/// Files are row-major. Tensors of another order in memory are permuted as they are written and
+/// read.
 #pragma once
 
 #include <cstddef>

@@ -19,12 +19,14 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
-/// A column-major tensor in memory as rows of its first dimension: row i has all elements with
+/// A tensor of another order in memory as rows of its first dimension: row i has all elements with
 /// first index i, in row-major order.
-class ColumnMajorRows {
+class PermutedRows {
  public:
-  ColumnMajorRows(std::span<const std::uint64_t> shape, std::size_t element_bytes)
-      : rows_(static_cast<std::size_t>(shape[0])), bytes_(element_bytes) {
+  PermutedRows(std::span<const std::uint64_t> shape, std::size_t element_bytes, Order order)
+      : rows_(static_cast<std::size_t>(shape[0])),
+        bytes_(element_bytes),
+        channels_last_(order == Order::channels_last) {
     for (const std::uint64_t extent : shape.subspan(1)) {
       extents_.push_back(static_cast<std::size_t>(extent));
       row_ *= extents_.back();
@@ -73,10 +75,16 @@ class ColumnMajorRows {
   void each(std::size_t first, std::size_t last, Copy copy) const {
     std::vector<std::size_t> index(extents_.size(), 0);
     for (std::size_t column = 0; column < row_; ++column) {
-      std::size_t before = 0;  // in column-major order
-      for (std::size_t k = index.size(); k-- > 0;) before = before * extents_[k] + index[k];
+      std::size_t before = 0;  // the place in a row of memory
+      for (std::size_t k = index.size(); k-- > 0 && !channels_last_;) {
+        before = before * extents_[k] + index[k];
+      }
+      if (channels_last_) {
+        for (std::size_t k = 1; k < index.size(); ++k) before = before * extents_[k] + index[k];
+        before = before * extents_[0] + index[0];
+      }
       for (std::size_t i = first; i < last; ++i) {
-        copy(before * rows_ + i, (i - first) * row_ + column);
+        copy(channels_last_ ? i * row_ + before : before * rows_ + i, (i - first) * row_ + column);
       }
       for (std::size_t k = index.size(); k-- > 0;) {
         if (++index[k] < extents_[k]) break;
@@ -86,6 +94,7 @@ class ColumnMajorRows {
   }
 
   std::size_t rows_, row_ = 1, bytes_;
+  bool channels_last_;
   std::vector<std::size_t> extents_;
 };
 
@@ -104,7 +113,7 @@ POLYAK_DEFINE void append_row_major(const std::function<void(std::span<const std
     append(std::span<const std::byte>(data, bytes));
     return;
   }
-  const ColumnMajorRows turned(shape, element_bytes);
+  const PermutedRows turned(shape, element_bytes, order);
   const std::size_t step = std::min(turned.rows_at_once(), turned.rows());
   std::vector<std::byte> rows(step * turned.row_bytes());
   for (std::size_t first = 0; first < turned.rows(); first += step) {
@@ -122,7 +131,7 @@ POLYAK_DEFINE void take_row_major(std::byte* data, std::span<const std::uint64_t
     std::memcpy(data, bytes.data(), bytes.size());
     return;
   }
-  const ColumnMajorRows turned(shape, element_bytes);
+  const PermutedRows turned(shape, element_bytes, order);
   const std::size_t step = turned.rows_at_once();
   for (std::size_t first = 0; first < turned.rows(); first += step) {
     const std::size_t last = std::min(first + step, turned.rows());

@@ -41,7 +41,7 @@ POLYAK_ON_USE inline void append_tensor(SafetensorsWriter& writer, const Recorde
                      one.spec.shape, one.element_bytes, one.order);
     return;
   }
-  const bool transposed = one.order == Order::column_major;
+  const bool transposed = one.order != Order::row_major;
   const std::size_t part = transposed ? one.bytes : std::min(one.bytes, std::size_t{1} << 26);
   std::vector<std::byte> host(part);
   if (transposed) {

@@ -58,6 +58,14 @@ class RowMajorOrder {
       dimensions_.push_back({static_cast<std::size_t>(extent), stride, 0});
       stride *= static_cast<std::size_t>(extent);
     }
+    if (order != Order::channels_last) return;
+    stride = dimensions_[1].extent;
+    dimensions_[1].stride = 1;
+    for (std::size_t k = shape.size(); k-- > 0;) {
+      if (k == 1) continue;
+      dimensions_[k].stride = stride;
+      stride *= dimensions_[k].extent;
+    }
   }
   /// The place of the next element.
   std::size_t next() {

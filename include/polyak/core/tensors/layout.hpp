@@ -36,7 +36,13 @@ enum class Role : std::uint8_t {
 }
 
 /// The order of a tensor's elements in memory.
-enum class Order : std::uint8_t { row_major, column_major };
+enum class Order : std::uint8_t {
+  row_major,
+  column_major,
+  /// A tensor (d0, d1, d2, ...) lies as (d0, d2, ..., d1) row-major: images and filters whose
+  /// channels, the second dimension, are adjacent. Needs three dimensions or more.
+  channels_last
+};
 
 /// Sizes of the dimensions; empty for a single number.
 using Shape = std::vector<std::int64_t>;
@@ -45,7 +51,7 @@ using Shape = std::vector<std::int64_t>;
 struct TensorInfo {
   std::string name;
   Shape shape;
-  Order order = Order::row_major;  ///< row_major if both orders are the same
+  Order order = Order::row_major;  ///< row_major if the orders are the same
   Role role = Role::average;
   DType dtype = DType::float32;
   std::size_t size = 0;  ///< elements
@@ -117,7 +123,8 @@ namespace detail {
 /// more elements than memory can have.
 [[nodiscard]] std::size_t elements_of(const Shape& shape, std::string_view name);
 
-/// Returns row_major if both orders are the same: at most one dimension is longer than 1.
+/// Returns row_major if that is the same order: at most one dimension is longer than 1 or, for
+/// channels_last, the second dimension or all after it are not.
 [[nodiscard]] Order canonical(Order order, const Shape& shape);
 
 [[nodiscard]] std::string describe(const TensorInfo& tensor);

@@ -53,6 +53,11 @@ POLYAK_DEFINE std::size_t elements_of(const Shape& shape, std::string_view name)
 }
 
 POLYAK_DEFINE Order canonical(Order order, const Shape& shape) {
+  if (order == Order::channels_last) {
+    std::int64_t places = 1;  // of one channel
+    for (std::size_t k = 2; k < shape.size(); ++k) places *= shape[k];
+    return shape.size() < 3 || shape[1] <= 1 || places <= 1 ? Order::row_major : order;
+  }
   int longer = 0;
   for (const std::int64_t extent : shape) longer += extent > 1 ? 1 : 0;
   return longer <= 1 ? Order::row_major : order;
@@ -60,7 +65,8 @@ POLYAK_DEFINE Order canonical(Order order, const Shape& shape) {
 
 POLYAK_DEFINE std::string describe(const TensorInfo& tensor) {
   std::string words = std::string(name_of(tensor.dtype)) + " " + shape_text(tensor.shape);
-  if (tensor.order != Order::row_major) words += " column-major";
+  if (tensor.order == Order::column_major) words += " column-major";
+  if (tensor.order == Order::channels_last) words += " channels-last";
   if (tensor.role != Role::average) words.append(" (").append(name_of(tensor.role)) += ')';
   return words;
 }

@@ -28,6 +28,12 @@ POLYAK_DEFINE void refuse_moved_slots() {
 [[nodiscard]] POLYAK_DEFINE std::optional<TensorInfo> slot_part(const SlotSpec& slot,
                                                                 const TensorInfo& tensor) {
   std::optional<TensorInfo> part = tensor;
+  const bool matrix = slot.shape == SlotShape::rows || slot.shape == SlotShape::columns;
+  if (matrix && tensor.order == Order::channels_last &&
+      (slot.shape == SlotShape::columns || slot.view == MatrixView::last_two)) {
+    refuse_value("polyak: slot \"" + slot.name + "\" has numbers for each row or column of \"" +
+                 tensor.name + "\", which is channels-last; make it row-major");
+  }
   switch (slot.shape) {
     case SlotShape::rows:
       part->shape = shape_of_rows(tensor.shape, slot.view);
