@@ -48,20 +48,28 @@ class [[nodiscard]] SwapGuard {
   SwapGuard& operator=(SwapGuard&& other) noexcept;
   ~SwapGuard();
 
-  /// Restores the model's weights now. A tensor whose object has got another shape meanwhile is
-  /// left alone; its average is then lost too, so the method stays swapped out and rejects every
-  /// call.
+  /// Restores the model's weights now, where its memory is now. A tensor whose object has got
+  /// another shape meanwhile is left alone; its average is then lost too, so the method stays
+  /// swapped out and rejects every call. Memory that objects share (detail::SharedObject) is kept
+  /// while the guard lives: the average returns from where it was put, wherever the object is.
   void restore() noexcept;
 
  private:
   SwapGuard(const detail::ParameterList& params, std::vector<Piece> pieces);
   void exchange_bytes(void* model, const Piece& piece) const noexcept;
 
+  /// The memory of a piece when it was exchanged; `memory` is null where the program keeps it.
+  struct Place {
+    void* data;
+    std::shared_ptr<const detail::KeptMemory> memory;
+  };
+
   std::optional<detail::ParameterList> params_;  // while something is swapped in
   std::shared_ptr<detail::Block> block_;
   std::shared_ptr<detail::Block> buffers_;
   std::shared_ptr<detail::Block> kept_;
   std::vector<Piece> pieces_;
+  std::vector<Place> places_;  // of each piece
   std::shared_ptr<MemorySpace> space_;
 };
 

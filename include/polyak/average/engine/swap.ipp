@@ -53,6 +53,7 @@ POLYAK_DEFINE SwapGuard::SwapGuard(SwapGuard&& other) noexcept
       buffers_(std::move(other.buffers_)),
       kept_(std::move(other.kept_)),
       pieces_(std::move(other.pieces_)),
+      places_(std::move(other.places_)),
       space_(std::move(other.space_)) {}
 POLYAK_DEFINE SwapGuard& SwapGuard::operator=(SwapGuard&& other) noexcept {
   if (this != &other) {
@@ -62,6 +63,7 @@ POLYAK_DEFINE SwapGuard& SwapGuard::operator=(SwapGuard&& other) noexcept {
     buffers_ = std::move(other.buffers_);
     kept_ = std::move(other.kept_);
     pieces_ = std::move(other.pieces_);
+    places_ = std::move(other.places_);
     space_ = std::move(other.space_);
   }
   return *this;
@@ -71,9 +73,16 @@ POLYAK_DEFINE SwapGuard::~SwapGuard() { restore(); }
 POLYAK_DEFINE void SwapGuard::restore() noexcept {
   if (!params_.has_value()) return;
   bool all = true;
-  for (const Piece& piece : pieces_) {
+  for (std::size_t k = 0; k < pieces_.size(); ++k) {
+    const Piece& piece = pieces_[k];
+    const Place& place = places_[k];
     void* const model = params_->address(piece.tensor);
-    if (model == nullptr && piece.bytes != 0) {
+    const bool kept = place.memory != nullptr && place.memory->intact();
+    if (block_ != nullptr && kept && model != place.data) {
+      // The object moved on; the average is still where it was put.
+      if (model != nullptr) detail::copy_bytes(space_.get(), model, piece.other, piece.bytes);
+      detail::copy_bytes(space_.get(), piece.other, place.data, piece.bytes);
+    } else if (model == nullptr && piece.bytes != 0) {
       all = false;
     } else if (block_ != nullptr) {
       exchange_bytes(model, piece);
@@ -88,6 +97,7 @@ POLYAK_DEFINE void SwapGuard::restore() noexcept {
   block_ = nullptr;
   buffers_ = nullptr;
   kept_ = nullptr;
+  places_.clear();
 }
 
 POLYAK_DEFINE SwapGuard::SwapGuard(const detail::ParameterList& params, std::vector<Piece> pieces)
@@ -95,6 +105,10 @@ POLYAK_DEFINE SwapGuard::SwapGuard(const detail::ParameterList& params, std::vec
   std::vector<bool> taken(params.size(), false);
   for (const Piece& piece : pieces_) taken[piece.tensor] = true;
   auto ranges = params.ranges(taken);
+  places_.reserve(pieces_.size());
+  for (const Piece& piece : pieces_) {
+    places_.push_back({params.memory_seen()[piece.tensor].data, params.keep(piece.tensor)});
+  }
   constexpr const char* refusal = "polyak: an average is swapped in already; end its guard first";
   if (params.mark()->exchange(true)) detail::refuse_order(refusal);
   struct Unmark {  // unless all goes well

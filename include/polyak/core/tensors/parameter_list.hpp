@@ -35,12 +35,33 @@ struct TensorMemory {
 
 [[noreturn]] void refuse_moved_list();
 
+/// Memory that an object had, kept alive although the object may have moved on.
+class KeptMemory {
+ public:
+  virtual ~KeptMemory() = default;
+  /// Whether the elements are still where they were.
+  [[nodiscard]] virtual bool intact() const noexcept = 0;
+};
+
+/// An object that shares its memory, such as a tensor of another library.
+class SharedObject {
+ public:
+  virtual ~SharedObject() = default;
+  /// Keeps the memory that the object has now. Of an object without memory, null.
+  [[nodiscard]] virtual std::shared_ptr<const KeptMemory> keep() const = 0;
+  /// Throws std::invalid_argument, with its name, if the object is no longer as it was registered.
+  virtual void check() const = 0;
+};
+
 /// Where the elements of an object with memory of its own are now.
 struct Followed {
   const void* object = nullptr;  ///< null for views, whose memory is elsewhere
   /// Sets the address of the elements. Returns false if the object no longer has the tensor's
   /// shape; then, where `shape` is not null, it sets that to the object's.
   bool (*read)(const void* object, const TensorInfo& tensor, void** data, Shape* shape) = nullptr;
+  /// The object, if it shares its memory; null for an object of the program, which must outlive
+  /// the list.
+  std::shared_ptr<const SharedObject> shared = nullptr;
 };
 
 /// The memory of the tensors of a list and of its copies.
@@ -97,6 +118,8 @@ class ParameterList {
   [[nodiscard]] const std::vector<TensorMemory>& memory_seen() const { return places().memory; }
   /// The address of a tensor's elements, or null where its object has another shape now.
   [[nodiscard]] void* address(std::size_t tensor) const noexcept;
+  /// Keeps the memory of a tensor; null where the program keeps it.
+  [[nodiscard]] std::shared_ptr<const KeptMemory> keep(std::size_t tensor) const;
   /// How often memory was seen to have moved.
   [[nodiscard]] std::uint64_t moves() const { return places().moves; }
   /// Where memory was taken when memory() last looked.

@@ -95,7 +95,7 @@ POLYAK_DEFINE void ParameterList::add(TensorInfo tensor, void* data, Followed ob
   Layout& layout = own_layout();
   layout.make_room();
   places.memory.push_back({data, tensor.size});
-  places.followed.push_back(object);
+  places.followed.push_back(std::move(object));
   places.any_followed = places.any_followed || object.object != nullptr;
   places.index.add(data, bytes);
   layout.add(std::move(tensor));
@@ -153,6 +153,11 @@ POLYAK_DEFINE void* ParameterList::address(std::size_t tensor) const noexcept {
   return followed.read(followed.object, layout_->tensors[tensor], &now, nullptr) ? now : nullptr;
 }
 
+POLYAK_DEFINE std::shared_ptr<const KeptMemory> ParameterList::keep(std::size_t tensor) const {
+  const Followed& followed = places().followed[tensor];
+  return followed.shared == nullptr ? nullptr : followed.shared->keep();
+}
+
 POLYAK_DEFINE bool ParameterList::swapped() const {
   if (mark()->load()) return true;
   return !SwappedMemory::empty() && SwappedMemory::overlaps(ranges(std::vector(size(), true)));
@@ -182,6 +187,7 @@ POLYAK_DEFINE const MemoryIndex& ParameterList::index() const {
 
 POLYAK_DEFINE void refuse_reshaped(std::string_view what, const TensorInfo& tensor,
                                    const Followed& followed) {
+  if (followed.shared != nullptr) followed.shared->check();
   void* data = nullptr;
   Shape shape;
   followed.read(followed.object, tensor, &data, &shape);

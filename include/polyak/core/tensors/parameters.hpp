@@ -213,6 +213,10 @@ struct ParameterAccess {
   [[nodiscard]] static const detail::ParameterList& list(const Parameters<P>& params) {
     return params.list_;
   }
+  /// Registers a tensor of another library.
+  static void add(Parameters<P>& params, TensorInfo tensor, void* data, detail::Followed object) {
+    params.list_.add(std::move(tensor), data, std::move(object));
+  }
   /// The memory of all tensors as it is now.
   [[nodiscard]] static const detail::TensorMemory* memory(const Parameters<P>& params) {
     return params.list_.memory().data();
