@@ -39,6 +39,7 @@ install(FILES
   ${PROJECT_BINARY_DIR}/polyakConfig.cmake ${PROJECT_BINARY_DIR}/polyakConfigVersion.cmake
   ${CMAKE_CURRENT_LIST_DIR}/PolyakIo.cmake ${CMAKE_CURRENT_LIST_DIR}/PolyakCuda.cmake
   ${CMAKE_CURRENT_LIST_DIR}/PolyakC.cmake
+  ${CMAKE_CURRENT_LIST_DIR}/PolyakTorch.cmake
   DESTINATION ${polyak_config_dir})
 
 # pkg-config knows where it found the file; the prefix follows from that.
