@@ -56,7 +56,7 @@ inline namespace POLYAK_V0 {
 namespace torch {
 
 template <ParameterScalar... P>
-class Model;
+class ModelOf;
 
 /// The methods of one kind for a Model of several types: one for each type that has weights.
 template <class... M>
@@ -95,7 +95,7 @@ class MethodForEachType {
   /// Of averages: puts them into the model until the guards end; see SwapGuard. If one throws, the
   /// model has its own weights.
   template <ParameterScalar... P>
-  [[nodiscard]] std::vector<SwapGuard> swap_into(Model<P...>& model) {
+  [[nodiscard]] std::vector<SwapGuard> swap_into(ModelOf<P...>& model) {
     std::vector<SwapGuard> guards;
     guards.reserve(sizeof...(M));
     each([&]<class One>(One& average) {
@@ -106,7 +106,7 @@ class MethodForEachType {
 
  private:
   template <ParameterScalar... P>
-  friend class Model;
+  friend class ModelOf;
   std::tuple<std::optional<M>...> methods_;
 };
 
@@ -153,25 +153,12 @@ template <class P, class M>
 
 }  // namespace detail
 
-/// A module's parameters and buffers, found recursively, under their names in the module. `P...`
-/// are the types of its trained weights, float without more.
-///
-/// The lists share the tensors with the module, and look at each call where their elements are:
-/// after torch::load() or set_data() the next step is right. While a guard lives, it keeps the
-/// memory that holds the average; if a tensor moved meanwhile, its weights return to where it is
-/// then. The module may end before the Model.
-///
-/// Tensors that share memory when the Model is made are tied, and must stay so. Undefined tensors
-/// are left out. Tensors may be contiguous, channels-last or column-major; files are row-major.
+/// The lists and the steps of a Model with weights of these types.
 template <ParameterScalar... P>
-class Model {
-  static_assert(sizeof...(P) >= 1, "polyak: a Model has weights of one type at least");
-
+class ModelOf {
  public:
-  /// Throws std::invalid_argument, with the tensor's name, for a trained weight of another type
-  /// than P..., and for a tensor that is sparse, on a device, quantized, complex, neither
-  /// contiguous nor of the orders above, or that overlaps another one without being the same.
-  explicit Model(const ::torch::nn::Module& module) : tensors_(module) {
+  /// See Model, which makes it.
+  explicit ModelOf(const ::torch::nn::Module& module) : tensors_(module) {
     for (const auto& item : tensors_.items()) {
       if (item.role != Role::average) continue;
       if (!((item.tensor->dtype == polyak::detail::dtype_of<P>()) || ...)) {
@@ -185,16 +172,11 @@ class Model {
     (part<P>().finish(), ...);
     tensors_.check();
   }
-  template <class Contained>
-  explicit Model(const ::torch::nn::ModuleHolder<Contained>& module) : Model(*module) {}
-  template <std::derived_from<::torch::nn::Module> Contained>
-  explicit Model(const std::shared_ptr<Contained>& module) : Model(*module) {}
-
-  Model(Model&&) noexcept = default;
-  Model& operator=(Model&&) noexcept = default;
-  Model(const Model&) = delete;
-  Model& operator=(const Model&) = delete;
-  ~Model() = default;
+  ModelOf(ModelOf&&) noexcept = default;
+  ModelOf& operator=(ModelOf&&) noexcept = default;
+  ModelOf(const ModelOf&) = delete;
+  ModelOf& operator=(const ModelOf&) = delete;
+  ~ModelOf() = default;
 
   /// The list of the weights of one type. Buffers and frozen weights are in the list of their type
   /// or, if that trains nothing, in the first one that does. Throws std::invalid_argument, with the
@@ -332,7 +314,7 @@ class Model {
     if constexpr (std::tuple_size_v < decltype(mine) >> 0) {
       std::apply(
           [&](auto*... method) {
-            if (((method == nullptr) || ...)) {
+            if (!(method && ...)) {
               polyak::detail::refuse_value("polyak: a method was made for another Model");
             }
             act(*method...);
@@ -379,13 +361,28 @@ class Model {
   std::tuple<detail::Part<P>...> parts_;
 };
 
-template <class Module>
-Model(Module&&) -> Model<float>;
-template <class Contained>
-Model(const ::torch::nn::ModuleHolder<Contained>&) -> Model<float>;
-template <class Contained>
-Model(const std::shared_ptr<Contained>&) -> Model<float>;
-Model(const ::torch::nn::Module&)->Model<float>;
+/// A module's parameters and buffers, found recursively, under their names in the module. The
+/// template arguments are the types of its trained weights.
+///
+/// The lists share the tensors with the module, and look at each call where their elements are:
+/// after torch::load() or set_data() the next step is right. While a guard lives, it keeps the
+/// memory that holds the average; if a tensor moved meanwhile, its weights return to where it is
+/// then. The module may end before the Model.
+///
+/// Tensors that share memory when the Model is made are tied, and must stay so. Undefined tensors
+/// are left out. Tensors may be contiguous, channels-last or column-major; files are row-major.
+template <ParameterScalar First = float, ParameterScalar... Rest>
+class Model : public ModelOf<First, Rest...> {
+ public:
+  /// Throws std::invalid_argument, with the tensor's name, for a trained weight of another type
+  /// than those named, and for a tensor that is sparse, on a device, quantized, complex, neither
+  /// contiguous nor of the orders above, or that overlaps another one without being the same.
+  explicit Model(const ::torch::nn::Module& module) : ModelOf<First, Rest...>(module) {}
+  template <class Contained>
+  explicit Model(const ::torch::nn::ModuleHolder<Contained>& module) : Model(*module) {}
+  template <std::derived_from<::torch::nn::Module> Contained>
+  explicit Model(const std::shared_ptr<Contained>& module) : Model(*module) {}
+};
 
 }  // namespace torch
 }  // namespace POLYAK_V0
