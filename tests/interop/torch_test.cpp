@@ -354,6 +354,9 @@ TEST_CASE("gradients that cannot be read are refused by the tensor's name") {
     return named && equal(a, ::torch::ones({4, 3})) && sgd.count() == 0;
   };
   CHECK(refused(::torch::ones({4, 3}).to_sparse(), "sparse"));
+  CHECK(refused(::torch::ones({4, 3}, ::torch::kDouble), "of float64, expected float32"));
+  CHECK(refused(::torch::ones({3, 4}), "another shape"));
+  CHECK(refused(::torch::empty({4, 3}, ::torch::kMeta), "on the device meta"));
   {
     const ::torch::NoGradGuard no_graph;
     nn::Embedding table(nn::EmbeddingOptions(4, 3).sparse(true));
@@ -362,7 +365,6 @@ TEST_CASE("gradients that cannot be read are refused by the tensor's name") {
     table(::torch::tensor({1, 2})).sum().backward();
     CHECK(refuses([&] { static_cast<void>(embedding.gradients()); }, {"\"weight\"", "sparse"}));
   }
-  // LibTorch itself refuses most others where they are set; a model may still change its type.
   set_gradient(b, ::torch::ones({4, 3}));
   CHECK(model.step(sgd));
   CHECK(equal(b, ::torch::zeros({4, 3})));

@@ -17,8 +17,6 @@
 #include <cstdio>
 #include <exception>
 #include <map>
-#include <numeric>
-#include <optional>
 #include <polyak/interop/torch.hpp>
 #include <polyak/io.hpp>
 #include <polyak/polyak.hpp>
@@ -103,6 +101,12 @@ Score score(Net net, const Data& data) {
           nn::functional::cross_entropy(scores, data.labels).item<double>()};
 }
 
+void add_layer(Estimator& estimator, const std::string& name, nn::BatchNorm2d norm) {
+  const auto channels = static_cast<std::size_t>(norm->options.num_features());
+  estimator.add(name, std::span(norm->running_mean.data_ptr<float>(), channels),
+                std::span(norm->running_var.data_ptr<float>(), channels));
+}
+
 /// The weights of an average in a network of their own, with BatchNorm statistics estimated for
 /// them. `copy_to` writes the average.
 template <class CopyTo>
@@ -111,12 +115,8 @@ Net averaged_net(const Data& data, const Settings& settings, CopyTo copy_to) {
   polyak::torch::Model model(net);
   copy_to(model.parameters());
   Estimator estimator;
-  for (const auto& [name, norm] :
-       {std::pair("norm1", net->norm1), std::pair("norm2", net->norm2)}) {
-    const auto channels = static_cast<std::size_t>(norm->options.num_features());
-    estimator.add(name, std::span(norm->running_mean.data_ptr<float>(), channels),
-                  std::span(norm->running_var.data_ptr<float>(), channels));
-  }
+  add_layer(estimator, "norm1", net->norm1);
+  add_layer(estimator, "norm2", net->norm2);
   const ::torch::NoGradGuard no_graph;
   net->train();  // as in training, layers are normalized by each batch
   estimator.estimate(data.images.split(settings.batch),

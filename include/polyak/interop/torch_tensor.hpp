@@ -14,6 +14,8 @@
 #include <vector>
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/ScalarType.h>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/core/tensors/layout.hpp>
@@ -103,7 +105,7 @@ inline void require_elements(const at::Tensor& tensor, std::string_view name,
            "; it must be in the host's memory: use to(torch::kCPU)");
   }
   if (tensor.is_quantized() || !dtype_of(tensor.scalar_type()).has_value()) {
-    refuse(std::string("has elements of the type ") + at::toString(tensor.scalar_type()) +
+    refuse(std::string("has elements of the type ") + c10::toString(tensor.scalar_type()) +
            ", which polyak does not know");
   }
   if (!tensor.has_storage()) refuse("has no storage");
@@ -229,7 +231,7 @@ class SharedTensor final : public polyak::detail::SharedObject {
   }
   /// Makes `gradient` a copy of `from`, or adds it to what `gradient` is.
   void copy_gradient(const at::Tensor& from, bool add) {
-    const at::NoGradGuard no_graph;
+    const c10::NoGradGuard no_graph;
     if (!copy_.defined()) copy_ = at::empty_strided(shape, tensor.strides(), tensor.options());
     if (add) {
       if (!gradient.is_same(copy_)) copy_.copy_(gradient);
