@@ -175,15 +175,15 @@ template <class Optimizer>
 void run_with_ema(const std::string& name, Optimizer optimizer, polyak::torch::Model<float>& model,
                   Net net, const Data& data, const Data& test, const Settings& settings,
                   std::uint64_t seed, Table& table) {
-  polyak::Ema ema(model.parameters(), {.decay = 0.995});
+  polyak::Ema ema(model.parameters(), {.decay = 0.98});
   train(net, data, settings, seed, [&] { model.step(optimizer, ema); });
   table.add(name, score(net, test));
   {
     const auto guard = ema.swap_into(model.parameters());
-    table.add("  its EMA, BatchNorm as training left it", score(net, test));
+    table.add(name + ", EMA, BatchNorm as in training", score(net, test));
   }
   Net averaged = averaged_net(data, settings, [&](const auto& target) { ema.copy_to(target); });
-  table.add("  its EMA, BatchNorm estimated", score(averaged, test));
+  table.add(name + ", EMA, BatchNorm estimated", score(averaged, test));
   if (!settings.save.empty()) {
     polyak::save_weights(settings.save, polyak::torch::Model(averaged).parameters());
   }
@@ -232,11 +232,12 @@ void run(const Settings& settings) {
       Net net = new_net(seed);
       polyak::torch::Model model(net);
       run_with_ema("AdEMAMix",
-                   polyak::AdEMAMix(model.parameters(), {.learning_rate = 2e-3,
-                                                         .beta3 = 0.999,
+                   polyak::AdEMAMix(model.parameters(), {.learning_rate = 5e-4,
+                                                         .beta3 = 0.99,
+                                                         .alpha = 2,
                                                          .weight_decay = 1e-2,
-                                                         .alpha_warmup = 500,
-                                                         .beta3_warmup = 500}),
+                                                         .alpha_warmup = 300,
+                                                         .beta3_warmup = 300}),
                    model, net, data, test, settings, seed, table);
     }
   }
