@@ -88,9 +88,10 @@ class HeldMethod {
 template <class P, class M>
 class HeldAs final : public HeldMethod<P> {
  public:
-  template <class From>
-  explicit HeldAs(From&& method)
-      : HeldMethod<P>(&method_, &TableOf<P, M>::table), method_(std::forward<From>(method)) {}
+  explicit HeldAs(const M& method)
+      : HeldMethod<P>(&method_, &TableOf<P, M>::table), method_(method) {}
+  explicit HeldAs(M&& method)
+      : HeldMethod<P>(&method_, &TableOf<P, M>::table), method_(std::move(method)) {}
 
   [[nodiscard]] std::unique_ptr<HeldMethod<P>> copy() const override {
     return std::make_unique<HeldAs>(method_);

@@ -83,8 +83,7 @@ class MethodForEachType {
     auto& method = std::get<place>(methods_);
     return method.has_value() ? &*method : nullptr;
   }
-  /// Calls `act(method)` for each of them: `adamw.each([&](auto& m) { m.at(rate);
-  /// })`.
+  /// Calls `act(method)` for each of them, to set a learning rate for example.
   template <class Act>
   void each(Act&& act) {
     const auto one = [&](auto& method) {
@@ -311,7 +310,8 @@ class ModelOf {
   template <class Q, class Act, class... M>
   static void with_methods(Act&& act, M&... methods) {
     const auto mine = std::tuple_cat(detail::method_for<Q>(methods)...);
-    if constexpr (std::tuple_size_v < decltype(mine) >> 0) {
+    constexpr std::size_t count = std::tuple_size<decltype(mine)>::value;
+    if constexpr (count != 0) {
       std::apply(
           [&](auto*... method) {
             if (!(method && ...)) {

@@ -256,8 +256,9 @@ PLACES = [
      'field.label("weighting", detail::weighting_label(w.weighting));',
      "", ["io/state_record_test.cpp"]),
     ("column_major_rows", "io/row_major.ipp",
-     "before = before * extents_[k] + index[k];",
-     "before = before * extents_[k] + index[0];", ["io/save_test.cpp"]),
+     "!channels_last_;) {\n        before = before * extents_[k] + index[k];",
+     "!channels_last_;) {\n        before = before * extents_[k] + index[0];",
+     ["io/save_test.cpp"]),
     # Files
     ("hole_between_tensors", "io/safetensors_header.ipp",
      "if (tensor.begin != last) {",

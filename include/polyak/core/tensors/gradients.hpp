@@ -219,7 +219,8 @@ class Gradients {
   template <ParameterScalar>
   friend struct GradientAccess;
 
-  Gradients& set_pointer(std::size_t index, const element_t<P>* data, detail::Followed object) {
+  Gradients& set_pointer(std::size_t index, const element_t<P>* data,
+                         const detail::Followed& object) {
     data_[index] = static_cast<const element_t<P>*>(places_.place_of(index, data));
     followed_[index] = object;
     any_followed_ = any_followed_ || object.object != nullptr;

@@ -88,7 +88,7 @@ class ParameterList {
 
   /// See Parameters::add and Parameters::rebind. add() sets the tensor's size.
   void add(TensorInfo tensor, void* data, Followed object);
-  void rebind(const TensorInfo& given, void* data, Followed object);
+  void rebind(const TensorInfo& given, void* data, const Followed& object);
 
   // The functions below throw std::logic_error after the list was moved from, and those that return
   // memory std::invalid_argument where an object has another shape than its tensor.

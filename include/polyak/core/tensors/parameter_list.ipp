@@ -95,13 +95,14 @@ POLYAK_DEFINE void ParameterList::add(TensorInfo tensor, void* data, Followed ob
   Layout& layout = own_layout();
   layout.make_room();
   places.memory.push_back({data, tensor.size});
-  places.followed.push_back(std::move(object));
   places.any_followed = places.any_followed || object.object != nullptr;
+  places.followed.push_back(std::move(object));
   places.index.add(data, bytes);
   layout.add(std::move(tensor));
 }
 
-POLYAK_DEFINE void ParameterList::rebind(const TensorInfo& given, void* data, Followed object) {
+POLYAK_DEFINE void ParameterList::rebind(const TensorInfo& given, void* data,
+                                         const Followed& object) {
   const std::size_t k = index_of(given.name);
   const TensorInfo& tensor = layout_->tensors[k];
   if (given.dtype != tensor.dtype || given.shape != tensor.shape ||

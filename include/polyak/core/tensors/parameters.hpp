@@ -189,7 +189,7 @@ class Parameters {
   }
   template <class T>
   Parameters& add_memory(std::string name, T* data, Shape shape, Role role, Order order,
-                         detail::Followed object) {
+                         const detail::Followed& object) {
     list_.add({std::move(name), std::move(shape), order, role, registered_type(data), 0}, data,
               object);
     return *this;
