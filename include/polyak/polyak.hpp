@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Everything that needs only Eigen and the standard library, except headers that would slow down
-/// the compilation of each file: optim/by_name.hpp and average/by_name.hpp, which compile all
-/// methods, and for use after training merge/merge_as_decay.hpp,
-/// average/analysis/profile_target.hpp and profile_fit.hpp.
+/// the compilation of each file: core/any_method.hpp, core/state_access.hpp, core/step_metrics.hpp;
+/// optim/by_name.hpp and average/by_name.hpp, which compile all methods; and for use after training
+/// merge/merge_as_decay.hpp, average/analysis/profile_target.hpp and profile_fit.hpp.
 #pragma once
 
 #include <polyak/average/analysis/weight_statistics.hpp>
@@ -31,7 +31,6 @@
 #include <polyak/average/tail.hpp>
 #include <polyak/average/window_average.hpp>
 #include <polyak/compiled.hpp>
-#include <polyak/core/any_method.hpp>
 #include <polyak/core/clip.hpp>
 #include <polyak/core/executors/executor.hpp>
 #include <polyak/core/executors/openmp.hpp>
@@ -44,9 +43,7 @@
 #include <polyak/core/simd/denormals.hpp>
 #include <polyak/core/simd/dispatch.hpp>
 #include <polyak/core/state.hpp>
-#include <polyak/core/state_access.hpp>
 #include <polyak/core/step.hpp>
-#include <polyak/core/step_metrics.hpp>
 #include <polyak/core/streams.hpp>
 #include <polyak/core/tensors/gradients.hpp>
 #include <polyak/core/tensors/parameters.hpp>

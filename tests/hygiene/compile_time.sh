@@ -58,7 +58,7 @@ hold() {
 # Functions that are no templates are read by every program that does not link the library.
 hold polyak 2 3 3 8 "$folder/polyak.cpp"
 hold polyak_compiled 2 2.7 3 8 "$folder/polyak.cpp" -DPOLYAK_COMPILED
-hold io 3 3.6 3 8 "$folder/io.cpp"
+hold io 3 4.2 3 8 "$folder/io.cpp"
 if [[ $compiler != *clang* ]]; then
   hold ema_loop 4 6 1 3 examples/ema_loop.cpp -DPOLYAK_COMPILED
   hold resume 8 14 1 3 examples/resume/main.cpp -DPOLYAK_COMPILED
