@@ -22,7 +22,7 @@ while read -r header; do
   echo "#include <$header>" >"$folder/old.cpp"
   mode=-E  # the preprocessor alone, but for the headers that programs include first
   case $header in polyak/polyak.hpp | polyak/io.hpp | polyak/core/law.hpp) mode=-fsyntax-only ;; esac
-  "$compiler" -std=c++17 $mode -Iinclude -Itests/cuda/emulation "${eigen_flags[@]}" \
+  "$compiler" -std=c++17 $mode -Iinclude -Itests/cuda/emulation -Itests/interop/ggml "${eigen_flags[@]}" \
     -DPOLYAK_CUDA_EMULATION "$folder/old.cpp" >/dev/null 2>"$folder/errors" &&
     fail "$header is accepted under C++17"
   [ "$(grep -c 'error:' "$folder/errors")" = 2 ] && grep -q 'polyak needs C++20' "$folder/errors" || {
