@@ -42,18 +42,19 @@ namespace detail {
 class TensorGroups {
  public:
   /// All selected tensors, in group 0. Throws std::invalid_argument if none is selected.
-  TensorGroups(const Layout& layout, DType parameters, const Selection& selection,
-               std::string_view owner);
+  POLYAK_ON_USE TensorGroups(const Layout& layout, DType parameters, const Selection& selection,
+                             std::string_view owner);
 
   /// A copy with a new group: the owned tensors that are selected. Throws std::invalid_argument for
   /// factors out of range, or if no owned tensor is selected.
-  [[nodiscard]] TensorGroups with(const Layout& layout, const Selection& selection,
-                                  const GroupOptions& group, std::string_view owner) const;
+  POLYAK_ON_USE [[nodiscard]] TensorGroups with(const Layout& layout, const Selection& selection,
+                                                const GroupOptions& group,
+                                                std::string_view owner) const;
 
   /// The selection and the groups of another list: as if group() had been called for it. Throws
   /// std::invalid_argument if no tensor is selected.
-  [[nodiscard]] TensorGroups of_list(const Layout& layout, DType parameters,
-                                     std::string_view owner) const;
+  POLYAK_ON_USE [[nodiscard]] TensorGroups of_list(const Layout& layout, DType parameters,
+                                                   std::string_view owner) const;
 
   [[nodiscard]] std::size_t number_of(std::size_t tensor) const { return group_of_[tensor]; }
   [[nodiscard]] const std::vector<GroupOptions>& all() const { return groups_; }
@@ -66,7 +67,7 @@ class TensorGroups {
   }
 
   /// Lists the selection, if there is one, and the factors of each tensor whose factors are not 1.
-  void list(const Layout& layout, OptionVisitor& visit) const;
+  POLYAK_ON_USE void list(const Layout& layout, OptionVisitor& visit) const;
 
  private:
   /// A call of with(): the tensors of a selection have a group from then on.
@@ -74,7 +75,7 @@ class TensorGroups {
     Selection selection;
     std::uint32_t group;
   };
-  void assign(const Layout& layout, const Assignment& one);
+  POLYAK_ON_USE void assign(const Layout& layout, const Assignment& one);
 
   Selection selection_;
   std::vector<Assignment> assignments_;

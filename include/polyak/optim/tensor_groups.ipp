@@ -19,8 +19,8 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
-POLYAK_DEFINE TensorGroups::TensorGroups(const Layout& layout, DType parameters,
-                                         const Selection& selection, std::string_view owner)
+POLYAK_DEFINE_ON_USE TensorGroups::TensorGroups(const Layout& layout, DType parameters,
+                                                const Selection& selection, std::string_view owner)
     : selection_(selection), group_of_(layout.tensors.size(), 0) {
   for (const TensorInfo& tensor : layout.tensors) {
     owned_.push_back(may_keep(tensor, parameters, Kept::trained) && selection(tensor));
@@ -28,9 +28,10 @@ POLYAK_DEFINE TensorGroups::TensorGroups(const Layout& layout, DType parameters,
   if (!selection.is_everything()) require_some(owned_, selection, layout, owner);
 }
 
-POLYAK_DEFINE TensorGroups TensorGroups::with(const Layout& layout, const Selection& selection,
-                                              const GroupOptions& group,
-                                              std::string_view owner) const {
+POLYAK_DEFINE_ON_USE TensorGroups TensorGroups::with(const Layout& layout,
+                                                     const Selection& selection,
+                                                     const GroupOptions& group,
+                                                     std::string_view owner) const {
   validate(group);
   std::vector<bool> taken = selected(selection, layout);
   for (std::size_t k = 0; k < taken.size(); ++k) taken[k] = taken[k] && owned_[k];
@@ -43,8 +44,8 @@ POLYAK_DEFINE TensorGroups TensorGroups::with(const Layout& layout, const Select
   return changed;
 }
 
-POLYAK_DEFINE TensorGroups TensorGroups::of_list(const Layout& layout, DType parameters,
-                                                 std::string_view owner) const {
+POLYAK_DEFINE_ON_USE TensorGroups TensorGroups::of_list(const Layout& layout, DType parameters,
+                                                        std::string_view owner) const {
   TensorGroups changed(layout, parameters, selection_, owner);
   changed.groups_ = groups_;
   changed.assignments_ = assignments_;
@@ -52,13 +53,13 @@ POLYAK_DEFINE TensorGroups TensorGroups::of_list(const Layout& layout, DType par
   return changed;
 }
 
-POLYAK_DEFINE void TensorGroups::assign(const Layout& layout, const Assignment& one) {
+POLYAK_DEFINE_ON_USE void TensorGroups::assign(const Layout& layout, const Assignment& one) {
   for (std::size_t k = 0; k < owned_.size(); ++k) {
     if (owned_[k] && one.selection(layout.tensors[k])) group_of_[k] = one.group;
   }
 }
 
-POLYAK_DEFINE void TensorGroups::list(const Layout& layout, OptionVisitor& visit) const {
+POLYAK_DEFINE_ON_USE void TensorGroups::list(const Layout& layout, OptionVisitor& visit) const {
   for (std::size_t k = 0; k < owned_.size(); ++k) {
     const TensorInfo& tensor = layout.tensors[k];
     if (!selection_.is_everything() && is_trained(tensor.role)) {

@@ -48,7 +48,8 @@ void weight_fields(O& o, Fields& field) {
 namespace detail {
 
 /// Refuses a way of keeping weights that their type or the type of the state does not support.
-void validate_weights(Accumulate accumulate, DType weights, DType state, std::string_view owner);
+POLYAK_ON_USE void validate_weights(Accumulate accumulate, DType weights, DType state,
+                                    std::string_view owner);
 
 /// How the weights are kept; `automatic` for options that do not say.
 template <class Options>
@@ -88,16 +89,17 @@ inline void check_weights(Accumulate accumulate, DType weights, DType state,
 class WeightRests : public SlotMemory {
  public:
   /// For the tensors that `slots` keep.
-  WeightRests(const SlotMemory& slots, DType dtype, const std::string& name);
+  POLYAK_ON_USE WeightRests(const SlotMemory& slots, DType dtype, const std::string& name);
 };
 /// The slot of a way of keeping weights; none if it needs none.
-[[nodiscard]] std::optional<WeightRests> rests_for(Accumulate accumulate, DType weights,
-                                                   const SlotMemory& slots);
+POLYAK_ON_USE [[nodiscard]] std::optional<WeightRests> rests_for(Accumulate accumulate,
+                                                                 DType weights,
+                                                                 const SlotMemory& slots);
 
 /// Refuses tensors of 16 bits that steps of the size `rate` would not move: the rate is below half
 /// an ulp of their root mean square.
-void require_moving(const ParameterList& params, const SlotMemory& slots,
-                    const TensorGroups& groups, double rate, std::string_view owner);
+POLYAK_ON_USE void require_moving(const ParameterList& params, const SlotMemory& slots,
+                                  const TensorGroups& groups, double rate, std::string_view owner);
 
 /// The bound laws of an optimizer of weights of E: plain ones first, then those that keep digits.
 template <class Law, class S, class E>

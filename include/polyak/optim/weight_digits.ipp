@@ -21,8 +21,8 @@ namespace polyak {
 inline namespace POLYAK_V0 {
 namespace detail {
 
-POLYAK_DEFINE void validate_weights(Accumulate accumulate, DType weights, DType state,
-                                    std::string_view owner) {
+POLYAK_DEFINE_ON_USE void validate_weights(Accumulate accumulate, DType weights, DType state,
+                                           std::string_view owner) {
   const bool sixteen = bytes_of(weights) == 2;
   const auto require_that = [&](bool holds, std::string_view rule) {
     if (holds) return;
@@ -51,18 +51,18 @@ POLYAK_DEFINE void validate_weights(Accumulate accumulate, DType weights, DType 
 }
 
 /// Whether each tensor has state.
-[[nodiscard]] POLYAK_DEFINE std::vector<bool> kept_by(const SlotMemory& slots) {
+POLYAK_ON_USE [[nodiscard]] inline std::vector<bool> kept_by(const SlotMemory& slots) {
   std::vector<bool> keeps(slots.layout()->tensors.size());
   for (std::size_t k = 0; k < keeps.size(); ++k) keeps[k] = slots.keeps(k);
   return keeps;
 }
 
-POLYAK_DEFINE WeightRests::WeightRests(const SlotMemory& slots, DType dtype,
-                                       const std::string& name)
+POLYAK_DEFINE_ON_USE WeightRests::WeightRests(const SlotMemory& slots, DType dtype,
+                                              const std::string& name)
     : SlotMemory(slots.layout(), dtype, {SlotSpec(name)}, kept_by(slots)) {}
 
-POLYAK_DEFINE std::optional<WeightRests> rests_for(Accumulate accumulate, DType weights,
-                                                   const SlotMemory& slots) {
+POLYAK_DEFINE_ON_USE std::optional<WeightRests> rests_for(Accumulate accumulate, DType weights,
+                                                          const SlotMemory& slots) {
   if (accumulate == Accumulate::master) return WeightRests(slots, DType::int16, "weight_low_bits");
   if (accumulate == Accumulate::kahan) return WeightRests(slots, weights, "weight_compensation");
   return std::nullopt;
@@ -86,8 +86,9 @@ template <class P>
   return std::sqrt(sum / count);
 }
 
-POLYAK_DEFINE void require_moving(const ParameterList& params, const SlotMemory& slots,
-                                  const TensorGroups& groups, double rate, std::string_view owner) {
+POLYAK_DEFINE_ON_USE void require_moving(const ParameterList& params, const SlotMemory& slots,
+                                         const TensorGroups& groups, double rate,
+                                         std::string_view owner) {
   const Layout& layout = *slots.layout();
   for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
     const TensorInfo& tensor = layout.tensors[k];

@@ -34,9 +34,9 @@ class AverageRecord {
   /// The record of the averages named `all`, whose weights have one type. Throws
   /// std::invalid_argument as validate(how, ...) does and for an empty selection, std::logic_error
   /// while something is swapped in.
-  AverageRecord(std::string_view method, const ParameterList& params, DType weights, DType average,
-                Nonfinite policy, const Accumulation& how, double least_gain,
-                const std::vector<std::string>& all);
+  POLYAK_ON_USE AverageRecord(std::string_view method, const ParameterList& params, DType weights,
+                              DType average, Nonfinite policy, const Accumulation& how,
+                              double least_gain, const std::vector<std::string>& all);
   AverageRecord(const AverageRecord& other);
   AverageRecord(AverageRecord&&) noexcept;
   AverageRecord& operator=(const AverageRecord& other);
@@ -46,7 +46,7 @@ class AverageRecord {
   /// The tensors that are averaged.
   [[nodiscard]] const std::vector<bool>& averaged() const { return averaged_; }
   /// The slots of the averages in their own type; none if they are stored in double.
-  [[nodiscard]] std::vector<SlotSpec> slots() const;
+  POLYAK_ON_USE [[nodiscard]] std::vector<SlotSpec> slots() const;
   /// The slots in double.
   [[nodiscard]] std::vector<SlotSpec> wide_slots() const { return specs_of(names); }
   /// Number of slots of each average.
@@ -55,20 +55,21 @@ class AverageRecord {
   }
 
   /// The copies that update the buffers here to their newest values. Valid until the next call.
-  [[nodiscard]] const std::vector<CopyPiece>& copies_of(const ParameterList& params);
+  POLYAK_ON_USE [[nodiscard]] const std::vector<CopyPiece>& copies_of(const ParameterList& params);
   /// Writes the buffers into a target.
-  void write_buffers(const ParameterList& target) const;
+  POLYAK_ON_USE void write_buffers(const ParameterList& target) const;
   /// The memory that a guard exchanges or saves: the averaged tensors, with the memory of their
   /// average unless it is `wide`, and the buffers.
-  [[nodiscard]] std::vector<SwapGuard::Piece> pieces(const ParameterList& params,
-                                                     const SlotMemory& slots, std::size_t which,
-                                                     bool wide) const;
+  POLYAK_ON_USE [[nodiscard]] std::vector<SwapGuard::Piece> pieces(const ParameterList& params,
+                                                                   const SlotMemory& slots,
+                                                                   std::size_t which,
+                                                                   bool wide) const;
   /// Copies the buffers of `before`, the record of the previous list `then`.
-  void carry_buffers(const ListChange& change, const AverageRecord& before,
-                     const Layout& then) const;
+  POLYAK_ON_USE void carry_buffers(const ListChange& change, const AverageRecord& before,
+                                   const Layout& then) const;
 
   /// Lists the options of the memory, and the selection tensor by tensor.
-  void list_options(const Layout& layout, OptionVisitor& visit) const;
+  POLYAK_ON_USE void list_options(const Layout& layout, OptionVisitor& visit) const;
 
   std::string_view owner;  ///< the method's name
   std::vector<std::string> names;
@@ -84,11 +85,11 @@ class AverageRecord {
 };
 
 /// Refuses an update for any step but the next one.
-void require_next_call(std::int64_t step, std::int64_t calls);
+POLYAK_ON_USE void require_next_call(std::int64_t step, std::int64_t calls);
 /// The first refuses the use of a method while its average is swapped in, the second a target that
 /// holds an average.
-void require_home(const SlotMemory& slots);
-void require_target(const ParameterList& target, const SlotMemory& slots);
+POLYAK_ON_USE void require_home(const SlotMemory& slots);
+POLYAK_ON_USE void require_target(const ParameterList& target, const SlotMemory& slots);
 
 }  // namespace detail
 }  // namespace POLYAK_V0

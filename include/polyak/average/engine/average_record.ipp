@@ -19,10 +19,11 @@ namespace detail {
   return tensor.size * bytes_of(tensor.dtype);
 }
 
-POLYAK_DEFINE AverageRecord::AverageRecord(std::string_view method, const ParameterList& params,
-                                           DType weights, DType average, Nonfinite policy,
-                                           const Accumulation& how, double least_gain,
-                                           const std::vector<std::string>& all)
+POLYAK_DEFINE_ON_USE AverageRecord::AverageRecord(std::string_view method,
+                                                  const ParameterList& params, DType weights,
+                                                  DType average, Nonfinite policy,
+                                                  const Accumulation& how, double least_gain,
+                                                  const std::vector<std::string>& all)
     : owner(method), names(all), nonfinite(policy), accumulation(how) {
   validate(accumulation, average, least_gain);
   const Layout& layout = *params.layout();
@@ -54,7 +55,7 @@ POLYAK_DEFINE AverageRecord& AverageRecord::operator=(const AverageRecord& other
 POLYAK_DEFINE AverageRecord& AverageRecord::operator=(AverageRecord&&) noexcept = default;
 POLYAK_DEFINE AverageRecord::~AverageRecord() = default;
 
-POLYAK_DEFINE std::vector<SlotSpec> AverageRecord::slots() const {
+POLYAK_DEFINE_ON_USE std::vector<SlotSpec> AverageRecord::slots() const {
   std::vector<SlotSpec> all;
   if (accumulation.accumulate == Accumulate::float64) return all;
   all.reserve(arrays() * names.size());
@@ -66,7 +67,8 @@ POLYAK_DEFINE std::vector<SlotSpec> AverageRecord::slots() const {
   return all;
 }
 
-POLYAK_DEFINE const std::vector<CopyPiece>& AverageRecord::copies_of(const ParameterList& params) {
+POLYAK_DEFINE_ON_USE const std::vector<CopyPiece>& AverageRecord::copies_of(
+    const ParameterList& params) {
   copies_.clear();
   std::byte* place = buffers->data();
   const std::vector<TensorMemory>& memory = params.memory();
@@ -79,7 +81,7 @@ POLYAK_DEFINE const std::vector<CopyPiece>& AverageRecord::copies_of(const Param
   return copies_;
 }
 
-POLYAK_DEFINE void AverageRecord::write_buffers(const ParameterList& target) const {
+POLYAK_DEFINE_ON_USE void AverageRecord::write_buffers(const ParameterList& target) const {
   const std::byte* place = buffers->data();
   const std::vector<TensorMemory>& memory = target.memory();
   for (std::size_t k = 0; k < memory.size(); ++k) {
@@ -90,10 +92,8 @@ POLYAK_DEFINE void AverageRecord::write_buffers(const ParameterList& target) con
   }
 }
 
-POLYAK_DEFINE std::vector<SwapGuard::Piece> AverageRecord::pieces(const ParameterList& params,
-                                                                  const SlotMemory& slots,
-                                                                  std::size_t which,
-                                                                  bool wide) const {
+POLYAK_DEFINE_ON_USE std::vector<SwapGuard::Piece> AverageRecord::pieces(
+    const ParameterList& params, const SlotMemory& slots, std::size_t which, bool wide) const {
   std::vector<SwapGuard::Piece> list;
   std::byte* place = buffers->data();
   for (std::size_t k = 0; k < params.size(); ++k) {
@@ -109,9 +109,9 @@ POLYAK_DEFINE std::vector<SwapGuard::Piece> AverageRecord::pieces(const Paramete
   return list;
 }
 
-POLYAK_DEFINE void AverageRecord::carry_buffers(const ListChange& change,
-                                                const AverageRecord& before,
-                                                const Layout& then) const {
+POLYAK_DEFINE_ON_USE void AverageRecord::carry_buffers(const ListChange& change,
+                                                       const AverageRecord& before,
+                                                       const Layout& then) const {
   std::vector<const std::byte*> previous(then.tensors.size(), nullptr);
   const std::byte* from = before.buffers->data();
   for (std::size_t k = 0; k < previous.size(); ++k) {
@@ -130,7 +130,8 @@ POLYAK_DEFINE void AverageRecord::carry_buffers(const ListChange& change,
   }
 }
 
-POLYAK_DEFINE void AverageRecord::list_options(const Layout& layout, OptionVisitor& visit) const {
+POLYAK_DEFINE_ON_USE void AverageRecord::list_options(const Layout& layout,
+                                                      OptionVisitor& visit) const {
   visit.option("accumulate", accumulation.accumulate);
   visit.option("seed", accumulation.seed);
   visit.option("nonfinite", nonfinite);
@@ -141,17 +142,17 @@ POLYAK_DEFINE void AverageRecord::list_options(const Layout& layout, OptionVisit
   }
 }
 
-POLYAK_DEFINE void require_next_call(std::int64_t step, std::int64_t calls) {
+POLYAK_DEFINE_ON_USE void require_next_call(std::int64_t step, std::int64_t calls) {
   if (step != calls + 1) {
     refuse_order("polyak: update of step " + text(step) + ", expected step " + text(calls + 1));
   }
 }
 
-POLYAK_DEFINE void require_home(const SlotMemory& slots) {
+POLYAK_DEFINE_ON_USE void require_home(const SlotMemory& slots) {
   if (slots.lent()) refuse_order("polyak: the average is swapped in; end its guard first");
 }
 
-POLYAK_DEFINE void require_target(const ParameterList& target, const SlotMemory& slots) {
+POLYAK_DEFINE_ON_USE void require_target(const ParameterList& target, const SlotMemory& slots) {
   require_home(slots);
   require_same(target.layout(), slots.layout(), "the target and the parameters of the average");
   if (target.swapped()) refuse_order("polyak: copy_to while an average is swapped in");

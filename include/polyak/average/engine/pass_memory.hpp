@@ -27,13 +27,13 @@ class PassMemory {
  public:
   /// Allocates everything that append() needs. Throws std::invalid_argument for pieces that overlap
   /// each other or registered pieces.
-  void reserve(std::vector<PassPiece>& pieces);
-  void append(std::vector<PassPiece>& pieces) noexcept;
+  POLYAK_ON_USE void reserve(std::vector<PassPiece>& pieces);
+  POLYAK_ON_USE void append(std::vector<PassPiece>& pieces) noexcept;
 
   /// Saves all pieces, and writes the fixed contents.
-  void begin_pass() noexcept;
+  POLYAK_ON_USE void begin_pass() noexcept;
   /// Restores the pieces with fixed contents; after a failed pass, all pieces.
-  void end_pass(bool succeeded) noexcept;
+  POLYAK_ON_USE void end_pass(bool succeeded) noexcept;
 
  private:
   std::vector<PassPiece> pieces_;

@@ -13,7 +13,7 @@ namespace polyak {
 inline namespace POLYAK_V0 {
 namespace detail {
 
-POLYAK_DEFINE void PassMemory::reserve(std::vector<PassPiece>& pieces) {
+POLYAK_DEFINE_ON_USE void PassMemory::reserve(std::vector<PassPiece>& pieces) {
   for (std::size_t k = 0; k < pieces.size(); ++k) {
     const auto require_apart = [&](const PassPiece& other) {
       if (overlap(pieces[k].place, pieces[k].bytes, other.place, other.bytes)) {
@@ -28,18 +28,18 @@ POLYAK_DEFINE void PassMemory::reserve(std::vector<PassPiece>& pieces) {
   pieces_.reserve(pieces_.size() + pieces.size());
 }
 
-POLYAK_DEFINE void PassMemory::append(std::vector<PassPiece>& pieces) noexcept {
+POLYAK_DEFINE_ON_USE void PassMemory::append(std::vector<PassPiece>& pieces) noexcept {
   for (PassPiece& piece : pieces) pieces_.push_back(std::move(piece));
 }
 
-POLYAK_DEFINE void PassMemory::begin_pass() noexcept {
+POLYAK_DEFINE_ON_USE void PassMemory::begin_pass() noexcept {
   for (PassPiece& piece : pieces_) {
     std::memcpy(piece.saved.data(), piece.place, piece.bytes);
     if (!piece.during.empty()) std::memcpy(piece.place, piece.during.data(), piece.bytes);
   }
 }
 
-POLYAK_DEFINE void PassMemory::end_pass(bool succeeded) noexcept {
+POLYAK_DEFINE_ON_USE void PassMemory::end_pass(bool succeeded) noexcept {
   for (const PassPiece& piece : pieces_) {
     if (succeeded && piece.during.empty()) continue;
     std::memcpy(piece.place, piece.saved.data(), piece.bytes);

@@ -36,13 +36,15 @@ class [[nodiscard]] SwapGuard {
   /// Marks the list as swapped and exchanges the memory of each piece: the model's, with the
   /// average's in `block` or a copied buffer's in `buffers`. Throws std::logic_error if something
   /// is swapped in already.
-  static SwapGuard exchange(const detail::ParameterList& params,
-                            std::shared_ptr<detail::Block> block,
-                            std::shared_ptr<detail::Block> buffers, std::vector<Piece> pieces);
+  POLYAK_ON_USE static SwapGuard exchange(const detail::ParameterList& params,
+                                          std::shared_ptr<detail::Block> block,
+                                          std::shared_ptr<detail::Block> buffers,
+                                          std::vector<Piece> pieces);
 
   /// Marks the list as swapped and saves the bits of the model's memory (this sets `Piece::other`).
   /// The caller then overwrites that memory.
-  static SwapGuard keep(const detail::ParameterList& params, std::vector<Piece> pieces);
+  POLYAK_ON_USE static SwapGuard keep(const detail::ParameterList& params,
+                                      std::vector<Piece> pieces);
 
   SwapGuard(SwapGuard&& other) noexcept;
   SwapGuard& operator=(SwapGuard&& other) noexcept;
@@ -52,11 +54,11 @@ class [[nodiscard]] SwapGuard {
   /// another shape meanwhile is left alone; its average is then lost too, so the method stays
   /// swapped out and rejects every call. Memory that objects share (detail::SharedObject) is kept
   /// while the guard lives: the average returns from where it was put, wherever the object is.
-  void restore() noexcept;
+  POLYAK_ON_USE void restore() noexcept;
 
  private:
-  SwapGuard(const detail::ParameterList& params, std::vector<Piece> pieces);
-  void exchange_bytes(void* model, const Piece& piece) const noexcept;
+  POLYAK_ON_USE SwapGuard(const detail::ParameterList& params, std::vector<Piece> pieces);
+  POLYAK_ON_USE void exchange_bytes(void* model, const Piece& piece) const noexcept;
 
   /// The memory of a piece when it was exchanged; `memory` is null where the program keeps it.
   struct Place {

@@ -14,10 +14,10 @@
 namespace polyak {
 inline namespace POLYAK_V0 {
 
-POLYAK_DEFINE SwapGuard SwapGuard::exchange(const detail::ParameterList& params,
-                                            std::shared_ptr<detail::Block> block,
-                                            std::shared_ptr<detail::Block> buffers,
-                                            std::vector<Piece> pieces) {
+POLYAK_DEFINE_ON_USE SwapGuard SwapGuard::exchange(const detail::ParameterList& params,
+                                                   std::shared_ptr<detail::Block> block,
+                                                   std::shared_ptr<detail::Block> buffers,
+                                                   std::vector<Piece> pieces) {
   SwapGuard guard(params, std::move(pieces));
   guard.block_ = std::move(block);
   guard.buffers_ = std::move(buffers);
@@ -29,8 +29,8 @@ POLYAK_DEFINE SwapGuard SwapGuard::exchange(const detail::ParameterList& params,
   return guard;
 }
 
-POLYAK_DEFINE SwapGuard SwapGuard::keep(const detail::ParameterList& params,
-                                        std::vector<Piece> pieces) {
+POLYAK_DEFINE_ON_USE SwapGuard SwapGuard::keep(const detail::ParameterList& params,
+                                               std::vector<Piece> pieces) {
   std::size_t bytes = 0;
   for (const Piece& piece : pieces) bytes += piece.bytes;
   auto kept = detail::make_block(bytes, params.layout()->space);
@@ -70,7 +70,7 @@ POLYAK_DEFINE SwapGuard& SwapGuard::operator=(SwapGuard&& other) noexcept {
 }
 POLYAK_DEFINE SwapGuard::~SwapGuard() { restore(); }
 
-POLYAK_DEFINE void SwapGuard::restore() noexcept {
+POLYAK_DEFINE_ON_USE void SwapGuard::restore() noexcept {
   if (!params_.has_value()) return;
   bool all = true;
   for (std::size_t k = 0; k < pieces_.size(); ++k) {
@@ -100,7 +100,8 @@ POLYAK_DEFINE void SwapGuard::restore() noexcept {
   places_.clear();
 }
 
-POLYAK_DEFINE SwapGuard::SwapGuard(const detail::ParameterList& params, std::vector<Piece> pieces)
+POLYAK_DEFINE_ON_USE SwapGuard::SwapGuard(const detail::ParameterList& params,
+                                          std::vector<Piece> pieces)
     : pieces_(std::move(pieces)) {
   std::vector<bool> taken(params.size(), false);
   for (const Piece& piece : pieces_) taken[piece.tensor] = true;
@@ -124,7 +125,8 @@ POLYAK_DEFINE SwapGuard::SwapGuard(const detail::ParameterList& params, std::vec
   unmark.mark = nullptr;
 }
 
-POLYAK_DEFINE void SwapGuard::exchange_bytes(void* model, const Piece& piece) const noexcept {
+POLYAK_DEFINE_ON_USE void SwapGuard::exchange_bytes(void* model,
+                                                    const Piece& piece) const noexcept {
   if (space_ != nullptr) {
     if (piece.bytes != 0) space_->exchange(model, piece.other, piece.bytes);
     return;

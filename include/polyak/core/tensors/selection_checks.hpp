@@ -16,10 +16,11 @@ inline namespace POLYAK_V0 {
 namespace detail {
 
 /// Index of the first tensor in both sets; bits.size() if there is none.
-[[nodiscard]] std::size_t first_common(const std::vector<bool>& a, const std::vector<bool>& b);
+POLYAK_ON_USE [[nodiscard]] std::size_t first_common(const std::vector<bool>& a,
+                                                     const std::vector<bool>& b);
 
 /// Names for a message, at most eight of them.
-[[nodiscard]] std::string some_names(const Layout& layout);
+POLYAK_ON_USE [[nodiscard]] std::string some_names(const Layout& layout);
 
 [[noreturn]] void refuse_empty_selection(const Selection& selection, const Layout& layout,
                                          std::string_view owner);
@@ -27,13 +28,14 @@ namespace detail {
 /// Refuses a set without any tensor. `bits` is the selection, restricted to the tensors that
 /// `owner` can have; messages use the name `owner`, such as "AdamW". Throws std::invalid_argument
 /// that lists the tensors to select from.
-void require_some(const std::vector<bool>& bits, const Selection& selection, const Layout& layout,
-                  std::string_view owner);
+POLYAK_ON_USE void require_some(const std::vector<bool>& bits, const Selection& selection,
+                                const Layout& layout, std::string_view owner);
 
 /// Refuses two sets with a common tensor. Throws std::invalid_argument that names the first common
 /// tensor and both owners.
-void require_disjoint(const std::vector<bool>& a, const std::vector<bool>& b, const Layout& layout,
-                      std::string_view owner_of_a, std::string_view owner_of_b);
+POLYAK_ON_USE void require_disjoint(const std::vector<bool>& a, const std::vector<bool>& b,
+                                    const Layout& layout, std::string_view owner_of_a,
+                                    std::string_view owner_of_b);
 
 }  // namespace detail
 }  // namespace POLYAK_V0

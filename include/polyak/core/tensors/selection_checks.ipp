@@ -17,13 +17,14 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
-POLYAK_DEFINE std::size_t first_common(const std::vector<bool>& a, const std::vector<bool>& b) {
+POLYAK_DEFINE_ON_USE std::size_t first_common(const std::vector<bool>& a,
+                                              const std::vector<bool>& b) {
   std::size_t k = 0;
   while (k < a.size() && !(a[k] && b[k])) ++k;
   return k;
 }
 
-POLYAK_DEFINE POLYAK_COLD std::string some_names(const Layout& layout) {
+POLYAK_DEFINE_ON_USE POLYAK_COLD std::string some_names(const Layout& layout) {
   std::string list;
   std::size_t k = 0;
   for (; k < layout.tensors.size() && k < 8; ++k) {
@@ -32,9 +33,8 @@ POLYAK_DEFINE POLYAK_COLD std::string some_names(const Layout& layout) {
   return k < layout.tensors.size() ? list + ", ..." : list;
 }
 
-[[noreturn]] POLYAK_DEFINE POLYAK_COLD void refuse_empty_selection(const Selection& selection,
-                                                                   const Layout& layout,
-                                                                   std::string_view owner) {
+POLYAK_ON_USE [[noreturn]] inline POLYAK_COLD void refuse_empty_selection(
+    const Selection& selection, const Layout& layout, std::string_view owner) {
   std::string message = std::string("polyak: the selection of ").append(owner);
   message.append(", ")
       .append(selection.describe())
@@ -53,17 +53,17 @@ POLYAK_DEFINE POLYAK_COLD std::string some_names(const Layout& layout) {
   refuse_value(message);
 }
 
-POLYAK_DEFINE void require_some(const std::vector<bool>& bits, const Selection& selection,
-                                const Layout& layout, std::string_view owner) {
+POLYAK_DEFINE_ON_USE void require_some(const std::vector<bool>& bits, const Selection& selection,
+                                       const Layout& layout, std::string_view owner) {
   for (const bool bit : bits) {
     if (bit) return;
   }
   refuse_empty_selection(selection, layout, owner);
 }
 
-POLYAK_DEFINE void require_disjoint(const std::vector<bool>& a, const std::vector<bool>& b,
-                                    const Layout& layout, std::string_view owner_of_a,
-                                    std::string_view owner_of_b) {
+POLYAK_DEFINE_ON_USE void require_disjoint(const std::vector<bool>& a, const std::vector<bool>& b,
+                                           const Layout& layout, std::string_view owner_of_a,
+                                           std::string_view owner_of_b) {
   const std::size_t k = first_common(a, b);
   if (k == a.size()) return;
   refuse_value("polyak: tensor \"" + layout.tensors[k].name + "\" is selected by " +
