@@ -220,6 +220,8 @@ TEST_CASE("rebind gives a tensor other memory") {
   // Columns come first in w; a container has the tensor's own order.
   params.rebind("w", flat);
   CHECK(params.at("w").data() == flat.data());
+  params.rebind("w", static_cast<void*>(other.data()), polyak::DType::float32);
+  CHECK(params.at("w").data() == other.data());
   params.rebind("w", w.data());
   w = elsewhere(w, 9);  // raw memory is not followed
   CHECK(params.at("w").data() != w.data());
@@ -235,6 +237,10 @@ TEST_CASE("rebind gives a tensor other memory") {
   CHECK(refuses([&] { params.rebind("w", wide); }, {"the new memory is float32 [3, 2]"}));
   CHECK(refuses([&] { params.rebind("w", many); }, {"the new memory is float32 [7]"}));
   CHECK(refuses([&] { params.rebind("w", doubles.data()); }, {"the new memory is float64"}));
+  void* const memory = other.data();
+  CHECK(refuses([&] { params.rebind("w", memory, polyak::DType::bfloat16); },
+                {"the new memory is bfloat16"}));
+  CHECK(refuses([&] { params.rebind("w", nullptr, polyak::DType::float32); }, {"null"}));
   CHECK(refuses([&] { params.rebind("v", w); }, {"there is no tensor \"v\""}));
   CHECK(refuses([&] { params.rebind("w", b.data() + 1); }, {"overlaps that of \"b\""}));
   CHECK(refuses([&] { params.rebind("w", static_cast<float*>(nullptr)); }, {"null"}));

@@ -515,19 +515,19 @@ TEST_CASE("every refusal reaches C as a code and a message, and nothing has chan
   SECTION("options") {
     optimizer_refused("Adamw", {}, "AdEMAMix, Lion or ScheduleFreeAdamW, got \"Adamw\"");
     optimizer_refused("AdamW", {{"learning_rat", "1"}},
-                      "AdamWOptions has the options learning_rate, beta1, ");
+                      "AdamWOptions has no option \"learning_rat\"; it has learning_rate, beta1, ");
     optimizer_refused("AdamW", {{"beta1", "0,9"}}, "AdamWOptions.beta1 must be a number");
     optimizer_refused("AdamW", {{"beta1", ""}}, "AdamWOptions.beta1 must be a number");
     optimizer_refused("AdamW", {{"beta1", "1.5"}}, "AdamWOptions.beta1 must lie in [0, 1)");
     optimizer_refused("AdamW", {{"amsgrad", "1"}}, "AdamWOptions.amsgrad must be true or false");
-    optimizer_refused("AdamW", {{"accumulate", "Kahan"}}, "must be one of ");
+    optimizer_refused("AdamW", {{"accumulate", "Kahan"}}, "accumulate must be one of ");
     optimizer_refused("AdamW", {{"beta1", "0.9"}, {"beta1", "0.9"}}, "once only, got \"beta1\"");
     optimizer_refused("AdamW", {{nullptr, "0.9"}}, "the name of an option must not be null");
     optimizer_refused("AdamW", {{"beta1", nullptr}}, "the value of an option must not be null");
     optimizer_refused("Sgd", {}, "SgdOptions.learning_rate must be finite and >= 0");
     average_refused("EMA", {}, "Ema, PowerEma or Swa, got \"EMA\"");
     average_refused("Ema", {{"decay", "0.001"}}, "did you mean 1 - 0.001 = 0.999?");
-    average_refused("Swa", {{"period", "1.5"}}, "SwaOptions.period must be a number");
+    average_refused("Swa", {{"period", "1.5"}}, "SwaOptions.period must be an integer");
   }
   SECTION("lists") {
     auto tensors = model.tensors.described();

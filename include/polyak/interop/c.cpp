@@ -42,8 +42,7 @@
 #include <polyak/average/swa.hpp>
 #include <polyak/compiled.hpp>
 #include <polyak/core/clip.hpp>
-#include <polyak/core/option_table.hpp>
-#include <polyak/core/option_text.hpp>
+#include <polyak/core/option_setter.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/step.hpp>
@@ -99,51 +98,16 @@ std::span<T> needed_array(T* first, std::size_t count, std::string_view name) {
 
 // ---- options ----------------------------------------------------------------------------------
 
-/// Sets the field of one name from its text.
-class OptionSetter : public detail::FieldVisitor<OptionSetter> {
- public:
-  OptionSetter(std::string_view owner, std::string_view name, std::string_view words)
-      : owner_(owner), wanted_(name), words_(words) {}
-
-  template <class T, class... Rules>
-  void operator()(std::string_view name, T& value, const Rules&...) {
-    names_.append(names_.empty() ? "" : ", ").append(name);
-    if (name != wanted_) return;
-    found_ = true;
-    if (detail::read_option(words_, value)) return;
-    const std::string type = detail::option_type<T>();
-    refuse_argument(
-        std::string(owner_).append(".").append(name).append(
-            std::is_enum_v<T>         ? " must be one of " + type
-            : std::is_same_v<T, bool> ? " must be true or false"
-                                      : " must be a number of its range (" + type + ")"),
-        words_);
-  }
-  /// Refuses a name that no field has.
-  void require_found() const {
-    if (!found_) refuse_argument(std::string(owner_) + " has the options " + names_, wanted_);
-  }
-
- private:
-  std::string_view owner_, wanted_, words_;
-  std::string names_;
-  bool found_ = false;
-};
-
 template <class Options>
 Options read_options(std::span<const polyak_option> given) {
-  Options options{};
-  constexpr std::string_view owner = detail::options_name<Options>();
-  for (std::size_t k = 0; k < given.size(); ++k) {
-    const std::string_view name = needed_text(given[k].name, "the name of an option");
-    for (std::size_t j = 0; j < k; ++j) {
-      if (name == given[j].name) refuse_argument("an option may be given once only", name);
+  OptionValues values;
+  for (const polyak_option& one : given) {
+    const std::string name(needed_text(one.name, "the name of an option"));
+    if (!values.emplace(name, needed_text(one.value, "the value of an option")).second) {
+      refuse_argument("an option may be given once only", name);
     }
-    OptionSetter setter(owner, name, needed_text(given[k].value, "the value of an option"));
-    fields(options, setter);
-    setter.require_found();
   }
-  return options;
+  return detail::options_from<Options>(values);
 }
 
 // ---- objects ----------------------------------------------------------------------------------
@@ -174,12 +138,12 @@ class List : public std::enable_shared_from_this<List> {
 };
 
 /// What optimizers and averages have in common.
-class AnyMethod {
+class MethodHandle {
  public:
-  explicit AnyMethod(std::shared_ptr<List> list) : list_(std::move(list)) {}
-  AnyMethod(const AnyMethod&) = delete;
-  AnyMethod& operator=(const AnyMethod&) = delete;
-  virtual ~AnyMethod() = default;
+  explicit MethodHandle(std::shared_ptr<List> list) : list_(std::move(list)) {}
+  MethodHandle(const MethodHandle&) = delete;
+  MethodHandle& operator=(const MethodHandle&) = delete;
+  virtual ~MethodHandle() = default;
 
   [[nodiscard]] List& list() const { return *list_; }
   [[nodiscard]] virtual std::int64_t count() const = 0;
@@ -201,8 +165,8 @@ struct polyak_parameters {
   std::shared_ptr<polyak::c_interface::List> list;
 };
 
-struct polyak_optimizer : polyak::c_interface::AnyMethod {
-  using AnyMethod::AnyMethod;
+struct polyak_optimizer : polyak::c_interface::MethodHandle {
+  using MethodHandle::MethodHandle;
   virtual void group(const polyak::Selection& selection, const polyak::GroupOptions& group) = 0;
   virtual void set_learning_rate(double rate) = 0;
   [[nodiscard]] virtual double learning_rate() const = 0;
@@ -213,8 +177,8 @@ struct polyak_optimizer : polyak::c_interface::AnyMethod {
                     std::span<polyak_average* const> averages) = 0;
 };
 
-struct polyak_average : polyak::c_interface::AnyMethod {
-  using AnyMethod::AnyMethod;
+struct polyak_average : polyak::c_interface::MethodHandle {
+  using MethodHandle::MethodHandle;
   virtual void copy_to(polyak::c_interface::List& target) const = 0;
   virtual void save(const std::filesystem::path& path) const = 0;
 };
@@ -270,40 +234,6 @@ class ListOf final : public List {
   Parameters<P> params_;
 };
 
-/// Calls use(T*) with the C++ type of a tensor.
-template <class Use>
-void with_type(DType dtype, void* data, Use use) {
-  const auto as = [&]<class T>(std::type_identity<T>) { use(static_cast<T*>(data)); };
-  switch (dtype) {
-    case DType::boolean:
-      return as(std::type_identity<bool>());
-    case DType::int8:
-      return as(std::type_identity<std::int8_t>());
-    case DType::uint8:
-      return as(std::type_identity<std::uint8_t>());
-    case DType::int16:
-      return as(std::type_identity<std::int16_t>());
-    case DType::uint16:
-      return as(std::type_identity<std::uint16_t>());
-    case DType::int32:
-      return as(std::type_identity<std::int32_t>());
-    case DType::uint32:
-      return as(std::type_identity<std::uint32_t>());
-    case DType::int64:
-      return as(std::type_identity<std::int64_t>());
-    case DType::uint64:
-      return as(std::type_identity<std::uint64_t>());
-    case DType::float16:
-      return as(std::type_identity<Eigen::half>());
-    case DType::bfloat16:
-      return as(std::type_identity<Eigen::bfloat16>());
-    case DType::float32:
-      return as(std::type_identity<float>());
-    case DType::float64:
-      return as(std::type_identity<double>());
-  }
-}
-
 static_assert(static_cast<int>(DType::boolean) == POLYAK_BOOL &&
               static_cast<int>(DType::uint64) == POLYAK_UINT64 &&
               static_cast<int>(DType::float16) == POLYAK_FLOAT16 &&
@@ -339,17 +269,16 @@ void ListOf<P>::add(const polyak_tensor& tensor) {
   require_aligned(name, dtype, tensor.data);
   const auto shape =
       needed_array(tensor.shape, tensor.rank, "the shape of tensor \"" + name + "\"");
-  with_type(dtype, tensor.data, [&](auto* data) {
-    params_.add(name, data, Shape(shape.begin(), shape.end()), static_cast<Role>(tensor.role),
-                tensor.order == POLYAK_ROW_MAJOR ? Order::row_major : Order::column_major);
-  });
+  params_.add(name, tensor.data, dtype, Shape(shape.begin(), shape.end()),
+              static_cast<Role>(tensor.role),
+              tensor.order == POLYAK_ROW_MAJOR ? Order::row_major : Order::column_major);
 }
 
 template <class P>
 void ListOf<P>::rebind(std::string_view name, void* data) {
   const DType dtype = params_.at(name).info().dtype;
   require_aligned(name, dtype, data);
-  with_type(dtype, data, [&](auto* typed) { params_.rebind(name, typed); });
+  params_.rebind(name, data, dtype);
 }
 
 // ---- steps ------------------------------------------------------------------------------------

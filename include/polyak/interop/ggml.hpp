@@ -23,7 +23,6 @@
 #include <exception>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 
 #include <ggml-backend.h>
@@ -72,27 +71,25 @@ inline void require_ggml_memory(const ggml_tensor& tensor) {
   }
 }
 
-/// Calls use(data) with a pointer of the C++ type of the tensor's elements.
-template <class Use>
-void with_ggml_data(const ggml_tensor& tensor, Use use) {
-  const auto as = [&]<class T>(std::type_identity<T>) { use(static_cast<T*>(tensor.data)); };
+/// The type of a tensor's elements.
+[[nodiscard]] inline DType ggml_dtype(const ggml_tensor& tensor) {
   switch (tensor.type) {
     case GGML_TYPE_F32:
-      return as(std::type_identity<float>());
+      return DType::float32;
     case GGML_TYPE_F16:
-      return as(std::type_identity<Eigen::half>());
+      return DType::float16;
     case GGML_TYPE_BF16:
-      return as(std::type_identity<Eigen::bfloat16>());
+      return DType::bfloat16;
     case GGML_TYPE_F64:
-      return as(std::type_identity<double>());
+      return DType::float64;
     case GGML_TYPE_I8:
-      return as(std::type_identity<std::int8_t>());
+      return DType::int8;
     case GGML_TYPE_I16:
-      return as(std::type_identity<std::int16_t>());
+      return DType::int16;
     case GGML_TYPE_I32:
-      return as(std::type_identity<std::int32_t>());
+      return DType::int32;
     case GGML_TYPE_I64:
-      return as(std::type_identity<std::int64_t>());
+      return DType::int64;
     default:
       refuse_value(ggml_words(tensor) + "has the quantised type " + ggml_type_name(tensor.type) +
                    "; polyak takes F32, F16, BF16, F64 and integers");
@@ -108,11 +105,9 @@ void with_ggml_data(const ggml_tensor& tensor, Use use) {
 /// then.
 template <FloatingScalar P>
 Parameters<P>& add_ggml(Parameters<P>& params, ggml_tensor& tensor, Role role = Role::average) {
-  detail::with_ggml_data(tensor, [&](auto* data) {
-    detail::require_ggml_memory(tensor);
-    params.add(ggml_get_name(&tensor), data, ggml_shape(tensor), role);
-  });
-  return params;
+  const DType dtype = detail::ggml_dtype(tensor);
+  detail::require_ggml_memory(tensor);
+  return params.add(ggml_get_name(&tensor), tensor.data, dtype, ggml_shape(tensor), role);
 }
 
 /// The list of all tensors of a context that ggml_set_param() has marked, in the context's order.
@@ -139,23 +134,18 @@ Gradients<P>& set_ggml_gradient(Gradients<P>& gradients, const ggml_tensor& weig
                                 const ggml_tensor* gradient) {
   const std::string_view name = ggml_get_name(&weight);
   if (gradient == nullptr) return gradients.set(name, no_gradient);
-  detail::with_ggml_data(*gradient, [&]<class T>(T* data) {
-    if constexpr (std::is_same_v<T, P>) {
-      detail::require_ggml_memory(*gradient);
-      if (ggml_shape(*gradient) != ggml_shape(weight)) {
-        detail::refuse_value(detail::ggml_words(*gradient) +
-                             "must have the shape of the weight \"" + std::string(name) +
-                             "\", of which it is the gradient");
-      }
-      gradients.set(name, data);
-    } else {
-      detail::refuse_value(detail::ggml_words(*gradient) + "is the gradient of \"" +
-                           std::string(name) + "\" and must be of the list's type " +
-                           std::string(detail::name_of(detail::dtype_of<P>())) + ", and is " +
-                           ggml_type_name(gradient->type));
-    }
-  });
-  return gradients;
+  if (detail::ggml_dtype(*gradient) != detail::dtype_of<P>()) {
+    detail::refuse_value(detail::ggml_words(*gradient) + "is the gradient of \"" +
+                         std::string(name) + "\" and must be of the list's type " +
+                         std::string(detail::name_of(detail::dtype_of<P>())) + ", and is " +
+                         ggml_type_name(gradient->type));
+  }
+  detail::require_ggml_memory(*gradient);
+  if (ggml_shape(*gradient) != ggml_shape(weight)) {
+    detail::refuse_value(detail::ggml_words(*gradient) + "must have the shape of the weight \"" +
+                         std::string(name) + "\", of which it is the gradient");
+  }
+  return gradients.set(name, static_cast<const P*>(gradient->data));
 }
 
 /// Updates an average whenever ggml's own optimizer has made a step in ggml_opt_epoch(). The

@@ -155,6 +155,13 @@ class Parameters {
     list_.rebind(given, data, {});
     return *this;
   }
+  /// The same for a type that is known only at run time, which `dtype` names.
+  Parameters& rebind(std::string_view name, void* data, DType dtype) {
+    TensorInfo given = layout()->tensors[list_.index_of(name)];
+    given.dtype = dtype;
+    list_.rebind(given, data, {});
+    return *this;
+  }
 
   /// Number of distinct tensors, without aliases.
   [[nodiscard]] std::size_t size() const { return list_.size(); }
