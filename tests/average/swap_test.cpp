@@ -262,7 +262,7 @@ TEMPLATE_TEST_CASE("steps, updates and second guards are refused while an averag
 TEST_CASE("a guard of one list stops every list that views the same memory", "[swap]") {
   std::vector<float> w(64, 1), other(8, 1), gradient(64, 1);
   polyak::Parameters<float> all, again, part, apart;
-  all.add("w", w);
+  all.add("w", w).add("none", w.data() + 60, {0});  // which must not hide the memory behind it
   again.add("weights", std::span(w));
   part.add("tail", w.data() + 60, {4}).add("other", other);
   apart.add("other", other);

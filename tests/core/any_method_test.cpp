@@ -355,6 +355,17 @@ TEST_CASE("a list of methods is saved and loaded as the methods that it holds") 
           polyak::load(file, again.params, loaded);
         }).find("used already") != std::string::npos);
 
+  List<float> skipped{
+      polyak::AdamW<float>(again.params, {.nonfinite = polyak::Nonfinite::skip_step}),
+      polyak::Ema<float>(again.params, {.decay = 0.5}), polyak::Swa<float>(again.params)};
+  std::vector<float> nan(again.params.elements(), std::numeric_limits<float>::quiet_NaN());
+  polyak::Gradients<float> broken(again.params);
+  broken.set(again.params[0].name(), nan.data());
+  CHECK_FALSE(skipped[0].step(again.params, broken));
+  CHECK(refusal<std::logic_error>([&] {
+          polyak::load(file, again.params, skipped);
+        }).find("used already") != std::string::npos);
+
   // A file of named methods is loaded into a list, and the other way round.
   polyak::AdamW<float> adamw(again.params);
   polyak::Ema<float> ema(again.params, {.decay = 0.5});

@@ -87,6 +87,22 @@ TEST_CASE("AdamW that gets its moments and steps by name goes on with the same b
   }
 }
 
+TEST_CASE("a tensor without state gets no steps") {
+  Model<float> first({20, 3, 70}), second({20, 3, 70});
+  polyak::AdamW<float> adamw(first.params), imported(second.params);
+  adamw.group(polyak::named("tensor 1"), {.frozen = true});
+  imported.group(polyak::named("tensor 1"), {.frozen = true});
+  first.differentiate(0);
+  adamw.step(first.params, first.gradients);
+  for (const std::string tensor : {"tensor 0", "tensor 2"}) {
+    for (const char* slot : {"exp_avg", "exp_avg_sq"}) {
+      set_slot(imported, slot, tensor, slot_of<float>(adamw, slot, tensor));
+    }
+  }
+  set_steps(imported, 1);
+  CHECK(polyak::state_bytes(imported) == polyak::state_bytes(adamw));
+}
+
 TEST_CASE("a slot is read in place, and set from objects of its shape") {
   Small model;
   polyak::AdamW<float> adamw(model.params);

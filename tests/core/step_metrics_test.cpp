@@ -180,6 +180,25 @@ TEST_CASE("a step that is skipped or refused is not measured") {
   CHECK(std::isnan(metrics.update_norm()));
 }
 
+TEST_CASE("a step that an optimizer refuses after the norms were taken is not measured") {
+  using B = Eigen::bfloat16;
+  std::vector<B> w(768, B(1)), g(768, B(0.25F));
+  polyak::Parameters<B> params;
+  params.add("w", w);
+  const auto gradients = polyak::like(params, g);
+  StepMetrics<B> metrics(params);
+  polyak::AdamW<B> master(params, {.accumulate = polyak::Accumulate::master});
+  polyak::AdamW<B> stuck(params, {.learning_rate = 6e-4, .weight_decay = 0});  // as without digits
+  CHECK(polyak::step(params, gradients, metrics, master));
+  const double gradient = metrics.gradient_norm(), update = metrics.update_norm();
+  CHECK(gradient == Approx(0.25 * std::sqrt(768.)));
+  g.assign(768, B(1));
+  CHECK_THROWS_AS(polyak::step(params, gradients, metrics, stuck), std::invalid_argument);
+  CHECK(metrics.count() == 1);
+  CHECK(metrics.gradient_norm() == gradient);
+  CHECK(metrics.update_norm() == update);
+}
+
 TEST_CASE("the distance to an average is that of its numbers") {
   Small model;
   polyak::Ema<float> ema(model.params, {.decay = 0.5});

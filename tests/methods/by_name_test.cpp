@@ -89,6 +89,12 @@ TEST_CASE("every average that is made of options is made by its name") {
   CHECK(listed.erase("Average") == 1);  // with a weighting
   CHECK(listed.erase("EmaBank") == 1);  // with decays
   CHECK(names == listed);
+  // The classes of the headers, but for parts and what is no average of options alone.
+  Names classes = classes_in("average");
+  for (const char* other : {"BatchNormEstimator", "EmaBank", "EmaBankAverage", "PosthocEma"}) {
+    CHECK(classes.erase(other) == 1);
+  }
+  CHECK(names == classes);
 
   Model<float> model({20, 3});
   for (const std::string& name : names) {

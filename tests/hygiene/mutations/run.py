@@ -41,7 +41,7 @@ class Tree:
         tests = self.root / "tests"
         return (["-std=c++20", "-O0", "-march=native", "-DPOLYAK_NO_DISPATCH", "-w", "-fopenmp",
                  "-DPOLYAK_HAS_XXHASH", f"-I{include}", f"-I{tests}/support",
-                 f"-I{tests}/cuda/emulation"]
+                 f"-I{tests}/cuda/emulation", f"-I{tests}/interop/ggml"]
                 + [flag.replace("-I", "-isystem", 1) for flag in eigen])
 
     def compile_support(self):
