@@ -33,8 +33,9 @@ POLYAK_DEFINE_ON_USE POLYAK_COLD std::string some_names(const Layout& layout) {
   return k < layout.tensors.size() ? list + ", ..." : list;
 }
 
-POLYAK_ON_USE [[noreturn]] inline POLYAK_COLD void refuse_empty_selection(
-    const Selection& selection, const Layout& layout, std::string_view owner) {
+[[noreturn]] POLYAK_DEFINE POLYAK_COLD void refuse_empty_selection(const Selection& selection,
+                                                                   const Layout& layout,
+                                                                   std::string_view owner) {
   std::string message = std::string("polyak: the selection of ").append(owner);
   message.append(", ")
       .append(selection.describe())
