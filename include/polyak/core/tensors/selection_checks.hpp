@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include <polyak/core/require.hpp>
 #include <polyak/core/tensors/layout.hpp>
 #include <polyak/core/tensors/selection.hpp>
 
@@ -20,7 +21,7 @@ POLYAK_ON_USE [[nodiscard]] std::size_t first_common(const std::vector<bool>& a,
                                                      const std::vector<bool>& b);
 
 /// Names for a message, at most eight of them.
-POLYAK_ON_USE [[nodiscard]] std::string some_names(const Layout& layout);
+POLYAK_ON_USE [[nodiscard]] POLYAK_COLD std::string some_names(const Layout& layout);
 
 [[noreturn]] void refuse_empty_selection(const Selection& selection, const Layout& layout,
                                          std::string_view owner);

@@ -24,7 +24,7 @@ POLYAK_DEFINE_ON_USE std::size_t first_common(const std::vector<bool>& a,
   return k;
 }
 
-POLYAK_DEFINE_ON_USE POLYAK_COLD std::string some_names(const Layout& layout) {
+POLYAK_DEFINE_ON_USE std::string some_names(const Layout& layout) {
   std::string list;
   std::size_t k = 0;
   for (; k < layout.tensors.size() && k < 8; ++k) {
