@@ -161,6 +161,12 @@ function(polyak_one_level target)
   endif()
 endfunction()
 
+# The same, and small: for tests of many methods, whose loops would be most of what is compiled.
+function(polyak_small_loops target)
+  polyak_one_level(${target})
+  target_compile_definitions(${target} PRIVATE POLYAK_SMALL_LOOPS)
+endfunction()
+
 # Compiles the files of a test program `count` at a time: what they share is then compiled once. Each
 # of them is a namespace of its own.
 function(polyak_compile_together target count)

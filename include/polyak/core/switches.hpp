@@ -15,13 +15,23 @@
 #include <polyak/needs/C++20>
 #endif
 
-/// The inline namespace of the library: `namespace polyak { inline namespace POLYAK_V0 { ... } }`.
-#if POLYAK_HAS_XXHASH && defined(POLYAK_NO_DISPATCH)
-#define POLYAK_V0 v0_digests_one_level
-#elif POLYAK_HAS_XXHASH
-#define POLYAK_V0 v0_digests
-#elif defined(POLYAK_NO_DISPATCH)
-#define POLYAK_V0 v0_one_level
+#if POLYAK_HAS_XXHASH
+#define POLYAK_V0_DIGESTS _digests
 #else
-#define POLYAK_V0 v0
+#define POLYAK_V0_DIGESTS
 #endif
+#if defined(POLYAK_NO_DISPATCH)
+#define POLYAK_V0_LEVELS _one_level
+#else
+#define POLYAK_V0_LEVELS
+#endif
+#if defined(POLYAK_SMALL_LOOPS)
+#define POLYAK_V0_LOOPS _small_loops
+#else
+#define POLYAK_V0_LOOPS
+#endif
+#define POLYAK_JOIN_NAME(a, b, c) v0##a##b##c
+#define POLYAK_JOINED_NAME(a, b, c) POLYAK_JOIN_NAME(a, b, c)
+
+/// The inline namespace of the library: `namespace polyak { inline namespace POLYAK_V0 { ... } }`.
+#define POLYAK_V0 POLYAK_JOINED_NAME(POLYAK_V0_DIGESTS, POLYAK_V0_LEVELS, POLYAK_V0_LOOPS)
