@@ -9,6 +9,7 @@
 #include <polyak/io/safetensors_header.ipp>
 #include <polyak/io/safetensors_index.ipp>
 #include <polyak/io/save.ipp>
+#include <polyak/io/shared_work.ipp>
 #include <polyak/io/snapshot_store.ipp>
 #include <polyak/io/state_match.ipp>
 #include <polyak/io/state_record.ipp>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// MappedFile: a file's bytes as memory, which the system reads on access.
+/// MappedFile: a file's bytes as memory, which the system reads on access, or copied by read().
 #pragma once
 
 #include <cstddef>
@@ -8,6 +8,7 @@
 #include <span>
 
 #include <polyak/core/switches.hpp>
+#include <polyak/io/atomic_file.hpp>
 
 namespace polyak {
 inline namespace POLYAK_V0 {
@@ -29,6 +30,11 @@ class MappedFile {
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
 
+  /// Copies a part, without touching the map: every page of a map costs a fault at its first
+  /// access, on some machines more than the copy. Throws io_error if the file cannot be read or has
+  /// become shorter, std::logic_error beyond its size.
+  void read(std::size_t offset, std::span<std::byte> to) const;
+
   /// Tells the system that a part will soon be read from front to back.
   void will_read(std::size_t offset, std::size_t count) const;
   /// Releases the memory of a part that has been read. It may be read again.
@@ -39,6 +45,7 @@ class MappedFile {
   void advise(std::size_t offset, std::size_t count, int advice) const;
 
   std::filesystem::path path_;
+  detail::FileDescriptor file_;  ///< for read(); closed in a program that has many files open
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };

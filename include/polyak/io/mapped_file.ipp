@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstring>
 #include <filesystem>
+#include <span>
 #include <utility>
 
 #include <fcntl.h>
@@ -23,7 +25,7 @@ namespace polyak {
 inline namespace POLYAK_V0 {
 
 POLYAK_DEFINE MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  const detail::FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  detail::FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file) detail::refuse_errno(path, "opening", errno);
   struct ::stat status {};
   if (::fstat(file.number(), &status) != 0) detail::refuse_errno(path, "fstat", errno);
@@ -33,15 +35,20 @@ POLYAK_DEFINE MappedFile::MappedFile(const std::filesystem::path& path) : path_(
   void* const data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.number(), 0);
   if (data == MAP_FAILED) detail::refuse_errno(path, "mmap", errno);
   data_ = static_cast<const std::byte*>(data);
+  // Many systems let a program have 1024 files open.
+  constexpr int few = 512;
+  if (file.number() < few) file_ = std::move(file);
 }
 
 POLYAK_DEFINE MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
+      file_(std::move(other.file_)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)) {}
 
 POLYAK_DEFINE MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(file_, other.file_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
@@ -49,6 +56,26 @@ POLYAK_DEFINE MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 POLYAK_DEFINE MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+POLYAK_DEFINE void MappedFile::read(std::size_t offset, std::span<std::byte> to) const {
+  if (offset > size_ || to.size() > size_ - offset) {
+    detail::refuse_order("polyak: MappedFile::read beyond the size of " + path_.string());
+  }
+  if (!file_) {
+    if (!to.empty()) std::memcpy(to.data(), data_ + offset, to.size());
+    return;
+  }
+  while (!to.empty()) {
+    // Systems read at most 2^31 bytes per call.
+    const std::size_t part = std::min(to.size(), std::size_t{1} << 30);
+    const ::ssize_t done = ::pread(file_.number(), to.data(), part, static_cast<::off_t>(offset));
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) detail::refuse_errno(path_, "reading", errno);
+    if (done == 0) detail::refuse_io(path_, {}, {}, "has become shorter since it was opened");
+    to = to.subspan(static_cast<std::size_t>(done));
+    offset += static_cast<std::size_t>(done);
+  }
 }
 
 POLYAK_DEFINE void MappedFile::will_read(std::size_t offset, std::size_t count) const {

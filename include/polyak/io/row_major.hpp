@@ -23,9 +23,10 @@ void append_row_major(const std::function<void(std::span<const std::byte>)>& app
                       const std::byte* data, std::span<const std::uint64_t> shape,
                       std::size_t element_bytes, Order order);
 
-/// Reads a tensor into memory from its row-major bytes.
+/// Reads a tensor into memory. read(offset, to) copies its row-major bytes from that offset on.
 void take_row_major(std::byte* data, std::span<const std::uint64_t> shape,
-                    std::size_t element_bytes, Order order, std::span<const std::byte> bytes);
+                    std::size_t element_bytes, Order order,
+                    const std::function<void(std::size_t, std::span<std::byte>)>& read);
 
 }  // namespace detail
 }  // namespace POLYAK_V0

@@ -123,19 +123,23 @@ POLYAK_DEFINE void append_row_major(const std::function<void(std::span<const std
   }
 }
 
-POLYAK_DEFINE void take_row_major(std::byte* data, std::span<const std::uint64_t> shape,
-                                  std::size_t element_bytes, Order order,
-                                  std::span<const std::byte> bytes) {
-  if (bytes.empty()) return;
+POLYAK_DEFINE void take_row_major(
+    std::byte* data, std::span<const std::uint64_t> shape, std::size_t element_bytes, Order order,
+    const std::function<void(std::size_t, std::span<std::byte>)>& read) {
+  const std::size_t bytes = bytes_of_shape(shape, element_bytes);
+  if (bytes == 0) return;
   if (order == Order::row_major) {
-    std::memcpy(data, bytes.data(), bytes.size());
+    read(0, std::span<std::byte>(data, bytes));
     return;
   }
   const PermutedRows turned(shape, element_bytes, order);
-  const std::size_t step = turned.rows_at_once();
+  const std::size_t step = std::min(turned.rows_at_once(), turned.rows());
+  std::vector<std::byte> rows(step * turned.row_bytes());
   for (std::size_t first = 0; first < turned.rows(); first += step) {
     const std::size_t last = std::min(first + step, turned.rows());
-    turned.write(data, first, last, bytes.data() + first * turned.row_bytes());
+    const auto part = std::span(rows).first((last - first) * turned.row_bytes());
+    read(first * turned.row_bytes(), part);
+    turned.write(data, first, last, part.data());
   }
 }
 

@@ -55,9 +55,9 @@ template <class From>
 
 }  // namespace detail
 
-/// A safetensors file, mapped and checked. Bytes are read on access, and only copy_to() copies
-/// them. Safe for any number of reading threads. MappedFile describes the effect of truncating an
-/// open file.
+/// A safetensors file, mapped and checked. bytes() and view() show its data in place, read on
+/// access; copy_to() and verify() read it without the map. Safe for any number of reading threads.
+/// MappedFile describes the effect of truncating an open file.
 class SafetensorsFile {
  public:
   /// Throws io_error if the file cannot be read or breaks a rule of the format, or if its header
@@ -105,24 +105,33 @@ class SafetensorsFile {
     return {reinterpret_cast<const T*>(raw.data()), raw.size() / sizeof(T)};
   }
 
+  /// Copies bytes of a tensor from `offset` on, as MappedFile::read() does.
+  POLYAK_ON_USE void read(const SafetensorsTensor& tensor, std::uint64_t offset,
+                          std::span<std::byte> to) const;
+
   /// Copies the elements of a tensor, of F16, BF16, F32 or F64, rounded to T if necessary. Throws
   /// io_error for other types, std::invalid_argument if `out` has another size.
   template <ParameterScalar T>
   void copy_to(const SafetensorsTensor& tensor, std::span<T> out) const {
-    const auto raw = bytes(tensor);
-    require(out.size() * bits_of(tensor.dtype) == raw.size() * 8,
+    const std::uint64_t size = (tensor.end - tensor.begin) * 8 / bits_of(tensor.dtype);
+    require(out.size() == size,
             "copy_to: the span must have as many elements as tensor \"" + tensor.name + "\" (" +
-                detail::text(raw.size() * 8 / bits_of(tensor.dtype)) + ")",
+                detail::text(size) + ")",
             out.size());
+    copy_part(tensor, 0, out);
+  }
+  /// The same for elements from `first` on. Throws std::logic_error beyond the end of the tensor.
+  template <ParameterScalar T>
+  void copy_part(const SafetensorsTensor& tensor, std::uint64_t first, std::span<T> out) const {
     switch (tensor.dtype) {
       case SafetensorsType::F16:
-        return convert<Eigen::half>(raw, out);
+        return convert<Eigen::half>(tensor, first, out);
       case SafetensorsType::BF16:
-        return convert<Eigen::bfloat16>(raw, out);
+        return convert<Eigen::bfloat16>(tensor, first, out);
       case SafetensorsType::F32:
-        return convert<float>(raw, out);
+        return convert<float>(tensor, first, out);
       case SafetensorsType::F64:
-        return convert<double>(raw, out);
+        return convert<double>(tensor, first, out);
       default:
         detail::refuse_io(
             path(), tensor.name, {},
@@ -139,18 +148,25 @@ class SafetensorsFile {
   /// Reads a tensor and compares it with its digest. Throws io_error if it differs or has no
   /// digest.
   POLYAK_ON_USE void verify(const SafetensorsTensor& tensor) const;
-  /// All tensors.
+  /// All tensors, shared by a few threads (io/shared_work.hpp).
   POLYAK_ON_USE void verify() const;
 
  private:
   template <class From, class T>
-  static void convert(std::span<const std::byte> raw, std::span<T> out) {
-    if (raw.empty()) return;
+  void convert(const SafetensorsTensor& tensor, std::uint64_t first, std::span<T> out) const {
+    constexpr std::size_t bytes = detail::scalar_bytes<From>;
     if constexpr (std::same_as<From, T>) {
-      std::memcpy(static_cast<void*>(out.data()), raw.data(), raw.size());
+      read(tensor, first * bytes, std::as_writable_bytes(out));
     } else {
-      for (std::size_t k = 0; k < out.size(); ++k) {
-        detail::narrow_into(out.data(), k, detail::element_at<From>(raw.data(), k));
+      // In pieces that are still in the cache when they are converted.
+      constexpr std::size_t most = 8192;
+      std::byte piece[most * bytes];
+      for (std::size_t done = 0; done < out.size(); done += most) {
+        const std::size_t count = out.size() - done < most ? out.size() - done : most;
+        read(tensor, (first + done) * bytes, std::span(piece).first(count * bytes));
+        for (std::size_t k = 0; k < count; ++k) {
+          detail::narrow_into(out.data() + done, k, detail::element_at<From>(piece, k));
+        }
       }
     }
   }
@@ -165,6 +181,46 @@ class SafetensorsFile {
   SafetensorsHeader header_;
   std::unordered_map<std::string, std::size_t, Hash, std::equal_to<>> places_;
 };
+
+namespace detail {
+
+/// A tensor in an open file.
+struct FoundTensor {
+  const SafetensorsFile* file;
+  const SafetensorsTensor* tensor;
+};
+
+/// Compares tensors with their digests, shared by a few threads, the largest first.
+POLYAK_ON_USE void verify_tensors(std::vector<FoundTensor> tensors);
+/// Whether two tensors of the same size have the same bytes.
+POLYAK_ON_USE [[nodiscard]] bool same_bytes(const FoundTensor& a, const FoundTensor& b);
+
+/// Tensors that are read from files, by a few threads.
+class TensorReads {
+ public:
+  /// Adds a piece of `bytes` bytes.
+  void add(std::uint64_t bytes, std::function<void()> read) {
+    bytes_ += bytes;
+    reads_.push_back(std::move(read));
+  }
+  /// Adds reads of `count` elements of `element_bytes`: read(first, count), in pieces.
+  template <class Read>
+  void add_pieces(std::uint64_t count, std::uint64_t element_bytes, const Read& read) {
+    const std::uint64_t most = (std::uint64_t{4} << 20) / element_bytes;
+    for (std::uint64_t first = 0; first < count; first += most) {
+      const std::uint64_t part = count - first < most ? count - first : most;
+      add(part * element_bytes, [=] { read(first, part); });
+    }
+  }
+  /// Throws io_error that says that some may be done.
+  POLYAK_ON_USE void run() const;
+
+ private:
+  std::vector<std::function<void()>> reads_;
+  std::uint64_t bytes_ = 0;
+};
+
+}  // namespace detail
 
 /// A tensor to be written.
 struct SafetensorsSpec {

@@ -26,6 +26,7 @@
 #include <polyak/io/error.hpp>
 #include <polyak/io/safetensors.hpp>
 #include <polyak/io/safetensors_header.hpp>
+#include <polyak/io/shared_work.hpp>
 
 namespace polyak {
 inline namespace POLYAK_V0 {
@@ -35,6 +36,9 @@ namespace detail {
 POLYAK_DEFINE_ON_USE std::string tensor_digest_key(std::string_view tensor) {
   return std::string(digest_key).append(":").append(tensor);
 }
+
+/// Bytes that are read, and digested or compared, while they are in the cache.
+inline constexpr std::size_t read_at_once = std::size_t{1} << 18;
 
 /// The place of the header's own digest in its text. Quotes within a name would be escaped.
 POLYAK_ON_USE inline std::size_t header_digest_place(std::string_view header) {
@@ -92,6 +96,17 @@ POLYAK_DEFINE_ON_USE std::span<const std::byte> SafetensorsFile::bytes(
                                static_cast<std::size_t>(tensor.end - tensor.begin));
 }
 
+POLYAK_DEFINE_ON_USE void SafetensorsFile::read(const SafetensorsTensor& tensor,
+                                                std::uint64_t offset,
+                                                std::span<std::byte> to) const {
+  const std::uint64_t size = tensor.end - tensor.begin;
+  if (offset > size || to.size() > size - offset) {
+    detail::refuse_order("polyak: SafetensorsFile::read beyond the end of tensor \"" + tensor.name +
+                         "\"");
+  }
+  file_.read(static_cast<std::size_t>(header_.data_start + tensor.begin + offset), to);
+}
+
 POLYAK_DEFINE_ON_USE bool SafetensorsFile::has_digests() const {
   // Look for any of the keys, because one of them may be damaged.
   const auto first = header_.metadata.lower_bound(std::string(detail::digest_key));
@@ -105,16 +120,72 @@ POLYAK_DEFINE_ON_USE void SafetensorsFile::verify(const SafetensorsTensor& tenso
   if (known == header_.metadata.end()) {
     detail::refuse_io(path(), tensor.name, {}, "has no digest, others have");
   }
+  const std::uint64_t size = tensor.end - tensor.begin;
+  std::vector<std::byte> piece(
+      static_cast<std::size_t>(std::min<std::uint64_t>(size, detail::read_at_once)));
   detail::Digest digest;
-  digest.add(bytes(tensor));
+  for (std::uint64_t done = 0; done < size;) {
+    const auto part = std::span(piece).first(
+        static_cast<std::size_t>(std::min<std::uint64_t>(size - done, piece.size())));
+    read(tensor, done, part);
+    digest.add(part);
+    done += part.size();
+  }
   if (digest.finish() != known->second) {
     detail::refuse_io(path(), tensor.name, {}, "has changed since it was written: damaged");
   }
 }
 
 POLYAK_DEFINE_ON_USE void SafetensorsFile::verify() const {
-  for (const SafetensorsTensor& tensor : header_.tensors) verify(tensor);
+  std::vector<detail::FoundTensor> all;
+  for (const SafetensorsTensor& tensor : header_.tensors) all.push_back({this, &tensor});
+  detail::verify_tensors(std::move(all));
 }
+
+namespace detail {
+
+POLYAK_DEFINE_ON_USE void verify_tensors(std::vector<FoundTensor> tensors) {
+  const auto size = [](const FoundTensor& one) { return one.tensor->end - one.tensor->begin; };
+  std::stable_sort(tensors.begin(), tensors.end(),
+                   [&](const auto& a, const auto& b) { return size(a) > size(b); });
+  std::uint64_t bytes = 0;
+  for (const FoundTensor& one : tensors) bytes += size(one);
+  share_work(tensors.size(), bytes,
+             [&](std::size_t k) { tensors[k].file->verify(*tensors[k].tensor); });
+}
+
+POLYAK_DEFINE_ON_USE bool same_bytes(const FoundTensor& a, const FoundTensor& b) {
+  const std::uint64_t size = a.tensor->end - a.tensor->begin;
+  std::vector<std::byte> pieces[2];
+  for (auto& piece : pieces) {
+    piece.resize(static_cast<std::size_t>(std::min<std::uint64_t>(size, read_at_once)));
+  }
+  for (std::uint64_t done = 0; done < size; done += read_at_once) {
+    const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(size - done, read_at_once));
+    a.file->read(*a.tensor, done, std::span(pieces[0]).first(count));
+    b.file->read(*b.tensor, done, std::span(pieces[1]).first(count));
+    if (std::memcmp(pieces[0].data(), pieces[1].data(), count) != 0) return false;
+  }
+  return true;
+}
+
+POLYAK_DEFINE_ON_USE void TensorReads::run() const {
+  const auto read = [&](std::size_t k) { reads_[k](); };
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+  try {
+    share_work(reads_.size(), bytes_, read);
+  } catch (const io_error& error) {
+    refuse_io(error.file(), {}, {},
+              "the file has been checked, but cannot be read any more: some tensors are loaded, "
+              "others are not; load them all again (" +
+                  std::string(error.what()) + ")");
+  }
+#else
+  share_work(reads_.size(), bytes_, read);
+#endif
+}
+
+}  // namespace detail
 
 POLYAK_DEFINE_ON_USE SafetensorsWriter::SafetensorsWriter(
     const std::filesystem::path& path, std::vector<SafetensorsSpec> specs,

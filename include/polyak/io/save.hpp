@@ -190,7 +190,9 @@ requires(detail::is_parameters<First>) void save(const std::filesystem::path& pa
 /// Throws std::invalid_argument, with a list of all differences in names, shapes, types, roles,
 /// methods and options, and for tied tensors that differ in the file; io_error for a file that is
 /// damaged, truncated or not a state of polyak; std::logic_error after the first step or update,
-/// and while an average is swapped in. If it throws, nothing has changed.
+/// and while an average is swapped in. If it throws, nothing has changed. There is one exception,
+/// and its message says so: the file is read first to check it and then into place, and between the
+/// two a disk may fail, or another program may cut the file.
 template <detail::Loadable... Parts>
 LoadReport load(const std::filesystem::path& path, const LoadOptions& options, Parts&... parts) {
   if ((detail::has_started(parts, options.only) || ...)) {

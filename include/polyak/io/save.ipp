@@ -57,17 +57,38 @@ POLYAK_ON_USE inline void append_tensor(SafetensorsWriter& writer, const Recorde
   }
 }
 
-/// Reads a tensor from the file into memory.
-POLYAK_ON_USE inline void take_tensor(const RecordedTensor& one, std::byte* place,
-                                      std::span<const std::byte> rows) {
-  if (one.space == nullptr) {
-    take_row_major(place, one.spec.shape, one.element_bytes, one.order, rows);
-  } else if (one.order == Order::row_major) {
-    write_bytes(one.space, place, rows.data(), rows.size());
-  } else {
-    std::vector<std::byte> host(one.bytes);
-    take_row_major(host.data(), one.spec.shape, one.element_bytes, one.order, rows);
-    write_bytes(one.space, place, host.data(), one.bytes);
+/// Adds what reads a tensor from the file into memory of the host.
+POLYAK_ON_USE inline void read_into_host(TensorReads& reads, const RecordedTensor& one,
+                                         std::byte* place, const SafetensorsFile& file,
+                                         const SafetensorsTensor& from) {
+  if (one.order == Order::row_major) {
+    reads.add_pieces(one.bytes, 1, [&file, &from, place](std::uint64_t first, std::uint64_t count) {
+      file.read(from, first, std::span(place + first, static_cast<std::size_t>(count)));
+    });
+    return;
+  }
+  reads.add(one.bytes, [&one, &file, &from, place] {
+    take_row_major(
+        place, one.spec.shape, one.element_bytes, one.order,
+        [&](std::size_t offset, std::span<std::byte> to) { file.read(from, offset, to); });
+  });
+}
+
+/// Reads a tensor from the file into another memory space, part by part, or as a whole if it must
+/// be transposed.
+POLYAK_ON_USE inline void read_into_space(const RecordedTensor& one, std::byte* place,
+                                          const SafetensorsFile& file,
+                                          const SafetensorsTensor& from) {
+  const bool transposed = one.order != Order::row_major;
+  const std::size_t part = transposed ? one.bytes : std::min(one.bytes, std::size_t{1} << 26);
+  std::vector<std::byte> host(part);
+  for (std::size_t done = 0; done < one.bytes; done += part) {
+    const std::size_t bytes = std::min(part, one.bytes - done);
+    take_row_major(
+        host.data(), transposed ? one.spec.shape : std::vector<std::uint64_t>{bytes},
+        transposed ? one.element_bytes : 1, one.order,
+        [&](std::size_t offset, std::span<std::byte> to) { file.read(from, done + offset, to); });
+    write_bytes(one.space, place + done, host.data(), bytes);
   }
 }
 
@@ -286,27 +307,38 @@ POLYAK_DEFINE_ON_USE LoadReport load_record(const std::filesystem::path& path,
   }
   report.overridden = found.options;
   report.verified = options.verify && file.has_digests();
-  if (report.verified && wanted.everything()) file.verify();
+  if (report.verified && wanted.everything()) {
+    file.verify();
+  } else if (report.verified) {
+    std::vector<FoundTensor> read;
+    for (const NamedTensor& tensor : tensors) {
+      for (const std::string& name : tensor.names) read.push_back({&file, &file.at(name)});
+    }
+    verify_tensors(std::move(read));
+  }
   for (const NamedTensor& tensor : tensors) {
-    const auto bytes = file.bytes(file.at(tensor.names.front()));
-    for (const std::string& name : tensor.names) {
-      if (report.verified && !wanted.everything()) file.verify(file.at(name));
-      const auto other = file.bytes(file.at(name));
-      if (!std::equal(bytes.begin(), bytes.end(), other.begin())) {
-        refuse_value("polyak: the state in " + path.string() + ": \"" + tensor.names.front() +
-                     "\" and \"" + name + "\" differ, but they are tied here");
-      }
+    const FoundTensor first{&file, &file.at(tensor.names.front())};
+    for (std::size_t k = 1; k < tensor.names.size(); ++k) {
+      if (same_bytes(first, {&file, &file.at(tensor.names[k])})) continue;
+      refuse_value("polyak: the state in " + path.string() + ": \"" + tensor.names.front() +
+                   "\" and \"" + tensor.names[k] + "\" differ, but they are tied here");
     }
   }
-  // From here on only a device can fail.
+  // From here on only a device can fail, or a file that another program changes.
+  TensorReads reads;
   for (const NamedTensor& tensor : tensors) {
-    const auto bytes = file.bytes(file.at(tensor.names.front()));
+    const SafetensorsTensor& from = file.at(tensor.names.front());
     if (tensor.here->part.tensor == RecordedPart::none) {
-      take_counters(*tensor.here, tensor.place, bytes, found.lists[tensor.here->part.list]);
+      std::vector<std::byte> counters(static_cast<std::size_t>(from.end - from.begin));
+      file.read(from, 0, counters);
+      take_counters(*tensor.here, tensor.place, counters, found.lists[tensor.here->part.list]);
+    } else if (tensor.here->space != nullptr) {
+      read_into_space(*tensor.here, tensor.place, file, from);
     } else {
-      take_tensor(*tensor.here, tensor.place, bytes);
+      read_into_host(reads, *tensor.here, tensor.place, file, from);
     }
   }
+  reads.run();
   auto parsed = scalars.begin();
   auto place = places.scalars.begin();
   for (std::size_t k = 0; k < run.methods.size(); ++k) {

@@ -269,7 +269,7 @@ requires(!detail::is_parameters<A>) void save_average(const std::filesystem::pat
 /// Throws std::invalid_argument that lists every tensor that is missing, has another shape or type,
 /// or is only in the file (unless `allow_extra`), for tied tensors that differ in the file, and for
 /// a name that several lists have; std::logic_error while an average is swapped in; io_error for a
-/// damaged file. Nothing has changed then.
+/// damaged file. Nothing has changed then, but for failures of the disk that load() describes.
 template <FloatingScalar... P>
 requires(sizeof...(P) >= 1) void load_weights(const std::filesystem::path& path,
                                               const LoadWeightsOptions& options,

@@ -199,26 +199,26 @@ POLYAK_DEFINE_ON_USE void write_weights(const std::filesystem::path& path, const
   writer.finish();
 }
 
-/// Reads a floating-point tensor of the file into memory of type P.
+/// Adds what reads a floating-point tensor of the file into memory of type P.
 template <ParameterScalar P>
-void take_weights(const SafetensorsFile& file, const SafetensorsTensor& tensor,
-                  const TensorInfo& info, P* data) {
-  if (info.size == 0) return;
+void read_weights(TensorReads& reads, const FoundTensor& from, const TensorInfo& info, P* data) {
   if (info.order == Order::row_major) {
-    file.copy_to(tensor, std::span<P>(data, info.size));
+    reads.add_pieces(
+        info.size, scalar_bytes<P>, [from, data](std::uint64_t first, std::uint64_t count) {
+          from.file->copy_part(*from.tensor, first,
+                               std::span(data + first, static_cast<std::size_t>(count)));
+        });
     return;
   }
-  std::vector<std::byte> rows(info.size * scalar_bytes<P>);
-  file.copy_to(tensor, std::span<P>(reinterpret_cast<P*>(rows.data()), info.size));
-  take_row_major(reinterpret_cast<std::byte*>(data), tensor.shape, scalar_bytes<P>, info.order,
-                 rows);
+  reads.add(info.size * scalar_bytes<P>, [from, &info, data] {
+    take_row_major(reinterpret_cast<std::byte*>(data), from.tensor->shape, scalar_bytes<P>,
+                   info.order, [&](std::size_t offset, std::span<std::byte> to) {
+                     from.file->copy_part(
+                         *from.tensor, offset / scalar_bytes<P>,
+                         std::span(reinterpret_cast<P*>(to.data()), to.size() / scalar_bytes<P>));
+                   });
+  });
 }
-
-/// A tensor of a model on the disk.
-struct FoundTensor {
-  const SafetensorsFile* file;
-  const SafetensorsTensor* tensor;
-};
 
 /// The names that a tensor may have in a file: its own, then its aliases.
 POLYAK_ON_USE [[nodiscard]] inline std::vector<std::string> names_of(
@@ -322,31 +322,38 @@ POLYAK_DEFINE_ON_USE void load_targets(const std::filesystem::path& path,
     refuse_value("polyak: the weights in " + path.string() + " are of another model: " + list);
   };
   if (!list.empty()) refuse();
+  if (options.verify) {
+    std::vector<FoundTensor> all;
+    for (const auto& tied : found) all.insert(all.end(), tied.begin(), tied.end());
+    verify_tensors(std::move(all));
+  }
   for (const auto& tied : found) {
-    for (const FoundTensor& one : tied) {
-      if (options.verify) one.file->verify(*one.tensor);
-      const auto bytes = one.file->bytes(*one.tensor);
-      const auto first = tied.front().file->bytes(*tied.front().tensor);
-      if (!std::equal(bytes.begin(), bytes.end(), first.begin())) {
-        add("\"" + tied.front().tensor->name + "\" and \"" + one.tensor->name +
-            "\" differ, but they are tied here");
-      }
+    for (std::size_t k = 1; k < tied.size(); ++k) {
+      if (same_bytes(tied.front(), tied[k])) continue;
+      add("\"" + tied.front().tensor->name + "\" and \"" + tied[k].tensor->name +
+          "\" differ, but they are tied here");
     }
   }
   if (!list.empty()) refuse();
+  TensorReads reads;
   for (std::size_t k = 0; k < targets.size(); ++k) {
     if (found[k].empty()) continue;
     const TensorInfo& info = *targets[k].info;
-    const auto [file, tensor] = found[k].front();
-    if (!is_floating(info.dtype)) {
-      take_row_major(static_cast<std::byte*>(targets[k].data), tensor->shape, bytes_of(info.dtype),
-                     info.order, file->bytes(*tensor));
+    const FoundTensor from = found[k].front();
+    void* const data = targets[k].data;
+    if (is_floating(info.dtype)) {
+      with_floating(info.dtype,
+                    [&]<class T>(T*) { read_weights(reads, from, info, static_cast<T*>(data)); });
       continue;
     }
-    with_floating(info.dtype, [&, file = file, tensor = tensor]<class T>(T*) {
-      take_weights(*file, *tensor, info, static_cast<T*>(targets[k].data));
+    reads.add(info.size * bytes_of(info.dtype), [from, &info, data] {
+      take_row_major(static_cast<std::byte*>(data), from.tensor->shape, bytes_of(info.dtype),
+                     info.order, [&](std::size_t offset, std::span<std::byte> to) {
+                       from.file->read(*from.tensor, offset, to);
+                     });
     });
   }
+  reads.run();
 }
 
 }  // namespace detail
