@@ -123,6 +123,25 @@ std::string load_refusal(const std::filesystem::path& file, Run& run, Method& me
   return message;
 }
 
+/// Weightings of a program's own, without a type_name and with equal fields.
+struct Slow {
+  double decay = 0.9;
+  [[nodiscard]] double gain(std::int64_t) const { return 1 - decay; }
+  [[nodiscard]] double complement(std::int64_t) const { return decay; }
+};
+struct Slower : Slow {
+  [[nodiscard]] double gain(std::int64_t) const { return (1 - decay) / 2; }
+};
+template <class Fields>
+void fields(Slow& w, Fields& field) {
+  field("decay", w.decay);
+}
+struct Named : Slow {
+  static constexpr std::string_view type_name = "of_my_own";
+};
+template <class T>
+struct Templated : Slow {};
+
 template <class W>
 Average<float, W> average_of(const Run& run, W weighting) {
   return Average<float, W>(run.params, weighting);
@@ -319,6 +338,80 @@ TEST_CASE("A file of an older version, without the name of the repeated weightin
   auto thrice = average_of(run, RepeatedWeighting<TimmWeighting>{{.decay = 0.9}, 3});
   CHECK(load_refusal(folder.file("old"), run, thrice)
             .find("option \"repeats\" is 2 in the file, 3 here") != std::string::npos);
+}
+
+TEST_CASE("A state of another weighting is refused, a program's own included") {
+  Run run;
+  const TemporaryFolder folder;
+  const auto file = folder.file("run");
+  const auto saved_with = [&](auto weighting) {
+    auto saved = average_of(run, weighting);
+    saved.update(run.params);
+    save(file, {.durable = false}, run.params, saved);
+    auto same = average_of(run, weighting);
+    CHECK(load(file, run.params, same).overridden.empty());
+    CHECK(state_bytes(same) == state_bytes(saved));
+    return state_bytes(saved);
+  };
+  const auto refused = [&](auto weighting, const std::string& there, const std::string& here) {
+    auto other = average_of(run, weighting);
+    CHECK(load_refusal(file, run, other)
+              .find("option \"weighting\" is " + there + " in the file, " + here + " here") !=
+          std::string::npos);
+    CHECK(load(file, {.override_options = true}, run.params, other).overridden.size() == 1);
+  };
+  const Bytes diffusers = saved_with(DiffusersWeighting{.decay = 0.9});
+  refused(TimmWeighting{.decay = 0.9}, "diffusers", "timm");
+  auto timm = average_of(run, TimmWeighting{.decay = 0.9});
+  CHECK(refusal<std::invalid_argument>([&] {
+          restore_state(timm, diffusers);
+        }).find("weighting = diffusers") != std::string::npos);
+  saved_with(Slow{});
+  refused(Slower{}, "Slow", "Slower");
+  refused(Named{}, "Slow", "of_my_own");
+  saved_with(Named{});
+  refused(Slow{}, "of_my_own", "Slow");
+  saved_with(Templated<int>{});
+  refused(Slow{}, "Templated", "Slow");
+  // Repeated, and repeated twice.
+  saved_with(RepeatedWeighting<Slow>{{}, 2});
+  auto other = average_of(run, RepeatedWeighting<Slower>{{}, 2});
+  CHECK(load_refusal(file, run, other)
+            .find("option \"repeated_weighting\" is Slow in the file, Slower here") !=
+        std::string::npos);
+  using Nested = RepeatedWeighting<RepeatedWeighting<Slow>>;
+  saved_with(Nested{{{}, 2}, 3});
+  CHECK(record_in(file).find(R"("repeated_weighting":"Slow")") != std::string::npos);
+  auto plain = average_of(run, Slow{});
+  CHECK_FALSE(load_refusal(file, run, plain).empty());
+}
+
+TEST_CASE("A file of an older version, without the name of the weighting, is loaded") {
+  Run run;
+  const TemporaryFolder folder;
+  const auto without = [&](const std::string& words) {
+    std::string record = record_in(folder.file("run"));
+    REQUIRE(record.find(words) != std::string::npos);
+    record.erase(record.find(words), words.size());
+    write_record(folder.file("run"), folder.file("old"), record);
+  };
+  auto saved = average_of(run, Slow{});
+  for (int k = 0; k < 3; ++k) {
+    run.w[0] += 1;
+    saved.update(run.params);
+  }
+  save(folder.file("run"), {.durable = false}, run.params, saved);
+  without(R"(,"weighting":"Slow")");
+  auto loaded = average_of(run, Slow{});
+  CHECK(load(folder.file("old"), run.params, loaded).overridden.empty());
+  CHECK(state_bytes(loaded) == state_bytes(saved));
+  // The label of a repeated weighting without a type_name was empty, and still is.
+  const auto repeated = average_of(run, RepeatedWeighting<Slow>{{}, 2});
+  save(folder.file("run"), {.durable = false}, run.params, repeated);
+  CHECK(record_in(folder.file("run")).find(R"("weighting":"")") != std::string::npos);
+  without(R"("repeated_weighting":"Slow",)");
+  auto again = average_of(run, RepeatedWeighting<Slow>{{}, 2});
+  CHECK(load(folder.file("old"), run.params, again).overridden.empty());
 }
 
 }  // namespace state_record_test

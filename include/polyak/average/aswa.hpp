@@ -102,7 +102,7 @@ struct AswaWeighting {
   }
   template <class Self>
   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
-    visit.scalar("averaged", self.averaged);
+    visit.scalar("averaged", self.averaged, count_range);
   }
 };
 
@@ -208,8 +208,8 @@ class Aswa final : public AverageOf<Aswa<P, S>, P, AswaWeighting, S> {
                        [](auto& o, auto& field) { detail::aswa_filter_fields(o, field); });
     detail::list_chosen(visit, "normed", self.normed_, self.slots());
     Base::list_state(self, visit);
-    visit.scalar("norms", self.norms_);
-    visit.scalar("sum_of_norms", self.sum_);
+    visit.scalar("norms", self.norms_, count_range);
+    visit.scalar("sum_of_norms", self.sum_, not_negative_range);
   }
 
  private:

@@ -246,7 +246,7 @@ class EmaBank final : public AveragedWeights<EmaBank<P, N, S>, P, S> {
                        [](auto& w, auto& field) { detail::exponential_fields(w, field); });
     own.list_options(visit);
     Base::list_clocks(own, visit, own.updates_);
-    visit.newer_scalar("calls_before_change", own.calls_before_change_, 0);
+    visit.newer_scalar("calls_before_change", own.calls_before_change_, 0, count_range);
     Base::list_memory(own, visit);
   }
 

@@ -68,9 +68,9 @@ struct PowerClock {
   }
   template <class Self>
   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
-    visit.scalar("batch_size", self.batch_size);
-    visit.scalar("time", self.time);
-    visit.scalar("updated_time", self.updated_time);
+    visit.scalar("batch_size", self.batch_size, finite_positive_range);
+    visit.scalar("time", self.time, not_negative_range);
+    visit.scalar("updated_time", self.updated_time, not_negative_range);
   }
 };
 template <class Fields>

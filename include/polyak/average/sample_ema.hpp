@@ -58,8 +58,8 @@ struct SampleClock {
   void advance(std::int64_t) { samples += batch_size; }
   template <class Self>
   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
-    visit.scalar("batch_size", self.batch_size);
-    visit.scalar("samples", self.samples);
+    visit.scalar("batch_size", self.batch_size, finite_positive_range);
+    visit.scalar("samples", self.samples, not_negative_range);
   }
 
  private:

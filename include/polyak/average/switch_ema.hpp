@@ -158,7 +158,7 @@ struct SwitchRule {
   }
   template <class Self>
   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
-    visit.scalar("epoch", self.epoch);
+    visit.scalar("epoch", self.epoch, {-1, count_range.most});
   }
 };
 template <class Fields>

@@ -7,7 +7,9 @@
 ///     Base::list_state(self, visit);                       where the method has a base with state
 ///     visit.options(self.options_);                        every field of an options struct
 ///     visit.option("width", self.width_);                  one more option
-///     visit.scalar("steps", self.steps_);                  a counter or another number
+///     visit.scalar("steps", self.steps_, count_range);          a counter or another number, and
+///     its
+///                                                          range
 ///     visit.newer_scalar("decay", self.decay_, 0.9);       one that older files lack, and files
 ///                                                          where it is 0.9
 ///     visit.counters("tensor_steps", self.tensor_steps_);  a counter for each tensor
@@ -19,12 +21,16 @@
 /// so only a StateVisitor gets them. The list has the same entries in the same order for all
 /// methods made with the same options on the same layout. Names are unique within a method.
 ///
+/// A file may say anything, so a number has a range: where it is set from a file, from bytes or by
+/// name, a number out of its range is refused before anything has changed.
+///
 /// Above 300 lines: what reads a state and what changes it list the same entries.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,7 +49,22 @@
 namespace polyak {
 inline namespace POLYAK_V0 {
 
-/// The type of a scalar of a state.
+/// The values that a number of a state may have, in a run and in a file. Without bounds, any, NaN
+/// too; otherwise NaN is none of them.
+struct NumberRange {
+  double least = -std::numeric_limits<double>::infinity();
+  double most = std::numeric_limits<double>::infinity();
+};
+inline constexpr NumberRange any_number{};
+/// Counts and differences of counts. Nothing counts beyond 2^53, which is exact in double and far
+/// from the end of std::int64_t, so that sums and products of counts do not overflow.
+inline constexpr NumberRange count_range{0, 0x1p53}, difference_range{-0x1p53, 0x1p53};
+inline constexpr NumberRange not_negative_range{0, std::numeric_limits<double>::infinity()};
+inline constexpr NumberRange finite_not_negative_range{0, std::numeric_limits<double>::max()};
+inline constexpr NumberRange finite_positive_range{std::numeric_limits<double>::denorm_min(),
+                                                   std::numeric_limits<double>::max()};
+
+/// The type of a scalar of a state, and its range.
 struct StateScalarType {
   std::size_t bytes;
   std::string (*text)(const void* value);
@@ -51,9 +72,32 @@ struct StateScalarType {
   /// type.
   bool (*parse)(std::string_view words, void* memory);
   bool older_files_lack_it = false;
+  bool (*lies_in)(const void* value, const NumberRange& range) = nullptr;
+  NumberRange range = {};
+
+  [[nodiscard]] bool allows(const void* value) const { return lies_in(value, range); }
 };
 
 namespace detail {
+
+[[nodiscard]] constexpr std::int64_t as_integer(double bound) {
+  return static_cast<std::int64_t>(bound);
+}
+/// Integers are compared as integers, because large ones are not exact in double.
+template <class T>
+[[nodiscard]] bool lies_in(const T& value, const NumberRange& range) {
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+    constexpr double end = 0x1p63;
+    return (range.least < -end || std::cmp_greater_equal(+value, as_integer(range.least))) &&
+           (range.most >= end || std::cmp_less_equal(+value, as_integer(range.most)));
+  } else if constexpr (std::is_floating_point_v<T>) {
+    const auto number = static_cast<double>(value);
+    const bool any = range.least == any_number.least && range.most == any_number.most;
+    return any || (number >= range.least && number <= range.most);
+  } else {
+    return true;
+  }
+}
 template <class T, bool Newer = false>
 inline constexpr StateScalarType state_scalar_type = {
     sizeof(T), [](const void* value) { return option_text(*static_cast<const T*>(value)); },
@@ -63,7 +107,26 @@ inline constexpr StateScalarType state_scalar_type = {
       std::memcpy(memory, &value, sizeof value);
       return true;
     },
-    Newer};
+    Newer,
+    [](const void* value, const NumberRange& range) {
+      T number;
+      std::memcpy(&number, value, sizeof number);
+      return lies_in(number, range);
+    }};
+template <class T, bool Newer = false>
+[[nodiscard]] constexpr StateScalarType state_scalar_in(const NumberRange& range) {
+  StateScalarType type = state_scalar_type<T, Newer>;
+  type.range = range;
+  return type;
+}
+/// The range of a number that is listed without one. A std::int64_t counts something.
+template <class T>
+inline constexpr NumberRange usual_range =
+    std::is_same_v<T, std::int64_t> ? difference_range : any_number;
+
+/// "must lie in [0, 9007199254740992]", for messages.
+[[nodiscard]] std::string range_text(const NumberRange& range);
+
 }  // namespace detail
 
 /// A read-only view of slots.
@@ -110,6 +173,10 @@ class OptionVisitor {
     if (!wants_options_) return;
     add_option({joined(name, tensor), detail::option_text(value), false, std::string(tensor)});
   }
+  /// A name, such as that of a weighting. Files of versions that did not list it are loaded.
+  void label(std::string_view name, std::string_view words) {
+    if (wants_options_) add_option({std::string(name), std::string(words), true});
+  }
   /// All fields of an options struct, if it has a list of them (core/options.hpp).
   template <class O>
   void options(const O& o) {
@@ -154,20 +221,27 @@ class OptionVisitor {
 class StateVisitor : public OptionVisitor {
  public:
   POLYAK_DEFINE virtual ~StateVisitor();
-  /// A counter or another number.
+  /// A counter or another number, and the values that it may have. Without a range, a std::int64_t
+  /// lies within difference_range; give any_number to one that counts nothing.
   template <class T>
-  void scalar(std::string_view name, const T& value) {
-    add_scalar(name, &value, detail::state_scalar_type<T>);
+  void scalar(std::string_view name, const T& value,
+              const NumberRange& range = detail::usual_range<T>) {
+    add_scalar(name, &value, detail::state_scalar_in<T>(range));
   }
   /// A number that files of earlier versions lack, and that is written only where it is not
   /// `usual`, its value after construction: so earlier versions read files that do not need it. A
   /// file without it sets the number to `usual`.
   template <class T>
-  void newer_scalar(std::string_view name, const T& value, const std::type_identity_t<T>& usual) {
-    add_newer_scalar(name, &value, detail::state_scalar_type<T, true>, &usual);
+  void newer_scalar(std::string_view name, const T& value, const std::type_identity_t<T>& usual,
+                    const NumberRange& range = detail::usual_range<T>) {
+    add_newer_scalar(name, &value, detail::state_scalar_in<T, true>(range), &usual);
   }
-  /// A counter for each tensor.
+  /// A counter for each tensor, within difference_range.
   virtual void counters(std::string_view name, std::span<const std::int64_t> values) = 0;
+  /// The same, within another range. As counters(), unless a visitor reads or writes files.
+  POLYAK_DEFINE virtual void counters_in(std::string_view name,
+                                         std::span<const std::int64_t> values,
+                                         const NumberRange& range);
   /// The copies of the tensors with Role::copy, one after another.
   virtual void buffers(const Layout& layout, const std::byte* data) = 0;
   virtual void slots(const ConstSlots& slots) = 0;
@@ -188,15 +262,19 @@ class StateEditor : public OptionVisitor {
  public:
   POLYAK_DEFINE virtual ~StateEditor();
   template <class T>
-  requires(!std::is_const_v<T>) void scalar(std::string_view name, T& value) {
-    add_scalar(name, &value, detail::state_scalar_type<T>);
+  requires(!std::is_const_v<T>) void scalar(std::string_view name, T& value,
+                                            const NumberRange& range = detail::usual_range<T>) {
+    add_scalar(name, &value, detail::state_scalar_in<T>(range));
   }
   template <class T>
-  requires(!std::is_const_v<T>) void newer_scalar(std::string_view name, T& value,
-                                                  const std::type_identity_t<T>&) {
-    add_scalar(name, &value, detail::state_scalar_type<T, true>);
+  requires(!std::is_const_v<T>) void newer_scalar(
+      std::string_view name, T& value, const std::type_identity_t<T>&,
+      const NumberRange& range = detail::usual_range<T>) {
+    add_scalar(name, &value, detail::state_scalar_in<T, true>(range));
   }
   virtual void counters(std::string_view name, std::span<std::int64_t> values) = 0;
+  POLYAK_DEFINE virtual void counters_in(std::string_view name, std::span<std::int64_t> values,
+                                         const NumberRange& range);
   virtual void buffers(const Layout& layout, std::byte* data) = 0;
   virtual void slots(detail::SlotMemory& slots) = 0;
 
@@ -268,11 +346,13 @@ class StateWriter final : public StateVisitor {
 [[nodiscard]] std::span<const std::byte> state_within(std::span<const std::byte> given,
                                                       std::span<const std::byte> own);
 
-/// Copies a state in.
+/// Copies a state in, or only checks its numbers.
 class StateReader final : public StateEditor {
  public:
-  explicit StateReader(const std::byte* in) : in_(in) {}
+  StateReader(const std::byte* in, bool checks) : in_(in), checks_(checks) {}
   POLYAK_DEFINE void counters(std::string_view name, std::span<std::int64_t> values) override;
+  POLYAK_DEFINE void counters_in(std::string_view name, std::span<std::int64_t> values,
+                                 const NumberRange& range) override;
   POLYAK_DEFINE void buffers(const Layout& layout, std::byte* data) override;
   POLYAK_DEFINE void slots(SlotMemory& slots) override;
 
@@ -281,6 +361,7 @@ class StateReader final : public StateEditor {
                                 const StateScalarType& type) override;
   void take(void* data, std::size_t bytes, MemorySpace* space = nullptr);
   const std::byte* in_;
+  bool checks_;
 };
 
 }  // namespace detail
@@ -296,15 +377,18 @@ template <class Method>
 }
 
 /// Restores the result of state_bytes() into a method made with the same options for the same
-/// layout. Throws std::invalid_argument, with the first difference, where options or layout differ
-/// or the bytes are cut short, and std::logic_error while an average is swapped in; nothing has
-/// changed then.
+/// layout. Throws std::invalid_argument, with the first difference, where options or layout differ,
+/// the bytes are cut short or a number is out of its range, and std::logic_error while an average
+/// is swapped in; nothing has changed then.
 template <class Method>
 requires(!std::is_const_v<Method>) void restore_state(Method& method,
                                                       const std::vector<std::byte>& bytes) {
   const std::vector<std::byte> own = state_bytes(method);
-  detail::StateReader reader(detail::state_within(bytes, own).data());
-  detail::visit_state(method, reader);
+  const std::byte* const state = detail::state_within(bytes, own).data();
+  for (const bool checks : {true, false}) {
+    detail::StateReader reader(state, checks);
+    detail::visit_state(method, reader);
+  }
 }
 
 }  // namespace POLYAK_V0

@@ -4,9 +4,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,9 +34,39 @@ POLYAK_DEFINE void StateVisitor::add_newer_scalar(std::string_view name, const v
                                                   const StateScalarType& type, const void*) {
   add_scalar(name, value, type);
 }
+POLYAK_DEFINE void StateVisitor::counters_in(std::string_view name,
+                                             std::span<const std::int64_t> values,
+                                             const NumberRange&) {
+  counters(name, values);
+}
 POLYAK_DEFINE StateEditor::~StateEditor() = default;
+POLYAK_DEFINE void StateEditor::counters_in(std::string_view name, std::span<std::int64_t> values,
+                                            const NumberRange&) {
+  counters(name, values);
+}
 
 namespace detail {
+
+POLYAK_DEFINE std::string range_text(const NumberRange& range) {
+  constexpr double largest = std::numeric_limits<double>::max();
+  // Counts are shown as integers, not as 9.007199254740992e+15.
+  const auto words = [](double bound) {
+    return bound == std::floor(bound) && std::fabs(bound) <= 0x1p53 ? text(as_integer(bound))
+                                                                    : text(bound);
+  };
+  if (range.least == finite_positive_range.least && range.most == largest)
+    return "must be finite and > 0";
+  if (range.most == largest) return "must be finite and >= " + words(range.least);
+  if (range.most > largest) return "must be >= " + words(range.least);
+  return "must lie in [" + words(range.least) + ", " + words(range.most) + "]";
+}
+
+/// Refuses a number of restore_state().
+[[noreturn]] POLYAK_COLD inline void refuse_number(std::string_view name, const NumberRange& range,
+                                                   const std::string& value) {
+  refuse_value("polyak: restore_state: \"" + std::string(name) + "\" " + range_text(range) +
+               ", got " + value);
+}
 
 POLYAK_DEFINE void require_readable(const SlotMemory& slots) {
   if (slots.lent()) refuse_order("polyak: the state of a method whose average is swapped in");
@@ -121,11 +153,25 @@ POLYAK_DEFINE std::span<const std::byte> state_within(std::span<const std::byte>
   return given.subspan(begin);
 }
 
-POLYAK_DEFINE void StateReader::add_scalar(std::string_view, void* value,
+POLYAK_DEFINE void StateReader::add_scalar(std::string_view name, void* value,
                                            const StateScalarType& type) {
+  if (checks_ && !type.allows(in_)) {
+    alignas(std::max_align_t) std::byte number[16];
+    std::memcpy(number, in_, type.bytes);
+    refuse_number(name, type.range, type.text(number));
+  }
   take(value, type.bytes);
 }
-POLYAK_DEFINE void StateReader::counters(std::string_view, std::span<std::int64_t> values) {
+POLYAK_DEFINE void StateReader::counters(std::string_view name, std::span<std::int64_t> values) {
+  counters_in(name, values, difference_range);
+}
+POLYAK_DEFINE void StateReader::counters_in(std::string_view name, std::span<std::int64_t> values,
+                                            const NumberRange& range) {
+  for (std::size_t k = 0; checks_ && k < values.size(); ++k) {
+    std::int64_t value = 0;
+    std::memcpy(&value, in_ + k * sizeof value, sizeof value);
+    if (!lies_in(value, range)) refuse_number(name, range, text(value));
+  }
   take(values.data(), values.size_bytes());
 }
 POLYAK_DEFINE void StateReader::buffers(const Layout& layout, std::byte* data) {
@@ -140,7 +186,7 @@ POLYAK_DEFINE void StateReader::slots(SlotMemory& slots) {
   }
 }
 POLYAK_DEFINE void StateReader::take(void* data, std::size_t bytes, MemorySpace* space) {
-  write_bytes(space, data, in_, bytes);
+  if (!checks_) write_bytes(space, data, in_, bytes);
   in_ += bytes;
 }
 

@@ -84,7 +84,7 @@ class NumberFinder final : public StateEditor {
   NumberFinder(std::string_view owner, std::string_view scalar) : owner_(owner), scalar_(scalar) {}
   struct Number {
     void* memory = nullptr;
-    const StateScalarType* type = nullptr;
+    StateScalarType type = {};
   };
   /// The scalar. Throws std::invalid_argument if there is none.
   [[nodiscard]] const Number& number() const;
@@ -180,7 +180,8 @@ requires(!std::is_const_v<Method>) void set_slot(Method& method, std::string_vie
 }
 
 /// Sets count() of an optimizer, and the steps of each of its tensors, on which bias corrections
-/// depend. Throws std::invalid_argument unless steps >= 0, and for a method that counts no steps.
+/// depend. Throws std::invalid_argument unless steps lie in [0, 2^53], and for a method that counts
+/// no steps.
 template <class Method>
 requires(!std::is_const_v<Method>) void set_steps(Method& method, std::int64_t steps) {
   detail::require_steps(steps);
@@ -212,7 +213,7 @@ template <class Method>
 /// Sets another number of the state by its name in files: "calls" and "updates" of an average,
 /// "weight_sum" of a Schedule-Free optimizer. What the number means, and which values a run can
 /// have, is up to the method. Throws std::invalid_argument for an unknown name (naming those that
-/// there are) and a value that its type does not have.
+/// there are) and a value that its type or its range (core/state.hpp) does not have.
 template <class Method, class Number>
 requires(!std::is_const_v<Method> &&
          std::is_arithmetic_v<Number>) void set_number(Method& method, std::string_view name,

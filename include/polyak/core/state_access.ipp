@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 #include <string_view>
@@ -98,7 +99,7 @@ POLYAK_DEFINE void NumberFinder::slots(SlotMemory& slots) {
 POLYAK_DEFINE void NumberFinder::add_scalar(std::string_view name, void* value,
                                             const StateScalarType& type) {
   add_name(names_, name);
-  if (name == scalar_) number_ = {value, &type};
+  if (name == scalar_) number_ = {value, type};
 }
 POLYAK_DEFINE const NumberFinder::Number& NumberFinder::number() const {
   if (number_.memory == nullptr) refuse_name(owner_, "number", scalar_, names_);
@@ -117,11 +118,19 @@ POLYAK_DEFINE std::size_t NumberFinder::index_of(std::string_view tensor) const 
 
 POLYAK_DEFINE void set_found_number(const NumberFinder::Number& number, std::string_view name,
                                     const std::string& value) {
-  if (number.type->parse(value, number.memory)) return;
-  refuse_argument("the number \"" + std::string(name) + "\" must have a value of its type", value);
+  alignas(std::max_align_t) std::byte read[16];
+  if (!number.type.parse(value, read)) {
+    refuse_argument("the number \"" + std::string(name) + "\" must have a value of its type",
+                    value);
+  }
+  if (!number.type.allows(read)) {
+    refuse_value("polyak: the number \"" + std::string(name) + "\" " +
+                 range_text(number.type.range) + ", got " + value);
+  }
+  std::memcpy(number.memory, read, number.type.bytes);
 }
 POLYAK_DEFINE void require_steps(std::int64_t steps) {
-  require(steps >= 0, "set_steps: steps must be >= 0", steps);
+  require(lies_in(steps, count_range), "set_steps: steps must be >= 0 and at most 2^53", steps);
 }
 
 }  // namespace detail

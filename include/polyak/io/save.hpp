@@ -164,8 +164,8 @@ POLYAK_ON_USE [[nodiscard]] LoadReport load_record(const std::filesystem::path& 
 /// existing file is replaced only when the new one is complete; a failure leaves it unchanged.
 ///
 /// Throws std::logic_error while an average is swapped in, std::invalid_argument for methods of
-/// other parameters and for names that are used twice or begin with "polyak/", io_error for an
-/// error of the file system.
+/// other parameters, for names that are used twice or begin with "polyak/", and for a number of a
+/// method out of its range (core/state.hpp), io_error for an error of the file system.
 template <class... Parts>
 void save(const std::filesystem::path& path, const SaveOptions& options, const Parts&... parts) {
   detail::save_record(path, detail::record_parts(parts...), options);
@@ -189,10 +189,11 @@ requires(detail::is_parameters<First>) void save(const std::filesystem::path& pa
 ///
 /// Throws std::invalid_argument, with a list of all differences in names, shapes, types, roles,
 /// methods and options, and for tied tensors that differ in the file; io_error for a file that is
-/// damaged, truncated or not a state of polyak; std::logic_error after the first step or update,
-/// and while an average is swapped in. If it throws, nothing has changed. There is one exception,
-/// and its message says so: the file is read first to check it and then into place, and between the
-/// two a disk may fail, or another program may cut the file.
+/// damaged, truncated, not a state of polyak, or that has a number out of its range
+/// (core/state.hpp); std::logic_error after the first step or update, and while an average is
+/// swapped in. If it throws, nothing has changed. There is one exception, and its message says so:
+/// the file is read first to check it and then into place, and between the two a disk may fail, or
+/// another program may cut the file.
 template <detail::Loadable... Parts>
 LoadReport load(const std::filesystem::path& path, const LoadOptions& options, Parts&... parts) {
   if ((detail::has_started(parts, options.only) || ...)) {

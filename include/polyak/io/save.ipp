@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -100,6 +101,20 @@ POLYAK_DEFINE_ON_USE void require_distinct(std::span<const void* const> addresse
   }
 }
 
+/// Refuses numbers that load() would refuse, so that every file that is written can be read.
+POLYAK_ON_USE inline void check_numbers(const StateRecord& all) {
+  for (std::size_t k = 0; k < all.methods.size(); ++k) {
+    for (const RecordedScalar& scalar : all.methods[k].scalars) {
+      std::array<std::byte, 8> number;
+      if (scalar.type.parse(scalar.value, number.data()) && scalar.type.allows(number.data())) {
+        continue;
+      }
+      refuse_value("polyak: save: " + label(k, all.methods[k]) + ": \"" + scalar.name + "\" " +
+                   range_text(scalar.type.range) + ", got " + scalar.value);
+    }
+  }
+}
+
 /// Calls use(alias, tensor) for each other name of a weight.
 template <class Use>
 void each_alias(const StateRecord& all, Use use) {
@@ -113,6 +128,7 @@ void each_alias(const StateRecord& all, Use use) {
 
 POLYAK_DEFINE_ON_USE void save_record(const std::filesystem::path& path, const StateRecord& all,
                                       const SaveOptions& options) {
+  check_numbers(all);
   std::map<std::string, std::string> metadata = options.metadata;
   require(!metadata.contains(std::string(state_key)),
           "SaveOptions.metadata must not have the key of the state's record", state_key);
@@ -251,14 +267,31 @@ POLYAK_ON_USE [[nodiscard]] inline std::vector<std::array<std::byte, 8>> parse_s
       const auto& scalars = file.methods[match.methods[k]].scalars;
       const auto known = scalars.find(scalar.name);
       const std::string& words = known == scalars.end() ? scalar.usual : known->second;
-      if (!scalar.type->parse(words, parsed.emplace_back().data())) {
+      const auto refuse = [&](const std::string& rule) {
         refuse_io(path, {}, {},
-                  label(k, run.methods[k]) + ": \"" + scalar.name + "\" is " + text(words) +
-                      ", which is not such a number");
-      }
+                  label(k, run.methods[k]) + ": \"" + scalar.name + "\" is " + text(words) + rule);
+      };
+      std::byte* const number = parsed.emplace_back().data();
+      if (!scalar.type.parse(words, number)) refuse(", which is not such a number");
+      if (!scalar.type.allows(number)) refuse(", and " + range_text(scalar.type.range));
     }
   }
   return parsed;
+}
+
+/// Refuses counters out of their range, of the tensors that are loaded.
+POLYAK_ON_USE inline void check_counters(const std::filesystem::path& path,
+                                         const RecordedTensor& here,
+                                         std::span<const std::byte> bytes,
+                                         const StateMatch::List& list) {
+  for (const auto& places : list.tensors) {
+    if (places.empty()) continue;
+    std::int64_t value = 0;
+    std::memcpy(&value, bytes.data() + places.front() * sizeof value, sizeof value);
+    if (lies_in(value, here.range)) continue;
+    refuse_io(path, here.spec.name, {},
+              "has the counter " + text(value) + ", and each " + range_text(here.range));
+  }
 }
 
 /// Reads the counters of the tensors that are loaded; those of the others stay as they are.
@@ -324,14 +357,22 @@ POLYAK_DEFINE_ON_USE LoadReport load_record(const std::filesystem::path& path,
                    "\" and \"" + tensor.names[k] + "\" differ, but they are tied here");
     }
   }
+  std::vector<std::vector<std::byte>> counters;
+  for (const NamedTensor& tensor : tensors) {
+    const RecordedPart& part = tensor.here->part;
+    if (part.tensor != RecordedPart::none) continue;
+    const SafetensorsTensor& from = file.at(tensor.names.front());
+    counters.emplace_back(static_cast<std::size_t>(from.end - from.begin));
+    file.read(from, 0, counters.back());
+    check_counters(path, *tensor.here, counters.back(), found.lists[part.list]);
+  }
   // From here on only a device can fail, or a file that another program changes.
+  auto counted = counters.begin();
   TensorReads reads;
   for (const NamedTensor& tensor : tensors) {
     const SafetensorsTensor& from = file.at(tensor.names.front());
     if (tensor.here->part.tensor == RecordedPart::none) {
-      std::vector<std::byte> counters(static_cast<std::size_t>(from.end - from.begin));
-      file.read(from, 0, counters);
-      take_counters(*tensor.here, tensor.place, counters, found.lists[tensor.here->part.list]);
+      take_counters(*tensor.here, tensor.place, *counted++, found.lists[tensor.here->part.list]);
     } else if (tensor.here->space != nullptr) {
       read_into_space(*tensor.here, tensor.place, file, from);
     } else {
@@ -351,7 +392,7 @@ POLYAK_DEFINE_ON_USE LoadReport load_record(const std::filesystem::path& path,
       const std::array<std::byte, 8>& value = *parsed++;
       void* const memory = *place++;
       if (std::find(kept.begin(), kept.end(), scalar.name) != kept.end()) continue;
-      std::memcpy(memory, value.data(), scalar.type->bytes);
+      std::memcpy(memory, value.data(), scalar.type.bytes);
     }
   }
   return report;

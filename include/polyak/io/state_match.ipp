@@ -262,7 +262,7 @@ class MethodComparison {
   }
   POLYAK_ON_USE void compare_scalars() {
     for (const RecordedScalar& scalar : run_.scalars) {
-      if (!file_.scalars.contains(scalar.name) && !scalar.type->older_files_lack_it) {
+      if (!file_.scalars.contains(scalar.name) && !scalar.type.older_files_lack_it) {
         others.push_back(who_ + ": \"" + scalar.name + "\" is not in the file");
       }
     }

@@ -39,7 +39,7 @@ inline constexpr std::string_view state_format = "polyak-state-1";
 struct RecordedScalar {
   std::string name;
   std::string value;
-  const StateScalarType* type;
+  StateScalarType type;
   std::string usual = {};  ///< of a number that files lack where it has this value; else empty
 };
 
@@ -64,7 +64,8 @@ struct RecordedTensor {
   std::size_t bytes;
   std::size_t element_bytes;
   Order order;
-  MemorySpace* space;  ///< null for the host's memory
+  MemorySpace* space;      ///< null for the host's memory
+  NumberRange range = {};  ///< of counters
 };
 
 /// For each slot with a shape of its own: its shape for each tensor of the list; none if the slot
@@ -103,6 +104,8 @@ class StateRecorder final : public StateVisitor {
   POLYAK_ON_USE StateRecorder(StateRecord& all, std::string_view type, DType parameter, DType state,
                               const std::shared_ptr<const Layout>& layout);
   POLYAK_DEFINE void counters(std::string_view name, std::span<const std::int64_t> values) override;
+  POLYAK_DEFINE void counters_in(std::string_view name, std::span<const std::int64_t> values,
+                                 const NumberRange& range) override;
   POLYAK_DEFINE void buffers(const Layout& layout, const std::byte* data) override;
   POLYAK_DEFINE void slots(const ConstSlots& slots) override;
 

@@ -98,7 +98,7 @@ POLYAK_DEFINE void StateRecorder::add_option(OptionText&& option) {
 }
 POLYAK_DEFINE void StateRecorder::add_scalar(std::string_view name, const void* value,
                                              const StateScalarType& type) {
-  all_.methods[method_].scalars.push_back({std::string(name), type.text(value), &type});
+  all_.methods[method_].scalars.push_back({std::string(name), type.text(value), type});
 }
 POLYAK_DEFINE void StateRecorder::add_newer_scalar(std::string_view name, const void* value,
                                                    const StateScalarType& type, const void* usual) {
@@ -107,11 +107,17 @@ POLYAK_DEFINE void StateRecorder::add_newer_scalar(std::string_view name, const 
 }
 POLYAK_DEFINE void StateRecorder::counters(std::string_view name,
                                            std::span<const std::int64_t> values) {
+  counters_in(name, values, difference_range);
+}
+POLYAK_DEFINE void StateRecorder::counters_in(std::string_view name,
+                                              std::span<const std::int64_t> values,
+                                              const NumberRange& range) {
   TensorInfo info;
   info.shape = {static_cast<std::int64_t>(values.size())};
   info.dtype = DType::int64;
   info.size = values.size();
   record_tensor(all_, part(std::string(name)), info, info.dtype, values.data(), nullptr);
+  all_.tensors.back().range = range;
 }
 POLYAK_DEFINE_ON_USE RecordedPart StateRecorder::part(std::string what, std::size_t tensor) const {
   return {std::move(what), method_, all_.methods[method_].list, tensor};

@@ -645,17 +645,18 @@ void Elementwise<Derived, Rule, P, S>::list_state(Self& self, StateVisitorOf<Sel
   auto& own = detail::as_base<Elementwise>(self);
   visit.options(own.options_);
   own.groups_.list(*own.slots_.layout(), visit);
-  visit.scalar("learning_rate", own.learning_rate_);
+  visit.scalar("learning_rate", own.learning_rate_, finite_not_negative_range);
   if constexpr (detail::has_decoupled_decay<Options>) {
-    visit.newer_scalar("weight_decay", own.decays_.decoupled, own.options_.weight_decay);
+    visit.newer_scalar("weight_decay", own.decays_.decoupled, own.options_.weight_decay,
+                       finite_not_negative_range);
   }
   if constexpr (detail::has_coupled_decay<Options>) {
     visit.newer_scalar("coupled_weight_decay", own.decays_.coupled,
-                       own.options_.coupled_weight_decay);
+                       own.options_.coupled_weight_decay, finite_not_negative_range);
   }
-  visit.scalar("steps", own.steps_);
-  visit.scalar("skipped", own.skipped_);
-  visit.counters("tensor_steps", own.tensor_steps_);
+  visit.scalar("steps", own.steps_, count_range);
+  visit.scalar("skipped", own.skipped_, count_range);
+  visit.counters_in("tensor_steps", own.tensor_steps_, count_range);
   if (own.rests_) visit.slots(*own.rests_);
   visit.slots(own.slots_);
 }

@@ -24,6 +24,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -226,10 +227,11 @@ class ScheduleFree : public Elementwise<Derived, Rule, P, S> {
   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
     Base::list_state(self, visit);
     auto& scalars = detail::as_base<ScheduleFree>(self).scalars_;
-    visit.scalar("scheduled_learning_rate", scalars.learning_rate);
-    visit.scalar("learning_rate_max", scalars.learning_rate_max);
-    visit.scalar("weight_sum", scalars.weight_sum);
-    visit.scalar("gain", scalars.gain);
+    visit.scalar("scheduled_learning_rate", scalars.learning_rate, not_negative_range);
+    visit.scalar("learning_rate_max", scalars.learning_rate_max,
+                 {-1, std::numeric_limits<double>::infinity()});
+    visit.scalar("weight_sum", scalars.weight_sum, not_negative_range);
+    visit.scalar("gain", scalars.gain);  // any number: the next step computes another
   }
 
  protected:

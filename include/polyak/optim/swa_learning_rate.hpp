@@ -143,10 +143,11 @@ class SwaLearningRate {
   template <class Self>
   static void list_state(Self& self, StateVisitorOf<Self>& visit) {
     visit.options(self.options_);
-    visit.scalar("steps", self.steps_);
+    visit.scalar("steps", self.steps_, count_range);
     for (std::size_t group = 0; group < self.rates_.size(); ++group) {
-      visit.scalar("initial_rate." + std::to_string(group), self.initial_[group]);
-      visit.scalar("rate." + std::to_string(group), self.rates_[group]);
+      visit.scalar("initial_rate." + std::to_string(group), self.initial_[group],
+                   finite_not_negative_range);
+      visit.scalar("rate." + std::to_string(group), self.rates_[group], finite_not_negative_range);
     }
   }
 

@@ -3,6 +3,7 @@
 /// One average for every weighting: avg <- avg + c_t (x_t - avg).
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -52,6 +53,15 @@ template <class W>
     return 0;
   }
 }
+/// The last call for which a weighting can compute a gain: 2^53 unless it says otherwise.
+template <class W>
+[[nodiscard]] double last_call(const W& weighting) {
+  if constexpr (requires { weighting.last_call(); }) {
+    return std::fmin(count_range.most, static_cast<double>(weighting.last_call()));
+  } else {
+    return count_range.most;
+  }
+}
 /// Returns the weighting after checking its fields.
 template <class W>
 [[nodiscard]] W validated(W weighting) {
@@ -70,7 +80,8 @@ template <class W>
 /// methods).
 ///
 /// `Derived` is the method. It has a `type_name`, for messages and files. A hook that it overrides
-/// works the same alone and in a step.
+/// works the same alone and in a step. One that is for several weightings adds
+/// `visit.label("weighting", name)` to its list_state(), as Average does.
 template <class Derived, ParameterScalar P, Weighting W, StateScalar S>
 class AverageOf : public AveragedWeights<Derived, P, S> {
   using Base = AveragedWeights<Derived, P, S>;
@@ -116,8 +127,8 @@ class AverageOf : public AveragedWeights<Derived, P, S> {
 
   // Called by step() and update().
   void advance(const Parameters<P>&, const element_t<P>* const*) {
+    gain_ = this->applied(weighting_.gain(this->calls() + 1));  // may refuse the call
     const std::int64_t call = this->next_call();
-    gain_ = this->applied(weighting_.gain(call));
     if constexpr (requires { weighting_.advance(call); }) weighting_.advance(call);
     if (gain_ != 0) ++updates_;
   }
@@ -170,16 +181,17 @@ void AverageOf<Derived, P, W, S>::list_state(Self& self, StateVisitorOf<Self>& v
   auto& own = detail::as_base<AverageOf>(self);
   visit.options(own.weighting_);
   own.list_options(visit);
-  Base::list_clocks(own, visit, own.updates_);
-  visit.scalar("gain", own.gain_);
+  Base::list_clocks(own, visit, own.updates_, {0, detail::last_call(own.weighting_)});
+  visit.scalar("gain", own.gain_);  // any number: the next call computes another
   if constexpr (requires { &Derived::with; }) {
-    visit.newer_scalar("calls_before_change", own.calls_before_change_, 0);
+    visit.newer_scalar("calls_before_change", own.calls_before_change_, 0, count_range);
   }
   detail::visit_part(own.weighting_, visit);
   Base::list_memory(own, visit);
 }
 
-/// The average under a weighting of your own: `Average average(params, MyWeighting{});`.
+/// The average under a weighting of your own: `Average average(params, MyWeighting{});`. A file
+/// keeps the weighting's name (schedules/weighting.hpp), and loading compares it.
 template <ParameterScalar P, Weighting W, StateScalar S = default_state_t<P>>
 class Average final : public AverageOf<Average<P, W, S>, P, W, S> {
  public:
@@ -189,6 +201,13 @@ class Average final : public AverageOf<Average<P, W, S>, P, W, S> {
           Accumulation accumulation = {})
       : AverageOf<Average<P, W, S>, P, W, S>(params, std::move(weighting), nonfinite,
                                              accumulation) {}
+
+  template <class Self>
+  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
+    using Name = detail::WeightingName<W>;
+    if constexpr (Name::listed) visit.label(Name::option, Name::name());
+    AverageOf<Average<P, W, S>, P, W, S>::list_state(self, visit);
+  }
 };
 
 }  // namespace POLYAK_V0

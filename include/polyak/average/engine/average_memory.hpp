@@ -217,11 +217,12 @@ class AverageMemory : public MethodHooks<P> {
   /// Parts of list_state(); see core/state.hpp.
   void list_options(OptionVisitor& visit) const { record_.list_options(*slots_.layout(), visit); }
   template <class Self, class Count>
-  static void list_clocks(Self& self, StateVisitorOf<Self>& visit, Count& updates) {
+  static void list_clocks(Self& self, StateVisitorOf<Self>& visit, Count& updates,
+                          const NumberRange& calls = count_range) {
     auto& own = detail::as_base<AverageMemory>(self);
-    visit.scalar("calls", own.record_.calls);
-    visit.scalar("updates", updates);
-    visit.scalar("skipped", own.record_.skipped);
+    visit.scalar("calls", own.record_.calls, calls);
+    visit.scalar("updates", updates, count_range);
+    visit.scalar("skipped", own.record_.skipped, count_range);
   }
   template <class Self>
   static void list_memory(Self& self, StateVisitorOf<Self>& visit) {

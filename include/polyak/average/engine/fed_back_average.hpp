@@ -75,7 +75,7 @@ class FedBackAverage : public AverageOf<Derived, P, W, S> {
     Base::list_state(self, visit);
     auto& own = detail::as_base<FedBackAverage>(self);
     visit.options(own.rule_);
-    visit.scalar("switches", own.switches_);
+    visit.scalar("switches", own.switches_, count_range);
     detail::visit_part(own.rule_, visit);
   }
 

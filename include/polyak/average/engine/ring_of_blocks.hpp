@@ -196,7 +196,7 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
     visit.options(own.window_);
     own.list_options(visit);
     Base::list_clocks(own, visit, own.count_);
-    visit.scalar("open", own.open_);
+    visit.scalar("open", own.open_, count_range);
     Base::list_memory(own, visit);
   }
 

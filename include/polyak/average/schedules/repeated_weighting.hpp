@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include <polyak/average/schedules/weighting.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
 
@@ -31,6 +32,12 @@ struct RepeatedWeighting {
 
   [[nodiscard]] bool weighs_initial() const requires requires(const W& w) { w.weighs_initial(); }
   { return weighting.weighs_initial(); }
+  /// The repeated weighting counts up to 2^53, or to its own last call.
+  [[nodiscard]] std::int64_t last_call() const {
+    std::int64_t last = std::int64_t{1} << 53;
+    if constexpr (requires(const W& w) { w.last_call(); }) last = weighting.last_call();
+    return last / repeats;
+  }
   [[nodiscard]] double gain(std::int64_t t) const {
     double all = 0;
     for (std::int64_t s = first(t); s <= t * repeats; ++s) {
@@ -49,6 +56,10 @@ struct RepeatedWeighting {
   [[nodiscard]] std::int64_t first(std::int64_t t) const { return (t - 1) * repeats + 1; }
 };
 namespace detail {
+template <class W>
+inline constexpr bool is_repeated = false;
+template <class W>
+inline constexpr bool is_repeated<RepeatedWeighting<W>> = true;
 /// The weighting in the record of a repeated one: its type, and that of one which it repeats.
 template <class W>
 [[nodiscard]] std::string weighting_label(const W&) {
@@ -59,6 +70,15 @@ template <class W>
 [[nodiscard]] std::string weighting_label(const RepeatedWeighting<W>& w) {
   return "repeated " + text(w.repeats) + " " + weighting_label(w.weighting);
 }
+/// The label lacks the name of a type without `type_name`, and must stay what it is in older files.
+template <class W>
+struct WeightingName<RepeatedWeighting<W>> {
+  static constexpr bool listed = is_repeated<W> ? WeightingName<W>::listed : !requires {
+    W::type_name;
+  };
+  static constexpr std::string_view option = "repeated_weighting";
+  [[nodiscard]] static constexpr std::string_view name() { return WeightingName<W>::name(); }
+};
 }  // namespace detail
 template <class W, class Fields>
 void fields(RepeatedWeighting<W>& w, Fields& field) {

@@ -8,10 +8,11 @@
 ///
 /// A weighting is a value with `gain(t)` = c_t (1: copy, 0: rest) and `complement(t)` = 1 - c_t,
 /// computed directly, because the subtraction loses digits that profiles need. A weighting whose
-/// gains do not go to 0 has `least_gain()`, its smallest gain above 0. Average validates its
-/// `fields` (core/options.hpp) and saves them, so that loading can refuse a state with others.
-/// `list_state` (core/state.hpp) lists the numbers that `advance(t)` changes after call t. Write
-/// your own and pass it to Average.
+/// gains do not go to 0 has `least_gain()`, its smallest gain above 0; one that cannot count to
+/// 2^53 has `last_call()`. Average validates its `fields` (core/options.hpp) and saves them, and
+/// its name, so that loading can refuse a state of another weighting: its `type_name`, or else the
+/// name of its type without namespaces and template arguments. `list_state` (core/state.hpp) lists
+/// the numbers that `advance(t)` changes after call t. Write your own and pass it to Average.
 #pragma once
 
 #include <cmath>
@@ -24,6 +25,7 @@
 #include <polyak/average/schedules/decay_warmup.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
+#include <polyak/core/type_name.hpp>
 
 namespace polyak {
 inline namespace POLYAK_V0 {
@@ -33,6 +35,21 @@ concept Weighting = requires(const W& weighting, std::int64_t t) {
   { weighting.gain(t) } -> std::convertible_to<double>;
   { weighting.complement(t) } -> std::convertible_to<double>;
 };
+namespace detail {
+/// The name of a weighting in the state of an Average.
+template <class W>
+struct WeightingName {
+  static constexpr bool listed = true;  ///< false: the fields list it
+  static constexpr std::string_view option = "weighting";
+  [[nodiscard]] static constexpr std::string_view name() {
+    if constexpr (requires { W::type_name; }) {
+      return W::type_name;
+    } else {
+      return plain_type_name<W>();
+    }
+  }
+};
+}  // namespace detail
 /// The value of an exponential average before its first update.
 enum class Start : std::uint8_t {
   params,         ///< the parameters at construction, with their weight
