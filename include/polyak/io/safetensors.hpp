@@ -5,8 +5,9 @@
 /// io/safetensors_header.hpp lists the rules of the format and what is refused. The format has no
 /// checksum, so if xxHash is available, files get digests in their metadata: XXH3-128 of each
 /// tensor ("xxh3_128:NAME") and of the header ("xxh3_128", of the length and the header with its
-/// own 32 digits as zeros). Opening a file checks the digest of the header; verify() checks the
-/// digests of tensors. Digests detect damage, not tampering.
+/// own 32 digits as zeros). A file of very many tensors may have those of all tensors in one entry,
+/// "xxh3_128s", in the order of their data. Opening a file checks the digest of the header;
+/// verify() checks the digests of tensors. Digests detect damage, not tampering.
 #pragma once
 
 #include <concepts>
@@ -38,6 +39,7 @@ inline namespace POLYAK_V0 {
 namespace detail {
 
 inline constexpr std::string_view digest_key = "xxh3_128";
+inline constexpr std::string_view joint_digests_key = "xxh3_128s";
 POLYAK_ON_USE [[nodiscard]] std::string tensor_digest_key(std::string_view tensor);
 /// The k-th number of type From at any address, widened to the computing type.
 template <class From>
@@ -232,6 +234,9 @@ struct SafetensorsSpec {
 struct SafetensorsWriteOptions {
   bool digests = true;  ///< in the metadata; left out without xxHash
   bool durable = true;  ///< finish() waits for the disk
+  /// Writes the digests of all tensors as one entry, for a short header. Version 0.1 does not
+  /// read such files.
+  bool joint_digests = false;
 };
 
 /// Writes a safetensors file: first the header, then the data in one stream. The complete file
@@ -275,6 +280,8 @@ class SafetensorsWriter {
   /// The length and the header. Two calls differ only in the digits of digests.
   POLYAK_ON_USE [[nodiscard]] std::string header_text() const;
 
+  /// Adds bytes to the digests of the tensors that they belong to.
+  POLYAK_ON_USE void digest(std::span<const std::byte> bytes);
   POLYAK_ON_USE void next_tensor();
 
   std::vector<SafetensorsTensor> tensors_;
@@ -283,7 +290,7 @@ class SafetensorsWriter {
   detail::Digest digest_;
   std::uint64_t written_ = 0;
   std::size_t tensor_ = 0;  ///< the tensor of `digest_`
-  bool digests_;
+  bool digests_, joint_digests_;
   bool staged_ = false;
 };
 

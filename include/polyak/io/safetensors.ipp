@@ -116,8 +116,17 @@ POLYAK_DEFINE_ON_USE bool SafetensorsFile::has_digests() const {
 
 POLYAK_DEFINE_ON_USE void SafetensorsFile::verify(const SafetensorsTensor& tensor) const {
   if (!has_digests()) return;
-  const auto known = header_.metadata.find(detail::tensor_digest_key(tensor.name));
-  if (known == header_.metadata.end()) {
+  std::string_view known;
+  if (const auto one = header_.metadata.find(detail::tensor_digest_key(tensor.name));
+      one != header_.metadata.end()) {
+    known = one->second;
+  } else if (const auto all = header_.metadata.find(std::string(detail::joint_digests_key));
+             all != header_.metadata.end() &&
+             all->second.size() == detail::digest_digits * header_.tensors.size()) {
+    const std::size_t place = places_.find(tensor.name)->second;
+    known =
+        std::string_view(all->second).substr(detail::digest_digits * place, detail::digest_digits);
+  } else {
     detail::refuse_io(path(), tensor.name, {}, "has no digest, others have");
   }
   const std::uint64_t size = tensor.end - tensor.begin;
@@ -131,7 +140,7 @@ POLYAK_DEFINE_ON_USE void SafetensorsFile::verify(const SafetensorsTensor& tenso
     digest.add(part);
     done += part.size();
   }
-  if (digest.finish() != known->second) {
+  if (digest.finish() != known) {
     detail::refuse_io(path(), tensor.name, {}, "has changed since it was written: damaged");
   }
 }
@@ -190,7 +199,9 @@ POLYAK_DEFINE_ON_USE void TensorReads::run() const {
 POLYAK_DEFINE_ON_USE SafetensorsWriter::SafetensorsWriter(
     const std::filesystem::path& path, std::vector<SafetensorsSpec> specs,
     std::map<std::string, std::string> metadata, SafetensorsWriteOptions options)
-    : metadata_(std::move(metadata)), digests_(options.digests && detail::has_digest) {
+    : metadata_(std::move(metadata)),
+      digests_(options.digests && detail::has_digest),
+      joint_digests_(options.joint_digests) {
   lay_out(std::move(specs));
   const std::string header = header_text();
   file_.emplace(path, options.durable);
@@ -207,13 +218,21 @@ POLYAK_DEFINE_ON_USE void SafetensorsWriter::append(std::span<const std::byte> b
     return;
   }
   while (!bytes.empty()) {
+    // In pieces that are still in the cache when they are written.
+    const auto part = bytes.first(std::min(bytes.size(), std::size_t{1} << 18));
+    digest(part);
+    file_->append(part);
+    bytes = bytes.subspan(part.size());
+  }
+}
+
+POLYAK_DEFINE_ON_USE void SafetensorsWriter::digest(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
     while (tensors_[tensor_].end <= written_) next_tensor();
     const std::uint64_t rest = tensors_[tensor_].end - written_;
-    // In pieces that are still in the cache when they are written.
-    const auto part = bytes.first(static_cast<std::size_t>(
-        std::min<std::uint64_t>({bytes.size(), rest, std::uint64_t{1} << 18})));
+    const auto part =
+        bytes.first(static_cast<std::size_t>(std::min<std::uint64_t>(bytes.size(), rest)));
     digest_.add(part);
-    file_->append(part);
     written_ += part.size();
     bytes = bytes.subspan(part.size());
   }
@@ -270,6 +289,11 @@ POLYAK_DEFINE_ON_USE void SafetensorsWriter::lay_out(std::vector<SafetensorsSpec
   if (!digests_) return;
   const std::string zeros(detail::digest_digits, '0');
   metadata_.emplace(detail::digest_key, zeros);
+  if (joint_digests_) {
+    metadata_.emplace(detail::joint_digests_key,
+                      std::string(detail::digest_digits * tensors_.size(), '0'));
+    return;
+  }
   for (const SafetensorsTensor& tensor : tensors_) {
     metadata_.emplace(detail::tensor_digest_key(tensor.name), zeros);
   }
@@ -314,7 +338,12 @@ POLYAK_DEFINE_ON_USE std::string SafetensorsWriter::header_text() const {
 }
 
 POLYAK_DEFINE_ON_USE void SafetensorsWriter::next_tensor() {
-  metadata_[detail::tensor_digest_key(tensors_[tensor_].name)] = digest_.finish();
+  if (joint_digests_) {
+    metadata_.find(std::string(detail::joint_digests_key))
+        ->second.replace(detail::digest_digits * tensor_, detail::digest_digits, digest_.finish());
+  } else {
+    metadata_[detail::tensor_digest_key(tensors_[tensor_].name)] = digest_.finish();
+  }
   ++tensor_;
 }
 

@@ -34,9 +34,33 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
+/// Gathers small tensors, because each piece that a file gets costs a call of the system.
+class GatheringWriter {
+ public:
+  explicit GatheringWriter(SafetensorsWriter& writer) : writer_(writer) {}
+  POLYAK_ON_USE void append(std::span<const std::byte> piece) {
+    constexpr std::size_t most = std::size_t{1} << 18;
+    if (kept_.size() + piece.size() > most) flush();
+    if (piece.size() >= most / 4) {
+      flush();
+      writer_.append(piece);
+    } else {
+      kept_.insert(kept_.end(), piece.begin(), piece.end());
+    }
+  }
+  POLYAK_ON_USE void flush() {
+    writer_.append(kept_);
+    kept_.clear();
+  }
+
+ private:
+  SafetensorsWriter& writer_;
+  std::vector<std::byte> kept_;
+};
+
 /// Writes a tensor to the file. A tensor in another memory space is copied to the host part by
 /// part, or as a whole if it must be transposed.
-POLYAK_ON_USE inline void append_tensor(SafetensorsWriter& writer, const RecordedTensor& one) {
+POLYAK_ON_USE inline void append_tensor(GatheringWriter& writer, const RecordedTensor& one) {
   if (one.space == nullptr) {
     append_row_major([&](std::span<const std::byte> piece) { writer.append(piece); }, one.data,
                      one.spec.shape, one.element_bytes, one.order);
@@ -118,10 +142,12 @@ POLYAK_ON_USE inline void check_numbers(const StateRecord& all) {
 /// Calls use(alias, tensor) for each other name of a weight.
 template <class Use>
 void each_alias(const StateRecord& all, Use use) {
+  std::vector<std::vector<std::vector<std::string_view>>> aliases;
+  for (const auto& list : all.lists) aliases.push_back(aliases_of(*list));
   for (const RecordedTensor& tensor : all.tensors) {
     if (tensor.part.method != RecordedPart::none) continue;
-    for (const auto& [alias, target] : all.lists[tensor.part.list]->aliases) {
-      if (target == tensor.spec.name) use(alias, tensor);
+    for (const std::string_view alias : aliases[tensor.part.list][tensor.part.tensor]) {
+      use(alias, tensor);
     }
   }
 }
@@ -140,19 +166,21 @@ POLYAK_DEFINE_ON_USE void save_record(const std::filesystem::path& path, const S
     tensors[tensor.spec.name] = &tensor;
   }
   if (options.every_name) {
-    each_alias(all, [&](const std::string& alias, const RecordedTensor& tensor) {
+    each_alias(all, [&](std::string_view alias, const RecordedTensor& tensor) {
       require(!alias.starts_with(state_prefix) && !tensors.contains(alias),
               "a name of a tied tensor must be new, and not begin with \"polyak/\"", alias);
-      specs.push_back({alias, tensor.spec.dtype, tensor.spec.shape});
+      specs.push_back({std::string(alias), tensor.spec.dtype, tensor.spec.shape});
       tensors[alias] = &tensor;
     });
   }
-  SafetensorsWriter writer(path, std::move(specs), std::move(metadata),
-                           {.digests = options.digests, .durable = options.durable});
+  SafetensorsWriter writer(
+      path, std::move(specs), std::move(metadata),
+      {.digests = options.digests, .durable = options.durable, .joint_digests = all.is_short()});
+  GatheringWriter gathering(writer);
   for (const SafetensorsTensor& tensor : writer.tensors()) {
-    const RecordedTensor& one = *tensors.at(tensor.name);
-    append_tensor(writer, one);
+    append_tensor(gathering, *tensors.at(tensor.name));
   }
+  gathering.flush();
   writer.finish();
 }
 
@@ -208,6 +236,9 @@ POLYAK_ON_USE [[nodiscard]] inline std::vector<NamedTensor> wanted_tensors(
     const SafetensorsFile& file, const FiledRecord& record, const StateRecord& run,
     const StatePlaces& places, const StateMatch& match, Parts parts) {
   std::vector<NamedTensor> all;
+  // The aliases in the lists of the file, for SaveOptions.every_name.
+  std::vector<std::vector<std::vector<std::string_view>>> aliases;
+  for (const Layout& list : record.lists) aliases.push_back(aliases_of(list));
   for (std::size_t k = 0; k < run.tensors.size(); ++k) {
     const RecordedPart& part = run.tensors[k].part;
     const bool weight = part.method == RecordedPart::none;
@@ -225,10 +256,9 @@ POLYAK_ON_USE [[nodiscard]] inline std::vector<NamedTensor> wanted_tensors(
       const Layout& there = record.lists[list.place];
       for (const std::size_t place : list.tensors[part.tensor]) {
         one.names.push_back(part.name(method, there.tensors[place].name));
-        for (const auto& [alias, target] : there.aliases) {
-          if (weight && target == there.tensors[place].name && file.find(alias) != nullptr) {
-            one.names.push_back(alias);  // SaveOptions.every_name
-          }
+        if (!weight) continue;
+        for (const std::string_view alias : aliases[list.place][place]) {
+          if (file.find(alias) != nullptr) one.names.emplace_back(alias);
         }
       }
       if (one.names.empty()) continue;
@@ -315,7 +345,7 @@ POLYAK_DEFINE_ON_USE LoadReport load_record(const std::filesystem::path& path,
   if (words == file.metadata().end()) {
     refuse_io(path, {}, {}, "holds no state of a run; load_weights() reads weights alone");
   }
-  const FiledRecord record = RecordReader(path).read(words->second);
+  const FiledRecord record = RecordReader(file).read(words->second);
   const StateMatch found = match(record, run, wanted);
   check_match(path, found, options, wanted.everything());
   const auto tensors = wanted_tensors(file, record, run, places, found, options.only);

@@ -7,9 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <polyak/core/compiled.hpp>
+#include <polyak/core/tensors/layout.hpp>
 #include <polyak/core/tensors/selection.hpp>
 #include <polyak/io/state_record.hpp>
 
@@ -54,10 +56,10 @@ struct StateMatch {
     /// Of each tensor here: its places in the list of the file, first the one with its own name. A
     /// tensor with aliases may have several.
     std::vector<std::vector<std::size_t>> tensors;
-
-    /// Whether a tensor of the file is the first place of a wanted tensor, or another place of one.
-    POLYAK_ON_USE [[nodiscard]] bool is_first(std::size_t place_in_file) const;
-    POLYAK_ON_USE [[nodiscard]] bool is_tied_copy(std::size_t place_in_file) const;
+    /// Of each tensor of the file: the first tensor here whose first place it is, or none.
+    std::vector<std::size_t> first_of;
+    /// Of each tensor of the file: whether it is another place of a tensor here.
+    std::vector<bool> tied_copy;
   };
   std::vector<List> lists;
   std::vector<std::size_t> methods;  ///< of each method here; none for one that is not loaded
@@ -67,6 +69,10 @@ struct StateMatch {
   /// Names of the options of each method here that differ.
   std::vector<std::vector<std::string>> differing;
 };
+
+/// The aliases of each tensor of a list, by its place.
+POLYAK_ON_USE [[nodiscard]] std::vector<std::vector<std::string_view>> aliases_of(
+    const Layout& layout);
 
 struct FiledRecord;
 

@@ -25,40 +25,21 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
-POLYAK_DEFINE_ON_USE bool StateMatch::List::is_first(std::size_t place_in_file) const {
-  return std::any_of(tensors.begin(), tensors.end(), [&](const auto& places) {
-    return !places.empty() && places.front() == place_in_file;
-  });
-}
-POLYAK_DEFINE_ON_USE bool StateMatch::List::is_tied_copy(std::size_t place_in_file) const {
-  return std::any_of(tensors.begin(), tensors.end(), [&](const auto& places) {
-    return !places.empty() &&
-           std::find(places.begin() + 1, places.end(), place_in_file) != places.end();
-  });
-}
-
-/// The places of a tensor here in a list of a file, by its name and its aliases.
-POLYAK_ON_USE [[nodiscard]] inline std::vector<std::size_t> places_of_tensor(const Layout& file,
-                                                                             const Layout& here,
-                                                                             std::size_t tensor) {
-  std::vector<std::size_t> places;
-  const auto add = [&](std::string_view name) {
-    const std::size_t place = file.find_any(name);
-    if (place == file.tensors.size()) return;
-    if (std::find(places.begin(), places.end(), place) == places.end()) places.push_back(place);
-  };
-  add(here.tensors[tensor].name);
-  for (const auto& [alias, target] : here.aliases) {
-    if (target == here.tensors[tensor].name) add(alias);
+/// The aliases of each tensor, by its place.
+POLYAK_DEFINE_ON_USE std::vector<std::vector<std::string_view>> aliases_of(const Layout& layout) {
+  std::vector<std::vector<std::string_view>> all(layout.tensors.size());
+  for (const auto& [alias, target] : layout.aliases) {
+    const std::size_t tensor = layout.find(target);
+    if (tensor < all.size()) all[tensor].push_back(alias);
   }
-  return places;
+  return all;
 }
 
-/// Finds the tensors of one list here.
+/// Finds the tensors of one list here. Costs O(1) for each tensor, here and in the file.
 class ListMatcher {
  public:
   POLYAK_ON_USE ListMatcher(const FiledRecord& file, const Layout& here, const Wanted& wanted)
-      : file_(file), here_(here), wanted_(wanted) {
+      : file_(file), here_(here), wanted_(wanted), aliases_(aliases_of(here)) {
     list_.wanted = selected(wanted.tensors, here);
     list_.tensors.resize(here.tensors.size());
   }
@@ -71,13 +52,9 @@ class ListMatcher {
     find_tensors(there);
     Layout given;
     for (std::size_t p = 0; p < there.tensors.size(); ++p) {
-      if (list_.is_tied_copy(p)) continue;
+      if (list_.tied_copy[p]) continue;
       TensorInfo info = there.tensors[p];
-      for (std::size_t k = 0; k < here_.tensors.size(); ++k) {
-        if (list_.tensors[k].empty() || list_.tensors[k].front() != p) continue;
-        take_form(info, k);
-        break;
-      }
+      if (list_.first_of[p] != StateMatch::none) take_form(info, list_.first_of[p]);
       given.add(std::move(info));
     }
     compare(there, given, here_, differences);
@@ -91,7 +68,7 @@ class ListMatcher {
     for (std::size_t place = 0; place < file_.lists.size() && list_.place == StateMatch::none;
          ++place) {
       for (std::size_t k = 0; k < here_.tensors.size(); ++k) {
-        if (list_.wanted[k] && !places_of_tensor(file_.lists[place], here_, k).empty()) {
+        if (list_.wanted[k] && !places_of_tensor(file_.lists[place], k).empty()) {
           list_.place = place;
           there = &file_.lists[place];
           break;
@@ -113,9 +90,32 @@ class ListMatcher {
   }
 
  private:
+  /// The places of a tensor here in a list of a file, by its name and its aliases.
+  POLYAK_ON_USE [[nodiscard]] std::vector<std::size_t> places_of_tensor(const Layout& file,
+                                                                        std::size_t tensor) const {
+    std::vector<std::size_t> places;
+    const auto add = [&](std::string_view name) {
+      const std::size_t place = file.find_any(name);
+      if (place == file.tensors.size()) return;
+      if (std::find(places.begin(), places.end(), place) == places.end()) places.push_back(place);
+    };
+    add(here_.tensors[tensor].name);
+    for (const std::string_view alias : aliases_[tensor]) add(alias);
+    return places;
+  }
   POLYAK_ON_USE void find_tensors(const Layout& there) {
+    list_.first_of.assign(there.tensors.size(), StateMatch::none);
+    list_.tied_copy.assign(there.tensors.size(), false);
     for (std::size_t k = 0; k < here_.tensors.size(); ++k) {
-      if (list_.wanted[k]) list_.tensors[k] = places_of_tensor(there, here_, k);
+      if (!list_.wanted[k]) continue;
+      list_.tensors[k] = places_of_tensor(there, k);
+      for (const std::size_t place : list_.tensors[k]) {
+        if (place != list_.tensors[k].front()) {
+          list_.tied_copy[place] = true;
+        } else if (list_.first_of[place] == StateMatch::none) {
+          list_.first_of[place] = k;
+        }
+      }
     }
   }
   /// The name and the order of a tensor here: a file has no order in memory.
@@ -150,6 +150,7 @@ class ListMatcher {
   const FiledRecord& file_;
   const Layout& here_;
   const Wanted& wanted_;
+  std::vector<std::vector<std::string_view>> aliases_;
   StateMatch::List list_;
 };
 
@@ -237,7 +238,7 @@ class MethodComparison {
     if (dot == std::string::npos) return false;
     const std::size_t place = there_.find(std::string_view(name).substr(dot + 1));
     if (place == there_.tensors.size()) return false;
-    return everything_ ? list_.is_tied_copy(place) : !list_.is_first(place);
+    return everything_ ? list_.tied_copy[place] : list_.first_of[place] == StateMatch::none;
   }
   POLYAK_ON_USE void compare_options() {
     std::map<std::string, const OptionText*> here;  // the last one of a name, as in the file

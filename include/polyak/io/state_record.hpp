@@ -34,6 +34,11 @@ namespace detail {
 inline constexpr std::string_view state_key = "polyak";
 inline constexpr std::string_view state_prefix = "polyak/";
 inline constexpr std::string_view state_format = "polyak-state-1";
+/// The format of a state of more tensors than `few_tensors`, weights and slots. Its header is
+/// shorter: the record lists names of weights, whose types and shapes the header has anyway, and
+/// the digests are one entry. Version 0.1 does not read it.
+inline constexpr std::string_view short_state_format = "polyak-state-2";
+inline constexpr std::size_t few_tensors = 1000;
 
 /// A number of a method's state.
 struct RecordedScalar {
@@ -91,6 +96,9 @@ struct StateRecord {
   std::vector<std::shared_ptr<const Layout>> lists;
   std::vector<RecordedMethod> methods;
   std::vector<RecordedTensor> tensors;
+
+  /// Whether the state has the short format.
+  [[nodiscard]] bool is_short() const { return tensors.size() > few_tensors; }
 };
 
 /// Adds a tensor of the name, shape and order of `info`, in the host's memory or a space.
@@ -143,7 +151,8 @@ class StatePlaceLister final : public StateEditor {
   StatePlaces& all_;
 };
 
-/// Adds a list of parameters. Throws std::logic_error while an average is swapped in.
+/// Adds a list of parameters. Throws std::logic_error while an average is swapped in,
+/// std::invalid_argument for names that are used twice, begin with "polyak/" or are not UTF-8.
 POLYAK_ON_USE void record_parameters(StateRecord& all, const ParameterList& params);
 
 /// Throws std::invalid_argument for a method of other parameters, std::logic_error while its

@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
@@ -28,6 +27,7 @@
 #include <polyak/core/tensors/slots.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/safetensors.hpp>
+#include <polyak/io/safetensors_header.hpp>
 #include <polyak/io/state_record.hpp>
 
 namespace polyak {
@@ -67,8 +67,13 @@ POLYAK_DEFINE_ON_USE void record_parameters(StateRecord& all, const ParameterLis
   }
   const Layout& layout = *params.layout();
   const std::size_t number = all.lists.size();
+  const auto check_utf8 = [](const std::string& name) {
+    require(is_utf8(name), "a tensor that is saved must have a name in UTF-8; its name", name);
+  };
+  for (const auto& [alias, target] : layout.aliases) check_utf8(alias);
   for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
     const TensorInfo& info = layout.tensors[k];
+    check_utf8(info.name);
     require(!info.name.starts_with(state_prefix),
             "a tensor that is saved must not have a name that begins with \"polyak/\"", info.name);
     for (const auto& list : all.lists) {
@@ -186,44 +191,72 @@ POLYAK_ON_USE [[nodiscard]] inline nlohmann::json extents_of(const Shape& shape)
   return list;
 }
 
+/// A text of the record. Names of options and slots, and texts of options, may be a program's own.
+POLYAK_ON_USE [[nodiscard]] inline const std::string& utf8(const std::string& words) {
+  require(is_utf8(words), "what is saved of a method must be UTF-8; the text", words);
+  return words;
+}
+
+POLYAK_ON_USE [[nodiscard]] inline nlohmann::json json_of(const Layout& layout) {
+  using Json = nlohmann::json;
+  Json list;
+  Json& tensors = list["tensors"] = Json::array();
+  for (const TensorInfo& info : layout.tensors) {
+    Json tensor;
+    tensor["name"] = info.name;
+    tensor["dtype"] = std::string(name_of(info.dtype));
+    tensor["shape"] = extents_of(info.shape);
+    tensor["role"] = std::string(name_of(info.role));
+    tensors.push_back(std::move(tensor));
+  }
+  return list;
+}
+/// The names, and the places of the tensors of each role but `average`.
+POLYAK_ON_USE [[nodiscard]] inline nlohmann::json short_json_of(const Layout& layout) {
+  using Json = nlohmann::json;
+  Json list;
+  Json& names = list["names"] = Json::array();
+  Json& roles = list["roles"] = Json::object();
+  for (std::size_t k = 0; k < layout.tensors.size(); ++k) {
+    const TensorInfo& info = layout.tensors[k];
+    names.push_back(Json(info.name));
+    if (info.role == Role::average) continue;
+    roles[std::string(name_of(info.role))].push_back(Json(std::uint64_t{k}));
+  }
+  return list;
+}
+
 /// The record without the elements of tensors. Numbers are stored as text, because numbers of JSON
 /// would not keep every bit.
 POLYAK_ON_USE [[nodiscard]] inline std::string json_of(const StateRecord& all) {
   using Json = nlohmann::json;
   using Words = std::string;
   Json root;
-  root["format"] = Words(state_format);
+  root["format"] = Words(all.is_short() ? short_state_format : state_format);
   Json& lists = root["parameters"] = Json::array();
   Json& methods = root["methods"] = Json::array();
   for (const auto& layout : all.lists) {
-    Json list;
-    Json& tensors = list["tensors"] = Json::array();
-    for (const TensorInfo& info : layout->tensors) {
-      Json tensor;
-      tensor["name"] = info.name;
-      tensor["dtype"] = Words(name_of(info.dtype));
-      tensor["shape"] = extents_of(info.shape);
-      tensor["role"] = Words(name_of(info.role));
-      tensors.push_back(std::move(tensor));
-    }
+    Json list = all.is_short() ? short_json_of(*layout) : json_of(*layout);
     Json& aliases = list["aliases"] = Json::object();
     for (const auto& [alias, target] : layout->aliases) aliases[alias] = target;
     lists.push_back(std::move(list));
   }
   for (const RecordedMethod& method : all.methods) {
     Json one;
-    one["type"] = method.type;
+    one["type"] = utf8(method.type);
     one["parameter"] = method.parameter;
     one["state"] = method.state;
     one["list"] = std::uint64_t{method.list};
     Json& options = one["options"] = Json::object();
-    for (const OptionText& option : method.options) options[option.name] = option.text;
+    for (const OptionText& option : method.options) {
+      options[utf8(option.name)] = utf8(option.text);
+    }
     Json& scalars = one["scalars"] = Json::object();
     for (const RecordedScalar& scalar : method.scalars) {
-      if (scalar.value != scalar.usual) scalars[scalar.name] = scalar.value;
+      if (scalar.value != scalar.usual) scalars[utf8(scalar.name)] = scalar.value;
     }
     Json& slots = one["slots"] = Json::array();
-    for (const std::string& slot : method.slots) slots.push_back(slot);
+    for (const std::string& slot : method.slots) slots.push_back(utf8(slot));
     for (const auto& [slot, shapes] : method.slot_shapes) {
       Json& list = one["slot_shapes"][slot] = Json::array();
       for (const auto& shape : shapes) {
@@ -252,13 +285,18 @@ struct FiledRecord {
 class RecordReader {
  public:
   using Json = nlohmann::json;
-  explicit RecordReader(const std::filesystem::path& path) : path_(path) {}
+  explicit RecordReader(const SafetensorsFile& file) : file_(file) {}
 
   POLYAK_ON_USE [[nodiscard]] FiledRecord read(const std::string& words) const {
     const Json root = Json::parse(words, nullptr, false);
-    check(root.is_object() && text_of(root, "format") == state_format);
+    check(root.is_object());
+    const std::string format = text_of(root, "format");
+    check(format == state_format || format == short_state_format);
     FiledRecord all;
-    for (const Json& list : array_of(root, "parameters")) all.lists.push_back(layout_of(list));
+    for (const Json& list : array_of(root, "parameters")) {
+      all.lists.push_back(format == state_format ? layout_of(list) : short_layout_of(list));
+      add_aliases(all.lists.back(), list);
+    }
     for (const Json& method : array_of(root, "methods")) {
       FiledMethod one;
       one.type = text_of(method, "type");
@@ -278,7 +316,7 @@ class RecordReader {
  private:
   void check(bool holds) const {
     if (!holds)
-      refuse_io(path_, {}, {}, "the record of the state is damaged, or of a later version");
+      refuse_io(file_.path(), {}, {}, "the record of the state is damaged, or of a later version");
   }
   POLYAK_ON_USE const Json& member(const Json& object, const char* name) const {
     check(object.is_object() && object.contains(name));
@@ -338,11 +376,39 @@ class RecordReader {
       info.role = named<Role>(text_of(one, "role"), Role::frozen);
       layout.add(std::move(info));
     }
+    return layout;
+  }
+  POLYAK_ON_USE [[nodiscard]] Layout short_layout_of(const Json& list) const {
+    std::vector<TensorInfo> tensors;
+    for (const Json& name : array_of(list, "names")) {
+      TensorInfo info;
+      info.name = text_of(name);
+      const SafetensorsTensor* const there = file_.find(info.name);
+      const auto dtype = there != nullptr ? parameter_type(there->dtype) : std::nullopt;
+      check(dtype.has_value());
+      info.dtype = *dtype;
+      info.shape.assign(there->shape.begin(), there->shape.end());
+      tensors.push_back(std::move(info));
+    }
+    const Json& roles = member(list, "roles");
+    check(roles.is_object());
+    for (const auto& [role, places] : roles.items()) {
+      check(places.is_array());
+      for (const Json& one : places) {
+        const std::uint64_t place = number_of(one);
+        check(place < tensors.size());
+        tensors[static_cast<std::size_t>(place)].role = named<Role>(role, Role::frozen);
+      }
+    }
+    Layout layout;
+    for (TensorInfo& info : tensors) layout.add(std::move(info));
+    return layout;
+  }
+  POLYAK_ON_USE void add_aliases(Layout& layout, const Json& list) const {
     for (auto& [alias, target] : texts_of(list, "aliases")) {
       check(layout.find(target) < layout.tensors.size());
       layout.add_alias(alias, target);
     }
-    return layout;
   }
   template <class E>
   [[nodiscard]] E named(const std::string& name, E last) const {
@@ -353,7 +419,7 @@ class RecordReader {
     return last;
   }
 
-  std::filesystem::path path_;
+  const SafetensorsFile& file_;
 };
 
 }  // namespace detail
