@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The functions of files, for the compiled library.
 #include <polyak/io/atomic_file.ipp>
+#include <polyak/io/descriptors.ipp>
 #include <polyak/io/digest.ipp>
 #include <polyak/io/mapped_file.ipp>
 #include <polyak/io/reconstruct.ipp>

@@ -9,10 +9,8 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 
-#include <unistd.h>
-
+#include <polyak/io/descriptors.hpp>
 #include <polyak/io/error.hpp>
 
 namespace polyak {
@@ -20,28 +18,21 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
-/// An open file descriptor, closed by the destructor.
-class FileDescriptor {
- public:
-  FileDescriptor() = default;
-  explicit FileDescriptor(int number) : number_(number) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-    std::swap(number_, other.number_);
-    return *this;
-  }
-  ~FileDescriptor() {
-    if (number_ >= 0) ::close(number_);
-  }
-  [[nodiscard]] int number() const { return number_; }
-  explicit operator bool() const { return number_ >= 0; }
-
- private:
-  int number_ = -1;
-};
-
 /// Makes changes of a folder durable: files created, renamed or removed there.
 void sync_folder(const std::filesystem::path& folder);
+
+/// The file that a path leads to through links, whether or not it exists. Throws io_error for links
+/// that cannot be followed.
+[[nodiscard]] std::filesystem::path file_behind_links(const std::filesystem::path& path);
+
+/// Whether a name is that of an AtomicFile's temporary file for a name that ends in `suffix`.
+[[nodiscard]] bool is_temporary_name(std::string_view name, std::string_view suffix);
+
+/// Whether a temporary file could be removed. One that is locked is in use by another AtomicFile.
+enum class Leftover : std::uint8_t { removed, in_use, not_permitted };
+/// Removes a temporary file that a kill left behind. Throws io_error for what is no regular file
+/// and if a system call fails for another reason than missing permission.
+Leftover remove_leftover(const std::filesystem::path& temporary);
 
 }  // namespace detail
 
@@ -49,11 +40,15 @@ void sync_folder(const std::filesystem::path& folder);
 ///
 /// commit() writes everything to the disk (fsync), renames, and makes the new name durable; until
 /// then, and after any failure, a kill or a loss of power, `path` is unchanged. The temporary file
-/// is hidden, ".NAME.tmp". Destroying an uncommitted AtomicFile removes it; the next AtomicFile
-/// reuses one left behind by a kill, so there is never more than one. A symbolic link is kept, and
-/// its target replaced; the new file gets the permissions of the old one.
+/// is hidden, ".NAME.tmp". Destroying an uncommitted AtomicFile removes it, and so does a failure;
+/// the next AtomicFile removes one left behind by a kill. (".NAME.USER.tmp" is used beside a
+/// leftover that another user may not remove.) A symbolic link is kept, and the file that it leads
+/// to replaced or made; the new file gets the permissions of the old one, and its owner and group
+/// where that is permitted.
 ///
-/// Every failure throws io_error.
+/// Every failure throws io_error, and the object is of no more use. If only the durability of the
+/// new name is unknown, the message says that the file is replaced, and io_error::replaced() is
+/// true. Where the file system has no locks, writers are not kept apart.
 class AtomicFile {
  public:
   /// Throws if the folder does not exist or is not writable, if `path` is a folder or a device, and
@@ -70,7 +65,8 @@ class AtomicFile {
   [[nodiscard]] const std::filesystem::path& path() const { return target_; }
   [[nodiscard]] std::uint64_t size() const { return size_; }
 
-  /// Adds bytes at the end.
+  /// Adds bytes at the end. This and the functions below throw std::logic_error after a failure,
+  /// after commit(), and in a forked child of the process that made the object.
   void append(std::span<const std::byte> bytes);
   void append(std::string_view text);
 
@@ -85,10 +81,25 @@ class AtomicFile {
   void commit();
 
  private:
+  /// What has become of the file.
+  enum class Progress : std::uint8_t { open, staged, committed, failed };
+
   [[nodiscard]] std::filesystem::path folder() const;
 
-  /// Opens the temporary file, new or left behind, and locks it. The lock ends with its process.
+  /// Refuses a call in the wrong order.
+  void require_open() const;
+
+  /// Makes the temporary file and locks it. The lock ends with its process.
   void open_temporary();
+  /// Makes `temporary_`. Returns false if a leftover of this name cannot be removed.
+  [[nodiscard]] bool make_temporary(unsigned mode);
+  /// Whether `temporary_` still names the file that is open here.
+  [[nodiscard]] bool has_its_name();
+  /// Gives the file the permissions and the owner of the one that it replaces.
+  void take_permissions();
+  /// Removes the temporary file.
+  void discard() noexcept;
+  /// Discards the file and throws.
   [[noreturn]] void fail(std::string_view call, int error);
 
   void put(std::uint64_t offset, std::span<const std::byte> bytes);
@@ -97,11 +108,11 @@ class AtomicFile {
   void send_ahead();
 
   std::filesystem::path target_, temporary_;
-  detail::FileDescriptor file_;
+  detail::ProcessFile file_;
   std::uint64_t sent_ = 0;
   std::uint64_t size_ = 0;
   bool durable_;
-  bool staged_ = false;
+  Progress progress_ = Progress::open;
 };
 
 }  // namespace POLYAK_V0

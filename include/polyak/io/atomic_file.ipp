@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,12 +16,12 @@
 #include <utility>
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <polyak/core/compiled.hpp>
 #include <polyak/io/atomic_file.hpp>
+#include <polyak/io/descriptors.hpp>
 #include <polyak/io/error.hpp>
 
 namespace polyak {
@@ -28,34 +29,100 @@ inline namespace POLYAK_V0 {
 
 namespace detail {
 
+/// Opens a folder to make its changes durable.
+[[nodiscard]] inline FileDescriptor open_folder(const std::filesystem::path& folder) {
+  return FileDescriptor(
+      uninterrupted([&] { return ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+}
+
 POLYAK_DEFINE void sync_folder(const std::filesystem::path& folder) {
-  const FileDescriptor open(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const FileDescriptor open = open_folder(folder);
   if (!open) refuse_errno(folder, "opening the folder", errno);
-  // Some file systems do not support fsync of folders, and do not need it.
-  if (::fsync(open.number()) != 0 && errno != EINVAL && errno != ENOTSUP) {
-    refuse_errno(folder, "fsync of the folder", errno);
+  if (!synchronise(open.number())) refuse_errno(folder, "fsync of the folder", errno);
+}
+
+POLYAK_DEFINE std::filesystem::path file_behind_links(const std::filesystem::path& path) {
+  std::filesystem::path place = path;
+  for (int links = 0; links < 40; ++links) {
+    std::error_code error;
+    const auto target = std::filesystem::read_symlink(place, error);
+    if (error == std::errc::invalid_argument || error == std::errc::no_such_file_or_directory) {
+      const auto real = std::filesystem::canonical(place, error);
+      return error ? place : real;
+    }
+    if (error) refuse_errno(path, "reading it as a link", error.value());
+    place = place.parent_path() / target;  // `target` alone if it is absolute
+  }
+  refuse_errno(path, "following its links", ELOOP);
+}
+
+POLYAK_DEFINE bool is_temporary_name(std::string_view name, std::string_view suffix) {
+  constexpr std::string_view end = ".tmp";
+  if (!name.starts_with('.') || !name.ends_with(end)) return false;
+  name.remove_suffix(end.size());
+  if (name.ends_with(suffix)) return true;
+  const std::size_t dot = name.rfind('.');
+  return name.find_first_not_of("0123456789", dot + 1) == std::string_view::npos &&
+         name.substr(0, dot).ends_with(suffix);
+}
+
+/// Whether a path, not followed if it is a link, is the open file. If that cannot be found out,
+/// nothing, and errno is set.
+[[nodiscard]] inline std::optional<bool> names(const std::filesystem::path& path, int file) {
+  struct ::stat held {
+  }, named{};
+  if (::fstat(file, &held) != 0) return std::nullopt;
+  if (::lstat(path.c_str(), &named) != 0) {
+    return errno == ENOENT ? std::optional(false) : std::nullopt;
+  }
+  return held.st_ino == named.st_ino && held.st_dev == named.st_dev;
+}
+
+POLYAK_DEFINE Leftover remove_leftover(const std::filesystem::path& temporary) {
+  for (;;) {
+    // A file of any permissions can be locked if it can be read; some file systems lock only for
+    // writing.
+    constexpr int how = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+    const auto opened = [&](int access) {
+      return uninterrupted([&] { return ::open(temporary.c_str(), access | how); });
+    };
+    FileDescriptor file(opened(O_RDWR));
+    if (!file && (errno == EACCES || errno == EROFS || errno == EISDIR)) {
+      file = FileDescriptor(opened(O_RDONLY));
+    }
+    if (!file) {
+      if (errno == ENOENT) return Leftover::removed;
+      if (errno == EACCES) return Leftover::not_permitted;
+      refuse_errno(temporary, "opening a temporary file that was left behind", errno);
+    }
+    struct ::stat status {};
+    if (::fstat(file.number(), &status) != 0) refuse_errno(temporary, "fstat", errno);
+    if (!S_ISREG(status.st_mode)) {
+      refuse_io(temporary, {}, {}, "is in the way of a temporary file, and is not a regular file");
+    }
+    const ProcessFile locked(std::move(file));
+    if (lock_now(locked.number()) == LockResult::held) return Leftover::in_use;
+    // The previous holder may have renamed or removed it in between.
+    const auto same = names(temporary, locked.number());
+    if (!same) refuse_errno(temporary, "stat", errno);
+    if (!*same) continue;
+    if (::unlink(temporary.c_str()) == 0 || errno == ENOENT) return Leftover::removed;
+    if (errno == EACCES || errno == EPERM) return Leftover::not_permitted;
+    refuse_errno(temporary, "removing a temporary file that was left behind", errno);
   }
 }
 
 }  // namespace detail
 
 POLYAK_DEFINE AtomicFile::AtomicFile(const std::filesystem::path& path, bool durable)
-    : target_(path), durable_(durable) {
+    : target_(detail::file_behind_links(path)), durable_(durable) {
   std::error_code error;
-  const auto real = std::filesystem::canonical(path, error);
-  if (!error) target_ = real;
   const auto status = std::filesystem::status(target_, error);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
     detail::refuse_io(path, {}, {}, "is not a regular file, and is not replaced by one");
   }
   if (target_.filename().empty()) detail::refuse_io(path, {}, {}, "is not the name of a file");
-  temporary_ = folder() / ("." + target_.filename().string() + ".tmp");
   open_temporary();
-  struct ::stat replaced {};
-  if (::stat(target_.c_str(), &replaced) == 0) {
-    // If that is not permitted, the file keeps the permissions of new files.
-    static_cast<void>(::fchmod(file_.number(), replaced.st_mode & 07777) == 0);
-  }
 }
 
 POLYAK_DEFINE AtomicFile::AtomicFile(AtomicFile&& other) noexcept
@@ -65,11 +132,9 @@ POLYAK_DEFINE AtomicFile::AtomicFile(AtomicFile&& other) noexcept
       sent_(other.sent_),
       size_(other.size_),
       durable_(other.durable_),
-      staged_(other.staged_) {}
+      progress_(std::exchange(other.progress_, Progress::committed)) {}
 
-POLYAK_DEFINE AtomicFile::~AtomicFile() {
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
-}
+POLYAK_DEFINE AtomicFile::~AtomicFile() { discard(); }
 
 POLYAK_DEFINE void AtomicFile::append(std::span<const std::byte> bytes) {
   put(size_, bytes);
@@ -89,25 +154,57 @@ POLYAK_DEFINE void AtomicFile::write_at(std::uint64_t offset, std::span<const st
 }
 
 POLYAK_DEFINE void AtomicFile::stage() {
-  if (temporary_.empty()) detail::refuse_order("polyak: AtomicFile is committed already");
-  if (durable_ && !staged_) {
-    int result = 0;
-    do {
-      result = ::fsync(file_.number());
-    } while (result != 0 && errno == EINTR);
-    if (result != 0) detail::refuse_errno(target_, "fsync", errno);
+  require_open();
+  if (progress_ == Progress::staged) return;
+  if (durable_) {
+    if (!detail::synchronise(file_.number())) fail("fsync", errno);
+  } else {
+    // Network file systems report what they could not write when a file is closed.
+    const int copy = ::dup(file_.number());
+    if (copy >= 0 && ::close(copy) != 0 && errno != EINTR) fail("close", errno);
   }
-  staged_ = true;
+  progress_ = Progress::staged;
 }
 
 POLYAK_DEFINE void AtomicFile::commit() {
   stage();
-  if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
-    detail::refuse_errno(target_, "rename", errno);
+  // Opened first: where it cannot be, nothing has changed.
+  detail::FileDescriptor open;
+  if (durable_) {
+    open = detail::open_folder(folder());
+#if defined(__linux__)
+    const bool readable = open || errno != EACCES;
+#else
+    const bool readable = true;
+#endif
+    if (!open && readable) fail("opening the folder", errno);
   }
-  temporary_.clear();
-  file_ = detail::FileDescriptor();
-  if (durable_) detail::sync_folder(folder());
+  take_permissions();
+  if (!has_its_name()) {
+    discard();
+    progress_ = Progress::failed;
+    detail::refuse_io(target_, {}, {},
+                      "is being written by another program too, which took the temporary file");
+  }
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail("rename", errno);
+  progress_ = Progress::committed;
+  bool durable = true;
+#if defined(__linux__)
+  // A folder that may be written to but not read: the whole file system is written.
+  if (durable_ && !open) durable = ::syncfs(file_.number()) == 0;
+#endif
+  if (open) durable = detail::synchronise(open.number());
+  const int error = errno;
+  discard();
+  if (!durable) {
+    detail::refuse_io(
+        {target_,
+         {},
+         {},
+         "is replaced, but fsync of the folder failed: " + std::generic_category().message(error) +
+             "; a loss of power may bring back the old file",
+         true});
+  }
 }
 
 POLYAK_DEFINE std::filesystem::path AtomicFile::folder() const {
@@ -115,45 +212,116 @@ POLYAK_DEFINE std::filesystem::path AtomicFile::folder() const {
   return parent.empty() ? std::filesystem::path(".") : parent;
 }
 
-POLYAK_DEFINE void AtomicFile::open_temporary() {
-  for (;;) {
-    constexpr int how = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
-    detail::FileDescriptor file(::open(temporary_.c_str(), how, 0666));
-    if (!file) fail("opening a temporary file beside it", errno);
-    if (::flock(file.number(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      const std::string name = std::exchange(temporary_, {}).string();
-      detail::refuse_io(target_, {}, {}, "is being written already (" + name + " is locked)");
-    }
-    // The previous holder may have renamed or removed it in between.
-    struct ::stat held {
-    }, named{};
-    if (::fstat(file.number(), &held) != 0) fail("fstat", errno);
-    if (::stat(temporary_.c_str(), &named) != 0 || held.st_ino != named.st_ino ||
-        held.st_dev != named.st_dev) {
-      continue;
-    }
-    file_ = std::move(file);
-    if (::ftruncate(file_.number(), 0) != 0) fail("ftruncate", errno);
-    return;
+POLYAK_DEFINE void AtomicFile::require_open() const {
+  if (progress_ == Progress::committed) {
+    detail::refuse_order("polyak: AtomicFile is committed already");
+  }
+  if (progress_ == Progress::failed) {
+    detail::refuse_order("polyak: AtomicFile has failed before");
+  }
+  if (!file_.here()) {
+    detail::refuse_order("polyak: AtomicFile of the process from which this one was forked");
   }
 }
 
+POLYAK_DEFINE void AtomicFile::open_temporary() {
+  struct ::stat replaced {};
+  const bool exists = ::stat(target_.c_str(), &replaced) == 0;
+  // Until it is complete, the new file can be read by others only if the old one can, and can
+  // always be written by its owner.
+  const unsigned mode = !exists ? 0666 : (replaced.st_mode & 0004) != 0 ? 0644 : 0600;
+  const std::string name = "." + target_.filename().string();
+  temporary_ = folder() / (name + ".tmp");
+  if (make_temporary(mode)) return;
+  temporary_ =
+      folder() / (name + "." + detail::text(static_cast<std::uint64_t>(::geteuid())) + ".tmp");
+  if (!make_temporary(mode)) fail("removing a temporary file that was left behind", EACCES);
+}
+
+POLYAK_DEFINE bool AtomicFile::make_temporary(unsigned mode) {
+  for (;;) {
+    constexpr int how = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW;
+    detail::FileDescriptor file(
+        detail::uninterrupted([&] { return ::open(temporary_.c_str(), how, mode); }));
+    detail::Leftover there = detail::Leftover::in_use;
+    if (file) {
+      file_ = detail::ProcessFile(std::move(file));
+      if (detail::lock_now(file_.number()) != detail::LockResult::held) {
+        if (has_its_name()) return true;
+        continue;  // another writer took it for one that was left behind
+      }
+    } else if (errno != EEXIST) {
+      fail("opening a temporary file beside it", errno);
+    } else {
+      there = detail::remove_leftover(temporary_);
+    }
+    if (there == detail::Leftover::not_permitted) return false;
+    if (there == detail::Leftover::in_use) {
+      detail::refuse_io(target_, {}, {},
+                        "is being written already (" + temporary_.string() + " is locked)");
+    }
+  }
+}
+
+POLYAK_DEFINE bool AtomicFile::has_its_name() {
+  const auto same = detail::names(temporary_, file_.number());
+  if (!same) fail("stat", errno);
+  return *same;
+}
+
+POLYAK_DEFINE void AtomicFile::take_permissions() {
+  struct ::stat replaced {
+  }, own{};
+  if (::stat(target_.c_str(), &replaced) != 0) {
+    if (errno == ENOENT) return;
+    fail("stat", errno);
+  }
+  if (::fstat(file_.number(), &own) != 0) fail("fstat", errno);
+  const auto refused = [](int result) {
+    return result != 0 && errno != EPERM && errno != EINVAL && errno != ENOSYS &&
+           errno != ENOTSUP && errno != EOPNOTSUPP;
+  };
+  const auto change_owner = [&](::uid_t user, ::gid_t group) {
+    const int result = detail::uninterrupted([&] { return ::fchown(file_.number(), user, group); });
+    if (refused(result)) fail("fchown", errno);
+    return result == 0;
+  };
+  constexpr auto same_user = static_cast<::uid_t>(-1);
+  bool kept = own.st_uid == replaced.st_uid && own.st_gid == replaced.st_gid;
+  if (!kept) kept = change_owner(replaced.st_uid, replaced.st_gid);
+  if (!kept && own.st_gid != replaced.st_gid) change_owner(same_user, replaced.st_gid);
+  // Another owner's program must not run with his rights.
+  const ::mode_t mode = replaced.st_mode & (kept ? 07777 : 0777);
+  if (refused(detail::uninterrupted([&] { return ::fchmod(file_.number(), mode); }))) {
+    fail("fchmod", errno);
+  }
+}
+
+POLYAK_DEFINE void AtomicFile::discard() noexcept {
+  const bool waits = progress_ == Progress::open || progress_ == Progress::staged;
+  if (waits && file_.here() && detail::names(temporary_, file_.number()).value_or(false)) {
+    ::unlink(temporary_.c_str());
+  }
+  file_ = detail::ProcessFile();
+}
+
 [[noreturn]] POLYAK_DEFINE void AtomicFile::fail(std::string_view call, int error) {
-  temporary_.clear();  // may be another writer's: do not remove it
+  discard();
+  progress_ = Progress::failed;
   detail::refuse_errno(target_, call, error);
 }
 
 POLYAK_DEFINE void AtomicFile::put(std::uint64_t offset, std::span<const std::byte> bytes) {
-  if (temporary_.empty() || staged_) {
+  if (progress_ == Progress::staged) {
     detail::refuse_order("polyak: AtomicFile is written to after stage() or commit()");
   }
+  require_open();
   while (!bytes.empty()) {
     // Systems accept at most 2^31 bytes per call.
     const std::size_t part = std::min(bytes.size(), std::size_t{1} << 30);
-    const ::ssize_t done =
-        ::pwrite(file_.number(), bytes.data(), part, static_cast<::off_t>(offset));
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) detail::refuse_errno(target_, "writing", done == 0 ? ENOSPC : errno);
+    const ::ssize_t done = detail::uninterrupted(
+        [&] { return ::pwrite(file_.number(), bytes.data(), part, static_cast<::off_t>(offset)); });
+    if (done <= 0) fail("writing", done == 0 ? ENOSPC : errno);
     bytes = bytes.subspan(static_cast<std::size_t>(done));
     offset += static_cast<std::uint64_t>(done);
   }

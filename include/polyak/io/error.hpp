@@ -21,13 +21,14 @@ namespace polyak {
 inline namespace POLYAK_V0 {
 
 /// A file that cannot be read or written, or whose content breaks a rule. When it is thrown, no
-/// object and no file has changed.
+/// object and no file has changed, unless replaced() is true.
 class io_error : public std::runtime_error {
  public:
   /// Builds the message from a file and, if not empty, a tensor and a rule.
   struct Report {
     std::filesystem::path file;
     std::string tensor, rule, what;
+    bool replaced = false;
   };
 
   explicit io_error(Report report)
@@ -38,6 +39,10 @@ class io_error : public std::runtime_error {
   [[nodiscard]] const std::string& tensor() const { return report_.tensor; }
   /// The broken rule of the format, "R1" to "R12" of safetensors, or empty.
   [[nodiscard]] const std::string& rule() const { return report_.rule; }
+
+  /// Whether files have been replaced all the same; the message says which, and what is not
+  /// certain.
+  [[nodiscard]] bool replaced() const { return report_.replaced; }
 
   [[nodiscard]] static std::string message(const Report& report) {
     std::string words = "polyak: " + report.file.string() + ": ";
@@ -65,15 +70,18 @@ class io_error : public std::runtime_error {
 
 namespace detail {
 
-[[noreturn]] POLYAK_COLD inline void refuse_io(const std::filesystem::path& file,
-                                               std::string tensor, std::string rule,
-                                               std::string what) {
-  io_error::Report report{file, std::move(tensor), std::move(rule), std::move(what)};
+[[noreturn]] POLYAK_COLD inline void refuse_io(io_error::Report report) {
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
   throw io_error(std::move(report));
 #else
   end_program("io_error", io_error::message(report));
 #endif
+}
+
+[[noreturn]] POLYAK_COLD inline void refuse_io(const std::filesystem::path& file,
+                                               std::string tensor, std::string rule,
+                                               std::string what) {
+  refuse_io({file, std::move(tensor), std::move(rule), std::move(what)});
 }
 
 /// Throws io_error for a failed system call, with the system's message.

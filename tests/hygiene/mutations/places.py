@@ -300,7 +300,7 @@ PLACES = [
      'digits += "0123456789abcdef"[byte >> 4];\n    digits += "0123456789abcdef"[byte & 15];',
      'digits += "0123456789abcdef"[byte & 15];\n    digits += "0123456789abcdef"[byte >> 4];', ["io/safetensors_test.cpp", "io/earlier_files_test.cpp"]),
     ("atomic_file_leaves_temporary", "io/atomic_file.ipp",
-     "if (!temporary_.empty()) ::unlink(temporary_.c_str());",
+     "    ::unlink(temporary_.c_str());\n",
      "", ["io/atomic_file_test.cpp"]),
     ("atomic_file_offset", "io/atomic_file.ipp",
      "if (offset > size_ || bytes.size() > size_ - offset) {",
