@@ -79,8 +79,9 @@ namespace detail {
 ///
 /// Throws std::invalid_argument without snapshots or outputs, for two outputs with the same file,
 /// for snapshots of several runs or of an unknown weighting, and as fit_profiles() for targets that
-/// are out of range or out of reach; io_error for a damaged snapshot, and if a system call fails.
-/// Then no output is written.
+/// are out of range or out of reach; io_error for a damaged snapshot, for one that has been
+/// replaced since the store was opened, and if a system call fails. Then no output is written,
+/// unless io_error::replaced() is true: then the message names those that are.
 ReconstructReport reconstruct(const SnapshotStore& store,
                               const std::vector<ReconstructOutput>& outputs,
                               const ReconstructOptions& options = {});

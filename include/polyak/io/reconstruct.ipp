@@ -144,6 +144,7 @@ class Reconstruction {
     bool wide = false;
     for (const StoredSnapshot& one : report.snapshots) {
       files_.push_back(std::make_unique<SafetensorsFile>(one.file));
+      check_unchanged(one, *files_.back());
       wide = wide || one.dtype == DType::float64;
       same_type_ = same_type_ && one.dtype == report.snapshots.front().dtype;
     }
@@ -158,6 +159,7 @@ class Reconstruction {
     }
     for (std::size_t k = 0; k < outputs.size(); ++k) {
       const ProfileFit& fit = report.fits[k];
+      paths_.push_back(outputs[k].file);
       writers_.push_back(std::make_unique<SafetensorsWriter>(
           outputs[k].file, specs,
           std::map<std::string, std::string>{{"polyak.target", outputs[k].target.name()},
@@ -199,7 +201,7 @@ class Reconstruction {
       if (!(wide_ ? blocks<double, double>(tensor) : sum_floats(tensor))) return false;
     }
     for (auto& writer : writers_) writer->stage();
-    for (auto& writer : writers_) writer->finish();
+    finish_all();
     return true;
   }
 
@@ -209,6 +211,49 @@ class Reconstruction {
   static constexpr std::size_t block = 4096;
   /// Number of blocks per write.
   static constexpr std::size_t blocks_at_once = 64;
+
+  /// Refuses a file that is not the snapshot that the store found. What follows trusts the sizes.
+  void check_unchanged(const StoredSnapshot& one, const SafetensorsFile& file) const {
+    const auto [now, fault] = read_snapshot_record(file.metadata());
+    bool same = fault.empty() && now.average == one.average && now.type == one.type &&
+                now.calls == one.calls && now.begun_after == one.begun_after &&
+                now.time == one.time && now.run == one.run && now.dtype == one.dtype &&
+                now.buffers == one.buffers && now.weighting == one.weighting &&
+                now.options == one.options;
+    const SafetensorsFile& first = *files_.front();
+    same = same && file.tensors().size() == first.tensors().size();
+    for (const SafetensorsTensor& tensor : first.tensors()) {
+      const SafetensorsTensor* const own = file.find(tensor.name);
+      same = same && own != nullptr && own->shape == tensor.shape;
+      if (!same) break;
+      const auto type = parameter_type(own->dtype);
+      same = is_averaged(tensor) ? type && is_floating(*type) : own->dtype == tensor.dtype;
+    }
+    if (!same) {
+      refuse_io(file.path(), {}, {},
+                "is not the snapshot that was there when the store was opened");
+    }
+  }
+
+  /// Replaces the files of all outputs. If that fails for one, those before it are named.
+  void finish_all() {
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+    std::string done;
+    bool replaced = false;
+    try {
+      for (std::size_t k = 0; k < writers_.size(); ++k) {
+        writers_[k]->finish();
+        replaced = true;
+        done += (done.empty() ? "; written are " : ", ") + paths_[k].string();
+      }
+    } catch (const io_error& error) {
+      if (!replaced) throw;
+      throw io_error({error.file(), {}, {}, error.what() + done, true});
+    }
+#else
+    for (auto& writer : writers_) writer->finish();
+#endif
+  }
 
   [[nodiscard]] bool is_averaged(const SafetensorsTensor& tensor) const {
     const auto& buffers = report_.snapshots.front().buffers;
@@ -360,6 +405,7 @@ class Reconstruction {
   const ReconstructOptions& options_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::vector<std::unique_ptr<SafetensorsWriter>> writers_;
+  std::vector<std::filesystem::path> paths_;  ///< of the writers
   std::vector<const SafetensorsFile*> newest_;
   std::map<std::vector<std::size_t>, std::vector<std::size_t>> groups_;  ///< inputs, outputs
   std::map<const SafetensorsFile*, std::size_t> dropped_;

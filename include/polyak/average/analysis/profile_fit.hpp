@@ -39,7 +39,7 @@ enum class Metric : std::uint8_t { iterate, update };
 /// A snapshot: the number of its average, and the call after which it was taken.
 struct ProfileSnapshot {
   std::size_t average = 0;
-  std::int64_t calls = 0;  ///< >= 1
+  std::int64_t calls = 0;  ///< in [1, most_profile_calls]
 };
 
 struct ProfileFitOptions {
@@ -80,6 +80,10 @@ struct ProfileFit {
   double norm = 0;              ///< |w|: multiplies their independent noise
 };
 
+/// The largest number of calls of a profile. Its time and memory grow with the calls, and a number
+/// from a damaged file must not ask for more than there is.
+inline constexpr std::int64_t most_profile_calls = 1'000'000'000;
+
 namespace detail {
 
 /// Refuses a fit whose residual or condition is above its limit.
@@ -105,7 +109,8 @@ struct ProfileProducts {
 }  // namespace detail
 
 /// The profile that a combination of snapshots achieves: entry t is the weight of the iterate of
-/// call t, from t = 0 (the initial value) to `calls`.
+/// call t, from t = 0 (the initial value) to `calls`. Throws std::invalid_argument for snapshots
+/// and calls out of range, and unless there is one weight per snapshot.
 [[nodiscard]] std::vector<double> achieved_profile(const std::vector<GainSequence>& averages,
                                                    const std::vector<ProfileSnapshot>& snapshots,
                                                    const std::vector<double>& weights,

@@ -192,6 +192,9 @@ POLYAK_DEFINE void check_snapshots(const std::vector<GainSequence>& averages,
             snapshots[j].average);
     require(snapshots[j].calls >= 1, "fit_profiles: a snapshot's calls must be >= 1",
             snapshots[j].calls);
+    require(snapshots[j].calls <= most_profile_calls,
+            "fit_profiles: a snapshot's calls must be at most " + text(most_profile_calls),
+            snapshots[j].calls);
     for (std::size_t i = 0; i < j; ++i) {
       require(
           snapshots[i].average != snapshots[j].average || snapshots[i].calls != snapshots[j].calls,
@@ -210,6 +213,9 @@ POLYAK_DEFINE std::vector<double> achieved_profile(const std::vector<GainSequenc
   detail::check_snapshots(averages, snapshots);
   require(weights.size() == snapshots.size(),
           "achieved_profile: there must be one weight per snapshot", weights.size());
+  require(calls >= 0 && calls <= most_profile_calls,
+          "achieved_profile: calls must lie in [0, " + detail::text(most_profile_calls) + "]",
+          calls);
   std::vector<double> achieved(static_cast<std::size_t>(calls) + 1);
   detail::profile_rows(averages, snapshots, calls,
                        [&](std::int64_t t, const std::vector<double>& values) {
