@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 
 #include <unistd.h>
@@ -69,6 +71,9 @@ auto uninterrupted(Call call) {
   while (result < 0 && errno == EINTR) result = call();
   return result;
 }
+
+/// Reads a part of an open file. Returns 0, the errno of a failure, or -1 if the file is shorter.
+[[nodiscard]] int read_part(int file, std::size_t offset, std::span<std::byte> to);
 
 /// The result of lock_now(). `unknown`: the file system has no locks.
 enum class LockResult : std::uint8_t { locked, held, unknown };

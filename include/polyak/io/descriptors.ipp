@@ -3,8 +3,11 @@
 /// Definitions of io/descriptors.hpp.
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include <pthread.h>
@@ -79,6 +82,20 @@ POLYAK_DEFINE ProcessFile::~ProcessFile() {
 
 POLYAK_DEFINE bool ProcessFile::here() const {
   return number_ >= 0 && generation_ == ProcessFiles::all().generation();
+}
+
+POLYAK_DEFINE int read_part(int file, std::size_t offset, std::span<std::byte> to) {
+  while (!to.empty()) {
+    // Systems read at most 2^31 bytes per call.
+    const std::size_t most = std::min(to.size(), std::size_t{1} << 30);
+    const ::ssize_t done =
+        uninterrupted([&] { return ::pread(file, to.data(), most, static_cast<::off_t>(offset)); });
+    if (done < 0) return errno;
+    if (done == 0) return -1;
+    to = to.subspan(static_cast<std::size_t>(done));
+    offset += static_cast<std::size_t>(done);
+  }
+  return 0;
 }
 
 POLYAK_DEFINE LockResult lock_now(int file) {

@@ -8,7 +8,7 @@
 #include <span>
 
 #include <polyak/core/switches.hpp>
-#include <polyak/io/atomic_file.hpp>
+#include <polyak/io/descriptors.hpp>
 
 namespace polyak {
 inline namespace POLYAK_V0 {
@@ -19,6 +19,8 @@ inline namespace POLYAK_V0 {
 /// If a file is truncated while it is mapped, the system ends the program (SIGBUS). So do not write
 /// into a mapped file in place. Replacing it by AtomicFile, or by any rename, is safe: existing
 /// maps keep the old file.
+///
+/// A file whose file system has no maps is read into memory instead.
 class MappedFile {
  public:
   /// Throws io_error if the file cannot be read or is not a regular file.
@@ -41,6 +43,10 @@ class MappedFile {
   void drop(std::size_t offset, std::size_t count) const;
 
  private:
+  /// Reads the file into memory.
+  void copy(int file, std::size_t size);
+  /// For a result of read_part().
+  [[noreturn]] void refuse_read(int error) const;
   /// Gives advice for the whole pages in a part. A failure is ignored, because it is only advice.
   void advise(std::size_t offset, std::size_t count, int advice) const;
 
@@ -48,6 +54,7 @@ class MappedFile {
   detail::FileDescriptor file_;  ///< for read(); closed in a program that has many files open
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
+  bool copied_ = false;  ///< the memory is not a map of the file: it must not be dropped
 };
 
 }  // namespace POLYAK_V0

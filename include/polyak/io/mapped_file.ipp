@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include <polyak/core/compiled.hpp>
-#include <polyak/io/atomic_file.hpp>
+#include <polyak/io/descriptors.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/mapped_file.hpp>
 
@@ -25,32 +25,55 @@ namespace polyak {
 inline namespace POLYAK_V0 {
 
 POLYAK_DEFINE MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  detail::FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  constexpr int how = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+  detail::FileDescriptor file(detail::uninterrupted([&] { return ::open(path.c_str(), how); }));
   if (!file) detail::refuse_errno(path, "opening", errno);
   struct ::stat status {};
   if (::fstat(file.number(), &status) != 0) detail::refuse_errno(path, "fstat", errno);
   if (!S_ISREG(status.st_mode)) detail::refuse_io(path, {}, {}, "is not a regular file");
-  size_ = static_cast<std::size_t>(status.st_size);
-  if (size_ == 0) return;
-  void* const data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.number(), 0);
-  if (data == MAP_FAILED) detail::refuse_errno(path, "mmap", errno);
+  const auto size = static_cast<std::size_t>(status.st_size);
+  if (size == 0) return;
+  void* const data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number(), 0);
+  if (data != MAP_FAILED) {
+    data_ = static_cast<const std::byte*>(data);
+    size_ = size;
+    // Many systems let a program have 1024 files open.
+    constexpr int few = 512;
+    if (file.number() < few) file_ = std::move(file);
+  } else if (errno == ENODEV || errno == ENOSYS || errno == ENOTSUP || errno == EOPNOTSUPP) {
+    copy(file.number(), size);
+  } else {
+    detail::refuse_errno(path, "mmap", errno);
+  }
+}
+
+POLYAK_DEFINE void MappedFile::copy(int file, std::size_t size) {
+  void* const data =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) detail::refuse_errno(path_, "memory for its content", errno);
+  const int error = detail::read_part(file, 0, std::span(static_cast<std::byte*>(data), size));
+  if (error != 0) {
+    ::munmap(data, size);
+    refuse_read(error);
+  }
   data_ = static_cast<const std::byte*>(data);
-  // Many systems let a program have 1024 files open.
-  constexpr int few = 512;
-  if (file.number() < few) file_ = std::move(file);
+  size_ = size;
+  copied_ = true;
 }
 
 POLYAK_DEFINE MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       file_(std::move(other.file_)),
       data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      copied_(other.copied_) {}
 
 POLYAK_DEFINE MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(file_, other.file_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(copied_, other.copied_);
   return *this;
 }
 
@@ -66,16 +89,13 @@ POLYAK_DEFINE void MappedFile::read(std::size_t offset, std::span<std::byte> to)
     if (!to.empty()) std::memcpy(to.data(), data_ + offset, to.size());
     return;
   }
-  while (!to.empty()) {
-    // Systems read at most 2^31 bytes per call.
-    const std::size_t part = std::min(to.size(), std::size_t{1} << 30);
-    const ::ssize_t done = ::pread(file_.number(), to.data(), part, static_cast<::off_t>(offset));
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) detail::refuse_errno(path_, "reading", errno);
-    if (done == 0) detail::refuse_io(path_, {}, {}, "has become shorter since it was opened");
-    to = to.subspan(static_cast<std::size_t>(done));
-    offset += static_cast<std::size_t>(done);
-  }
+  const int error = detail::read_part(file_.number(), offset, to);
+  if (error != 0) refuse_read(error);
+}
+
+[[noreturn]] POLYAK_DEFINE void MappedFile::refuse_read(int error) const {
+  if (error < 0) detail::refuse_io(path_, {}, {}, "has become shorter since it was opened");
+  detail::refuse_errno(path_, "reading", error);
 }
 
 POLYAK_DEFINE void MappedFile::will_read(std::size_t offset, std::size_t count) const {
@@ -88,7 +108,7 @@ POLYAK_DEFINE void MappedFile::drop(std::size_t offset, std::size_t count) const
 
 POLYAK_DEFINE void MappedFile::advise(std::size_t offset, std::size_t count, int advice) const {
   static const std::size_t page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  if (data_ == nullptr || offset >= size_) return;
+  if (data_ == nullptr || copied_ || offset >= size_) return;
   const std::size_t end = offset + std::min(count, size_ - offset);
   const std::size_t first = offset / page * page;
   if (end > first) ::madvise(const_cast<std::byte*>(data_) + first, end - first, advice);

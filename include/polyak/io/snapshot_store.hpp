@@ -26,7 +26,7 @@
 #include <polyak/core/option_text.hpp>
 #include <polyak/core/options.hpp>
 #include <polyak/core/require.hpp>
-#include <polyak/io/atomic_file.hpp>
+#include <polyak/io/descriptors.hpp>
 #include <polyak/io/safetensors.hpp>
 #include <polyak/io/weights.hpp>
 
@@ -97,10 +97,15 @@ struct StorageError {
 }  // namespace detail
 
 /// A folder of snapshots. One object at a time can open it for writing, any number for reading.
+/// (Where the file system has no locks, nothing keeps writers apart.)
 ///
 /// Every change is atomic: after a kill or a loss of power all snapshots are intact, except one
-/// that was being appended. Opening for writing removes files that are half written, and lists them
-/// in recovered(). Other foreign files are kept, and problems() lists them.
+/// that was being appended. Opening for writing removes files that a kill left half written, and
+/// lists them in recovered(); a file that another program is writing is left to it. Other foreign
+/// files are kept, and problems() lists them.
+///
+/// A forked child does not have the store open for writing: its first change opens it again, which
+/// fails with io_error as long as the parent has it open.
 class SnapshotStore {
  public:
   /// Opens a folder for writing, and creates it if it does not exist.
@@ -139,7 +144,8 @@ class SnapshotStore {
   /// std::invalid_argument for an invalid name, calls that are stored already, an average whose
   /// decay has changed, other tensors or another run than the existing snapshots, and a finite
   /// number that the stored type cannot hold; io_error if a system call fails. The store is then
-  /// unchanged.
+  /// unchanged, unless io_error::replaced() says that the snapshot is stored: what failed is its
+  /// durability, or the removal of another one.
   template <class A>
   requires(!detail::on_device<typename A::Parameter>) StoredSnapshot
       append(const std::string& name, const A& average, std::int64_t begun_after = 0) {
@@ -222,7 +228,7 @@ class SnapshotStore {
   }
 
   /// The checks that do not need the average.
-  void check_name(const std::string& name, std::int64_t begun_after) const;
+  void check_name(const std::string& name, std::int64_t begun_after);
   /// Names the file of a snapshot, after checking that it fits the existing ones.
   void check_new(StoredSnapshot& one) const;
   /// Measures the rounding errors of stored elements; refuses elements that the type cannot hold.
@@ -239,16 +245,25 @@ class SnapshotStore {
                      const std::vector<std::string>& buffers) const;
 
   void thin(std::size_t most, const std::string& name);
+  /// Adds a snapshot to the list.
+  void enlist(const StoredSnapshot& one, std::vector<SafetensorsSpec> specs);
 
+  /// Keeps other writers out.
   void lock();
+  /// The same again in a forked child.
+  void require_lock();
 
   /// Reads the contents of the folder.
   void scan();
 
-  /// Adds a file to the snapshots or to the problems. (Without exceptions a damaged file ends the
-  /// program.)
-  void read(const std::filesystem::path& file);
+  /// Looks at a file in one of the two ways below; one that cannot be read becomes a problem.
+  /// (Without exceptions it ends the program.)
+  void read(const std::filesystem::path& file,
+            void (SnapshotStore::*how)(const std::filesystem::path&));
+  /// Adds a file to the snapshots or to the problems.
   void take(const std::filesystem::path& file);
+  /// Removes a temporary file that nobody writes.
+  void recover(const std::filesystem::path& file);
   /// Requires that buffers are tensors of the file and all other tensors are floating-point.
   [[nodiscard]] static bool can_be_averaged(const std::vector<SafetensorsSpec>& specs,
                                             const std::vector<std::string>& buffers);
@@ -260,7 +275,8 @@ class SnapshotStore {
   std::filesystem::path folder_;
   SnapshotStoreOptions options_;
   bool writable_ = false;
-  detail::FileDescriptor lock_;
+  detail::ProcessFile lock_;
+  bool has_locks_ = true;
   std::vector<StoredSnapshot> snapshots_;
   std::vector<SafetensorsSpec> specs_;  ///< names and shapes in all snapshots
   std::vector<std::filesystem::path> recovered_;

@@ -22,13 +22,13 @@
 #include <vector>
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include <polyak/core/compiled.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/io/atomic_file.hpp>
+#include <polyak/io/descriptors.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/safetensors.hpp>
 #include <polyak/io/snapshot_store.hpp>
@@ -141,6 +141,7 @@ POLYAK_DEFINE SnapshotStore SnapshotStore::read_only(std::filesystem::path folde
 }
 
 POLYAK_DEFINE void SnapshotStore::thin(std::size_t most) {
+  if (writable_) require_lock();
   std::vector<std::string> names;
   for (const StoredSnapshot& snapshot : snapshots_) names.push_back(snapshot.average);
   std::sort(names.begin(), names.end());
@@ -150,13 +151,17 @@ POLYAK_DEFINE void SnapshotStore::thin(std::size_t most) {
 
 POLYAK_DEFINE void SnapshotStore::remove(const std::string& average, std::int64_t calls) {
   if (!writable_) detail::refuse_order("polyak: remove() from a SnapshotStore opened for reading");
+  const std::string name = average;  // may be of the list, which changes
+  require_lock();
   const auto place =
       std::find_if(snapshots_.begin(), snapshots_.end(), [&](const StoredSnapshot& snapshot) {
-        return snapshot.average == average && snapshot.calls == calls;
+        return snapshot.average == name && snapshot.calls == calls;
       });
-  require(place != snapshots_.end(), "there is not a snapshot of \"" + average + "\" at call",
-          calls);
-  if (::unlink(place->file.c_str()) != 0) detail::refuse_errno(place->file, "removing", errno);
+  require(place != snapshots_.end(), "there is not a snapshot of \"" + name + "\" at call", calls);
+  // One that is missing has been removed by hand.
+  if (::unlink(place->file.c_str()) != 0 && errno != ENOENT) {
+    detail::refuse_errno(place->file, "removing", errno);
+  }
   snapshots_.erase(place);
 }
 
@@ -238,47 +243,58 @@ POLYAK_DEFINE void SnapshotStore::thin(std::size_t most, const std::string& name
 
 POLYAK_DEFINE void SnapshotStore::lock() {
   const auto path = folder_ / ".lock";
-  detail::FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
-  if (!file) detail::refuse_errno(path, "opening the lock", errno);
-  if (::flock(file.number(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) detail::refuse_errno(path, "locking", errno);
+  const auto opened = [&](int how) {
+    return detail::uninterrupted([&] { return ::open(path.c_str(), how | O_CLOEXEC, 0666); });
+  };
+  detail::FileDescriptor number(opened(O_RDWR | O_CREAT));
+  // Another user's file can be locked all the same.
+  if (!number && errno == EACCES) number = detail::FileDescriptor(opened(O_RDONLY));
+  detail::ProcessFile file(std::move(number));
+  if (!file.here()) detail::refuse_errno(path, "opening the lock", errno);
+  const auto result = detail::lock_now(file.number());
+  if (result == detail::LockResult::held) {
     char holder[32] = {};
     const auto size = ::pread(file.number(), holder, sizeof holder - 1, 0);
     detail::refuse_io(folder_, {}, {},
                       "is open for writing already, by process " +
                           (size > 0 ? std::string(holder) : std::string("unknown")));
   }
+  // For messages only, so a failure does not matter.
   const std::string process = detail::text(static_cast<std::int64_t>(::getpid()));
-  if (::ftruncate(file.number(), 0) != 0 ||
-      ::pwrite(file.number(), process.data(), process.size(), 0) < 0) {
-    detail::refuse_errno(path, "writing the lock", errno);
-  }
+  static_cast<void>(::pwrite(file.number(), process.data(), process.size(), 0) > 0 &&
+                    ::ftruncate(file.number(), static_cast<::off_t>(process.size())) == 0);
+  has_locks_ = result == detail::LockResult::locked;
   lock_ = std::move(file);
+}
+
+POLYAK_DEFINE void SnapshotStore::require_lock() {
+  if (!has_locks_ || lock_.here()) return;
+  lock();
+  // The parent may have changed the folder.
+  snapshots_.clear();
+  specs_.clear();
+  recovered_.clear();
+  problems_.clear();
+  scan();
 }
 
 POLYAK_DEFINE void SnapshotStore::scan() {
   std::error_code error;
   std::filesystem::directory_iterator entries(folder_, error);
-  if (error) detail::refuse_io(folder_, {}, {}, "cannot be read: " + error.message());
   std::vector<std::filesystem::path> files;
-  for (; entries != std::filesystem::directory_iterator(); entries.increment(error)) {
-    if (error) detail::refuse_io(folder_, {}, {}, "cannot be read: " + error.message());
+  while (!error && entries != std::filesystem::directory_iterator()) {
     files.push_back(entries->path());
+    entries.increment(error);
   }
+  if (error) detail::refuse_io(folder_, {}, {}, "cannot be read: " + error.message());
   std::sort(files.begin(), files.end());
   for (const auto& file : files) {
     const std::string name = file.filename().string();
     if (name == ".lock") continue;
-    if (name.starts_with('.') && name.ends_with(std::string(detail::snapshot_suffix) + ".tmp")) {
-      if (!writable_) continue;
-      if (::unlink(file.c_str()) == 0) {
-        recovered_.push_back(file);
-      } else {
-        problems_.push_back(file.string() + " is half written, and cannot be removed: " +
-                            std::generic_category().message(errno));
-      }
+    if (detail::is_temporary_name(name, detail::snapshot_suffix)) {
+      if (writable_) read(file, &SnapshotStore::recover);
     } else if (name.ends_with(detail::snapshot_suffix)) {
-      read(file);
+      read(file, &SnapshotStore::take);
     } else {
       problems_.push_back(file.string() + " is not a snapshot");
     }
@@ -286,15 +302,24 @@ POLYAK_DEFINE void SnapshotStore::scan() {
   sort();
 }
 
-POLYAK_DEFINE void SnapshotStore::read(const std::filesystem::path& file) {
+POLYAK_DEFINE void SnapshotStore::recover(const std::filesystem::path& file) {
+  const auto result = detail::remove_leftover(file);
+  if (result == detail::Leftover::removed) recovered_.push_back(file);
+  if (result == detail::Leftover::not_permitted) {
+    problems_.push_back(file.string() + " is half written, and may not be removed");
+  }
+}
+
+POLYAK_DEFINE void SnapshotStore::read(const std::filesystem::path& file,
+                                       void (SnapshotStore::*how)(const std::filesystem::path&)) {
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
   try {
-    take(file);
+    (this->*how)(file);
   } catch (const io_error& error) {
     problems_.emplace_back(error.what());
   }
 #else
-  take(file);
+  (this->*how)(file);
 #endif
 }
 
@@ -367,12 +392,12 @@ POLYAK_DEFINE void SnapshotStore::sort() {
             });
 }
 
-POLYAK_DEFINE void SnapshotStore::check_name(const std::string& name,
-                                             std::int64_t begun_after) const {
+POLYAK_DEFINE void SnapshotStore::check_name(const std::string& name, std::int64_t begun_after) {
   require(begun_after >= 0, "a snapshot's begun_after must be >= 0", begun_after);
   if (!writable_) detail::refuse_order("polyak: append() to a SnapshotStore opened for reading");
   require(is_name(name), "a snapshot's name must consist of letters, digits, '.', '-', '_'",
           std::string_view(name));
+  require_lock();
 }
 
 POLYAK_DEFINE void SnapshotStore::check_new(StoredSnapshot& one) const {
@@ -423,13 +448,43 @@ POLYAK_DEFINE void SnapshotStore::write(const StoredSnapshot& one,
   specs.reserve(sources.size());
   for (const detail::WeightSource& source : sources) specs.push_back(source.spec);
   check_tensors(specs, one.buffers);
-  detail::write_weights(one.file, {sources, {}},
-                        {.metadata = {{std::string(detail::snapshot_key), json_of(one)}},
-                         .durable = options_.durable});
+  const auto add = [&] {
+    detail::write_weights(one.file, {sources, {}},
+                          {.metadata = {{std::string(detail::snapshot_key), json_of(one)}},
+                           .durable = options_.durable});
+  };
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+  try {
+    add();
+  } catch (const io_error& error) {
+    if (error.replaced()) enlist(one, std::move(specs));
+    throw;
+  }
+  enlist(one, std::move(specs));
+  if (options_.most == 0) return;
+  try {
+    thin(options_.most, one.average);
+  } catch (const io_error& error) {
+    detail::refuse_io(
+        {one.file,
+         {},
+         {},
+         std::string("is stored, but the store keeps more snapshots than it should: ") +
+             error.what(),
+         true});
+  }
+#else
+  add();
+  enlist(one, std::move(specs));
+  if (options_.most > 0) thin(options_.most, one.average);
+#endif
+}
+
+POLYAK_DEFINE void SnapshotStore::enlist(const StoredSnapshot& one,
+                                         std::vector<SafetensorsSpec> specs) {
   if (snapshots_.empty()) specs_ = std::move(specs);
   snapshots_.push_back(one);
   sort();
-  if (options_.most > 0) thin(options_.most, one.average);
 }
 
 }  // namespace POLYAK_V0
