@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <polyak/average/ema.hpp>
 #include <polyak/average/engine/average.hpp>
 #include <polyak/average/schedules/stream_weighting.hpp>
 #include <polyak/average/schedules/weighting.hpp>
+#include <polyak/core/state.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -297,6 +300,55 @@ TEST_CASE("StreamWeighting refuses weights that are negative or not finite", "[w
   CHECK(refused({infinity}) == rule + "inf");
   CHECK_NOTHROW(StreamWeighting({1, 0, 2}));
   check_profile(profile(StreamWeighting({1, 0, 3}), 3), {0, 0.25, 0, 0.75});
+}
+
+TEST_CASE("StreamWeighting refuses no weights, and weights whose sum is infinite", "[weighting]") {
+  CHECK(refusal<std::invalid_argument>([] { StreamWeighting bad({}); }) ==
+        "polyak: StreamWeighting: there must be at least one weight, got 0");
+  CHECK(refusal<std::invalid_argument>([] {
+          StreamWeighting bad({1e308, 1e308});
+        }) == "polyak: StreamWeighting: the sum of the weights must be finite, got inf");
+}
+
+TEST_CASE("A call beyond the weights of a StreamWeighting changes nothing", "[weighting]") {
+  StreamWeighting stream({1, 2, 3});
+  const std::string rule =
+      "polyak: StreamWeighting: the call must be one of those with a weight, 1 to 3, got ";
+  const auto refused = [](const StreamWeighting& weighting, std::int64_t t) {
+    refusal<std::invalid_argument>([&] { static_cast<void>(weighting.complement(t)); });
+    return refusal<std::invalid_argument>([&] { static_cast<void>(weighting.gain(t)); });
+  };
+  for (const std::int64_t t :
+       {std::int64_t{4}, std::int64_t{5}, std::int64_t{0}, std::int64_t{-1},
+        std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int64_t>::min()}) {
+    CHECK(refused(stream, t) == rule + std::to_string(t));
+  }
+  CHECK(refusal<std::invalid_argument>([&] { static_cast<void>(profile(stream, 4)); }) ==
+        rule + "4");
+
+  std::vector<float> x{1, 2};
+  polyak::Parameters<float> params;
+  params.add("x", x);
+  polyak::Ema<float> ema(params, {.decay = 0.5});
+  polyak::Average<float, StreamWeighting> average(params, stream);
+  const auto both = [&](auto& executor) { polyak::update(executor, params, ema, average); };
+  polyak::Serial serial;
+  auto other = [](std::size_t count, const auto& range) { range(std::size_t{0}, count); };
+  for (int call = 1; call <= 3; ++call) both(serial);
+  x = {3, 4};
+  for (int again = 0; again < 2; ++again) {
+    const auto before = polyak::state_bytes(average);
+    const auto before_ema = polyak::state_bytes(ema);
+    CHECK(refusal<std::invalid_argument>([&] { both(serial); }) == rule + "4");
+    CHECK(refusal<std::invalid_argument>([&] { both(other); }) == rule + "4");
+    CHECK(refusal<std::invalid_argument>([&] { polyak::update(params, average, ema); }) ==
+          rule + "4");
+    CHECK(average.calls() == 3);
+    CHECK(polyak::state_bytes(average) == before);
+    CHECK(polyak::state_bytes(ema) == before_ema);
+  }
+  const StreamWeighting moved = std::move(stream);
+  CHECK(moved.gain(3) == 0.5);
 }
 
 TEST_CASE("profile() refuses a negative number of calls") {

@@ -42,6 +42,7 @@ void check_method(const M& method, const Parameters<P>& params) {
   if (method.slots().lent()) [[unlikely]] {
     refuse_order("polyak: step or update of a method whose average is swapped in");
   }
+  require_gain(method);
 }
 
 /// Refuses a step whose lists do not fit, before anything changes.

@@ -44,6 +44,17 @@ struct MethodFacts {
   double largest_gradient;
 };
 
+/// Refuses a call for which an average's weighting has no gain, before any method has changed.
+template <class M>
+void require_gain(const M& method) {
+  if constexpr (requires { method.weighting().last_call(); }) {
+    const auto& weighting = method.weighting();
+    if (method.calls() >= weighting.last_call()) [[unlikely]] {
+      static_cast<void>(weighting.gain(method.calls() + 1));  // refuses in its own words
+    }
+  }
+}
+
 /// Whether M has a hook of its own instead of the one of MethodHooks, which does nothing.
 template <class P, class M>
 inline constexpr bool prepares = !requires {
@@ -99,6 +110,7 @@ struct MethodTable {
   template <class M>
   static void facts_of(const void* object, MethodFacts& facts) {
     const M& method = *static_cast<const M*>(object);
+    require_gain(method);
     const auto& slots = method.slots();
     facts = {&slots.layout(),        slots.offsets(),    slots.lent(),
              method.reads_weights(), method.nonfinite(), method.largest_gradient()};

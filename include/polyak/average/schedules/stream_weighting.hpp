@@ -5,8 +5,10 @@
 ///   c_t = omega_t / (omega_1 + ... + omega_t)
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -17,11 +19,13 @@
 namespace polyak {
 inline namespace POLYAK_V0 {
 
-/// Weights omega_t >= 0 in a list, one for each call. A call beyond the list is an error.
+/// Weights omega_t >= 0 in a list, one for each call. A call beyond the list is an error: a step or
+/// update that would make one changes nothing.
 class StreamWeighting {
  public:
   static constexpr std::string_view type_name = "stream";
-  /// Throws std::invalid_argument unless every weight is finite and >= 0, the first > 0.
+  /// Throws std::invalid_argument unless there are weights, every one is finite and >= 0, the first
+  /// > 0, and their sum is finite.
   explicit StreamWeighting(std::vector<double> weights) : weights_(std::move(weights)) {
     validate(*this);
     add_up();
@@ -32,20 +36,31 @@ class StreamWeighting {
     const double* const bad = w.first_bad();
     field.check(bad == nullptr, ": weights must be finite and >= 0, the first > 0",
                 bad == nullptr ? 0 : *bad);
+    field.check(!w.weights_.empty(), ": there must be at least one weight", w.weights_.size());
+    const double sum = std::accumulate(w.weights_.begin(), w.weights_.end(), 0.0);
+    field.check(detail::is_finite(sum), ": the sum of the weights must be finite", sum);
     field.after_reading([&] { w.add_up(); });
   }
+  /// The last call that has a weight.
+  [[nodiscard]] std::int64_t last_call() const {
+    return static_cast<std::int64_t>(std::min(weights_.size(), sums_.size()));
+  }
   /// Both throw std::invalid_argument for a call that has no weight.
-  [[nodiscard]] double gain(std::int64_t t) const { return weights_[at(t)] / sums_[at(t)]; }
+  [[nodiscard]] double gain(std::int64_t t) const {
+    const std::size_t place = at(t);
+    return weights_[place] / sums_[place];
+  }
   [[nodiscard]] double complement(std::int64_t t) const {
-    return t == 1 ? 0 : sums_[at(t - 1)] / sums_[at(t)];
+    const std::size_t place = at(t);
+    return place == 0 ? 0 : sums_[place - 1] / sums_[place];
   }
 
  private:
   [[nodiscard]] std::size_t at(std::int64_t t) const {
-    if (t < 1 || static_cast<std::size_t>(t) > weights_.size()) [[unlikely]] {
+    if (t < 1 || t > last_call()) [[unlikely]] {
       require(false,
               "StreamWeighting: the call must be one of those with a weight, 1 to " +
-                  detail::text(weights_.size()),
+                  detail::text(last_call()),
               t);
     }
     return static_cast<std::size_t>(t - 1);
