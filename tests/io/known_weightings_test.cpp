@@ -200,6 +200,39 @@ TEST_CASE("A stream with fewer weights than calls is refused at its end") {
         "polyak: StreamWeighting: the call must be one of those with a weight, 1 to 2, got 3");
 }
 
+TEST_CASE("Options from a file are refused or give gains, whatever numbers they are") {
+  std::size_t accepted = 0, refused = 0;
+  for_each_weighting([&]<class W>(std::type_identity<W> type) {
+    for (const auto& [option, usual] : texts_of(example(type))) {
+      for (const char* value : {"0", "1", "-1", "9223372036854775807", "-9223372036854775808",
+                                "9223372036854775808", "9007199254740992", "4611686018427387904",
+                                "1e308", "1e-308", "nan", "inf", "-inf", "", "true"}) {
+        INFO(W::type_name << " " << option << " = " << value);
+        Texts texts = texts_of(example(type));
+        texts[option] = value;
+        const auto found = detail::gains_of(W::type_name, texts);
+        CHECK(found.gains.has_value() == found.problem.empty());
+        ++(found.gains ? accepted : refused);
+        if (!found.gains) continue;
+        for (const std::int64_t call : {std::int64_t{1}, std::int64_t{2}, std::int64_t{20},
+                                        std::int64_t{1'000'000'000}, std::int64_t{1} << 53}) {
+          try {
+            const double gain = found.gains->gain(call);
+            const double complement = found.gains->complement(call);
+            INFO("call " << call << ": " << gain << ", " << complement);
+            CHECK((gain >= 0 && gain <= 1));
+            CHECK((complement >= 0 && complement <= 1));
+          } catch (const std::invalid_argument&) {
+            CHECK(std::string(W::type_name) == "stream");
+          }
+        }
+      }
+    }
+  });
+  CHECK(accepted > 100);
+  CHECK(refused > 100);
+}
+
 TEST_CASE("The list of known weightings has every weighting of the headers") {
   // Types with gains by call that are not in the list, and the reason.
   const std::map<std::string, std::string> left_out{
