@@ -821,6 +821,30 @@ TEST_CASE("A writer orders tensors by type, then by name, and aligns the data") 
   }
 }
 
+TEST_CASE("Names and texts that look like the key of the digest are read as they were written") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("x.safetensors");
+  for (const std::string start : {"", "!", "!\\", "!\\\\", "{", ",", "a,", " ", "z"}) {
+    for (const std::string key : {"\"xxh3_128", "\"xxh3_128\":\"", "\"xxh3_128\":\"0"}) {
+      const std::string odd = start + key;
+      const std::vector<SafetensorsSpec> specs{{odd, SafetensorsType::U8, {1}},
+                                               {"a", SafetensorsType::U8, {1}}};
+      SafetensorsWriter writer(path, specs, {{odd, odd}, {"k", odd}}, {.durable = false});
+      CHECK(writer.digest().empty());
+      writer.append(span_of(pattern(3, writer.data_size())));
+      writer.finish();
+      INFO(odd);
+      const SafetensorsFile file(path);
+      file.verify();
+      CHECK(file.metadata().at(odd) == odd);
+      CHECK(file.metadata().at("k") == odd);
+      CHECK(file.at(odd).name == odd);
+      CHECK(file.has_digests() == polyak::detail::has_digest);
+      if (polyak::detail::has_digest) CHECK(file.metadata().at("xxh3_128") == writer.digest());
+    }
+  }
+}
+
 TEST_CASE("A writer without tensors writes a file without tensors") {
   const TemporaryFolder folder;
   const std::string path = folder.file("x.safetensors");

@@ -239,6 +239,29 @@ struct SafetensorsWriteOptions {
   bool joint_digests = false;
 };
 
+namespace detail {
+
+/// The header of a file to be written. All that can be refused of it is refused before there is a
+/// file.
+struct SafetensorsPlan {
+  /// Throws std::invalid_argument as SafetensorsWriter does.
+  POLYAK_ON_USE SafetensorsPlan(std::vector<SafetensorsSpec> specs,
+                                std::map<std::string, std::string> metadata, bool digests);
+
+  /// The length and the header. Two calls differ only in the digits of digests.
+  POLYAK_ON_USE [[nodiscard]] std::string header_text() const;
+
+  std::vector<SafetensorsTensor> tensors;  ///< in the order of their data
+  std::map<std::string, std::string> metadata;
+  bool digests, joint_digests;
+  std::string header;  ///< the first text, whose digests are zeros
+
+ private:
+  POLYAK_ON_USE void lay_out(std::vector<SafetensorsSpec> specs);
+};
+
+}  // namespace detail
+
 /// Writes a safetensors file: first the header, then the data in one stream. The complete file
 /// atomically replaces an old one.
 ///
@@ -255,13 +278,19 @@ class SafetensorsWriter {
                                   std::vector<SafetensorsSpec> specs,
                                   std::map<std::string, std::string> metadata = {},
                                   SafetensorsWriteOptions options = {});
+  /// Writes a file whose header is known. Throws io_error if the file cannot be written.
+  POLYAK_ON_USE SafetensorsWriter(detail::SafetensorsPlan plan, const std::filesystem::path& path,
+                                  bool durable);
 
   /// In the order in which append() takes their bytes.
-  [[nodiscard]] const std::vector<SafetensorsTensor>& tensors() const { return tensors_; }
+  [[nodiscard]] const std::vector<SafetensorsTensor>& tensors() const { return plan_.tensors; }
   /// Bytes of all tensors.
   [[nodiscard]] std::uint64_t data_size() const {
-    return tensors_.empty() ? 0 : tensors_.back().end;
+    return tensors().empty() ? 0 : tensors().back().end;
   }
+  /// The digest of the header, which has those of all tensors: empty before stage(), and without
+  /// digests.
+  [[nodiscard]] const std::string& digest() const { return header_digest_; }
 
   /// Appends bytes of the data; they may belong to several tensors. Throws std::logic_error for
   /// more bytes than the tensors have, io_error if a system call fails.
@@ -275,22 +304,16 @@ class SafetensorsWriter {
   POLYAK_ON_USE void finish();
 
  private:
-  POLYAK_ON_USE void lay_out(std::vector<SafetensorsSpec> specs);
-
-  /// The length and the header. Two calls differ only in the digits of digests.
-  POLYAK_ON_USE [[nodiscard]] std::string header_text() const;
-
   /// Adds bytes to the digests of the tensors that they belong to.
   POLYAK_ON_USE void digest(std::span<const std::byte> bytes);
   POLYAK_ON_USE void next_tensor();
 
-  std::vector<SafetensorsTensor> tensors_;
-  std::map<std::string, std::string> metadata_;
+  detail::SafetensorsPlan plan_;
   std::optional<AtomicFile> file_;
   detail::Digest digest_;
   std::uint64_t written_ = 0;
   std::size_t tensor_ = 0;  ///< the tensor of `digest_`
-  bool digests_, joint_digests_;
+  std::string header_digest_;
   bool staged_ = false;
 };
 

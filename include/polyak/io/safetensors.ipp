@@ -40,10 +40,14 @@ POLYAK_DEFINE_ON_USE std::string tensor_digest_key(std::string_view tensor) {
 /// Bytes that are read, and digested or compared, while they are in the cache.
 inline constexpr std::size_t read_at_once = std::size_t{1} << 18;
 
-/// The place of the header's own digest in its text. Quotes within a name would be escaped.
+/// The place of the header's own digest in its text. A backslash before the first quote says that
+/// the quote belongs to a name, which may end in the same letters.
 POLYAK_ON_USE inline std::size_t header_digest_place(std::string_view header) {
   constexpr std::string_view key = "\"xxh3_128\":\"";
-  const std::size_t place = header.find(key);
+  std::size_t place = header.find(key);
+  while (place != std::string_view::npos && place > 0 && header[place - 1] == '\\') {
+    place = header.find(key, place + 1);
+  }
   return place == std::string_view::npos ? place : place + key.size();
 }
 /// The digest of a length and a header whose own digest counts as zeros.
@@ -194,25 +198,116 @@ POLYAK_DEFINE_ON_USE void TensorReads::run() const {
 #endif
 }
 
+POLYAK_DEFINE_ON_USE SafetensorsPlan::SafetensorsPlan(std::vector<SafetensorsSpec> specs,
+                                                      std::map<std::string, std::string> given,
+                                                      bool with_digests, bool with_joint_digests)
+    : metadata(std::move(given)),
+      digests(with_digests && has_digest),
+      joint_digests(with_joint_digests) {
+  lay_out(std::move(specs));
+  header = header_text();
+}
+
+POLYAK_DEFINE_ON_USE void SafetensorsPlan::lay_out(std::vector<SafetensorsSpec> specs) {
+  std::sort(specs.begin(), specs.end(), [](const auto& a, const auto& b) {
+    return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
+  });
+  std::unordered_set<std::string> names{std::string(safetensors_metadata_name)};
+  std::uint64_t end = 0;
+  for (SafetensorsSpec& spec : specs) {
+    const std::string quoted = "tensor \"" + spec.name + "\" ";
+    require(is_utf8(spec.name), quoted + "must have a name in UTF-8; its name",
+            std::string_view(spec.name));
+    require(names.insert(spec.name).second, "a tensor's name must be new, and not \"__metadata__\"",
+            std::string_view(spec.name));
+    const TensorBytes size = tensor_bytes(spec.shape, spec.dtype);
+    if (size.rule != nullptr || size.bytes > std::numeric_limits<std::int64_t>::max() - end) {
+      refuse_value("polyak: " + quoted +
+                   (size.what != nullptr ? size.what : "does not fit into a file"));
+    }
+    tensors.push_back(
+        {std::move(spec.name), spec.dtype, std::move(spec.shape), end, end + size.bytes});
+    end += size.bytes;
+  }
+  for (const auto& [key, value] : metadata) {
+    require(is_utf8(key) && is_utf8(value), "metadata must be UTF-8; its key",
+            std::string_view(key));
+    require(!key.starts_with(digest_key),
+            "metadata must not begin with \"xxh3_128\", which digests do; the key",
+            std::string_view(key));
+  }
+  if (!digests) return;
+  const std::string zeros(digest_digits, '0');
+  metadata.emplace(digest_key, zeros);
+  if (joint_digests) {
+    metadata.emplace(joint_digests_key, std::string(digest_digits * tensors.size(), '0'));
+    return;
+  }
+  for (const SafetensorsTensor& tensor : tensors) {
+    metadata.emplace(tensor_digest_key(tensor.name), zeros);
+  }
+}
+
+POLYAK_DEFINE_ON_USE std::string SafetensorsPlan::header_text() const {
+  const auto quoted = [](const std::string& text) { return nlohmann::json(text).dump(); };
+  const auto listed = [](const auto& numbers) {
+    std::string list = "[";
+    for (const std::uint64_t number : numbers) {
+      list += (list.size() == 1 ? "" : ",") + detail::text(number);
+    }
+    return list + "]";
+  };
+  std::string text(8, '\0');
+  text += '{';
+  if (!metadata.empty()) {
+    text += "\"__metadata__\":{";
+    for (const auto& [key, value] : metadata) {
+      text += quoted(key) + ":" + quoted(value) + ",";
+    }
+    text.back() = '}';
+    text += ',';
+  }
+  for (const SafetensorsTensor& tensor : tensors) {
+    text += quoted(tensor.name) + ":{\"dtype\":\"";
+    text.append(name_of(tensor.dtype)).append("\",\"shape\":").append(listed(tensor.shape));
+    text += ",\"data_offsets\":" + listed(std::array{tensor.begin, tensor.end}) + "},";
+  }
+  if (text.back() == ',') text.pop_back();
+  text += '}';
+  text.append((64 - text.size() % 64) % 64, ' ');
+  const std::uint64_t length = text.size() - 8;
+  require(length <= safetensors_header_limit,
+          "the header of a safetensors file must have at most 100000000 bytes", length);
+  std::memcpy(text.data(), &length, 8);
+  if (digests) {
+    text.replace(header_digest_place(text), digest_digits, header_digest(text));
+  }
+  return text;
+}
+
 }  // namespace detail
 
 POLYAK_DEFINE_ON_USE SafetensorsWriter::SafetensorsWriter(
     const std::filesystem::path& path, std::vector<SafetensorsSpec> specs,
     std::map<std::string, std::string> metadata, SafetensorsWriteOptions options)
-    : metadata_(std::move(metadata)),
-      digests_(options.digests && detail::has_digest),
-      joint_digests_(options.joint_digests) {
-  lay_out(std::move(specs));
-  const std::string header = header_text();
-  file_.emplace(path, options.durable);
-  file_->append(header);
+    : SafetensorsWriter(detail::SafetensorsPlan(std::move(specs), std::move(metadata),
+                                                options.digests, options.joint_digests),
+                        path, options.durable) {}
+
+POLYAK_DEFINE_ON_USE SafetensorsWriter::SafetensorsWriter(detail::SafetensorsPlan plan,
+                                                          const std::filesystem::path& path,
+                                                          bool durable)
+    : plan_(std::move(plan)) {
+  file_.emplace(path, durable);
+  file_->append(std::string_view(plan_.header));
+  plan_.header = {};
 }
 
 POLYAK_DEFINE_ON_USE void SafetensorsWriter::append(std::span<const std::byte> bytes) {
   if (bytes.size() > data_size() - written_) {
     detail::refuse_order("polyak: SafetensorsWriter::append of more bytes than its tensors have");
   }
-  if (!digests_) {
+  if (!plan_.digests) {
     file_->append(bytes);
     written_ += bytes.size();
     return;
@@ -228,8 +323,8 @@ POLYAK_DEFINE_ON_USE void SafetensorsWriter::append(std::span<const std::byte> b
 
 POLYAK_DEFINE_ON_USE void SafetensorsWriter::digest(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    while (tensors_[tensor_].end <= written_) next_tensor();
-    const std::uint64_t rest = tensors_[tensor_].end - written_;
+    while (tensors()[tensor_].end <= written_) next_tensor();
+    const std::uint64_t rest = tensors()[tensor_].end - written_;
     const auto part =
         bytes.first(static_cast<std::size_t>(std::min<std::uint64_t>(bytes.size(), rest)));
     digest_.add(part);
@@ -244,9 +339,10 @@ POLYAK_DEFINE_ON_USE void SafetensorsWriter::stage() {
                          " of " + detail::text(data_size()) + " bytes");
   }
   if (staged_) return;
-  if (digests_) {
-    while (tensor_ < tensors_.size()) next_tensor();
-    const std::string header = header_text();
+  if (plan_.digests) {
+    while (tensor_ < tensors().size()) next_tensor();
+    const std::string header = plan_.header_text();
+    header_digest_ = header.substr(detail::header_digest_place(header), detail::digest_digits);
     file_->write_at(0, std::as_bytes(std::span(header)));
   }
   file_->stage();
@@ -258,91 +354,12 @@ POLYAK_DEFINE_ON_USE void SafetensorsWriter::finish() {
   file_->commit();
 }
 
-POLYAK_DEFINE_ON_USE void SafetensorsWriter::lay_out(std::vector<SafetensorsSpec> specs) {
-  std::sort(specs.begin(), specs.end(), [](const auto& a, const auto& b) {
-    return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
-  });
-  std::unordered_set<std::string> names{std::string(detail::safetensors_metadata_name)};
-  std::uint64_t end = 0;
-  for (SafetensorsSpec& spec : specs) {
-    const std::string quoted = "tensor \"" + spec.name + "\" ";
-    require(detail::is_utf8(spec.name), quoted + "must have a name in UTF-8; its name",
-            std::string_view(spec.name));
-    require(names.insert(spec.name).second, "a tensor's name must be new, and not \"__metadata__\"",
-            std::string_view(spec.name));
-    const detail::TensorBytes size = detail::tensor_bytes(spec.shape, spec.dtype);
-    if (size.rule != nullptr || size.bytes > std::numeric_limits<std::int64_t>::max() - end) {
-      detail::refuse_value("polyak: " + quoted +
-                           (size.what != nullptr ? size.what : "does not fit into a file"));
-    }
-    tensors_.push_back(
-        {std::move(spec.name), spec.dtype, std::move(spec.shape), end, end + size.bytes});
-    end += size.bytes;
-  }
-  for (const auto& [key, value] : metadata_) {
-    require(detail::is_utf8(key) && detail::is_utf8(value), "metadata must be UTF-8; its key",
-            std::string_view(key));
-    require(!key.starts_with(detail::digest_key),
-            "metadata must not begin with \"xxh3_128\", which digests do; the key",
-            std::string_view(key));
-  }
-  if (!digests_) return;
-  const std::string zeros(detail::digest_digits, '0');
-  metadata_.emplace(detail::digest_key, zeros);
-  if (joint_digests_) {
-    metadata_.emplace(detail::joint_digests_key,
-                      std::string(detail::digest_digits * tensors_.size(), '0'));
-    return;
-  }
-  for (const SafetensorsTensor& tensor : tensors_) {
-    metadata_.emplace(detail::tensor_digest_key(tensor.name), zeros);
-  }
-}
-
-POLYAK_DEFINE_ON_USE std::string SafetensorsWriter::header_text() const {
-  const auto quoted = [](const std::string& text) { return nlohmann::json(text).dump(); };
-  const auto listed = [](const auto& numbers) {
-    std::string list = "[";
-    for (const std::uint64_t number : numbers) {
-      list += (list.size() == 1 ? "" : ",") + detail::text(number);
-    }
-    return list + "]";
-  };
-  std::string text(8, '\0');
-  text += '{';
-  if (!metadata_.empty()) {
-    text += "\"__metadata__\":{";
-    for (const auto& [key, value] : metadata_) {
-      text += quoted(key) + ":" + quoted(value) + ",";
-    }
-    text.back() = '}';
-    text += ',';
-  }
-  for (const SafetensorsTensor& tensor : tensors_) {
-    text += quoted(tensor.name) + ":{\"dtype\":\"";
-    text.append(name_of(tensor.dtype)).append("\",\"shape\":").append(listed(tensor.shape));
-    text += ",\"data_offsets\":" + listed(std::array{tensor.begin, tensor.end}) + "},";
-  }
-  if (text.back() == ',') text.pop_back();
-  text += '}';
-  text.append((64 - text.size() % 64) % 64, ' ');
-  const std::uint64_t length = text.size() - 8;
-  require(length <= detail::safetensors_header_limit,
-          "the header of a safetensors file must have at most 100000000 bytes", length);
-  std::memcpy(text.data(), &length, 8);
-  if (digests_) {
-    text.replace(detail::header_digest_place(text), detail::digest_digits,
-                 detail::header_digest(text));
-  }
-  return text;
-}
-
 POLYAK_DEFINE_ON_USE void SafetensorsWriter::next_tensor() {
-  if (joint_digests_) {
-    metadata_.find(std::string(detail::joint_digests_key))
+  if (plan_.joint_digests) {
+    plan_.metadata.find(std::string(detail::joint_digests_key))
         ->second.replace(detail::digest_digits * tensor_, detail::digest_digits, digest_.finish());
   } else {
-    metadata_[detail::tensor_digest_key(tensors_[tensor_].name)] = digest_.finish();
+    plan_.metadata[detail::tensor_digest_key(tensors()[tensor_].name)] = digest_.finish();
   }
   ++tensor_;
 }
