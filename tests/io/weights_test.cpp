@@ -11,8 +11,11 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include <polyak/average/ema.hpp>
 #include <polyak/average/ema_bank.hpp>
+#include <polyak/io/safetensors.hpp>
 #include <polyak/io/safetensors_index.hpp>
 #include <polyak/io/snapshot_store.hpp>
 #include <polyak/io/weights.hpp>
@@ -454,6 +457,86 @@ TEST_CASE("Some weights are read, and the others stay as they are") {
   write_file(path, {{"body", {1, 2, 3, 4}}, {"tail", {5, 6}}});
   CHECK(refuses([&] { polyak::load_weights(path, params, {.tensors = polyak::named("body")}); },
                 {"\"tail\" is extra"}));
+}
+
+TEST_CASE("Files of weights name their format") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "model.safetensors";
+  Model model;
+  polyak::Ema ema(model.params, {.decay = 0.5});
+  ema.update(model.params);
+  const auto format = [&](const std::filesystem::path& place) {
+    return polyak::SafetensorsModel(place).files().back()->metadata().at("format");
+  };
+  for (const bool digests : {true, false}) {
+    polyak::save_weights(path, model.params, {.digests = digests});
+    CHECK(format(path) == "pt");
+    polyak::save_average(path, model.params, ema, {.digests = digests});
+    CHECK(format(path) == "pt");
+    polyak::save_weights(folder.path() / "shards", model.params,
+                         {.shard_bytes = 30, .digests = digests});
+    CHECK(format(folder.path() / "shards") == "pt");
+  }
+  polyak::save_weights(path, model.params, {.metadata = {{"format", "mlx"}, {"k", "v"}}});
+  CHECK(format(path) == "mlx");
+
+  SECTION("and a tied tensor with this name is noted nevertheless") {
+    std::vector<float> w{1, 2};
+    polyak::Parameters<float> tied;
+    tied.add("w", w).add("format", w);
+    polyak::save_weights(path, tied);
+    CHECK(format(path) == "w");
+    w = {0, 0};
+    polyak::load_weights(path, tied);
+    CHECK(w == std::vector<float>{1, 2});
+  }
+}
+
+TEST_CASE("Weights that another program wrote anew with the old metadata are read when asked to") {
+  if (!polyak::detail::has_digest) return;
+  const TemporaryFolder folder;
+  Model model;
+  // Another program orders the header anew and copies the metadata, also those of old numbers.
+  const auto write_anew = [](const std::filesystem::path& path, std::byte change) {
+    const polyak::SafetensorsFile old(path);
+    nlohmann::json header;
+    for (const auto& tensor : old.tensors()) {
+      header[tensor.name] = {{"dtype", name_of(tensor.dtype)},
+                             {"shape", tensor.shape},
+                             {"data_offsets", {tensor.begin, tensor.end}}};
+    }
+    header["__metadata__"] = old.metadata();
+    std::string text = header.dump(1);
+    const std::uint64_t length = text.size();
+    text.insert(0, std::string(reinterpret_cast<const char*>(&length), 8));
+    for (const std::byte byte : old.file().bytes().subspan(old.data_start())) {
+      text += static_cast<char>(byte ^ change);
+    }
+    std::filesystem::remove(path);
+    write(path, text);
+  };
+  for (const std::uint64_t shard : {0U, 30U}) {
+    for (const std::byte change : {std::byte{0}, std::byte{1}}) {
+      const auto place = folder.path() / ("model" + std::to_string(shard));
+      std::filesystem::remove_all(place);
+      polyak::save_weights(place, model.params, {.shard_bytes = shard});
+      const polyak::SafetensorsModel written(place);
+      for (const auto& file : written.files()) write_anew(file->path(), change);
+      Model read;
+      read.clear();
+      const auto before = read.bytes();
+      CHECK(refusal<polyak::io_error>([&] {
+              polyak::load_weights(place, read.params);
+            }).find("has changed since it was written") != std::string::npos);
+      CHECK(read.bytes() == before);
+      polyak::load_weights(place, read.params, {.verify = false});
+      auto expected = model.bytes();
+      for (auto& tensor : expected) {
+        for (std::byte& byte : tensor) byte ^= change;
+      }
+      CHECK(read.bytes() == expected);
+    }
+  }
 }
 
 }  // namespace weights_test

@@ -44,8 +44,9 @@ class SafetensorsModel {
   ///
   /// Throws io_error for files that cannot be read or break a rule, for an index without a weight
   /// map, with a duplicate name or a file that is not a plain name, and for files and tensors of
-  /// the index that do not exist.
-  POLYAK_ON_USE explicit SafetensorsModel(const std::filesystem::path& path);
+  /// the index that do not exist. `verify_header` as for SafetensorsFile.
+  POLYAK_ON_USE explicit SafetensorsModel(const std::filesystem::path& path,
+                                          bool verify_header = true);
 
   /// All names, in alphabetical order.
   POLYAK_ON_USE [[nodiscard]] std::vector<std::string> names() const;

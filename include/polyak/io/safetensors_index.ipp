@@ -146,7 +146,8 @@ POLYAK_DEFINE_ON_USE std::map<std::string, std::string> parse_index(
 
 }  // namespace detail
 
-POLYAK_DEFINE_ON_USE SafetensorsModel::SafetensorsModel(const std::filesystem::path& path) {
+POLYAK_DEFINE_ON_USE SafetensorsModel::SafetensorsModel(const std::filesystem::path& path,
+                                                        bool verify_header) {
   std::error_code ignored;
   std::filesystem::path file = path;
   if (std::filesystem::is_directory(path, ignored)) {
@@ -154,7 +155,7 @@ POLYAK_DEFINE_ON_USE SafetensorsModel::SafetensorsModel(const std::filesystem::p
     if (!std::filesystem::exists(file, ignored)) file = path / detail::model_name;
   }
   if (file.extension() != ".json") {
-    files_.push_back(std::make_unique<SafetensorsFile>(file));
+    files_.push_back(std::make_unique<SafetensorsFile>(file, verify_header));
     for (const SafetensorsTensor& tensor : files_[0]->tensors()) {
       places_.emplace(tensor.name, files_[0].get());
     }
@@ -165,7 +166,8 @@ POLYAK_DEFINE_ON_USE SafetensorsModel::SafetensorsModel(const std::filesystem::p
   for (const auto& [name, shard] : detail::parse_index(index.bytes(), file)) {
     const SafetensorsFile*& in = known[shard];
     if (in == nullptr) {
-      files_.push_back(std::make_unique<SafetensorsFile>(file.parent_path() / shard));
+      files_.push_back(
+          std::make_unique<SafetensorsFile>(file.parent_path() / shard, verify_header));
       in = files_.back().get();
     }
     if (in->find(name) == nullptr) {

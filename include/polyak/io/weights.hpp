@@ -42,6 +42,7 @@ inline namespace POLYAK_V0 {
 struct SaveWeightsOptions {
   /// Floating-point weights are rounded to this type; by default they keep their own.
   std::optional<DType> dtype = std::nullopt;
+  /// Texts for the files. "format" is "pt" unless it is given here: other programs look for it.
   std::map<std::string, std::string> metadata = {};
   /// Largest number of bytes of tensors in one file; above it the path is a folder with several
   /// files and an index. 0: one file, whatever its size.
@@ -60,7 +61,10 @@ struct LoadWeightsOptions {
   /// The tensors that are loaded. All others stay as they are, and the file need not have them.
   Selection tensors = {};
   bool allow_extra = false;  ///< ignores tensors of the file that the model does not have
-  bool verify = true;        ///< checks the digests, if the file has them
+  /// Checks the digests, if the file has them: those of the header, of what is loaded, and of the
+  /// files that an index names. False reads a file that another program has written anew with the
+  /// metadata of the old one.
+  bool verify = true;
 };
 
 namespace detail {

@@ -185,6 +185,8 @@ POLYAK_DEFINE_ON_USE void write_weights(const std::filesystem::path& path, const
     specs.push_back({alias, source->spec.dtype, source->spec.shape});
     by_name.emplace(alias, source);
   }
+  // Without it the Python package transformers refuses a file that has metadata.
+  metadata.emplace("format", "pt");
   const auto fill = [&](SafetensorsWriter& writer) {
     for (const SafetensorsTensor& tensor : writer.tensors())
       by_name.at(tensor.name)->append(writer);
@@ -282,7 +284,7 @@ POLYAK_ON_USE [[nodiscard]] inline std::string misfit(const SafetensorsTensor& t
 POLYAK_DEFINE_ON_USE void load_targets(const std::filesystem::path& path,
                                        const std::vector<WeightTarget>& targets,
                                        const LoadWeightsOptions& options) {
-  const SafetensorsModel model(path);
+  const SafetensorsModel model(path, options.verify);
   std::vector<std::vector<FoundTensor>> found;
   std::set<std::string> names, here;
   std::string list;
