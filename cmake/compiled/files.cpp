@@ -4,6 +4,8 @@
 #include <polyak/io/descriptors.ipp>
 #include <polyak/io/digest.ipp>
 #include <polyak/io/mapped_file.ipp>
+#include <polyak/io/model_folder.ipp>
+#include <polyak/io/model_index.ipp>
 #include <polyak/io/reconstruct.ipp>
 #include <polyak/io/row_major.ipp>
 #include <polyak/io/safetensors.ipp>

@@ -11,18 +11,22 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <polyak/core/compiled.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/core/scalar.hpp>
+#include <polyak/io/error.hpp>
+#include <polyak/io/model_index.hpp>
 #include <polyak/io/row_major.hpp>
 #include <polyak/io/safetensors.hpp>
 #include <polyak/io/safetensors_index.hpp>
@@ -163,6 +167,37 @@ POLYAK_DEFINE_ON_USE void ModelSource::tie(const Layout& layout) {
   }
 }
 
+/// The folder whose model is replaced by a file at `path`: its "model.safetensors", beside which
+/// there may be an index of an older model. nullopt for any other file. Throws for a path at which
+/// a model could not be loaded again.
+POLYAK_ON_USE [[nodiscard]] inline std::optional<std::filesystem::path> folder_of_model(
+    const std::filesystem::path& path) {
+  require(path.extension() != ".json",
+          "a file of weights must not have a name that ends in \".json\", as an index does",
+          std::string_view(path.string()));
+  std::error_code error;
+  std::vector<std::filesystem::path> places{path};
+  const auto real = std::filesystem::canonical(path, error);
+  if (!error) places.push_back(real);
+  std::optional<std::filesystem::path> found;
+  for (const auto& place : places) {
+    auto folder = place.parent_path();
+    if (folder.empty()) folder = ".";
+    if (place.filename() == model_name && std::filesystem::is_directory(folder, error)) {
+      if (!found || std::filesystem::exists(folder / index_name, error)) found = folder;
+      continue;
+    }
+    std::string words;
+    if (PinnedFile(folder / index_name).read(words) != 0) continue;
+    for (const auto& [tensor, file] : read_index(words).weight_map) {
+      if (place.filename() != file) continue;
+      refuse_io(path, {}, {},
+                "is one of several files of the model in its folder; save the model to the folder");
+    }
+  }
+  return found;
+}
+
 POLYAK_DEFINE_ON_USE void write_weights(const std::filesystem::path& path, const ModelSource& model,
                                         const SaveWeightsOptions& options) {
   const SafetensorsWriteOptions how{.digests = options.digests, .durable = options.durable};
@@ -194,6 +229,11 @@ POLYAK_DEFINE_ON_USE void write_weights(const std::filesystem::path& path, const
   if (options.shard_bytes > 0) {
     write_sharded(path, std::move(specs), metadata, fill,
                   {.shard_bytes = options.shard_bytes, .file = how});
+    return;
+  }
+  if (const auto folder = folder_of_model(path)) {
+    write_sharded(*folder, std::move(specs), metadata, fill,
+                  {.shard_bytes = std::numeric_limits<std::uint64_t>::max(), .file = how});
     return;
   }
   SafetensorsWriter writer(path, std::move(specs), std::move(metadata), how);
