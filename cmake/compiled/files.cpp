@@ -16,4 +16,5 @@
 #include <polyak/io/snapshot_store.ipp>
 #include <polyak/io/state_match.ipp>
 #include <polyak/io/state_record.ipp>
+#include <polyak/io/tensor_reads.ipp>
 #include <polyak/io/weights.ipp>

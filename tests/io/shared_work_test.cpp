@@ -16,6 +16,7 @@
 #include <polyak/io/safetensors.hpp>
 #include <polyak/io/save.hpp>
 #include <polyak/io/shared_work.hpp>
+#include <polyak/io/tensor_reads.hpp>
 #include <polyak/io/weights.hpp>
 
 #include "catch.hpp"

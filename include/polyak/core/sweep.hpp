@@ -199,7 +199,8 @@ struct Tile {
   }
 };
 
-/// Whether loops process two packs at a time. Without, they are slower and compile in half the time.
+/// Whether loops process two packs at a time. Without, they run slower and compile in half the
+/// time.
 #if defined(POLYAK_SMALL_LOOPS)
 inline constexpr bool packs_in_pairs = false;
 #else

@@ -184,46 +184,6 @@ class SafetensorsFile {
   std::unordered_map<std::string, std::size_t, Hash, std::equal_to<>> places_;
 };
 
-namespace detail {
-
-/// A tensor in an open file.
-struct FoundTensor {
-  const SafetensorsFile* file;
-  const SafetensorsTensor* tensor;
-};
-
-/// Compares tensors with their digests, shared by a few threads, the largest first.
-POLYAK_ON_USE void verify_tensors(std::vector<FoundTensor> tensors);
-/// Whether two tensors of the same size have the same bytes.
-POLYAK_ON_USE [[nodiscard]] bool same_bytes(const FoundTensor& a, const FoundTensor& b);
-
-/// Tensors that are read from files, by a few threads.
-class TensorReads {
- public:
-  /// Adds a piece of `bytes` bytes.
-  void add(std::uint64_t bytes, std::function<void()> read) {
-    bytes_ += bytes;
-    reads_.push_back(std::move(read));
-  }
-  /// Adds reads of `count` elements of `element_bytes`: read(first, count), in pieces.
-  template <class Read>
-  void add_pieces(std::uint64_t count, std::uint64_t element_bytes, const Read& read) {
-    const std::uint64_t most = (std::uint64_t{4} << 20) / element_bytes;
-    for (std::uint64_t first = 0; first < count; first += most) {
-      const std::uint64_t part = count - first < most ? count - first : most;
-      add(part * element_bytes, [=] { read(first, part); });
-    }
-  }
-  /// Throws io_error that says that some may be done.
-  POLYAK_ON_USE void run() const;
-
- private:
-  std::vector<std::function<void()>> reads_;
-  std::uint64_t bytes_ = 0;
-};
-
-}  // namespace detail
-
 /// A tensor to be written.
 struct SafetensorsSpec {
   std::string name;
@@ -246,7 +206,8 @@ namespace detail {
 struct SafetensorsPlan {
   /// Throws std::invalid_argument as SafetensorsWriter does.
   POLYAK_ON_USE SafetensorsPlan(std::vector<SafetensorsSpec> specs,
-                                std::map<std::string, std::string> metadata, bool digests);
+                                std::map<std::string, std::string> metadata, bool digests,
+                                bool joint_digests = false);
 
   /// The length and the header. Two calls differ only in the digits of digests.
   POLYAK_ON_USE [[nodiscard]] std::string header_text() const;

@@ -28,6 +28,7 @@
 #include <polyak/io/save.hpp>
 #include <polyak/io/state_match.ipp>
 #include <polyak/io/state_record.ipp>
+#include <polyak/io/tensor_reads.hpp>
 
 namespace polyak {
 inline namespace POLYAK_V0 {

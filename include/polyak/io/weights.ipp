@@ -30,6 +30,7 @@
 #include <polyak/io/row_major.hpp>
 #include <polyak/io/safetensors.hpp>
 #include <polyak/io/safetensors_index.hpp>
+#include <polyak/io/tensor_reads.hpp>
 #include <polyak/io/weights.hpp>
 
 namespace polyak {
