@@ -209,7 +209,8 @@ TEST_CASE("Small and large tensors are written in their order") {
   std::vector<std::vector<float>> values;
   Parameters<float> params;
   std::size_t number = 0;
-  for (const std::size_t size : {3, 70'000, 5, 20'000, 16'383, 16'384, 0, 1, 65'535, 65'536, 2}) {
+  for (const std::size_t size :
+       {3U, 70'000U, 5U, 20'000U, 16'383U, 16'384U, 0U, 1U, 65'535U, 65'536U, 2U}) {
     auto& one = values.emplace_back(size);
     for (float& value : one) value = static_cast<float>(++number % 4099);
     params.add("w" + std::to_string(values.size()), one.data(), {static_cast<std::int64_t>(size)});

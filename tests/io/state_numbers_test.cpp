@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <polyak/core/state.hpp>
@@ -234,8 +235,8 @@ TEST_CASE("Numbers out of their range are not set by name or from bytes either")
   const std::array<std::pair<std::size_t, std::string_view>, 3> places{
       {{slots + 8, "\"tensor_steps\""}, {slots + 16, "\"skipped\""}, {slots + 24, "\"steps\""}}};
   for (const auto& [place, name] : places) {
-    const std::string message =
-        refusal<std::invalid_argument>([&] { restore_state(adamw, changed(place, INT64_MAX)); });
+    const std::string message = refusal<std::invalid_argument>(
+        [&, place = place] { restore_state(adamw, changed(place, INT64_MAX)); });
     CHECK(message == "polyak: restore_state: " + std::string(name) + " " + counts_rule +
                          ", got 9223372036854775807");
     CHECK(state_bytes(adamw) == before);
