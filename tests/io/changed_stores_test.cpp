@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -378,6 +379,40 @@ TEST_CASE("Two users may open a store one after the other") {
   CHECK(WEXITSTATUS(status) == 0);
   const SnapshotStore store(path);
   CHECK(store.snapshots().size() == 3);
+}
+
+TEST_CASE("Snapshots are not passed over for want of descriptors") {
+  const TemporaryFolder folder;
+  Run run(10);
+  {
+    SnapshotStore store(folder.path(), {.durable = false});
+    run.fill(store, 3);
+  }
+  const ::pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const ::rlimit limit{64, 64};
+    if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) ::_exit(1);
+    std::vector<int> taken;
+    for (int file = ::open("/dev/null", O_RDONLY); file >= 0;
+         file = ::open("/dev/null", O_RDONLY)) {
+      taken.push_back(file);
+    }
+    int refused = 0, read = 0;
+    for (std::size_t free = 0; free <= 4; ++free) {
+      try {
+        const auto store = SnapshotStore::read_only(folder.path());
+        read += store.snapshots().size() == 3 && store.problems().empty() ? 1 : 100;
+      } catch (const io_error&) {
+        ++refused;
+      }
+      ::close(taken[free]);
+    }
+    ::_exit(refused >= 1 && read >= 1 && refused + read == 5 ? 0 : 2);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  CHECK(WEXITSTATUS(status) == 0);
 }
 
 TEST_CASE("A snapshot that is missing can be removed from the list") {

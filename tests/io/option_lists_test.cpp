@@ -11,7 +11,10 @@
 
 #include <polyak/core/option_table.hpp>
 #include <polyak/io.hpp>
+#include <polyak/io/known_weightings.hpp>
+#include <polyak/io/reconstruct.hpp>
 #include <polyak/io/snapshot_store.hpp>
+#include <polyak/merge/merge_as_decay.hpp>
 #include <polyak/polyak.hpp>
 
 #include "catch.hpp"

@@ -46,9 +46,9 @@ Leftover remove_leftover(const std::filesystem::path& temporary);
 /// to replaced or made; the new file gets the permissions of the old one, and its owner and group
 /// where that is permitted.
 ///
-/// Every failure throws io_error, and the object is of no more use. If only the durability of the
-/// new name is unknown, the message says that the file is replaced, and io_error::replaced() is
-/// true. Where the file system has no locks, writers are not kept apart.
+/// Every failure throws io_error, and the object is of no more use. If an old file was replaced and
+/// only the durability of that is unknown, the message says so, and io_error::replaced() is true; a
+/// new file is removed again. Where the file system has no locks, writers are not kept apart.
 class AtomicFile {
  public:
   /// Throws if the folder does not exist or is not writable, if `path` is a folder or a device, and
@@ -95,8 +95,9 @@ class AtomicFile {
   [[nodiscard]] bool make_temporary(unsigned mode);
   /// Whether `temporary_` still names the file that is open here.
   [[nodiscard]] bool has_its_name();
-  /// Gives the file the permissions and the owner of the one that it replaces.
-  void take_permissions();
+  /// Gives the file the permissions and the owner of the one that it replaces. Returns whether
+  /// there is one.
+  bool take_permissions();
   /// Removes the temporary file.
   void discard() noexcept;
   /// Discards the file and throws.

@@ -179,7 +179,7 @@ POLYAK_DEFINE void AtomicFile::commit() {
 #endif
     if (!open && readable) fail("opening the folder", errno);
   }
-  take_permissions();
+  const bool replaces = take_permissions();
   if (!has_its_name()) {
     discard();
     progress_ = Progress::failed;
@@ -195,16 +195,22 @@ POLYAK_DEFINE void AtomicFile::commit() {
 #endif
   if (open) durable = detail::synchronise(open.number());
   const int error = errno;
+  // A new file whose name may not last is no file, as before.
+  const bool removed = !durable && !replaces &&
+                       detail::names(target_, file_.number()).value_or(false) &&
+                       ::unlink(target_.c_str()) == 0;
   discard();
-  if (!durable) {
-    detail::refuse_io(
-        {target_,
-         {},
-         {},
-         "is replaced, but fsync of the folder failed: " + std::generic_category().message(error) +
-             "; a loss of power may bring back the old file",
-         true});
-  }
+  if (durable) return;
+  constexpr const char* call = "fsync of the folder";
+  if (removed) detail::refuse_errno(target_, call, error);
+  detail::refuse_io({target_,
+                     {},
+                     {},
+                     std::string("is replaced, but ") + call +
+                         " failed: " + std::generic_category().message(error) +
+                         "; a loss of power may bring back the old file",
+                     true,
+                     error});
 }
 
 POLYAK_DEFINE std::filesystem::path AtomicFile::folder() const {
@@ -269,11 +275,11 @@ POLYAK_DEFINE bool AtomicFile::has_its_name() {
   return *same;
 }
 
-POLYAK_DEFINE void AtomicFile::take_permissions() {
+POLYAK_DEFINE bool AtomicFile::take_permissions() {
   struct ::stat replaced {
   }, own{};
   if (::stat(target_.c_str(), &replaced) != 0) {
-    if (errno == ENOENT) return;
+    if (errno == ENOENT) return false;
     fail("stat", errno);
   }
   if (::fstat(file_.number(), &own) != 0) fail("fstat", errno);
@@ -295,6 +301,7 @@ POLYAK_DEFINE void AtomicFile::take_permissions() {
   if (refused(detail::uninterrupted([&] { return ::fchmod(file_.number(), mode); }))) {
     fail("fchmod", errno);
   }
+  return true;
 }
 
 POLYAK_DEFINE void AtomicFile::discard() noexcept {

@@ -29,6 +29,7 @@ class io_error : public std::runtime_error {
     std::filesystem::path file;
     std::string tensor, rule, what;
     bool replaced = false;
+    int system_error = 0;
   };
 
   explicit io_error(Report report)
@@ -43,6 +44,9 @@ class io_error : public std::runtime_error {
   /// Whether files have been replaced all the same; the message says which, and what is not
   /// certain.
   [[nodiscard]] bool replaced() const { return report_.replaced; }
+
+  /// The errno of the system call that failed, or 0.
+  [[nodiscard]] int system_error() const { return report_.system_error; }
 
   [[nodiscard]] static std::string message(const Report& report) {
     std::string words = "polyak: " + report.file.string() + ": ";
@@ -87,7 +91,12 @@ namespace detail {
 /// Throws io_error for a failed system call, with the system's message.
 [[noreturn]] POLYAK_COLD inline void refuse_errno(const std::filesystem::path& file,
                                                   std::string_view call, int error) {
-  refuse_io(file, {}, {}, std::string(call) + " failed: " + std::generic_category().message(error));
+  refuse_io({file,
+             {},
+             {},
+             std::string(call) + " failed: " + std::generic_category().message(error),
+             false,
+             error});
 }
 
 }  // namespace detail

@@ -256,8 +256,8 @@ class SnapshotStore {
   /// Reads the contents of the folder.
   void scan();
 
-  /// Looks at a file in one of the two ways below; one that cannot be read becomes a problem.
-  /// (Without exceptions it ends the program.)
+  /// Looks at a file in one of the two ways below; one that cannot be read becomes a problem,
+  /// unless descriptors or memory are short. (Without exceptions it ends the program.)
   void read(const std::filesystem::path& file,
             void (SnapshotStore::*how)(const std::filesystem::path&));
   /// Adds a file to the snapshots or to the problems.

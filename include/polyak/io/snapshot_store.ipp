@@ -316,6 +316,9 @@ POLYAK_DEFINE void SnapshotStore::read(const std::filesystem::path& file,
   try {
     (this->*how)(file);
   } catch (const io_error& error) {
+    // What the process or the system lacks says nothing about the file.
+    const int lack = error.system_error();
+    if (lack == EMFILE || lack == ENFILE || lack == ENOMEM || lack == ENOLCK) throw;
     problems_.emplace_back(error.what());
   }
 #else
