@@ -95,6 +95,10 @@ class ModelFolder {
   POLYAK_ON_USE void read_old();
   POLYAK_ON_USE void remove_leftovers();
   void remove_old(bool also_model);
+  /// Removes a file, and notes in `unfinished_` if it stays.
+  bool remove(std::string_view name);
+  /// Removes the journal, unless the next save needs it.
+  void end_journal();
   /// Gives a model in one file its usual name. At each step the folder has the new model: by its
   /// index, then by its name.
   void rename_single();
@@ -106,11 +110,12 @@ class ModelFolder {
   FolderLock lock_;
   std::optional<AtomicFile> index_;
   std::set<std::string> old_;    ///< all files of the old model
+  std::set<std::string> left_;   ///< files of killed saves that could not be removed
   std::set<std::string> other_;  ///< files of other models in the folder
   std::vector<std::string> new_;
   std::string index_text_;    ///< of the index that is being written
   bool old_is_known_ = true;  ///< false for an index that is damaged
-  bool noted_ = false, stray_ = false, done_ = false;
+  bool noted_ = false, stray_ = false, done_ = false, unfinished_ = false;
 };
 
 }  // namespace detail

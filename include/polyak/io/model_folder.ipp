@@ -147,6 +147,9 @@ POLYAK_DEFINE_ON_USE void ModelFolder::read_old() {
   };
   const PinnedFile index(folder_ / index_name);
   std::set<std::string> names;
+  for (const int lack : {EMFILE, ENFILE, ENOMEM}) {
+    if (index.error() == lack) refuse_errno(folder_ / index_name, "opening", lack);
+  }
   old_is_known_ = read(index, names) || index.error() == ENOENT;
   // A damaged index must not forbid what replaces it. It is not trusted with what is removed.
   if (old_is_known_) old_ = std::move(names);
@@ -168,7 +171,7 @@ POLYAK_DEFINE_ON_USE void ModelFolder::remove_leftovers() {
     for (const auto& [tensor, name] : read_index(bytes).weight_map) {
       if (!name.ends_with(".safetensors") || name == model_name) continue;
       if (old_.contains(name) || other_.contains(name)) continue;
-      ::unlink((folder_ / name).c_str());
+      if (!remove(name)) left_.insert(name);
       remove_unlocked(temporary_of(folder_ / name));
     }
   }
@@ -212,6 +215,7 @@ POLYAK_DEFINE_ON_USE void ModelFolder::begin(const std::vector<std::string>& nam
   stray_ = names.empty() && is_there(index) && !is_there(folder_ / model_name);
   ModelIndex journal;
   for (const std::string& name : old_) journal.weight_map.emplace(name, name);
+  for (const std::string& name : left_) journal.weight_map.emplace(name, name);
   for (const std::string& name : names) journal.weight_map.emplace(name, name);
   if (!journal.weight_map.empty()) {
     noted_ = true;
@@ -233,7 +237,7 @@ POLYAK_DEFINE void ModelFolder::finish_with_index(std::string_view text) {
   const bool single = new_.size() == 1;
   remove_old(true);
   if (single) rename_single();
-  if (noted_) ::unlink((folder_ / journal_name).c_str());
+  end_journal();
 }
 
 POLYAK_DEFINE void ModelFolder::finish_with_file() {
@@ -250,7 +254,7 @@ POLYAK_DEFINE void ModelFolder::finish_with_file() {
   created_.keep();
   new_.emplace_back(model_name);
   remove_old(false);
-  if (noted_) ::unlink((folder_ / journal_name).c_str());
+  end_journal();
 }
 
 POLYAK_DEFINE void ModelFolder::remove_old(bool also_model) {
@@ -263,7 +267,7 @@ POLYAK_DEFINE void ModelFolder::remove_old(bool also_model) {
     const bool is_new = std::any_of(new_.begin(), new_.end(), [&](const std::string& written) {
       return written == name || std::filesystem::equivalent(path, folder_ / written, error);
     });
-    if (!is_new) ::unlink(path.c_str());
+    if (!is_new) remove(name);
   }
 }
 
@@ -277,7 +281,17 @@ POLYAK_DEFINE void ModelFolder::rename_single() {
     return;
   }
   if (durable_) lock_.sync();
-  ::unlink(file.c_str());
+  remove(new_.front());
+}
+
+POLYAK_DEFINE bool ModelFolder::remove(std::string_view name) {
+  if (::unlink((folder_ / name).c_str()) == 0 || errno == ENOENT) return true;
+  unfinished_ = true;
+  return false;
+}
+
+POLYAK_DEFINE void ModelFolder::end_journal() {
+  if (noted_ && !unfinished_) ::unlink((folder_ / journal_name).c_str());
 }
 
 POLYAK_DEFINE bool ModelFolder::is_replaced() const {
@@ -293,9 +307,9 @@ POLYAK_DEFINE ModelFolder::~ModelFolder() {
     created_.keep();
     return;  // what the old model has left is in the journal
   }
-  for (const std::string& name : new_) ::unlink((folder_ / name).c_str());
-  if (stray_ && is_there(folder_ / index_name)) ::unlink((folder_ / model_name).c_str());
-  if (noted_) ::unlink((folder_ / journal_name).c_str());
+  for (const std::string& name : new_) remove(name);
+  if (stray_ && is_there(folder_ / index_name)) remove(model_name);
+  end_journal();
 }
 
 }  // namespace detail

@@ -11,6 +11,8 @@
 ///
 /// Tensors have their own names and are row-major. To continue training use save() and load(),
 /// which store everything.
+///
+/// Above 300 lines: what is written and what is read have the same rules.
 #pragma once
 
 #include <cstddef>
@@ -207,12 +209,14 @@ void fields(SaveWeightsOptions& o, Fields& field) {
 }
 
 /// Writes all tensors of a model, without any state of training. The model may have
-/// several lists, such as one of each type. Atomic and durable as SafetensorsWriter; the index of
-/// several files is written last.
+/// several lists, such as one of each type. Atomic and durable as SafetensorsWriter. Several files,
+/// and "model.safetensors" in a folder, replace the model of the folder as a whole: see
+/// write_sharded().
 ///
 /// Throws std::logic_error while an average is swapped in (save the average by save_average()),
-/// std::invalid_argument for a dtype that is not floating-point, for a name that several lists have
-/// and for metadata with the name of an alias, io_error if a system call fails.
+/// std::invalid_argument for a dtype that is not floating-point, for a name that several lists
+/// have, for metadata with the name of an alias and for a file that is named as an index, ".json";
+/// io_error if a system call fails, and for a file that is one of several of its folder's model.
 template <FloatingScalar... P>
 requires(sizeof...(P) >= 1) void save_weights(const std::filesystem::path& path,
                                               const SaveWeightsOptions& options,
