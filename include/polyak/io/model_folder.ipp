@@ -25,6 +25,7 @@
 #include <polyak/core/compiled.hpp>
 #include <polyak/core/require.hpp>
 #include <polyak/io/atomic_file.hpp>
+#include <polyak/io/descriptors.hpp>
 #include <polyak/io/error.hpp>
 #include <polyak/io/model_folder.hpp>
 #include <polyak/io/model_index.hpp>
@@ -48,7 +49,7 @@ namespace detail {
 /// Removes a file that no writer has locked.
 inline void remove_unlocked(const std::filesystem::path& path) {
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  if (file && ::flock(file.number(), LOCK_EX | LOCK_NB) == 0) ::unlink(path.c_str());
+  if (file && lock_now(file.number()) == LockResult::locked) ::unlink(path.c_str());
 }
 
 POLYAK_DEFINE void sleep_for_milliseconds(long count) {
@@ -71,12 +72,10 @@ POLYAK_DEFINE bool FolderLock::take(const std::filesystem::path& folder, bool du
     refuse_errno(folder, "opening the folder", errno);
   }
   for (int waited = 0;;) {
-    if (::flock(file_.number(), LOCK_EX | LOCK_NB) == 0) {
-      exclusive_ = true;
-      break;
-    }
-    if (errno == EINTR) continue;
-    if (errno != EWOULDBLOCK) return true;  // no locks here
+    const LockResult result = lock_now(file_.number());
+    exclusive_ = result == LockResult::locked;
+    if (exclusive_) break;
+    if (result == LockResult::unknown) return true;  // no locks here
     if (waited++ == most) {
       refuse_io(folder, {}, {},
                 "another model is being saved there, for longer than " + text(most) + " ms");
@@ -96,12 +95,7 @@ POLYAK_DEFINE bool FolderLock::take(const std::filesystem::path& folder, bool du
 
 POLYAK_DEFINE void FolderLock::sync() const {
   if (!file_) return;
-  int result = 0;
-  do {
-    result = ::fsync(file_.number());
-  } while (result != 0 && errno == EINTR);
-  // Some file systems do not support fsync of folders, and do not need it.
-  if (result == 0 || errno == EINVAL || errno == ENOTSUP) return;
+  if (synchronise(file_.number())) return;
   refuse_errno(folder_, "the model is replaced, but may not be durable yet: fsync of the folder",
                errno);
 }
