@@ -7,9 +7,7 @@
 ///     Base::list_state(self, visit);                       where the method has a base with state
 ///     visit.options(self.options_);                        every field of an options struct
 ///     visit.option("width", self.width_);                  one more option
-///     visit.scalar("steps", self.steps_, count_range);          a counter or another number, and
-///     its
-///                                                          range
+///     visit.scalar("steps", self.steps_, count_range);     a number, and the values it may have
 ///     visit.newer_scalar("decay", self.decay_, 0.9);       one that older files lack, and files
 ///                                                          where it is 0.9
 ///     visit.counters("tensor_steps", self.tensor_steps_);  a counter for each tensor
