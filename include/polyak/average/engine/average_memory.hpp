@@ -218,10 +218,11 @@ class AverageMemory : public MethodHooks<P> {
   void list_options(OptionVisitor& visit) const { record_.list_options(*slots_.layout(), visit); }
   template <class Self, class Count>
   static void list_clocks(Self& self, StateVisitorOf<Self>& visit, Count& updates,
-                          const NumberRange& calls = count_range) {
+                          const NumberRange& calls = count_range,
+                          const NumberRange& updates_range = count_range) {
     auto& own = detail::as_base<AverageMemory>(self);
     visit.scalar("calls", own.record_.calls, calls);
-    visit.scalar("updates", updates, count_range);
+    visit.scalar("updates", updates, updates_range);
     visit.scalar("skipped", own.record_.skipped, count_range);
   }
   template <class Self>

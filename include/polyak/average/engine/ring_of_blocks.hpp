@@ -195,7 +195,8 @@ class RingOfBlocks : public AveragedWeights<Derived, P, S> {
     visit.options(own.weighting_);
     visit.options(own.window_);
     own.list_options(visit);
-    Base::list_clocks(own, visit, own.count_);
+    // place() finds a block for any count.
+    Base::list_clocks(own, visit, own.count_, count_range, difference_range);
     visit.scalar("open", own.open_, count_range);
     Base::list_memory(own, visit);
   }
