@@ -214,7 +214,7 @@ PLACES = [
      "if ((detail::has_started(parts, options.only) || ...)) {",
      "if (false) {", ["io/save_test.cpp"]),
     ("load_keeps_old_numbers", "io/save.ipp",
-     "std::memcpy(memory, value.data(), scalar.type->bytes);",
+     "std::memcpy(memory, value.data(), scalar.type.bytes);",
      "static_cast<void>(memory);", ["io/save_test.cpp"]),
     ("load_does_not_verify", "io/save.ipp",
      "if (report.verified && wanted.everything()) file.verify();",
