@@ -271,8 +271,8 @@ POLYAK_DEFINE_ON_USE void SafetensorsWriter::append(std::span<const std::byte> b
   while (!bytes.empty()) {
     // In pieces that are still in the cache when they are written.
     const auto part = bytes.first(std::min(bytes.size(), std::size_t{1} << 18));
+    file_->append(part);  // first, because it may fail
     digest(part);
-    file_->append(part);
     bytes = bytes.subspan(part.size());
   }
 }
