@@ -492,17 +492,17 @@ TEST_CASE("The lock of a folder excludes others, leaves no file and ends with it
   using polyak::detail::FolderLock;
   {
     FolderLock lock;
-    REQUIRE(lock.take(folder, true));
+    REQUIRE(lock.take(folder));
     if (!lock.exclusive()) return;
     CHECK(names_in(folder).empty());
     FolderLock second;
     CHECK(refusal<polyak::io_error>([&] {
-            static_cast<void>(second.take(folder, true, 5));
+            static_cast<void>(second.take(folder, 5));
           }).find("another model is being saved there") != std::string::npos);
     CHECK_FALSE(second.exclusive());
   }
   FolderLock gone;
-  CHECK_FALSE(gone.take(folder / "none", true));
+  CHECK_FALSE(gone.take(folder / "none"));
 
   // A child that lives on does not keep the lock.
   int ends[2];
@@ -510,7 +510,7 @@ TEST_CASE("The lock of a folder excludes others, leaves no file and ends with it
   ::pid_t child = -1;
   {
     FolderLock lock;
-    REQUIRE(lock.take(folder, true));
+    REQUIRE(lock.take(folder));
     child = ::fork();
     REQUIRE(child >= 0);
     if (child == 0) {
@@ -521,7 +521,7 @@ TEST_CASE("The lock of a folder excludes others, leaves no file and ends with it
     }
   }
   FolderLock again;
-  CHECK(again.take(folder, true, 0));
+  CHECK(again.take(folder, 0));
   ::close(ends[0]);
   ::close(ends[1]);
   CHECK(::waitpid(child, nullptr, 0) == child);

@@ -35,9 +35,9 @@ class FolderLock {
   /// Waits for another writer, up to `most` milliseconds. Returns false if the folder was removed
   /// meanwhile. Throws io_error if the folder cannot be opened, or is still locked then.
   ///
-  /// Where the file system has no locks it goes on without one, and without `durable` also where
-  /// the folder must not be read.
-  [[nodiscard]] bool take(const std::filesystem::path& folder, bool durable, int most = 10'000);
+  /// Where the file system has no locks, and where the folder must not be read, it goes on without
+  /// one.
+  [[nodiscard]] bool take(const std::filesystem::path& folder, int most = 10'000);
   /// Whether there is a lock.
   [[nodiscard]] bool exclusive() const { return exclusive_; }
   /// Makes changes of the folder durable. Throws io_error that says that they have been made.

@@ -63,12 +63,12 @@ POLYAK_DEFINE FolderLock::~FolderLock() {
   if (exclusive_) ::flock(file_.number(), LOCK_UN);
 }
 
-POLYAK_DEFINE bool FolderLock::take(const std::filesystem::path& folder, bool durable, int most) {
+POLYAK_DEFINE bool FolderLock::take(const std::filesystem::path& folder, int most) {
   folder_ = folder;
   file_ = FileDescriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!file_) {
     if (errno == ENOENT) return false;
-    if (errno == EACCES && !durable) return true;
+    if (errno == EACCES) return true;
     refuse_errno(folder, "opening the folder", errno);
   }
   for (int waited = 0;;) {
@@ -94,7 +94,10 @@ POLYAK_DEFINE bool FolderLock::take(const std::filesystem::path& folder, bool du
 }
 
 POLYAK_DEFINE void FolderLock::sync() const {
-  if (!file_) return;
+  if (!file_) {
+    ::sync();  // a folder that may be written to but not read
+    return;
+  }
   if (synchronise(file_.number())) return;
   refuse_errno(folder_, "the model is replaced, but may not be durable yet: fsync of the folder",
                errno);
@@ -115,7 +118,12 @@ POLYAK_DEFINE void NewFolder::create(const std::filesystem::path& folder, bool d
   if (error) refuse_io(folder, {}, {}, "is not a folder: " + error.message());
   if (!durable) return;
   for (const auto& made : made_) {
-    sync_folder(made.has_parent_path() ? made.parent_path() : std::filesystem::path("."));
+    const auto above = made.has_parent_path() ? made.parent_path() : std::filesystem::path(".");
+    if (::access(above.c_str(), R_OK) == 0) {
+      sync_folder(above);
+    } else {
+      ::sync();
+    }
   }
 }
 
@@ -124,7 +132,7 @@ POLYAK_DEFINE_ON_USE ModelFolder::ModelFolder(const std::filesystem::path& folde
   bool taken = false;
   for (int left = 100; !taken && left > 0; --left) {
     created_.create(folder_, durable);
-    taken = lock_.take(folder_, durable);
+    taken = lock_.take(folder_);
   }
   if (!taken) refuse_io(folder_, {}, {}, "is removed by another program again and again");
   read_old();

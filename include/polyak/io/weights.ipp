@@ -263,13 +263,15 @@ void read_weights(TensorReads& reads, const FoundTensor& from, const TensorInfo&
   });
 }
 
+/// The aliases of each tensor of a list.
+using Aliases = std::multimap<std::string_view, std::string_view>;
+
 /// The names that a tensor may have in a file: its own, then its aliases.
 POLYAK_ON_USE [[nodiscard]] inline std::vector<std::string> names_of(
-    const WeightTarget& target, const LoadWeightsOptions& options) {
-  std::vector<std::string> names{target.info->name};
-  for (const auto& [alias, name] : target.layout->aliases) {
-    if (name == target.info->name) names.push_back(alias);
-  }
+    const TensorInfo& info, const Aliases& aliases, const LoadWeightsOptions& options) {
+  std::vector<std::string> names{info.name};
+  const auto [first, last] = aliases.equal_range(info.name);
+  for (auto one = first; one != last; ++one) names.emplace_back(one->second);
   for (std::string& name : names) {
     if (options.name_in_file) name = options.name_in_file(name);
   }
@@ -328,6 +330,7 @@ POLYAK_DEFINE_ON_USE void load_targets(const std::filesystem::path& path,
   const SafetensorsModel model(path, options.verify);
   std::vector<std::vector<FoundTensor>> found;
   std::set<std::string> names, here;
+  std::map<const Layout*, Aliases> aliases;
   std::string list;
   const auto add = [&](const std::string& line) { list += (list.empty() ? "" : "; ") + line; };
   bool any = false;
@@ -335,7 +338,11 @@ POLYAK_DEFINE_ON_USE void load_targets(const std::filesystem::path& path,
     require(here.insert(target.info->name).second,
             "a tensor's name must be new among all lists that are loaded together",
             target.info->name);
-    const auto own = names_of(target, options);
+    const auto [list_of, is_new] = aliases.try_emplace(target.layout);
+    if (is_new) {
+      for (const auto& [alias, name] : target.layout->aliases) list_of->second.emplace(name, alias);
+    }
+    const auto own = names_of(*target.info, list_of->second, options);
     names.insert(own.begin(), own.end());
     found.emplace_back();
     if (!options.tensors(*target.info)) continue;
