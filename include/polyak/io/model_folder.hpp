@@ -80,7 +80,8 @@ class ModelFolder {
   /// Whether "model.safetensors" is a part of the old model of several files. Then a reader must
   /// not find a new one until there is a new index.
   [[nodiscard]] bool needs_index() const;
-  /// Names for the files of a new model. Nothing in the folder has one of them.
+  /// Names for the files of a new model. Nothing in the folder has one of them. Without locks they
+  /// are of this process alone.
   [[nodiscard]] std::vector<std::string> new_names(std::size_t count) const;
 
   /// Notes that files will be written; none are for "model.safetensors" alone. Throws io_error,
@@ -114,6 +115,7 @@ class ModelFolder {
   std::set<std::string> other_;  ///< files of other models in the folder
   std::vector<std::string> new_;
   std::string index_text_;    ///< of the index that is being written
+  bool exclusive_ = false;    ///< no other writer can be there
   bool old_is_known_ = true;  ///< false for an index that is damaged
   bool noted_ = false, stray_ = false, done_ = false, unfinished_ = false;
 };

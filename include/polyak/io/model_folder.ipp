@@ -135,8 +135,16 @@ POLYAK_DEFINE_ON_USE ModelFolder::ModelFolder(const std::filesystem::path& folde
     taken = lock_.take(folder_);
   }
   if (!taken) refuse_io(folder_, {}, {}, "is removed by another program again and again");
+  exclusive_ = lock_.exclusive();
+  if (!exclusive_) {
+    // Network file systems lock files that are open for writing, but no folders.
+    index_.emplace(folder_ / index_name, durable);
+    const FileDescriptor file(
+        ::open(temporary_of(index_->path()).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    exclusive_ = file && ::flock(file.number(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  }
   read_old();
-  if (lock_.exclusive()) remove_leftovers();
+  if (exclusive_) remove_leftovers();
 }
 
 POLYAK_DEFINE_ON_USE void ModelFolder::read_old() {
@@ -197,8 +205,15 @@ POLYAK_DEFINE std::vector<std::string> ModelFolder::new_names(std::size_t count)
     const std::string digits = detail::text(number);
     return std::string(5 - std::min<std::size_t>(5, digits.size()), '0') + digits;
   };
+  std::string own;
+  if (!exclusive_) {
+    struct ::timespec now {};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    own = "-" + detail::text(::getpid()) + "-" + detail::text(now.tv_sec) + "-" +
+          detail::text(now.tv_nsec);
+  }
   for (int attempt = 1;; ++attempt) {
-    const std::string again = attempt == 1 ? "" : "-" + detail::text(attempt);
+    const std::string again = own + (attempt == 1 ? "" : "-" + detail::text(attempt));
     std::vector<std::string> names;
     bool taken = false;
     for (std::size_t k = 1; k <= count; ++k) {
@@ -212,14 +227,13 @@ POLYAK_DEFINE std::vector<std::string> ModelFolder::new_names(std::size_t count)
 
 POLYAK_DEFINE_ON_USE void ModelFolder::begin(const std::vector<std::string>& names) {
   const auto index = folder_ / index_name;
-  // Without a lock of the folder, that of the index excludes others.
-  if (!names.empty() || is_there(index) || !lock_.exclusive()) index_.emplace(index, durable_);
+  if (!index_ && (!names.empty() || is_there(index))) index_.emplace(index, durable_);
   stray_ = names.empty() && is_there(index) && !is_there(folder_ / model_name);
   ModelIndex journal;
   for (const std::string& name : old_) journal.weight_map.emplace(name, name);
   for (const std::string& name : left_) journal.weight_map.emplace(name, name);
   for (const std::string& name : names) journal.weight_map.emplace(name, name);
-  if (!journal.weight_map.empty()) {
+  if (exclusive_ && !journal.weight_map.empty()) {  // else nobody could trust it
     noted_ = true;
     AtomicFile file(folder_ / journal_name, durable_);
     file.append(std::string_view(index_text(journal, 0)));
