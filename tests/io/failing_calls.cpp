@@ -367,6 +367,8 @@ int main(int count, char** words) {
     for (plan.at = 1; failed; ++plan.at, ++trials) {
       // One error after the other, so that each call meets all of them in turn.
       plan.error = errors[(first_error + static_cast<std::size_t>(plan.at)) % kinds];
+      // What is interrupted for ever is tried for ever.
+      if (plan.from_then_on && plan.error == EINTR) plan.error = EIO;
       Trial trial(way, plan);
       failed = trial.run();
       faults += trial.faults();
