@@ -11,6 +11,8 @@
 /// The methods run one after another over blocks of 8192 elements, in the order given. Weights and
 /// gradients come from memory once for all of them, but from the cache once for each. Methods that
 /// are named one by one share a loop instead and keep them in registers. The bits are the same.
+///
+/// Above 300 lines: what stands for a method has all that a method has.
 #pragma once
 
 #include <array>

@@ -24,6 +24,8 @@
 /// integers Role::copy. This is decided when the Model is made; not_averaged() lists the last two.
 ///
 /// Link polyak::torch (COMPONENTS torch). Known to work with LibTorch 1.13.
+///
+/// Above 300 lines: a module's lists, and steps on them, are one class.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Definitions of io/atomic_file.hpp.
+///
+/// Above 300 lines: each step of a replacement, and what its failure leaves.
 #pragma once
 
 #include <algorithm>

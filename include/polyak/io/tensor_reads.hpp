@@ -10,10 +10,13 @@
 #include <vector>
 
 #include <polyak/core/compiled.hpp>
-#include <polyak/io/safetensors.hpp>
 
 namespace polyak {
 inline namespace POLYAK_V0 {
+
+class SafetensorsFile;
+struct SafetensorsTensor;
+
 namespace detail {
 
 /// Bytes that are read, and digested or compared, while they are in the cache.

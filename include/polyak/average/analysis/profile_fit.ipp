@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Definitions of average/analysis/profile_fit.hpp.
+///
+/// Above 300 lines: the steps of one fit.
 #pragma once
 
 #include <algorithm>
