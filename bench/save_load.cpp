@@ -2,7 +2,8 @@
 /// @file
 /// polyak_save_load [MIB [ROUNDS [FOLDER]]]: save() and load() of a run of that size against one
 /// write and one read of the same bytes, with the same synchronisation with the disk. Rounds are
-/// interleaved, ratios are of medians. The files are warm: in the system's cache.
+/// interleaved, ratios are of medians. The files are warm: in the system's cache. Page faults are
+/// counted, because some machines take longer for a fault than for copying its page.
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <polyak/average/ema.hpp>
@@ -66,12 +68,27 @@ void plain_read(const std::string& path, std::vector<std::vector<float>>& arrays
   ::close(file);
 }
 
-template <class Call>
-double seconds(Call call) {
-  const auto begin = std::chrono::steady_clock::now();
-  call();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+long page_faults() {
+  struct ::rusage used {};
+  check(::getrusage(RUSAGE_SELF, &used) == 0, "getrusage");
+  return used.ru_minflt + used.ru_majflt;
 }
+
+/// The rounds of one call.
+struct Rounds {
+  std::vector<double> seconds;
+  long faults = 0;
+
+  template <class Call>
+  void time(Call call) {
+    const long before = page_faults();
+    const auto begin = std::chrono::steady_clock::now();
+    call();
+    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
+    seconds.push_back(passed.count());
+    faults += page_faults() - before;
+  }
+};
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -106,21 +123,23 @@ int main(int count, char** arguments) {
   polyak::save(state, params, adamw, ema);  // both files exist: every round replaces one
   plain_write(plain, arrays);
 
-  std::vector<double> save, load, write, read;
+  Rounds save, load, write, read;
   for (int round = 0; round < rounds; ++round) {
-    write.push_back(seconds([&] { plain_write(plain, arrays); }));
-    save.push_back(seconds([&] { polyak::save(state, params, adamw, ema); }));
-    read.push_back(seconds([&] { plain_read(plain, arrays); }));
-    load.push_back(seconds([&] { polyak::load(state, params, adamw, ema); }));
+    write.time([&] { plain_write(plain, arrays); });
+    save.time([&] { polyak::save(state, params, adamw, ema); });
+    read.time([&] { plain_read(plain, arrays); });
+    load.time([&] { polyak::load(state, params, adamw, ema); });
   }
   const double bytes = static_cast<double>(mib) / 1024;
-  const auto report = [&](const char* what, double ours, double theirs) {
-    std::printf("%s %.2f GiB/s, plain %.2f GiB/s: %.2f of plain\n", what, bytes / ours,
-                bytes / theirs, theirs / ours);
+  const auto report = [&](const char* what, const Rounds& ours, const Rounds& theirs) {
+    const double own = median(ours.seconds), other = median(theirs.seconds);
+    std::printf("%s %.2f GiB/s, plain %.2f GiB/s: %.2f of plain; page faults %ld, plain %ld\n",
+                what, bytes / own, bytes / other, other / own, ours.faults / rounds,
+                theirs.faults / rounds);
   };
   std::printf("%zu MiB, medians of %d interleaved rounds\n", mib, rounds);
-  report("save", median(save), median(write));
-  report("load", median(load), median(read));
+  report("save", save, write);
+  report("load", load, read);
   std::filesystem::remove(state);
   std::filesystem::remove(plain);
   return 0;
