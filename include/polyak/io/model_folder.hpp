@@ -110,6 +110,7 @@ class ModelFolder {
   NewFolder created_;
   FolderLock lock_;
   std::optional<AtomicFile> index_;
+  std::optional<PinnedFile> old_index_;
   std::set<std::string> old_;    ///< all files of the old model
   std::set<std::string> left_;   ///< files of killed saves that could not be removed
   std::set<std::string> other_;  ///< files of other models in the folder

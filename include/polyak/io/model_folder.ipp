@@ -35,10 +35,12 @@ namespace polyak {
 inline namespace POLYAK_V0 {
 namespace detail {
 
-/// Whether a path names anything, a link to nothing included.
+/// Whether a path names anything, a link to nothing included. Throws io_error if that is unknown.
 [[nodiscard]] inline bool is_there(const std::filesystem::path& path) {
   struct ::stat status {};
-  return ::lstat(path.c_str(), &status) == 0;
+  if (::lstat(path.c_str(), &status) == 0) return true;
+  if (errno != ENOENT && errno != ENOTDIR) refuse_errno(path, "lstat", errno);
+  return false;
 }
 
 /// The temporary file of an AtomicFile.
@@ -155,7 +157,7 @@ POLYAK_DEFINE_ON_USE void ModelFolder::read_old() {
     for (const auto& [tensor, name] : index.weight_map) names.insert(name);
     return index.fault.empty();
   };
-  const PinnedFile index(folder_ / index_name);
+  const PinnedFile& index = old_index_.emplace(folder_ / index_name);
   std::set<std::string> names;
   for (const int lack : {EMFILE, ENFILE, ENOMEM}) {
     if (index.error() == lack) refuse_errno(folder_ / index_name, "opening", lack);
@@ -258,15 +260,13 @@ POLYAK_DEFINE void ModelFolder::finish_with_index(std::string_view text) {
 
 POLYAK_DEFINE void ModelFolder::finish_with_file() {
   const auto index = folder_ / index_name;
-  if (is_there(index)) {
-    if (::unlink(index.c_str()) != 0 && errno != ENOENT) {
-      refuse_errno(index, "removing the index of the old model", errno);
-    }
-    done_ = true;
-    // Before the old files go: an index without its files would be no model at all.
-    if (durable_) lock_.sync();
+  const bool removed = ::unlink(index.c_str()) == 0;
+  if (!removed && errno != ENOENT) {
+    refuse_errno(index, "removing the index of the old model", errno);
   }
   done_ = true;
+  // Before the old files go: an index without its files would be no model at all.
+  if (removed && durable_) lock_.sync();
   created_.keep();
   new_.emplace_back(model_name);
   remove_old(false);
@@ -313,9 +313,16 @@ POLYAK_DEFINE void ModelFolder::end_journal() {
 POLYAK_DEFINE bool ModelFolder::is_replaced() const {
   if (done_) return true;
   if (index_text_.empty()) return false;
-  // The index may have been replaced although its writer has failed afterwards.
+  // The index may have been replaced although its writer has failed afterwards. If that cannot be
+  // found out, it must keep its files; the journal tells the next save.
+  const auto index = folder_ / index_name;
+  struct ::stat status {};
+  if (::stat(index.c_str(), &status) != 0) return errno != ENOENT;
+  if (old_index_->error() == 0 || old_index_->error() == ENOENT) {
+    return !old_index_->is_still_there();
+  }
   std::string bytes;
-  return PinnedFile(folder_ / index_name).read(bytes) == 0 && bytes == index_text_;
+  return PinnedFile(index).read(bytes) != 0 || bytes == index_text_;
 }
 
 POLYAK_DEFINE ModelFolder::~ModelFolder() {
@@ -324,7 +331,7 @@ POLYAK_DEFINE ModelFolder::~ModelFolder() {
     return;  // what the old model has left is in the journal
   }
   for (const std::string& name : new_) remove(name);
-  if (stray_ && is_there(folder_ / index_name)) remove(model_name);
+  if (stray_) remove(model_name);
   end_journal();
 }
 

@@ -206,8 +206,8 @@ namespace detail {
 struct SafetensorsPlan {
   /// Throws std::invalid_argument as SafetensorsWriter does.
   POLYAK_ON_USE SafetensorsPlan(std::vector<SafetensorsSpec> specs,
-                                std::map<std::string, std::string> metadata, bool digests,
-                                bool joint_digests = false);
+                                std::map<std::string, std::string> metadata,
+                                const SafetensorsWriteOptions& options);
 
   /// The length and the header. Two calls differ only in the digits of digests.
   POLYAK_ON_USE [[nodiscard]] std::string header_text() const;

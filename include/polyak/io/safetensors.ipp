@@ -158,10 +158,10 @@ namespace detail {
 
 POLYAK_DEFINE_ON_USE SafetensorsPlan::SafetensorsPlan(std::vector<SafetensorsSpec> specs,
                                                       std::map<std::string, std::string> given,
-                                                      bool with_digests, bool with_joint_digests)
+                                                      const SafetensorsWriteOptions& options)
     : metadata(std::move(given)),
-      digests(with_digests && has_digest),
-      joint_digests(with_joint_digests) {
+      digests(options.digests && has_digest),
+      joint_digests(options.joint_digests) {
   lay_out(std::move(specs));
   header = header_text();
 }
@@ -248,8 +248,7 @@ POLYAK_DEFINE_ON_USE std::string SafetensorsPlan::header_text() const {
 POLYAK_DEFINE_ON_USE SafetensorsWriter::SafetensorsWriter(
     const std::filesystem::path& path, std::vector<SafetensorsSpec> specs,
     std::map<std::string, std::string> metadata, SafetensorsWriteOptions options)
-    : SafetensorsWriter(detail::SafetensorsPlan(std::move(specs), std::move(metadata),
-                                                options.digests, options.joint_digests),
+    : SafetensorsWriter(detail::SafetensorsPlan(std::move(specs), std::move(metadata), options),
                         path, options.durable) {}
 
 POLYAK_DEFINE_ON_USE SafetensorsWriter::SafetensorsWriter(detail::SafetensorsPlan plan,

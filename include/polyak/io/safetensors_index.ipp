@@ -157,7 +157,7 @@ POLYAK_DEFINE_ON_USE void write_sharded(const std::filesystem::path& folder,
   if (shards.empty()) shards.emplace_back();
   std::vector<detail::SafetensorsPlan> plans;
   for (auto& shard : shards) {
-    plans.emplace_back(std::move(shard), metadata, options.file.digests);
+    plans.emplace_back(std::move(shard), metadata, options.file);
   }
 
   detail::ModelFolder place(folder, options.file.durable);
