@@ -2,7 +2,7 @@
 /// @file
 /// Definitions of io/atomic_file.hpp.
 ///
-/// Above 300 lines: each step of a replacement, and what its failure leaves.
+/// Above 300 lines: the steps of one replacement, and what each failure must undo.
 #pragma once
 
 #include <algorithm>

@@ -2,7 +2,7 @@
 /// @file
 /// Definitions of average/analysis/profile_fit.hpp.
 ///
-/// Above 300 lines: the steps of one fit.
+/// Above 300 lines: one fit, from the rows of profiles to its checks.
 #pragma once
 
 #include <algorithm>
