@@ -520,4 +520,30 @@ TEST_CASE("200 kills of a training process lose nothing that was saved") {
   CHECK(files <= 2);
 }
 
+#if POLYAK_HAS_XXHASH
+TEST_CASE(
+    "A state whose metadata were rewritten by another program loads without checking digests") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("run.safetensors");
+  Run run;
+  for (std::uint64_t n = 0; n < 3; ++n) run.step(n);
+  polyak::save(path, {.metadata = {{"note", "old"}}}, run.params, run.adamw, run.ema, run.power);
+  std::string bytes = content(path);
+  const std::size_t place = bytes.find("\"old\"");
+  REQUIRE(place != std::string::npos);
+  bytes.replace(place, 5, "\"new\"");
+  std::ofstream(path, std::ios::binary) << bytes;
+  Run other;
+  const auto before = other.bytes();
+  CHECK(refusal<polyak::io_error>([&] {
+          polyak::load(path, other.params, other.adamw, other.ema, other.power);
+        }).find("the header has changed") != std::string::npos);
+  CHECK(other.bytes() == before);
+  const auto report =
+      polyak::load(path, {.verify = false}, other.params, other.adamw, other.ema, other.power);
+  CHECK(report.metadata.at("note") == "new");
+  CHECK(other.bytes() == run.bytes());
+}
+#endif
+
 }  // namespace save_test

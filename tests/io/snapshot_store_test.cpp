@@ -526,6 +526,7 @@ TEST_CASE("A store gives averages of other widths") {
     const polyak::SafetensorsFile made(path("wanted.safetensors"));
     made.verify();
     CHECK(made.metadata().at("polyak.target") == "sigma_rel 0.075");
+    CHECK(made.metadata().at("format") == "pt");
     CHECK(distance(floats(made, "w"), direct(wanted)) < 1e-3);
     CHECK(distance(floats(polyak::SafetensorsFile(path("ema.safetensors")), "w"), direct(ema)) <
           1e-2);

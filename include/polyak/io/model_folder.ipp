@@ -101,8 +101,15 @@ POLYAK_DEFINE void FolderLock::sync() const {
     return;
   }
   if (synchronise(file_.number())) return;
-  refuse_errno(folder_, "the model is replaced, but may not be durable yet: fsync of the folder",
-               errno);
+  const int error = errno;
+  refuse_io({folder_,
+             {},
+             {},
+             std::string("the model is replaced, but fsync of the folder failed: ") +
+                 std::generic_category().message(error) +
+                 "; a loss of power may bring back the old model",
+             true,
+             error});
 }
 
 POLYAK_DEFINE NewFolder::~NewFolder() {

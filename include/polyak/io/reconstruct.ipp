@@ -162,7 +162,8 @@ class Reconstruction {
       paths_.push_back(outputs[k].file);
       writers_.push_back(std::make_unique<SafetensorsWriter>(
           outputs[k].file, specs,
-          std::map<std::string, std::string>{{"polyak.target", outputs[k].target.name()},
+          std::map<std::string, std::string>{{"format", "pt"},  // other programs look for it
+                                             {"polyak.target", outputs[k].target.name()},
                                              {"polyak.calls", text(fit.calls)},
                                              {"polyak.residual", text(fit.residual)}},
           SafetensorsWriteOptions{.digests = true, .durable = options.durable}));

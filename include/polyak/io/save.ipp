@@ -341,7 +341,7 @@ POLYAK_DEFINE_ON_USE LoadReport load_record(const std::filesystem::path& path,
                                             const LoadOptions& options) {
   const Wanted wanted{options.only, options.tensors};
   check_wanted(run, wanted);
-  const SafetensorsFile file(path);
+  const SafetensorsFile file(path, options.verify);
   const auto words = file.metadata().find(std::string(state_key));
   if (words == file.metadata().end()) {
     refuse_io(path, {}, {}, "holds no state of a run; load_weights() reads weights alone");
