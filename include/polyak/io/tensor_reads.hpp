@@ -50,7 +50,7 @@ class TensorReads {
       add(part * element_bytes, [=] { read(first, part); });
     }
   }
-  /// Throws io_error that says that some may be done.
+  /// A read that fails is tried again. Throws io_error that says that others may be done.
   POLYAK_ON_USE void run() const;
 
  private:

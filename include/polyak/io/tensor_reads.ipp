@@ -48,8 +48,17 @@ POLYAK_DEFINE_ON_USE bool same_bytes(const FoundTensor& a, const FoundTensor& b)
 }
 
 POLYAK_DEFINE_ON_USE void TensorReads::run() const {
-  const auto read = [&](std::size_t k) { reads_[k](); };
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+  // The file was read a moment ago, so a failure is rare, and may pass.
+  const auto read = [&](std::size_t k) {
+    for (int left = 2;; --left) {
+      try {
+        return reads_[k]();
+      } catch (const io_error&) {
+        if (left == 0) throw;
+      }
+    }
+  };
   try {
     share_work(reads_.size(), bytes_, read);
   } catch (const io_error& error) {
@@ -59,7 +68,7 @@ POLYAK_DEFINE_ON_USE void TensorReads::run() const {
                   std::string(error.what()) + ")");
   }
 #else
-  share_work(reads_.size(), bytes_, read);
+  share_work(reads_.size(), bytes_, [&](std::size_t k) { reads_[k](); });
 #endif
 }
 
