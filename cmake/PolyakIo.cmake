@@ -17,10 +17,8 @@ if(TARGET nlohmann_json::nlohmann_json AND NOT TARGET polyak::io)
   endif()
   add_library(polyak::io INTERFACE IMPORTED GLOBAL)
   target_link_libraries(polyak::io INTERFACE polyak::polyak nlohmann_json::nlohmann_json)
-  find_package(Threads QUIET)  # which read large files
-  if(TARGET Threads::Threads)
-    target_link_libraries(polyak::io INTERFACE Threads::Threads)
-  endif()
+  # Threads read large files. FindThreads would leave variables in the cache of the user's project.
+  target_link_libraries(polyak::io INTERFACE $<$<NOT:$<PLATFORM_ID:Windows>>:pthread>)
   if(POLYAK_XXHASH_INCLUDE_DIR AND POLYAK_XXHASH_LIBRARY)
     set(polyak_has_xxhash TRUE)
     target_include_directories(polyak::io SYSTEM INTERFACE ${POLYAK_XXHASH_INCLUDE_DIR})

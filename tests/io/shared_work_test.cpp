@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 #include <polyak/average/ema.hpp>
 #include <polyak/core/scalar.hpp>
 #include <polyak/io/mapped_file.hpp>
@@ -80,13 +82,20 @@ TEST_CASE("work is done once, whatever the number of its pieces") {
 }
 
 TEST_CASE("the first failure is thrown, whichever thread meets one first") {
-  for (int repeat = 0; repeat < 50; ++repeat) {
+  for (int repeat = 0; repeat < 20; ++repeat) {
     std::string words;
     std::vector<std::atomic<int>> done(100);
+    std::atomic<bool> later_failed{false};
     try {
       polyak::detail::share_work(100, many, [&](std::size_t k) {
         ++done[k];
-        if (k >= 17) throw std::runtime_error("piece " + std::to_string(k));
+        if (k < 17) return;
+        if (k == 17) {  // fails last, where there are other threads
+          for (int wait = 0; wait < 200 && !later_failed; ++wait) ::usleep(100);
+        } else {
+          later_failed = true;
+        }
+        throw std::runtime_error("piece " + std::to_string(k));
       });
     } catch (const std::runtime_error& error) {
       words = error.what();

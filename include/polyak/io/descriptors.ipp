@@ -37,6 +37,7 @@ class ProcessFiles {
   void close(int number) {
     const Lock lock(mutex_);
     std::erase(numbers_, number);
+    ::flock(number, LOCK_UN);  // a child that was forked this moment still has the file
     ::close(number);
   }
   [[nodiscard]] std::uint64_t generation() const { return generation_; }
