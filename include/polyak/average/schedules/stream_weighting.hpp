@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -37,7 +36,8 @@ class StreamWeighting {
     field.check(bad == nullptr, ": weights must be finite and >= 0, the first > 0",
                 bad == nullptr ? 0 : *bad);
     field.check(!w.weights_.empty(), ": there must be at least one weight", w.weights_.size());
-    const double sum = std::accumulate(w.weights_.begin(), w.weights_.end(), 0.0);
+    double sum = 0;
+    for (const double weight : w.weights_) sum += weight;
     field.check(detail::is_finite(sum), ": the sum of the weights must be finite", sum);
     field.after_reading([&] { w.add_up(); });
   }
