@@ -1,19 +1,21 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # The long forms of the tests of files, in a build of the preset `everything`:
-#   tests/io/prove_files.sh [BUILD]
+#   tests/io/prove_files.sh [BUILD [SANITIZED_BUILD]]
 # 1,000 kills of a run and of a save into a folder, 30,000 states changed at random, each call of
 # the system refused in each way, two processes that save into one folder 1,000 times each, and as
-# root two users of one folder. The mutations belong under the sanitizers: with a build of the
-# preset `sanitize` as a second argument they run there.
+# root two users of one folder. States belong under the sanitizers: give a build of the preset
+# `sanitize` as well.
 set -eu
 build=${1:-build/test}
 sanitized=${2:-$build}
 
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
 section() { printf '\n=== %s\n' "$1"; }
 
 section 'A run that is killed 1,000 times, against one that is not'
-"$build/examples/resume" --prove 1000
+"$build/examples/resume" --steps 100000 --save-every 5 --prove 1000 --file "$folder/run"
 section 'Saves into a folder: killed 1,000 times, and by two processes at once'
 POLYAK_LONG_TESTS=1000 "$build/tests/polyak_io_tests" 'Two processes save*,A save that is killed*'
 section 'Two users of one folder'
