@@ -39,7 +39,7 @@ struct ModelIndex {
 };
 
 /// Reads an index. All files in it are names of files beside it.
-POLYAK_ON_USE [[nodiscard]] ModelIndex read_index(std::string_view text);
+POLYAK_ON_USE [[nodiscard]] ModelIndex read_index(std::string_view words);
 
 /// The weight map of an index. Throws io_error if it is not valid; `path` is for the message.
 POLYAK_ON_USE [[nodiscard]] std::map<std::string, std::string> parse_index(

@@ -206,7 +206,7 @@ namespace detail {
 struct SafetensorsPlan {
   /// Throws std::invalid_argument as SafetensorsWriter does.
   POLYAK_ON_USE SafetensorsPlan(std::vector<SafetensorsSpec> specs,
-                                std::map<std::string, std::string> metadata,
+                                std::map<std::string, std::string> given,
                                 const SafetensorsWriteOptions& options);
 
   /// The length and the header. Two calls differ only in the digits of digests.

@@ -49,7 +49,7 @@ class SafetensorsModel {
  private:
   POLYAK_ON_USE void add_file(const std::filesystem::path& path, bool verify_header);
   /// Returns whether each file had the digest that the index has for it.
-  POLYAK_ON_USE bool add_index(const detail::PinnedFile& index, const std::filesystem::path& path,
+  POLYAK_ON_USE bool add_index(const detail::PinnedFile& pinned, const std::filesystem::path& path,
                                bool verify_header);
 
   std::vector<std::unique_ptr<SafetensorsFile>> files_;

@@ -156,6 +156,7 @@ POLYAK_DEFINE_ON_USE void write_sharded(const std::filesystem::path& folder,
 
   if (shards.empty()) shards.emplace_back();
   std::vector<detail::SafetensorsPlan> plans;
+  plans.reserve(shards.size());
   for (auto& shard : shards) {
     plans.emplace_back(std::move(shard), metadata, options.file);
   }
