@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // polyak/io/atomic_file.hpp among other users, other processes and what kills left behind.
+#include <cerrno>
 #include <csignal>
 #include <cstddef>
 #include <filesystem>
@@ -10,6 +11,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <fcntl.h>
@@ -150,6 +152,10 @@ TEST_CASE("Without a free descriptor the old file is unchanged") {
   put(path, "old");
   for (int free = 0; free < 4; ++free) {
     const int result = in_child([&] {
+      // The sanitizer needs a descriptor when it first looks at a category of errors.
+      static_cast<void>(std::error_code(EMFILE, std::generic_category()).message());
+      static_cast<void>(std::error_code(EMFILE, std::system_category()).message());
+      static_cast<void>(std::generic_category().message(EMFILE));
       std::vector<int> taken;
       const ::rlimit limit{64, 64};
       if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) return 3;
