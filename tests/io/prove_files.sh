@@ -15,7 +15,7 @@ trap 'rm -rf "$folder"' EXIT
 section() { printf '\n=== %s\n' "$1"; }
 
 section 'A run that is killed 1,000 times, against one that is not'
-"$build/examples/resume" --steps 40000 --save-every 10 --prove 1000 --file "$folder/run"
+"$build/examples/resume" --steps 60000 --save-every 10 --prove 1000 --file "$folder/run"
 section 'Saves into a folder: killed 1,000 times, and by two processes at once'
 POLYAK_LONG_TESTS=1000 "$build/tests/polyak_io_tests" 'Two processes save*,A save that is killed*'
 section 'Two users of one folder'
