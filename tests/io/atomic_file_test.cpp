@@ -27,6 +27,7 @@
 #include <polyak/io/safetensors.hpp>
 
 #include "catch.hpp"
+#include "child_process.hpp"
 #include "refusal.hpp"
 #include "temporary_folder.hpp"
 
@@ -75,24 +76,6 @@ unsigned permissions(const std::string& path) {
   struct ::stat status {};
   REQUIRE(::stat(path.c_str(), &status) == 0);
   return status.st_mode & 07777;
-}
-
-/// Runs `body` in a process of its own and returns its result; 99 if it throws, -1 if it is killed.
-template <class Body>
-int in_child(Body body) {
-  const ::pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    int result = 99;
-    try {
-      result = body();
-    } catch (...) {
-    }
-    ::_exit(result);
-  }
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 /// The folder of the process, as long as this lives.

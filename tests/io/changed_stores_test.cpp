@@ -29,6 +29,7 @@
 #include <polyak/io/snapshot_store.hpp>
 
 #include "catch.hpp"
+#include "child_process.hpp"
 #include "refusal.hpp"
 #include "temporary_folder.hpp"
 
@@ -39,15 +40,6 @@ namespace {
 using polyak::io_error;
 using polyak::ProfileTarget;
 using polyak::SnapshotStore;
-
-std::vector<std::string> names_in(const std::filesystem::path& folder) {
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    names.push_back(entry.path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
 
 /// A model of one tensor and a buffer, and an average of it.
 struct Run {
@@ -286,25 +278,7 @@ TEST_CASE("A forked child does not keep a store open, and opens it again to chan
   Run run(10);
   std::optional<SnapshotStore> store(std::in_place, folder.path());
   run.fill(*store, 2);
-  const auto in_child = [&](auto body) {
-    const ::pid_t child = ::fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
-      int result = 99;
-      try {
-        result = body();
-      } catch (...) {
-      }
-      ::_exit(result);
-    }
-    return child;
-  };
-  const auto result_of = [](::pid_t child) {
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  };
-  CHECK(result_of(in_child([&] {
+  CHECK(in_child([&] {
           run.step();
           int refusals = 0;
           const auto refused = [&](auto call) {
@@ -321,12 +295,12 @@ TEST_CASE("A forked child does not keep a store open, and opens it again to chan
           refused([&] { store->thin(2); });
           store.reset();
           return refusals;
-        })) == 3);
+        }) == 3);
   CHECK(names_in(folder.path()).size() == 3);
 
   int hold[2];
   REQUIRE(::pipe(hold) == 0);
-  const ::pid_t child = in_child([&] {
+  const ::pid_t child = start_child([&] {
     ::close(hold[1]);
     char byte = 0;
     if (::read(hold[0], &byte, 1) != 1) return 1;

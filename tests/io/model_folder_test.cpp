@@ -79,15 +79,6 @@ float number_in(const fs::path& path, std::size_t size = 8, bool verify = true) 
 /// A size that makes files of one tensor each, and one that makes a single file.
 constexpr std::uint64_t each = 1, all = 1'000'000;
 
-std::vector<std::string> names_in(const fs::path& folder) {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    names.push_back(entry.path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 std::string content(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};

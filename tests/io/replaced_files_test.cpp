@@ -25,6 +25,7 @@
 #include <polyak/io/descriptors.hpp>
 
 #include "catch.hpp"
+#include "child_process.hpp"
 #include "refusal.hpp"
 #include "temporary_folder.hpp"
 
@@ -67,26 +68,6 @@ struct ::stat status_of(const std::filesystem::path& path) {
 }
 unsigned mode_of(const std::filesystem::path& path) { return status_of(path).st_mode & 07777; }
 
-/// Runs `body` in a process of its own, as another user if there is one, and returns its result; 99
-/// if it throws, -1 if it is killed, 0 if the user cannot be changed.
-template <class Body>
-int in_child(Body body, std::optional<::uid_t> user = std::nullopt) {
-  if (user && ::geteuid() != 0) return 0;
-  const ::pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    int result = 99;
-    try {
-      if (user && ::setuid(*user) != 0) ::_exit(0);
-      result = body();
-    } catch (...) {
-    }
-    ::_exit(result);
-  }
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
 /// A process of its own that runs `body` to its end and then sleeps, until this object's end.
 class Sleeper {
  public:

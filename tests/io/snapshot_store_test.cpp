@@ -85,15 +85,6 @@ void fill(polyak::SnapshotStore& store, Wandering& run, int calls, int every) {
   }
 }
 
-std::vector<std::string> names_in(const std::filesystem::path& folder) {
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    names.push_back(entry.path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 std::vector<float> floats(const polyak::SafetensorsFile& file, const std::string& name) {
   const auto& tensor = file.at(name);
   std::vector<float> values(static_cast<std::size_t>(tensor.end - tensor.begin) * 8 /

@@ -3,9 +3,11 @@
 /// A folder for a test's files.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include <stdlib.h>
 
@@ -29,3 +31,13 @@ class TemporaryFolder {
  private:
   std::filesystem::path path_;
 };
+
+/// The names of all files in a folder, sorted.
+[[nodiscard]] inline std::vector<std::string> names_in(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
