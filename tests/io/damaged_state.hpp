@@ -34,6 +34,8 @@
 #include <polyak/io.hpp>
 #include <polyak/polyak.hpp>
 
+#include "../support/restarted.hpp"
+
 namespace damaged_state {
 
 using namespace polyak;  // NOLINT
@@ -94,20 +96,6 @@ struct Model {
       all.emplace_back(data, data + params[k].bytes());
     }
     return all;
-  }
-};
-
-/// A weighting of a program, with a number of its own.
-struct Restarted {
-  std::int64_t averaged = 0;
-  [[nodiscard]] double gain(std::int64_t) const { return 1 / static_cast<double>(averaged + 1); }
-  [[nodiscard]] double complement(std::int64_t) const {
-    return static_cast<double>(averaged) / static_cast<double>(averaged + 1);
-  }
-  void advance(std::int64_t) { ++averaged; }
-  template <class Self>
-  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
-    visit.scalar("averaged", self.averaged);
   }
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ranges of the numbers of a state: what a file, bytes or a caller may set, and what is refused
-// before anything has changed. io/damaged_states_test.cpp changes whole files at random.
+// before anything has changed. damaged_states.cpp changes whole files at random.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +23,7 @@
 
 #include "catch.hpp"
 #include "refusal.hpp"
+#include "restarted.hpp"
 #include "temporary_folder.hpp"
 
 namespace state_numbers_test {
@@ -65,20 +66,7 @@ void rewrite(const std::filesystem::path& from, const std::filesystem::path& to,
   writer.finish();
 }
 
-/// A weighting with a number of its own.
-struct Restarted {
-  std::int64_t averaged = 0;
-  [[nodiscard]] double gain(std::int64_t) const { return 1 / static_cast<double>(averaged + 1); }
-  [[nodiscard]] double complement(std::int64_t) const {
-    return static_cast<double>(averaged) / static_cast<double>(averaged + 1);
-  }
-  void advance(std::int64_t) { ++averaged; }
-  template <class Self>
-  static void list_state(Self& self, StateVisitorOf<Self>& visit) {
-    visit.scalar("averaged", self.averaged);
-  }
-};
-/// The same whose number counts nothing.
+/// A weighting with a number that counts nothing.
 struct Hashed : Restarted {
   std::int64_t hash = std::numeric_limits<std::int64_t>::min();
   template <class Self>
